@@ -1,0 +1,337 @@
+"""The settings of one run: typed, frozen sections with a docstring under every field.
+
+Every leaf has one path (``training.learning_rate``) and one flat name, its last part, which is unique in the whole
+schema and is Hugging Face's name wherever Hugging Face has one. This module reads no file and imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, strictly typed, closed to unknown names."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class ModelSection(Section):
+    """Which model and tokenizer are loaded, and how."""
+
+    model_name_or_path: Annotated[str, Field(min_length=1)]
+    """Model to fine-tune: a local folder, a hub name, or ``nano-mistral`` (the model inside the package)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    tokenizer_name_or_path: str | None = None
+    """Tokenizer, when it does not come with the model."""
+    dtype: DType = "auto"
+    """Type in which unquantized weights are held; ``auto`` is float32 for full fine-tuning, else the compute type."""
+    attn_implementation: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """Attention; ``auto`` takes FlashAttention 2 where it is installed and the device has it, else sdpa."""
+    device_map: str = "auto"
+    """``auto`` spreads the model over the visible accelerators (cpu without one); or one device such as ``cuda:0``, ``cpu``."""
+    trust_remote_code: bool = False
+    """Asks to run code that comes with the model; works only together with the flag ``--allow_remote_code``."""
+    allow_remote_code: bool = False
+    """The explicit permission that ``trust_remote_code`` needs; accepted on the command line only."""
+    eos_token: str | None = None
+    """End token for a tokenizer that has none."""
+    pad_token: str | None = None
+    """Padding token; when unset the tokenizer's own, else its end token (labels are masked by position, so that is safe)."""
+
+
+class AdapterSection(Section):
+    """Low-rank adaptation (LoRA, Hu et al. 2021) and its relatives; switched off it means full fine-tuning."""
+
+    use_lora: bool = True
+    """Train low-rank adapters and keep the base frozen; false trains every weight."""
+    lora_r: PositiveInt = 16
+    """Rank of the update matrices."""
+    lora_alpha: PositiveFloat = 32
+    """Scale: updates are multiplied by alpha / r (by alpha / sqrt(r) with rsLoRA)."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout before the adapters."""
+    target_modules: list[str] | Literal["all-linear"] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    """Modules that get adapters, each of which must occur in the model; or ``all-linear``."""
+    modules_to_save: list[str] | None = None
+    """Modules that are trained whole and saved with the adapter."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which bias parameters are trained."""
+    fan_in_fan_out: bool = False
+    """Set for layers that store weights as (in, out), such as GPT-2's Conv1D."""
+    use_rslora: bool = False
+    """Rank-stabilised scaling (Kalajdzievski 2023)."""
+    use_dora: bool = False
+    """Weight-decomposed adaptation (DoRA, Liu et al. 2024)."""
+    init_lora_weights: str | bool = True
+    """Initial values: true (zero B), ``gaussian``, ``pissa``, ``pissa_niter_16`` (PiSSA, Meng et al. 2024), ``olora`` ..."""
+    loraplus_lr_ratio: PositiveFloat | None = None
+    """Learning rate of B over that of A (LoRA+, Hayou et al. 2024)."""
+    layers_pattern: str | list[str] | None = None
+    """Name of the list of layers, when ``layers_to_transform`` is used and PEFT cannot find it."""
+    layers_to_transform: int | list[int] | None = None
+    """Indices of the layers that get adapters; all of them when unset."""
+    peft_type: Literal["LORA"] = "LORA"
+    """Kind of adapter, as PEFT spells it."""
+    task_type: Literal["CAUSAL_LM"] = "CAUSAL_LM"
+    """Kind of model, as PEFT spells it."""
+
+
+class QuantizationSection(Section):
+    """How the frozen base is held in memory (QLoRA, Dettmers et al. 2023)."""
+
+    load_in_4bit: bool = False
+    """Hold the base in 4 bits."""
+    load_in_8bit: bool = False
+    """Hold the base in 8 bits (LLM.int8)."""
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    """4-bit data type."""
+    bnb_4bit_use_double_quant: bool = True
+    """Quantize the quantization constants as well."""
+    bnb_4bit_compute_dtype: DType = "auto"
+    """Type in which 4-bit layers multiply; ``auto`` follows the run's precision."""
+
+
+class DataSection(Section):
+    """Which rows are trained on, how they become text, and which tokens carry loss."""
+
+    train_data: str | list[str] | None = None
+    """Training rows: a local file or folder, a glob pattern, several of them, or a hub data set."""
+    eval_data: str | list[str] | None = None
+    """Held-out rows, spelled like ``train_data``."""
+    subset: str | None = None
+    """Configuration of a hub data set."""
+    train_split: str = "train"
+    """Split of a hub data set to train on."""
+    eval_split: str | None = None
+    """Split of the same hub data set to evaluate on."""
+    dev_split: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training rows held out for evaluation when there is no evaluation data; 0 holds out none."""
+    format: Literal[
+        "auto", "text", "prompt_completion", "nli", "messages", "alpaca", "sharegpt", "question_answer", "rag"
+    ] = "auto"
+    """Shape of a row; ``auto`` decides by the columns of the first row and says what it took."""
+    columns: dict[str, str] = {}
+    """Renames columns before the format reads them: {name the format expects: name in the file}."""
+    template: str | None = None
+    """How a conversation becomes text: unset (the tokenizer's chat template for chat rows, the row's own text for others),
+    a ``.jinja`` file, or a text file with the placeholders ``{query}`` and ``{output}``."""
+    instruction: str | None = None
+    """File (or text) with the system message."""
+    instruction_in_prompt: bool = False
+    """Put the instruction at the start of the first user message, for models without a system role."""
+    completion_start: str | None = None
+    """Text after whose last match loss begins; unset, the format knows where the completion begins."""
+    loss_on: Literal["completion", "assistant", "last_assistant", "all"] = "completion"
+    """Which tokens carry loss: the completion (every assistant turn of a chat), the last assistant turn, or all."""
+    add_bos: bool | None = None
+    """Whether plain text starts with the tokenizer's begin token; unset does what the tokenizer itself does."""
+    max_length: PositiveInt = 1024
+    """Longest example, in tokens, begin and end token included."""
+    too_long: Literal["error", "drop", "truncate_prompt", "truncate_completion"] = "error"
+    """What happens to a longer example; everything cut or dropped is counted in the ledger."""
+    empty_completion: Literal["error", "drop", "keep"] = "error"
+    """What happens to a row with nothing to learn."""
+    limit: PositiveInt | None = None
+    """Use only the first N training rows (after shuffling, when ``shuffle_seed`` is set)."""
+    eval_limit: PositiveInt | None = None
+    """Use only the first N evaluation rows."""
+    shuffle_seed: NonNegativeInt | None = None
+    """Shuffle the training rows once, with this seed, before ``limit`` and ``dev_split``."""
+    allow_leak: bool = False
+    """Go on although evaluation prompts occur among the training rows."""
+
+
+class TrainingSection(Section):
+    """The optimization and its schedule; names are those of transformers' TrainingArguments."""
+
+    output_dir: Annotated[str, Field(min_length=1)] = "outputs"
+    """The run folder."""
+    overwrite_output_dir: bool = False
+    """Replace a finished run in ``output_dir``."""
+    num_train_epochs: PositiveFloat = 3.0
+    """Passes over the training rows."""
+    max_steps: Annotated[int, Field(ge=-1)] = -1
+    """Optimizer steps; when positive it beats ``num_train_epochs``."""
+    per_device_train_batch_size: PositiveInt = 8
+    """Rows of one forward pass on one device."""
+    per_device_eval_batch_size: PositiveInt = 8
+    """Rows of one evaluation pass on one device."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Forward passes per optimizer step; the loss is averaged over all trained tokens of the step."""
+    global_batch_size: PositiveInt | None = None
+    """Rows of one optimizer step over all devices; derives ``gradient_accumulation_steps``."""
+    learning_rate: PositiveFloat = 2e-4
+    """Peak learning rate."""
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
+        "inverse_sqrt", "cosine_with_min_lr", "warmup_stable_decay", "reduce_lr_on_plateau",
+    ] = "linear"  # fmt: skip
+    """Shape of the learning rate after warmup."""
+    lr_scheduler_kwargs: dict[str, Any] = {}
+    """Further arguments of the scheduler."""
+    warmup_ratio: Share = 0.0
+    """Share of all steps over which the learning rate rises from 0."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate rises from 0; when positive it beats ``warmup_ratio``."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of Adam's first moment."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of Adam's second moment."""
+    adam_epsilon: PositiveFloat = 1e-8
+    """Adam's denominator offset."""
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+    optim: str = "adamw_torch"
+    """Optimizer, by transformers' name (``paged_adamw_8bit``, ``adamw_torch_fused``, ``adafactor`` ...)."""
+    bf16: bool | None = None
+    """Compute in bfloat16; when neither bf16 nor fp16 is set the device decides, and says so."""
+    fp16: bool | None = None
+    """Compute in float16 with loss scaling."""
+    tf32: bool | None = None
+    """Let float32 products use TensorFloat-32 on devices that have it."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass (non-reentrant) to save memory."""
+    batching: Literal["padded", "length_grouped", "packed", "unpadded"] = "padded"
+    """How examples are laid out in a batch; no layout lets one example see another."""
+    remove_unused_columns: bool = True
+    """Accepted for compatibility with transformers; tunesmith's batches never carry unused columns."""
+    logging_steps: PositiveInt = 10
+    """Steps between logged lines."""
+    logging_first_step: bool = True
+    """Log step 1 as well."""
+    eval_strategy: Literal["auto", "no", "steps", "epoch"] = "auto"
+    """When to evaluate; ``auto`` is every ``eval_steps`` when there is evaluation data."""
+    eval_steps: PositiveInt | None = None
+    """Steps between evaluations; unset means ``logging_steps``."""
+    eval_on_start: bool = False
+    """Evaluate once before the first step."""
+    save_strategy: Literal["no", "steps", "epoch"] = "steps"
+    """When to write a checkpoint."""
+    save_steps: PositiveInt = 500
+    """Steps between checkpoints."""
+    save_total_limit: PositiveInt | None = None
+    """Checkpoints kept; the best one is never removed."""
+    load_best_model_at_end: bool = False
+    """Keep the best checkpoint by ``metric_for_best_model`` as the result of the run."""
+    metric_for_best_model: str | None = None
+    """Metric that decides what is best (``eval_loss``, ``eval_accuracy``, ``eval_macro_f1`` ...); unset means ``eval_loss``."""
+    greater_is_better: bool | None = None
+    """Direction of the metric; unset means smaller for losses, greater for all others."""
+    early_stopping_patience: PositiveInt | None = None
+    """Stop after this many evaluations without improvement."""
+    early_stopping_threshold: NonNegativeFloat = 0.0
+    """Least change that counts as improvement."""
+    resume_from_checkpoint: str | None = None
+    """Continue from this checkpoint folder, or from the newest one in ``output_dir`` (``latest``)."""
+    seed: NonNegativeInt = 42
+    """Seed of the model's random numbers and, unless ``data_seed`` is set, of the row order."""
+    data_seed: NonNegativeInt | None = None
+    """Seed of the row order alone."""
+    full_determinism: bool = False
+    """Use deterministic kernels on accelerators, at some cost in speed."""
+    dataloader_num_workers: NonNegativeInt = 0
+    """Worker processes that make batches."""
+    save_merged_model: bool = False
+    """After training with LoRA, write the merged model to ``output_dir`` and the adapter to ``output_dir/lora_weights``."""
+    gen_every_n_steps: PositiveInt | None = None
+    """Steps between sample generations for the questions of ``gen_questions_file``."""
+    gen_questions_file: str | None = None
+    """Questions, one a line, answered during training into ``output_dir/gen_results``."""
+    push_to_hub: bool = False
+    """Upload the finished model."""
+    hub_model_id: str | None = None
+    """Repository to upload to."""
+    hub_private_repo: bool = True
+    """Whether a new repository is private."""
+
+
+class EvaluationSection(Section):
+    """How a model is judged by the answers it writes."""
+
+    task: Literal["auto", "none", "nli", "exact", "reasoning", "rag"] = "auto"
+    """How answers are read and scored; ``auto`` decides by the format of the rows."""
+    generate: bool = False
+    """Also generate answers at evaluations during training and log the task's metrics."""
+    generate_every: PositiveInt = 1
+    """Generate at every k-th evaluation only."""
+    generate_limit: PositiveInt | None = None
+    """Generate for the first N evaluation rows only."""
+    generation_batch_size: PositiveInt = 16
+    """Prompts generated side by side."""
+    max_new_tokens: PositiveInt = 256
+    """Longest answer, in tokens."""
+    temperature: NonNegativeFloat = 0.0
+    """Sampling temperature; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling mass, used with a temperature above 0."""
+
+
+class TrackingSection(Section):
+    """Where metrics go besides ``metrics.jsonl``."""
+
+    report_to: list[Literal["wandb", "tensorboard", "trackio", "mlflow"]] = []
+    """Trackers that get the metrics."""
+    use_wandb: bool | None = None
+    """Switches Weights & Biases on or off, whatever ``report_to`` says."""
+    wandb_project: str | None = None
+    """Project at Weights & Biases."""
+    wandb_entity: str | None = None
+    """Team or user at Weights & Biases."""
+    wandb_run_id: str | None = None
+    """Continue this run at Weights & Biases."""
+    run_name: str | None = None
+    """Name of the run in every tracker; unset, one is made from the model and the time."""
+    experiment: str | None = None
+    """Group under which trackers file the run."""
+
+    def trackers(self) -> list[str]:
+        """The trackers in force: ``report_to`` corrected by ``use_wandb``."""
+        names: list[str] = [name for name in self.report_to if name != "wandb" or self.use_wandb is not False]
+        return [*names, "wandb"] if self.use_wandb and "wandb" not in names else names
+
+
+class LaunchSection(Section):
+    """Devices, processes and machines."""
+
+    gpu_id: NonNegativeInt | None = None
+    """The accelerator to use; unset means all visible ones."""
+    distributed_training: bool = False
+    """Refuse to run as a single process: the run was planned for several."""
+    num_processes: PositiveInt | None = None
+    """Processes to start; unset means what the launcher started, or one."""
+    deepspeed: str | None = None
+    """DeepSpeed configuration (JSON file)."""
+
+
+class RunConfig(Section):
+    """Everything that decides what a run does."""
+
+    model: ModelSection
+    adapter: AdapterSection = AdapterSection()
+    quantization: QuantizationSection = QuantizationSection()
+    data: DataSection = DataSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    tracking: TrackingSection = TrackingSection()
+    launch: LaunchSection = LaunchSection()
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation  # type: ignore[misc]
+    for name, field in RunConfig.model_fields.items()
+    if field.annotation is not None
+}

@@ -1,0 +1,102 @@
+"""Every error that tunesmith raises on purpose, with the exit code of each.
+
+An error says what is wrong, where it stands and what to do about it. Printing and exiting happen in ``cli`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TunesmithError(Exception):
+    """An error with an address.
+
+    Args:
+        what: what is wrong, in one sentence without a final full stop.
+        where: ``file:line``, ``command line``, a repository id ... or None where there is no single place.
+        remedy: what to do about it, or None where the sentence already says it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        super().__init__(self.line())
+
+    def line(self) -> str:
+        """The error on one line: ``where: what; remedy``."""
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        text = f"{text}; {self.remedy}" if self.remedy else text
+        return " ".join(text.split())
+
+    def lines(self) -> list[str]:
+        """One line per problem; a plain error has one."""
+        return [self.line()]
+
+
+class ConfigError(TunesmithError):
+    """A setting, a configuration file or a command line is wrong."""
+
+    exit_code = 2
+
+
+class ConfigErrors(ConfigError):
+    """Several configuration problems, found in one go."""
+
+    def __init__(self, problems: Sequence[ConfigError]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(" | ".join(problem.line() for problem in problems))
+
+    def lines(self) -> list[str]:
+        return [problem.line() for problem in self.problems]
+
+
+class DataError(TunesmithError):
+    """A data file or one of its rows is wrong."""
+
+    exit_code = 3
+
+
+class DataErrors(DataError):
+    """Several wrong rows, found in one go."""
+
+    def __init__(self, problems: Sequence[DataError]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(" | ".join(problem.line() for problem in problems))
+
+    def lines(self) -> list[str]:
+        return [problem.line() for problem in self.problems]
+
+
+class ModelError(TunesmithError):
+    """A model, tokenizer, adapter or the machine's abilities do not allow what was asked."""
+
+    exit_code = 4
+
+
+class NumericsError(TunesmithError):
+    """A loss or gradient is not finite, or a result differs from what it must equal."""
+
+    exit_code = 5
+
+
+class StorageError(TunesmithError):
+    """A run folder or checkpoint cannot be written, read or trusted."""
+
+    exit_code = 6
+
+
+class UnsafeError(TunesmithError):
+    """Something would run code, or open a file, that nobody allowed."""
+
+    exit_code = 7
+
+
+class Interrupted(TunesmithError):
+    """A signal stopped the run after it had saved; ``exit_code`` is 128 + the signal's number."""
+
+    def __init__(self, what: str, *, signal_number: int, remedy: str | None = None) -> None:
+        super().__init__(what, remedy=remedy)
+        self.exit_code = 128 + signal_number

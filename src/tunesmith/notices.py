@@ -1,0 +1,43 @@
+"""Words for the user that are not errors: choices made, translations, things to know.
+
+The engine says them here; ``cli`` decides how they are shown and ``run.json`` keeps them. Nothing here prints by itself
+once a listener is attached.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+_said: list[str] = []
+
+
+def _to_stderr(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+_listener: Callable[[str], None] = _to_stderr
+
+
+def say(text: str) -> None:
+    """Tell the user ``text`` once; the same text is not repeated within one process."""
+    if text in _said:
+        return
+    _said.append(text)
+    _listener(text)
+
+
+def said() -> list[str]:
+    """Everything said so far, in order."""
+    return list(_said)
+
+
+def listen(listener: Callable[[str], None]) -> None:
+    """Send what is said from now on to ``listener``."""
+    global _listener
+    _listener = listener
+
+
+def forget() -> None:
+    """Forget what was said: a new run in the same process starts with a clean page."""
+    _said.clear()
