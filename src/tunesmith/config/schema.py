@@ -310,7 +310,7 @@ class LaunchSection(Section):
     gpu_id: NonNegativeInt | None = None
     """The accelerator to use; unset means all visible ones."""
     distributed_training: bool = False
-    """Refuse to run as a single process: the run was planned for several."""
+    """Use every visible accelerator: start one process for each when no launcher has done so."""
     num_processes: PositiveInt | None = None
     """Processes to start; unset means what the launcher started, or one."""
     deepspeed: str | None = None

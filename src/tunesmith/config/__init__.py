@@ -1,0 +1,1 @@
+"""Settings: their schema, their spellings, the readers of four dialects, and rules. Imports no torch."""

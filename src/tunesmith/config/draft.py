@@ -1,0 +1,46 @@
+"""What a reader returns: settings as somebody wrote them, each with its origin, not yet validated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunesmith.config.names import NameTable, Spelling
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value that somebody wrote: its spelling, where it belongs, and where it was written."""
+
+    name: str
+    value: Any
+    origin: str
+    spelling: Spelling
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The settings of one source, in the order in which they were written."""
+
+    dialect: str
+    settings: tuple[Setting, ...]
+    defaults: tuple[Setting, ...] = ()
+    """What the dialect's document takes for granted where a file is silent."""
+    names: NameTable = field(default_factory=NameTable)
+    """The spellings that belong to this dialect, for overrides that follow."""
+
+
+def dialect_defaults(values: dict[str, Any], names: NameTable, dialect: str) -> tuple[Setting, ...]:
+    """A dialect's documented defaults as settings; their origin begins with ``default``."""
+    origin = f"default of {dialect}"
+    return tuple(Setting(name, value, origin, names.find(name, origin)) for name, value in values.items())
+
+
+def shown(path: str | Path) -> str:
+    """``path`` as a person would write it: relative to the working directory when it lies below it."""
+    path = Path(path).absolute()
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

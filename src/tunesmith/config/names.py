@@ -1,0 +1,187 @@
+"""One table from every accepted spelling to the one schema path, and the values that change with the spelling.
+
+Spellings that belong to one dialect stand in that dialect's reader. This module validates no values.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.config.schema import SECTIONS
+from tunesmith.errors import ConfigError
+
+Convert = Callable[[Any, Any], Any]
+"""(value as written, value in force so far) -> value for the schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """A schema path, with the conversion that this spelling's values need and their type on a command line."""
+
+    path: str
+    convert: Convert | None = None
+    type: Any = None
+    """Type of the value as written; None means the type of the leaf."""
+
+
+def leaf_type(path: str) -> Any:
+    """Annotation of the leaf at ``path``, its constraints included."""
+    section, name = path.split(".")
+    field = SECTIONS[section].model_fields[name]
+    return field.rebuild_annotation()
+
+
+def leaf_paths() -> list[str]:
+    """Every schema path, in the schema's order."""
+    return [f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields]
+
+
+def batching_when(layout: str) -> Convert:
+    """Conversion of a yes/no spelling: yes takes ``layout``; no undoes it and leaves any other layout alone."""
+
+    def convert(value: Any, current: Any) -> Any:
+        if not isinstance(value, bool) and value is not None:
+            return value
+        if value:
+            return layout
+        return "padded" if current == layout else current
+
+    return convert
+
+
+def one_or_many(value: Any, current: Any) -> Any:
+    """Conversion of ``report_to``: one name, several, ``none`` or nothing at all."""
+    if value in (None, "", "none", "None", []):
+        return []
+    return [value] if isinstance(value, str) else value
+
+
+def unset_is_zero(value: Any, current: Any) -> Any:
+    """Conversion for leaves where an empty value in a file means 0."""
+    return 0 if value is None else value
+
+
+def dtype_name(value: Any, current: Any) -> Any:
+    """Conversion of a data type: unset means ``auto``; short names and ``torch.`` prefixes are understood."""
+    if value is None:
+        return "auto"
+    short = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
+    name = str(value).removeprefix("torch.")
+    return short.get(name, name)
+
+
+def unset_is_auto(value: Any, current: Any) -> Any:
+    """Conversion for leaves where an empty value in a file means ``auto``."""
+    return "auto" if value is None else value
+
+
+def epoch_or_steps(value: Any, current: Any) -> Any:
+    """Conversion of a strategy that YAML 1.1 may have read as a boolean (``no`` without quotes)."""
+    return "no" if value is False else value
+
+
+def warmup(value: Any, current: Any) -> Any:
+    """Conversion of ``warmup_steps``; a whole number written as a float (``100.0``) is taken as steps."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+SPELLINGS: dict[str, Spelling] = {
+    # model
+    "model": Spelling("model.model_name_or_path"),
+    "model_name": Spelling("model.model_name_or_path"),
+    "base_model": Spelling("model.model_name_or_path"),
+    "torch_dtype": Spelling("model.dtype", dtype_name, str | None),
+    "dtype": Spelling("model.dtype", dtype_name, str | None),
+    "attention": Spelling("model.attn_implementation"),
+    # adapter
+    "lora_rank": Spelling("adapter.lora_r"),
+    "lora_target_modules": Spelling("adapter.target_modules"),
+    # data
+    "train_file": Spelling("data.train_data"),
+    "data_file": Spelling("data.train_data"),
+    "dataset_name": Spelling("data.train_data"),
+    "eval_file": Spelling("data.eval_data"),
+    "validation_file": Spelling("data.eval_data"),
+    "dataset_config": Spelling("data.subset"),
+    "max_seq_length": Spelling("data.max_length"),
+    "max_seq_len": Spelling("data.max_length"),
+    "max_sequence_len": Spelling("data.max_length"),
+    "sequence_len": Spelling("data.max_length"),
+    "cutoff_len": Spelling("data.max_length"),
+    "chat_template": Spelling("data.template"),
+    "max_samples": Spelling("data.limit"),
+    "max_train_samples": Spelling("data.limit"),
+    "max_eval_samples": Spelling("data.eval_limit"),
+    # training
+    "batch_size": Spelling("training.per_device_train_batch_size"),
+    "train_batch_size": Spelling("training.per_device_train_batch_size"),
+    "micro_batch_size": Spelling("training.per_device_train_batch_size"),
+    "eval_batch_size": Spelling("training.per_device_eval_batch_size"),
+    "grad_accumulation_steps": Spelling("training.gradient_accumulation_steps"),
+    "num_epochs": Spelling("training.num_train_epochs"),
+    "epochs": Spelling("training.num_train_epochs"),
+    "lr": Spelling("training.learning_rate"),
+    "lr_scheduler": Spelling("training.lr_scheduler_type"),
+    "warmup_steps": Spelling("training.warmup_steps", warmup),
+    "evaluation_strategy": Spelling("training.eval_strategy", epoch_or_steps, str),
+    "eval_strategy": Spelling("training.eval_strategy", epoch_or_steps, str),
+    "save_strategy": Spelling("training.save_strategy", epoch_or_steps, str),
+    "packing": Spelling("training.batching", batching_when("packed"), bool),
+    "use_packing": Spelling("training.batching", batching_when("packed"), bool),
+    "padding_free": Spelling("training.batching", batching_when("unpadded"), bool),
+    "group_by_length": Spelling("training.batching", batching_when("length_grouped"), bool),
+    "resume": Spelling("training.resume_from_checkpoint"),
+    # tracking
+    "report_to": Spelling("tracking.report_to", one_or_many, str | list[str] | None),
+    "wandb": Spelling("tracking.use_wandb"),
+    "wandb_name": Spelling("tracking.run_name"),
+    "wandb_run_name": Spelling("tracking.run_name"),
+    # launch
+    "gpu": Spelling("launch.gpu_id"),
+    "deepspeed_config": Spelling("launch.deepspeed"),
+    "nproc": Spelling("launch.num_processes"),
+}
+
+
+class NameTable:
+    """Looks names up: a dialect's spellings first, then dotted paths, flat standard names and common spellings."""
+
+    def __init__(self, dialect: Mapping[str, Spelling] | None = None) -> None:
+        paths = leaf_paths()
+        self._table: dict[str, Spelling] = {path: Spelling(path) for path in paths}
+        self._table |= {path.partition(".")[2]: Spelling(path) for path in paths}
+        self._table |= SPELLINGS
+        for name, spelling in SPELLINGS.items():
+            if spelling.path.partition(".")[2] == name:  # a standard name whose values need conversion
+                self._table[spelling.path] = spelling
+        self._table |= dialect or {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._table
+
+    def names(self) -> list[str]:
+        """Every accepted spelling, sorted."""
+        return sorted(self._table)
+
+    def find(self, name: str, where: str) -> Spelling:
+        """The spelling called ``name``.
+
+        Raises:
+            ConfigError: no setting has that name; the error suggests the nearest ones.
+        """
+        if name in self._table:
+            return self._table[name]
+        raise unknown_name(name, self._table, where)
+
+
+def unknown_name(name: str, known: Mapping[str, Any], where: str) -> ConfigError:
+    """The error for a name that no setting has, with the nearest known names."""
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    last = name.rpartition(".")[2]
+    if not nearest and last != name:
+        nearest = difflib.get_close_matches(last, known, n=3, cutoff=0.6)
+    remedy = f"did you mean {' or '.join(repr(near) for near in nearest)}?" if nearest else "see `tunesmith config --list`"
+    return ConfigError(f"unknown setting {name!r}", where=where, remedy=remedy)

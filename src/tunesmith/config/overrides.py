@@ -1,0 +1,137 @@
+"""Settings on a command line: ``--name value``, ``--name=value``, ``--flag``, ``--no_flag``, ``section.name=value``."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from tunesmith.config.draft import COMMAND_LINE, Setting
+from tunesmith.config.names import NameTable, Spelling, leaf_type
+from tunesmith.errors import ConfigError
+
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_NOTHING = {"none", "null", "~", ""}
+
+
+def parse_overrides(tokens: Sequence[str], names: NameTable) -> list[Setting]:
+    """Turn the settings on a command line into drafted ones; a later one beats an earlier one.
+
+    Raises:
+        ConfigError: a name is unknown, a value is missing, or a token is neither a setting nor a value.
+    """
+    settings = []
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        if token.startswith("--"):
+            settings.append(_long_option(token, rest, names))
+        elif "=" in token:
+            name, _, text = token.partition("=")
+            name = name.replace("-", "_").lstrip("+")
+            spelling = names.find(name, COMMAND_LINE)
+            settings.append(Setting(name, parse_value(text, spelling), COMMAND_LINE, spelling))
+        else:
+            raise ConfigError(
+                f"do not know what to do with {token!r}",
+                where=COMMAND_LINE,
+                remedy="settings are written --name value or section.name=value",
+            )
+    return settings
+
+
+def _long_option(token: str, rest: list[str], names: NameTable) -> Setting:
+    name, equals, text = token[2:].partition("=")
+    name = name.replace("-", "_")
+    if name not in names and name.startswith("no_") and not equals:
+        spelling = names.find(name[3:], COMMAND_LINE) if name[3:] in names else names.find(name, COMMAND_LINE)
+        if not _takes_boolean(spelling):
+            raise ConfigError(f"{token} makes no sense: {name[3:]} is not a switch", where=COMMAND_LINE)
+        return Setting(name[3:], False, COMMAND_LINE, spelling)
+    spelling = names.find(name, COMMAND_LINE)
+    if equals:
+        return Setting(name, parse_value(text, spelling), COMMAND_LINE, spelling)
+    if _takes_boolean(spelling) and not (rest and rest[0].lower() in (_BOOLEANS | dict.fromkeys(_NOTHING))):
+        accepts_text = rest and not rest[0].startswith("--") and _is_valid(rest[0], spelling)
+        if not accepts_text:
+            return Setting(name, True, COMMAND_LINE, spelling)
+    if not rest or rest[0].startswith("--"):
+        raise ConfigError(f"{token} needs a value", where=COMMAND_LINE)
+    values = [rest.pop(0)]
+    while _takes_list(spelling) and rest and not rest[0].startswith("--") and "=" not in rest[0]:
+        values.append(rest.pop(0))
+    value = parse_value(values[0], spelling) if len(values) == 1 else values
+    return Setting(name, value, COMMAND_LINE, spelling)
+
+
+def parse_value(text: str, spelling: Spelling) -> Any:
+    """The value that ``text`` stands for, given the type of the setting; text that fits no reading is returned as it is,
+    for validation to refuse."""
+    adapter = _adapter(spelling)
+    candidates = list(_readings(text))
+    for candidate in candidates:
+        try:
+            return adapter.validate_python(candidate, strict=True)
+        except ValidationError:
+            continue
+    return candidates[0]
+
+
+def _readings(text: str) -> Iterator[Any]:
+    try:
+        yield json.loads(text)
+    except ValueError:
+        pass
+    try:
+        yield float(text)
+    except ValueError:
+        pass
+    if text.lower() in _BOOLEANS:
+        yield _BOOLEANS[text.lower()]
+    if text.lower() in _NOTHING:
+        yield None
+    yield text
+    inside = text.strip().removeprefix("[").removesuffix("]")
+    yield [part.strip().strip("'\"") for part in inside.split(",") if part.strip()]
+
+
+def _written_type(spelling: Spelling) -> Any:
+    return spelling.type if spelling.type is not None else leaf_type(spelling.path)
+
+
+def _adapter(spelling: Spelling) -> TypeAdapter[Any]:
+    return TypeAdapter(_written_type(spelling), config=ConfigDict(strict=True))
+
+
+def _is_valid(text: str, spelling: Spelling) -> bool:
+    adapter = _adapter(spelling)
+    for candidate in _readings(text):
+        try:
+            adapter.validate_python(candidate, strict=True)
+            return True
+        except ValidationError:
+            continue
+    return False
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        for argument in typing.get_args(annotation):
+            yield from _alternatives(argument)
+    elif origin is typing.Annotated:
+        yield from _alternatives(typing.get_args(annotation)[0])
+    else:
+        yield origin or annotation
+
+
+def _takes_boolean(spelling: Spelling) -> bool:
+    return bool in _alternatives(_written_type(spelling))
+
+
+def _takes_list(spelling: Spelling) -> bool:
+    return list in _alternatives(_written_type(spelling))

@@ -1,0 +1,154 @@
+"""Reader of Python configuration files (documents 1 and 2): module-level names are settings.
+
+The file is code, so it runs in a child process with a time limit, and only plain data comes back. This module never
+executes the file itself; lines are found by reading the source.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tunesmith import notices
+from tunesmith.config.draft import Draft, Setting, dialect_defaults, shown
+from tunesmith.config.names import NameTable, Spelling
+from tunesmith.errors import ConfigError
+
+DIALECT = "python"
+TIME_LIMIT_S = 10.0
+
+SPELLINGS: dict[str, Spelling] = {
+    "model_id": Spelling("model.model_name_or_path"),
+    "gpu_id": Spelling("launch.gpu_id"),
+}
+"""Names of this dialect that no other has; the rest stands in ``config/names.py``."""
+
+DEFAULTS: dict[str, Any] = {"load_in_4bit": True, "max_length": 512, "too_long": "drop"}
+"""What document 2 takes for granted and no configuration file of its kind spells out."""
+
+NAMES = NameTable(SPELLINGS)
+
+
+def read(path: str | Path) -> Draft:
+    """Run a Python configuration file in a child process and return its settings with file and line.
+
+    Raises:
+        ConfigError: the file is missing, fails, takes too long, leaves something that is not plain data, or sets a name
+            that no setting has.
+    """
+    file = Path(path)
+    roots = _import_roots(file)
+    values = _run(file, roots)
+    lines = assignment_lines(file, roots)
+    settings = []
+    for name, value in values.items():
+        origin = lines.get(name, shown(file))
+        settings.append(Setting(name, value, origin, NAMES.find(name, origin)))
+    defaults = dialect_defaults(DEFAULTS, NAMES, "Python configs (document 2)")
+    return Draft(DIALECT, tuple(settings), defaults, NAMES)
+
+
+def _import_roots(file: Path) -> list[str]:
+    """Folders from which ``from train.configs.default import *`` may resolve: the file's own, those above it, and the
+    working directory."""
+    folder = file.absolute().parent
+    return [str(folder), *(str(parent) for parent in folder.parents if parent != Path("/")), str(Path.cwd())]
+
+
+def _run(file: Path, roots: list[str]) -> dict[str, Any]:
+    child = Path(__file__).with_name("run_python_file.py")
+    command = [sys.executable, "-I", str(child), str(file.absolute()), json.dumps(roots)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=TIME_LIMIT_S, check=False, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"still running after {TIME_LIMIT_S:.0f} seconds",
+            where=shown(file),
+            remedy="a configuration file only sets names",
+        ) from None
+    printed = done.stderr.decode(errors="replace").strip()
+    try:
+        result = json.loads(done.stdout)
+    except ValueError:
+        reason = printed.splitlines()[-1] if printed else f"exit status {done.returncode}"
+        raise ConfigError(f"ended without a result: {reason}", where=shown(file)) from None
+    if printed:
+        notices.say(f"{shown(file)} printed: {printed}")
+    if "error" in result:
+        where = shown(result["file"]) + (f":{result['line']}" if result["line"] else "")
+        raise ConfigError(result["error"], where=where, remedy=result.get("remedy"))
+    odd = result["not_plain"]
+    if odd:
+        lines = assignment_lines(file, roots)
+        name, kind = next(iter(odd.items()))
+        raise ConfigError(
+            f"{name} is a {kind}; a setting is a number, a text, true or false, None, a list or a dict",
+            where=lines.get(name, shown(file)),
+            remedy="begin the name with an underscore if it is only a helper",
+        )
+    values: dict[str, Any] = result["values"]
+    return values
+
+
+def assignment_lines(file: Path, roots: list[str]) -> dict[str, str]:
+    """Where each module-level name of a Python file was last assigned (``file:line``), star imports followed."""
+    return {name: f"{shown(path)}:{line}" for name, (path, line) in _assignments(file, roots, set()).items()}
+
+
+def _assignments(file: Path, roots: list[str], seen: set[Path]) -> dict[str, tuple[Path, int]]:
+    if file in seen or not file.is_file():
+        return {}
+    seen.add(file)
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return {}
+    found: dict[str, tuple[Path, int]] = {}
+    for statement in _module_level(tree):
+        if isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
+            imported = _module_file(statement.module, roots)
+            inside = _assignments(imported, roots, seen) if imported else {}
+            for alias in statement.names:
+                if alias.name == "*":
+                    found |= inside
+                elif alias.name in inside:
+                    found[alias.asname or alias.name] = inside[alias.name]
+        else:
+            found |= {name: (file, statement.lineno) for name in _assigned_names(statement)}
+    return found
+
+
+def _module_level(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Statements that run at import, also those inside ``if``, ``for``, ``with`` and ``try``."""
+    waiting: list[ast.stmt] = list(tree.body)
+    while waiting:
+        statement = waiting.pop(0)
+        yield statement
+        if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            waiting[:0] = [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)]
+
+
+def _assigned_names(statement: ast.stmt) -> Iterator[str]:
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign | ast.AugAssign | ast.For):
+        targets = [statement.target]
+    for target in targets:
+        for node in ast.walk(target):
+            if isinstance(node, ast.Name):
+                yield node.id
+
+
+def _module_file(module: str, roots: list[str]) -> Path | None:
+    relative = Path(*module.split("."))
+    for root in roots:
+        for candidate in (Path(root) / relative.with_suffix(".py"), Path(root) / relative / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+    return None

@@ -1,0 +1,71 @@
+"""The child process of the Python reader: runs one configuration file and writes its plain public names as JSON.
+
+Started as a script by its path, isolated (``python -I``); it imports nothing of tunesmith.
+"""
+
+import json
+import os
+import runpy
+import sys
+import traceback
+import types
+
+
+def plain(value: object) -> bool:
+    """Whether ``value`` is data that JSON can carry."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def failure(error: BaseException, file: str, folders: list[str]) -> dict[str, object]:
+    """What went wrong, with the innermost line that lies in the configuration or a file it imports."""
+    if isinstance(error, SyntaxError):
+        return {"error": f"SyntaxError: {error.msg}", "file": error.filename or file, "line": error.lineno}
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file or os.path.dirname(frame.filename) in folders
+    ]
+    place = frames[-1] if frames else None
+    if isinstance(error, SystemExit):
+        text, remedy = f"called sys.exit({error.code!r})", "a configuration file only sets names"
+    else:
+        text, remedy = f"{type(error).__name__}: {error}", None
+    return {
+        "error": text,
+        "file": place.filename if place else file,
+        "line": place.lineno if place else None,
+        "remedy": remedy,
+    }
+
+
+def main() -> None:
+    file, roots = sys.argv[1], json.loads(sys.argv[2])
+    result_stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the file prints must not mix with the result
+    sys.path[:0] = roots
+    sys.dont_write_bytecode = True
+    sys.argv = [file]
+    try:
+        names = runpy.run_path(file)
+    except BaseException as error:
+        result = failure(error, file, roots)
+    else:
+        public = {
+            name: value
+            for name, value in names.items()
+            if not name.startswith("_") and not isinstance(value, types.ModuleType | types.FunctionType | type)
+        }
+        result = {
+            "values": {name: value for name, value in public.items() if plain(value)},
+            "not_plain": {name: type(value).__name__ for name, value in public.items() if not plain(value)},
+        }
+    with result_stream:
+        json.dump(result, result_stream)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""Rules that hold between settings: one named function each, all checked at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith import assets
+from tunesmith.config.resolve import Resolved
+from tunesmith.errors import ConfigError, ConfigErrors
+
+OPTIMIZERS = frozenset(
+    """adamw_torch adamw_torch_fused adamw_torch_xla adamw_torch_npu_fused adafactor adamw_anyprecision
+    adamw_torch_4bit adamw_torch_8bit ademamix sgd adagrad adamw_bnb_8bit adamw_8bit ademamix_8bit lion_8bit lion_32bit
+    paged_adamw_32bit paged_adamw_8bit paged_ademamix_32bit paged_ademamix_8bit paged_lion_32bit paged_lion_8bit rmsprop
+    rmsprop_bnb rmsprop_bnb_8bit rmsprop_bnb_32bit galore_adamw galore_adamw_8bit galore_adafactor galore_adamw_layerwise
+    galore_adamw_8bit_layerwise galore_adafactor_layerwise lomo adalomo grokadamw schedule_free_radam schedule_free_adamw
+    schedule_free_sgd apollo_adamw apollo_adamw_layerwise stable_adamw""".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A contradiction between settings: the paths involved, what is wrong, what to do."""
+
+    paths: tuple[str, ...]
+    what: str
+    remedy: str
+
+
+Rule = Callable[[Resolved], Problem | None]
+RULES: list[Rule] = []
+
+
+def rule(function: Rule) -> Rule:
+    """Register a rule; the order of definition is the order of the report."""
+    RULES.append(function)
+    return function
+
+
+def check(resolved: Resolved) -> None:
+    """Apply every rule.
+
+    Raises:
+        ConfigError: one or more rules do not hold; each problem names the settings' origins.
+    """
+    problems = list(find_problems(resolved))
+    if problems:
+        raise problems[0] if len(problems) == 1 else ConfigErrors(problems)
+
+
+def find_problems(resolved: Resolved) -> Iterator[ConfigError]:
+    """Every rule that does not hold, as an error with the place of the setting that somebody wrote."""
+    for function in RULES:
+        problem = function(resolved)
+        if problem is not None:
+            written = [path for path in problem.paths if resolved.explicit(path)]
+            places = dict.fromkeys(resolved.origins[path] for path in written or problem.paths[:1])
+            yield ConfigError(problem.what, where=", ".join(places), remedy=problem.remedy)
+
+
+def evaluates(resolved: Resolved) -> bool:
+    """Whether the run has evaluation rows and a strategy that uses them."""
+    data, training = resolved.config.data, resolved.config.training
+    return training.eval_strategy != "no" and bool(data.eval_data or data.eval_split or data.dev_split)
+
+
+@rule
+def one_quantization(resolved: Resolved) -> Problem | None:
+    quantization = resolved.config.quantization
+    if quantization.load_in_4bit and quantization.load_in_8bit:
+        return Problem(
+            ("quantization.load_in_4bit", "quantization.load_in_8bit"),
+            "load_in_4bit and load_in_8bit are both on",
+            "choose one of them",
+        )
+    return None
+
+
+@rule
+def quantized_weights_are_frozen(resolved: Resolved) -> Problem | None:
+    quantization = resolved.config.quantization
+    if resolved.config.adapter.use_lora or not (quantization.load_in_4bit or quantization.load_in_8bit):
+        return None
+    name = "load_in_4bit" if quantization.load_in_4bit else "load_in_8bit"
+    return Problem(
+        ("adapter.use_lora", f"quantization.{name}"),
+        f"full fine-tuning (use_lora false) cannot train weights held in few bits ({name})",
+        f"set use_lora true, or {name} false",
+    )
+
+
+@rule
+def one_precision(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.bf16 and training.fp16:
+        return Problem(("training.bf16", "training.fp16"), "bf16 and fp16 are both on", "choose one of them")
+    return None
+
+
+@rule
+def early_stopping_needs_evaluation(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.early_stopping_patience is None or evaluates(resolved):
+        return None
+    if not resolved.explicit("training.early_stopping_patience"):
+        return None  # a dialect's default waits for evaluation data; without it there is nothing to stop early by
+    return Problem(
+        ("training.early_stopping_patience", "training.eval_strategy", "data.eval_data"),
+        "early stopping has no evaluation to watch",
+        "give eval_data (or dev_split), or leave out early_stopping_patience",
+    )
+
+
+@rule
+def best_model_needs_evaluation(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if not training.load_best_model_at_end or evaluates(resolved):
+        return None
+    if not resolved.explicit("training.load_best_model_at_end"):
+        return None
+    return Problem(
+        ("training.load_best_model_at_end", "training.eval_strategy", "data.eval_data"),
+        "load_best_model_at_end has no evaluation to choose by",
+        "give eval_data (or dev_split), or switch load_best_model_at_end off",
+    )
+
+
+@rule
+def best_model_is_saved(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if not (training.load_best_model_at_end and evaluates(resolved)):
+        return None
+    eval_by = "steps" if training.eval_strategy == "auto" else training.eval_strategy
+    eval_steps = training.eval_steps or training.logging_steps
+    if eval_by != training.save_strategy:
+        return Problem(
+            ("training.save_strategy", "training.eval_strategy"),
+            f"the best model may never be saved: evaluation is by {eval_by}, saving by {training.save_strategy}",
+            "give both the same strategy",
+        )
+    if eval_by == "steps" and training.save_steps % eval_steps:
+        return Problem(
+            ("training.save_steps", "training.eval_steps"),
+            f"save_steps {training.save_steps} is not a multiple of eval_steps {eval_steps}, "
+            "so the best model may never be saved",
+            f"set save_steps {max(1, round(training.save_steps / eval_steps)) * eval_steps}",
+        )
+    return None
+
+
+@rule
+def metric_is_computed(resolved: Resolved) -> Problem | None:
+    metric = resolved.config.training.metric_for_best_model
+    if metric is None or metric.removeprefix("eval_") == "loss" or resolved.config.evaluation.generate:
+        return None
+    return Problem(
+        ("training.metric_for_best_model", "evaluation.generate"),
+        f"{metric} comes from generated answers, and evaluation.generate is off",
+        "set evaluation.generate true, or metric_for_best_model eval_loss",
+    )
+
+
+@rule
+def best_metric_at_every_evaluation(resolved: Resolved) -> Problem | None:
+    metric, evaluation = resolved.config.training.metric_for_best_model, resolved.config.evaluation
+    if metric is None or metric.removeprefix("eval_") == "loss" or evaluation.generate_every == 1:
+        return None
+    return Problem(
+        ("training.metric_for_best_model", "evaluation.generate_every"),
+        f"{metric} is missing at evaluations without generation (generate_every {evaluation.generate_every})",
+        "set generate_every 1 and evaluate less often",
+    )
+
+
+@rule
+def warmup_fits(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if 0 < training.max_steps < training.warmup_steps:
+        return Problem(
+            ("training.warmup_steps", "training.max_steps"),
+            f"warmup_steps {training.warmup_steps} is longer than the training (max_steps {training.max_steps})",
+            "shorten the warmup",
+        )
+    return None
+
+
+@rule
+def length_fits_positions(resolved: Resolved) -> Problem | None:
+    positions = _max_positions(resolved.config.model.model_name_or_path)
+    length = resolved.config.data.max_length
+    if positions is None or length <= positions or not resolved.explicit("data.max_length"):
+        return None
+    return Problem(
+        ("data.max_length", "model.model_name_or_path"),
+        f"max_length {length} is beyond the model's {positions} positions",
+        f"set max_length {positions} or less",
+    )
+
+
+def _max_positions(name: str) -> int | None:
+    """Positions of a local model, from its config.json alone; None where that cannot be known without loading."""
+    path = (assets.embedded_model(name) or Path(name)) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    value = config.get("max_position_embeddings", config.get("n_positions")) if isinstance(config, dict) else None
+    return value if isinstance(value, int) else None
+
+
+@rule
+def known_optimizer(resolved: Resolved) -> Problem | None:
+    optim = resolved.config.training.optim
+    if optim in OPTIMIZERS:
+        return None
+    nearest = difflib.get_close_matches(optim, OPTIMIZERS, n=3) or ["adamw_torch", "paged_adamw_8bit"]
+    return Problem(("training.optim",), f"unknown optimizer {optim!r}", f"did you mean {' or '.join(nearest)}?")
+
+
+@rule
+def safe_output_dir(resolved: Resolved) -> Problem | None:
+    config = resolved.config
+    output = Path(config.training.output_dir).expanduser().absolute().resolve()
+    reason = None
+    if output in (Path("/"), Path.home().resolve()) or output == Path.cwd().resolve():
+        reason = "is no folder of its own"
+    elif output == Path(config.model.model_name_or_path).expanduser().absolute().resolve():
+        reason = "is the model's own folder"
+    if reason is None:
+        return None
+    return Problem(("training.output_dir",), f"output_dir {config.training.output_dir!r} {reason}", "name a new folder")
+
+
+@rule
+def global_batch_divides(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.global_batch_size is None:
+        return None
+    if training.global_batch_size % training.per_device_train_batch_size:
+        return Problem(
+            ("training.global_batch_size", "training.per_device_train_batch_size"),
+            f"global_batch_size {training.global_batch_size} is not a multiple of "
+            f"per_device_train_batch_size {training.per_device_train_batch_size}",
+            "change one of them",
+        )
+    if resolved.explicit("training.gradient_accumulation_steps"):
+        return Problem(
+            ("training.global_batch_size", "training.gradient_accumulation_steps"),
+            "global_batch_size decides gradient_accumulation_steps, and both are given",
+            "leave one of them out",
+        )
+    return None
+
+
+@rule
+def sample_questions_complete(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.gen_every_n_steps and not training.gen_questions_file:
+        if not resolved.explicit("training.gen_every_n_steps"):
+            return None
+        return Problem(
+            ("training.gen_every_n_steps", "training.gen_questions_file"),
+            "gen_every_n_steps has no questions",
+            "give gen_questions_file",
+        )
+    return None
+
+
+@rule
+def upload_has_a_name(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.push_to_hub and not training.hub_model_id:
+        return Problem(("training.push_to_hub",), "push_to_hub has no repository", "give hub_model_id")
+    return None
+
+
+@rule
+def chat_loss_needs_turns(resolved: Resolved) -> Problem | None:
+    data = resolved.config.data
+    if data.format == "text" and data.loss_on in ("assistant", "last_assistant"):
+        return Problem(
+            ("data.loss_on", "data.format"),
+            f"loss_on {data.loss_on} needs chat turns, and text rows have none",
+            "set loss_on completion or all",
+        )
+    return None
