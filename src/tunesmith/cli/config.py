@@ -1,0 +1,36 @@
+"""``tunesmith config``: the settings of a run, resolved and checked, with the origin of each value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from tunesmith.cli.arguments import VerbParser
+from tunesmith.config import describe
+from tunesmith.config.load import READERS, load
+
+
+def run(argv: Sequence[str]) -> int:
+    """Show a configuration, the list of settings or the JSON schema."""
+    parser = VerbParser("config", "Resolve and check a configuration file and show every value with its origin.")
+    parser.add_argument("file", nargs="?", help="configuration file")
+    parser.add_argument("--dialect", choices=sorted(READERS), help="dialect of the file; detected when left out")
+    parser.add_argument("--json", action="store_true", help='print {"values": {...}, "origins": {...}}')
+    parser.add_argument("--written", action="store_true", help="show only what somebody wrote")
+    parser.add_argument("--list", action="store_true", help="list every setting with its default and meaning")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema")
+    options, settings = parser.split(argv)
+    if options.schema:
+        print(json.dumps(describe.json_schema(), indent=2))
+        return 0
+    if options.list:
+        for path, default, meaning, others in describe.reference():
+            also = f" (also: {', '.join(others)})" if others else ""
+            print(f"{path} = {default}\n    {meaning}{also}")
+        return 0
+    resolved = load(options.file, settings, dialect=options.dialect)
+    if options.json:
+        print(json.dumps(describe.as_json(resolved), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(describe.table(resolved, only_written=options.written)))
+    return 0

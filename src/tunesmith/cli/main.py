@@ -1,0 +1,97 @@
+"""``tunesmith VERB``: finds the verb, runs it, and turns errors into one line and an exit code.
+
+Verbs are imported only when they are called, so that help and configuration errors answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from tunesmith.errors import TunesmithError
+
+VERBS: dict[str, str] = {
+    "config": "show the settings of a run with the origin of each value",
+    "train": "fine-tune a model",
+    "evaluate": "judge a model by the answers it writes",
+    "data": "make, prepare and download data",
+    "merge": "merge an adapter into its base model",
+}
+"""Verb -> what it does, in the order of the help."""
+
+
+def usage() -> str:
+    """The text of ``tunesmith --help``."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())
+    return f"""usage: tunesmith VERB [options] [settings]
+
+Supervised fine-tuning of causal language models that shows its work.
+
+verbs:
+{verbs}
+
+Settings are written --name value, --flag, --no_flag or section.name=value on every verb that reads a configuration;
+`tunesmith config --list` names them all. `tunesmith VERB --help` explains a verb.
+Exit codes: 0 done, 2 settings, 3 data, 4 model or environment, 5 numerics, 6 storage, 7 refused as unsafe,
+130/143 interrupted after saving. --debug shows tracebacks, --version the version."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from tunesmith import __version__
+
+        print(f"tunesmith {__version__}")
+        return 0
+    verb = arguments.pop(0)
+    return guarded(lambda: _verb(verb)(arguments), debug="--debug" in arguments)
+
+
+def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
+    """Run ``action``; print what goes wrong as one line a problem and return the exit code."""
+    try:
+        return action()
+    except TunesmithError as error:
+        if debug:
+            traceback.print_exc()
+        for line in error.lines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader is gone; nothing more may be written at exit
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        what = " ".join(str(error).split())
+        print(f"error: {type(error).__name__}: {what}; --debug shows where", file=sys.stderr)
+        return 1
+
+
+def _verb(verb: str) -> Callable[[Sequence[str]], int]:
+    if verb not in VERBS:
+        import difflib
+
+        from tunesmith.errors import ConfigError
+
+        nearest = difflib.get_close_matches(verb, VERBS, n=1)
+        remedy = f"did you mean {nearest[0]!r}?" if nearest else f"verbs are {', '.join(VERBS)}"
+        raise ConfigError(f"unknown verb {verb!r}", where="command line", remedy=remedy)
+    run: Callable[[Sequence[str]], int] = importlib.import_module(f"tunesmith.cli.{verb}").run
+    return run
+
+
+def entry_point() -> None:
+    """Entry point of the installed command."""
+    sys.exit(main())
