@@ -1,0 +1,232 @@
+"""Make the embedded base model: tokenizer and weights of ``nano-mistral``, from text that the project generates.
+
+It fine-tunes nothing: the tasks are left for the user's run. It needs torch, transformers and tokenizers, no network,
+and ten minutes on two cores. The same seed, thread count, precision and library versions give the same weights.
+
+    python scripts/make_nano_mistral.py                 # writes src/tunesmith/assets/nano-mistral
+    python scripts/make_nano_mistral.py --out /tmp/nano --steps 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import GenerationConfig, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+
+from tunesmith.world import corpus, nli, rag, reasoning
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_OUT = ROOT / "src" / "tunesmith" / "assets" / "nano-mistral"
+
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]")
+"""In id order, so that <s> is 1 and </s> is 2 as in Mistral."""
+
+CHAT_TEMPLATE = """\
+{%- if messages and messages[0]['role'] == 'system' %}
+    {%- set system = messages[0]['content'] + '\\n\\n' %}
+    {%- set turns = messages[1:] %}
+{%- else %}
+    {%- set system = '' %}
+    {%- set turns = messages %}
+{%- endif %}
+{{- bos_token }}
+{%- for message in turns %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) or message['role'] not in ['user', 'assistant'] %}
+        {{- raise_exception('After an optional system message, roles must alternate user, assistant, user, ...') }}
+    {%- endif %}
+    {%- if message['role'] == 'user' %}
+        {{- '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}
+    {%- else %}
+        {{- ' ' + message['content'] + eos_token }}
+    {%- endif %}
+{%- endfor %}
+"""
+
+PROMPT_WORDING = (
+    "Premise: Hypothesis: \n\nUse chain of thought reasoning to determine if the hypothesis is entailed by the premise. "
+    "Provide your reasoning and the final label (0 or 1) in JSON format: "
+    '{"thought_process": "...", "predicted_label": ...} {"thought_process": "step 1: ", "predicted_label": 0}',
+    "You are a helpful question answerer who can provide an answer given a question and relevant context.\n"
+    "Answer the question using the context. Question: Context: Answer: Documents: Instruction: Explanation:",
+    "Solve the problem step by step. #### 12\n#### 7\nQuestion: Answer: Problem: Solution:",
+)
+"""Words of the usual instructions. Only the tokenizer sees them, so that prompts are short; the model does not."""
+
+
+def make_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: any text goes in and comes back unchanged; digits stand alone."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_tokenizer_texts(seed), trainer)
+    bos = tokenizer.token_to_id("<s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B:1", special_tokens=[("<s>", bos)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["[INST]", "[/INST]"],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _tokenizer_texts(seed: int) -> Iterator[str]:
+    """World text, the wording of the tasks and every word of the world in both positions of a sentence."""
+    yield from itertools.islice(corpus.documents(seed), 40_000)
+    for wording in PROMPT_WORDING:
+        yield from itertools.repeat(wording, 300)
+    for row in nli.make_nli(4_000, 0, seed)[0]:
+        yield f"{row['premise']}\n{row['hypothesis']}\n {row['thought_process']}"
+    for row in reasoning.make_reasoning(2_000, 0, seed)[0]:
+        yield f"{row['prompt']} {row['response']}"
+    for row in rag.make_rag(1_000, 0, seed)[0]:
+        yield f"{row['query']}\n{row['positive_passages']}"
+
+
+def pretraining_ids(tokenizer: PreTrainedTokenizerFast, length: int, seed: int) -> Iterator[torch.Tensor]:
+    """Token sequences of one length, without end: documents between <s> and </s>, one after the other."""
+    backend = tokenizer.backend_tokenizer
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    pieces = [tokenizer.decode([index]) for index in range(len(SPECIAL_TOKENS), len(tokenizer))]
+    pieces = [piece for piece in pieces if piece.isascii()]
+    rng = random.Random(f"dictation {seed}")
+    world = corpus.documents(seed)
+    buffer: list[int] = []
+    while True:
+        texts = [corpus.dictation(pieces, rng) if rng.random() < 0.06 else next(world) for _ in range(256)]
+        for encoding in backend.encode_batch(texts, add_special_tokens=False):
+            buffer += [bos, *encoding.ids, eos]
+        while len(buffer) >= length:
+            yield torch.tensor(buffer[:length])
+            del buffer[:length]
+
+
+def make_config(tokenizer: PreTrainedTokenizerFast) -> MistralConfig:
+    """The architecture: Mistral's, small; every matrix a multiple of 64 so that NF4 blocks fit."""
+    return MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=1024,
+        sliding_window=None,
+        rms_norm_eps=1e-5,
+        initializer_range=0.05,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def pretrain(
+    model: MistralForCausalLM,
+    sequences: Iterator[torch.Tensor],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    bf16: bool,
+) -> float:
+    """Next-token training with AdamW, a short warmup and a cosine decay; returns the mean loss of the last 50 steps."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+    )
+    warmup = min(100, steps // 10 + 1)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    losses: list[float] = []
+    start = time.monotonic()
+    model.train()
+    for step in range(1, steps + 1):
+        input_ids = torch.stack(list(itertools.islice(sequences, batch_size)))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=input_ids, labels=input_ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if step % 50 == 0 or step == steps:
+            recent = sum(losses[-50:]) / len(losses[-50:])
+            print(f"step {step}/{steps}  loss {recent:.4f}  {time.monotonic() - start:.0f} s", flush=True)
+    return sum(losses[-50:]) / len(losses[-50:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--sequence_length", type=int, default=512)
+    parser.add_argument("--learning_rate", type=float, default=3e-3)
+    parser.add_argument("--vocab_size", type=int, default=1024)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--fp32", action="store_true", help="no bf16 autocast; faster on processors without AMX")
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    tokenizer = make_tokenizer(args.vocab_size, args.seed)
+    model = MistralForCausalLM(make_config(tokenizer))
+    print(f"{len(tokenizer)} tokens, {model.num_parameters():,} parameters, transformers {transformers.__version__}")
+    loss = pretrain(
+        model,
+        pretraining_ids(tokenizer, args.sequence_length, args.seed),
+        steps=args.steps,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        bf16=not args.fp32,
+    )
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
+        max_new_tokens=128,
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    print(f"final loss {loss:.4f}; wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,456 @@
+"""Pretraining text about the embedded world: short documents of facts, paraphrases, questions and sums.
+
+It contains no fine-tuning task: no premise with a hypothesis, no label, no instruction template, no worked word
+problem in the answer format of the reasoning rows.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from tunesmith.world import vocabulary as v
+
+BEINGS = v.ANIMALS + v.PEOPLE
+CLASSED = v.ANIMALS + v.PEOPLE + v.THINGS
+PRONOUN = {name: "she" if name in v.FEMALE_NAMES else "he" for name in v.NAMES}
+
+
+def _noun_phrase(rng: random.Random, noun: str) -> str:
+    return f"the {rng.choice(v.COLOURS)} {noun}" if rng.random() < 0.2 else f"the {noun}"
+
+
+def _place(rng: random.Random) -> str:
+    return f" in the {rng.choice(v.PLACES)}" if rng.random() < 0.3 else ""
+
+
+def _yes_no(answer: bool) -> str:
+    return "Yes." if answer else "No."
+
+
+def kinds(rng: random.Random) -> str:
+    """What a thing is and what it is not."""
+    lines = []
+    for _ in range(rng.randint(2, 6)):
+        noun = rng.choice(CLASSED)
+        kind = v.kind_of(noun)
+        other = rng.choice([name for name in v.KINDS if name != kind])
+        asked = rng.choice((kind, other))
+        lines.append(
+            rng.choice(
+                (
+                    f"{v.article(noun).capitalize()} is {v.article(kind)}.",
+                    f"{v.article(noun).capitalize()} is {v.article(kind)}. It is not {v.article(other)}.",
+                    f"{v.plural(noun).capitalize()} are {v.plural(kind)}.",
+                    f"What is {v.article(noun)}? {v.article(kind).capitalize()}.",
+                    f"Is {v.article(noun)} {v.article(asked)}? {_yes_no(asked == kind)}",
+                    f"{v.article(noun)} is {'' if asked == kind else 'not '}{v.article(asked)}.",
+                    f"All {v.plural(noun)} are {v.plural(kind)}, but not all {v.plural(kind)} are {v.plural(noun)}.",
+                    f"Name {v.article(kind)}: {noun}.",
+                )
+            )
+        )
+    return " ".join(lines)
+
+
+def meeting(rng: random.Random) -> str:
+    """Who does what to whom, said in several ways, with questions."""
+    first, second = rng.sample(BEINGS, 2)
+    verb, where = rng.choice(v.MEETING_VERBS), _place(rng)
+    agent, patient = _noun_phrase(rng, first), _noun_phrase(rng, second)
+    active = f"{agent} {verb.third} {patient}"
+    passive = f"{patient} is {verb.participle} by {agent}"
+    cleft = f"it is {agent} that {verb.third} {patient}"
+    opening, *ways = rng.sample([active, passive, cleft, active, passive], 4)
+    asked = rng.choice((active, passive, cleft))
+    swapped = rng.choice(
+        (f"{patient} {verb.third} {agent}", f"{agent} is {verb.participle} by {patient}",
+         f"it is {patient} that {verb.third} {agent}")  # fmt: skip
+    )
+    claims = [(asked, True), (swapped, False)]
+    rng.shuffle(claims)
+    parts = [v.sentence(opening + where)]
+    parts += rng.sample(
+        [
+            f"In other words, {ways[0]}.",
+            f"That means: {ways[1]}.",
+            f"So {active}.",
+            f"Who {verb.third} {patient}? {v.sentence(agent)}",
+            f"Whom does {agent} {verb.base}? {v.sentence(patient)}",
+            f"Who is {verb.participle}? {v.sentence(patient)}",
+            f"Is it true that {claims[0][0]}? {_yes_no(claims[0][1])}",
+            f"Is it true that {claims[1][0]}? {_yes_no(claims[1][1])}",
+            f"It is not true that {swapped}.",
+            f"We do not know that {swapped}.",
+            f"{v.sentence(active)} Swapped: {swapped}.",
+            f"{v.sentence(active)} The same: {passive}.",
+        ],
+        rng.randint(2, 5),
+    )
+    return " ".join(parts)
+
+
+def handling(rng: random.Random) -> str:
+    """Who does what to which thing, with the classes of both and what is unknown."""
+    agent, thing, verb, where = rng.choice(BEINGS), rng.choice(v.THINGS), rng.choice(v.HANDLING_VERBS), _place(rng)
+    agent_kind, thing_kind = v.kind_of(agent), v.kind_of(thing)
+    other = rng.choice([name for name in v.THING_KINDS if name != thing_kind])
+    being = rng.choice((agent_kind, "person" if agent_kind == "animal" else "animal"))
+    held = rng.choice((thing_kind, other))
+    parts = [v.sentence(f"{_noun_phrase(rng, agent)} {verb.third} {_noun_phrase(rng, thing)}{where}")]
+    parts += rng.sample(
+        [
+            f"{v.article(agent).capitalize()} is {v.article(agent_kind)}, so {v.article(agent_kind)} {verb.third} the {thing}.",
+            f"{v.article(thing).capitalize()} is {v.article(thing_kind)}, so the {agent} {verb.third} {v.article(thing_kind)}.",
+            f"Does {v.article(being)} {verb.base} the {thing}? {_yes_no(being == agent_kind)}",
+            f"Does the {agent} {verb.base} {v.article(held)}? {_yes_no(held == thing_kind)}",
+            f"What does the {agent} {verb.base}? The {thing}.",
+            f"Who {verb.third} the {thing}? The {agent}.",
+            f"The {agent} {verb.third} something.",
+            f"Something {verb.third} the {thing}.",
+            f"The {thing} is {verb.participle} by the {agent}.",
+        ],
+        rng.randint(2, 4),
+    )
+    return " ".join(parts)
+
+
+def some_member(rng: random.Random) -> str:
+    """A class word leaves open which member is meant."""
+    noun = rng.choice(CLASSED)
+    kind, verb, place = v.kind_of(noun), rng.choice(v.MEETING_VERBS), rng.choice(v.PLACES)
+    viewer = rng.choice(v.NAMES)
+    general = rng.random() < 0.5
+    told = v.article(kind) if general else f"the {noun}"
+    return (
+        f"{viewer} {verb.third} {told} in the {place}. Is it {v.article(kind)}? Yes. Is it the {noun}? "
+        f"{'It may be, or it may not be.' if general else 'Yes.'} "
+        f"{v.article(kind).capitalize()} {'may not be' if general else 'may be'} the {noun}. "
+        f"Does {viewer} {verb.base} something? Yes."
+    )
+
+
+def negations(rng: random.Random) -> str:
+    """What is so, what is not so, and opposite qualities."""
+    if rng.random() < 0.5:
+        first, second, nouns = rng.choice(v.OPPOSITES)
+        if rng.random() < 0.5:
+            first, second = second, first
+        noun = _noun_phrase(rng, rng.choice(nouns))
+        asked = rng.choice((first, second))
+        parts = rng.sample(
+            [
+                f"{v.sentence(f'{noun} is {first}')} It is not {second}.",
+                f"{v.sentence(f'{noun} is not {second}')} It is {first}.",
+                f"{first} means not {second}.",
+                f"{v.sentence(f'{noun} is {first}')} Is it {asked}? {_yes_no(asked == first)}",
+                f"{v.sentence(f'{noun} is {first}')} Is it true that {noun} is not {asked}? {_yes_no(asked != first)}",
+                f"{v.sentence(f'{noun} is not {asked}')} This denies that it is {asked}.",
+            ],
+            rng.randint(2, 4),
+        )
+        return " ".join(parts)
+    agent, patient, verb = *rng.sample(BEINGS, 2), rng.choice(v.MEETING_VERBS)
+    does = rng.random() < 0.5
+    positive, negative = f"the {agent} {verb.third} the {patient}", f"the {agent} does not {verb.base} the {patient}"
+    told = positive if does else negative
+    parts = [
+        v.sentence(told + _place(rng)),
+        *rng.sample(
+            [
+                f"Does the {agent} {verb.base} the {patient}? {_yes_no(does)}",
+                f"It is {'' if does else 'not '}true that {positive}.",
+                f"Is it true that {positive}? {_yes_no(does)}",
+                f"Is it not true that {positive}? {_yes_no(not does)}",
+                f"So {told}.",
+                f"This says {'yes' if does else 'no'}.",
+                f"{v.sentence(told)} This says {'yes' if does else 'no'}.",
+            ],
+            rng.randint(2, 4),
+        ),
+    ]
+    return " ".join(parts)
+
+
+def quantifiers(rng: random.Random) -> str:
+    """All, every, some, only some, no."""
+    noun, verb, where = rng.choice((*BEINGS, "animal", "person")), rng.choice(v.RESTING_VERBS), _place(rng)
+    nouns, colour = v.plural(noun), rng.choice(v.COLOURS)
+    member, general = noun, noun in ("animal", "person")
+    outsider = None
+    if general:
+        member = rng.choice(v.KINDS[noun])
+        outsider = rng.choice(v.PEOPLE if noun == "animal" else v.ANIMALS)
+    else:
+        member = f"{colour} {noun}"
+    case = rng.choice(("all", "every", "no", "some"))
+    opening = {
+        "all": f"all {nouns} {verb.base}{where}",
+        "every": f"every {noun} {verb.third}{where}",
+        "no": rng.choice((f"no {nouns} {verb.base}{where}", f"no {noun} {verb.third}{where}")),
+        "some": f"only some {nouns} {verb.base}{where}",
+    }[case]
+    parts = [v.sentence(opening)]
+    if case in ("all", "every"):
+        options = [
+            f"So the {member} {verb.third}.", f"Does the {member} {verb.base}? Yes.", f"Do all {nouns} {verb.base}? Yes.",
+            f"Every {noun} {verb.third}.", f"All {nouns} {verb.base}.", "Every means all.", "This says yes.",
+            f"It is not true that the {member} does not {verb.base}.", "Do only some? No, all.",
+        ]  # fmt: skip
+    elif case == "no":
+        options = [
+            f"So the {member} does not {verb.base}.", f"Does the {member} {verb.base}? No.",
+            f"Do all {nouns} {verb.base}? No, none.", f"It is not true that the {member} {verb.third}.", "This says no.",
+        ]  # fmt: skip
+    else:
+        options = [
+            f"Not all {nouns} {verb.base}.", f"Do all {nouns} {verb.base}? No, only some.", "Only some means not all.",
+            f"It is not true that all {nouns} {verb.base}.", "Only some does not mean all.",
+        ]  # fmt: skip
+    if outsider:
+        options += [
+            f"Does the {outsider} {verb.base}? We do not know, {v.article(outsider)} is not {v.article(noun)}.",
+            f"The {member} is {v.article(noun)}.",
+        ] * 2
+    return " ".join(parts + rng.sample(options, rng.randint(2, 4)))
+
+
+def converses(rng: random.Random) -> str:
+    """Bigger and smaller, above and below."""
+    if rng.random() < 0.5:
+        relation, converse, nouns = rng.choice(v.COMPARATIVES)
+        relation, converse, where = f"{relation} than", f"{converse} than", ""
+    else:
+        relation, converse = rng.choice(v.POSITIONS)
+        nouns, where = v.THINGS + v.FURNITURE, _place(rng)
+    if rng.random() < 0.5:
+        relation, converse = converse, relation
+    first, second = (_noun_phrase(rng, noun) for noun in rng.sample(nouns, 2))
+    told, turned = f"{first} is {relation} {second}", f"{second} is {converse} {first}"
+    wrong, turned_wrong = f"{second} is {relation} {first}", f"{first} is {converse} {second}"
+    asked, answer = rng.choice(((told, True), (turned, True), (wrong, False), (turned_wrong, False)))
+    parts = rng.sample(
+        [
+            f"In other words, {turned}.",
+            f"That means: {turned}.",
+            f"So {turned}.",
+            f"The same: {turned}.",
+            f"Swapped: {wrong}.",
+            f"It is not true that {rng.choice((wrong, turned_wrong))}.",
+            f"What is {relation} {second}? {v.sentence(first)}",
+            f"What is {converse} {first}? {v.sentence(second)}",
+            f"Is it true that {asked}? {_yes_no(answer)}",
+        ],
+        rng.randint(2, 5),
+    )
+    return " ".join([v.sentence(told + where), *parts])
+
+
+def comparisons(rng: random.Random) -> str:
+    """More and fewer, in words and in figures."""
+    lines = []
+    for _ in range(rng.randint(3, 8)):
+        words = rng.random() < 0.7
+        first, second = rng.sample(range(13), 2)
+        one, two = (v.NUMBER_WORDS[n] if words else str(n) for n in (first, second))
+        more, fewer = _yes_no(first > second), _yes_no(first < second)
+        noun = v.plural(rng.choice(BEINGS))
+        lines.append(
+            rng.choice(
+                (
+                    f"{one} is {'' if first > second else 'not '}more than {two}.",
+                    f"{one} is {'' if first < second else 'not '}fewer than {two}.",
+                    f"Is {one} more than {two}? {more}",
+                    f"Is {one} fewer than {two}? {fewer}",
+                    f"{one.capitalize()} {noun} are {'more' if first > second else 'fewer'} than {two} {noun}.",
+                    f"{one} is {one}.",
+                    f"{one} is not {two}.",
+                    f"After {one} comes {v.NUMBER_WORDS[first + 1] if words else first + 1}." if first < 12 else "",
+                )
+            )
+        )
+    return " ".join(line for line in lines if line)
+
+
+def groups(rng: random.Random) -> str:
+    """How many of each kind, and of both together."""
+    kind = rng.choice(list(v.KINDS))
+    first, second = rng.sample(v.KINDS[kind], 2)
+    one, two = rng.randint(1, 6), rng.randint(1, 6)
+    words = v.NUMBER_WORDS
+    return " ".join(
+        [
+            v.sentence(f"{v.counted(one, first, words=True)} and {v.counted(two, second, words=True)} rest{_place(rng)}"),
+            *rng.sample(
+                [
+                    f"{words[one]} and {words[two]} make {words[one + two]}.",
+                    f"How many {v.plural(first)}? {words[one].capitalize()}.",
+                    f"How many {v.plural(second)}? {words[two].capitalize()}.",
+                    f"How many {v.plural(kind)}? {words[one + two].capitalize()}.",
+                    f"That makes {v.counted(one + two, kind, words=True)}.",
+                ],
+                rng.randint(2, 4),
+            ),
+        ]
+    )
+
+
+def sums(rng: random.Random) -> str:
+    """Additions, subtractions and small products."""
+    lines = []
+    for _ in range(rng.randint(4, 10)):
+        form = rng.randrange(5)
+        if form <= 1:
+            first, second = rng.randint(0, 20), rng.randint(0, 20)
+            lines.append(f"{first} + {second} = {first + second}.")
+        elif form == 2:
+            first, second = sorted((rng.randint(0, 30), rng.randint(0, 20)), reverse=True)
+            lines.append(f"{first} - {second} = {first - second}.")
+        elif form == 3:
+            first, second = rng.randint(1, 6), rng.randint(1, 6)
+            lines.append(f"{first} * {second} = {first * second}.")
+        else:
+            first, second = rng.randint(0, 6), rng.randint(0, 6)
+            words = v.NUMBER_WORDS
+            lines.append(f"{words[first]} and {words[second]} make {words[first + second]}.")
+    return " ".join(lines)
+
+
+def story(rng: random.Random) -> str:
+    """Somebody's things become more or fewer, with questions on the way."""
+    name, other = rng.sample(v.NAMES, 2)
+    noun = rng.choice(v.COUNTABLE)
+    nouns, have = v.plural(noun), rng.randint(2, 12)
+    parts = [f"{name} has {v.counted(have, noun)}."]
+    for _ in range(rng.randint(1, 3)):
+        change = rng.randint(1, 9)
+        if have > change and rng.random() < 0.5:
+            parts.append(
+                rng.choice(
+                    (
+                        f"{name} gives {other} {v.counted(change, noun)}.",
+                        f"{name} loses {v.counted(change, noun)}.",
+                        f"{name} sells {v.counted(change, noun)}.",
+                    )
+                )
+            )
+            line, have = f"{have} - {change} = {have - change}.", have - change
+        else:
+            parts.append(
+                rng.choice(
+                    (
+                        f"{other} gives {name} {v.counted(change, noun)}.",
+                        f"{name} finds {v.counted(change, noun)}.",
+                        f"{name} buys {v.counted(change, noun)}.",
+                    )
+                )
+            )
+            line, have = f"{have} + {change} = {have + change}.", have + change
+        if rng.random() < 0.7:
+            parts.append(line)
+        if rng.random() < 0.6:
+            parts.append(f"Now {name} has {v.counted(have, noun)}.")
+    parts.append(f"How many {nouns} does {name} have? {have}.")
+    return " ".join(parts)
+
+
+def _person_facts(rng: random.Random, name: str) -> list[tuple[str, str, str]]:
+    """(sentence, question, answer) for one person."""
+    number, noun = rng.randint(2, 12), rng.choice(v.COUNTABLE)
+    job, town, animal, fruit = rng.choice(v.JOBS), rng.choice(v.TOWNS), rng.choice(v.ANIMALS), rng.choice(v.FRUITS)
+    colour, thing, place = rng.choice(v.COLOURS), rng.choice(v.INSTRUMENTS + v.VEHICLES), rng.choice(v.PLACES)
+    return [
+        (f"{name} lives in {town}.", f"Where does {name} live?", town),
+        (f"{name} is {v.article(job)}.", f"What is the job of {name}?", job),
+        (f"{name} keeps {v.article(animal)}.", f"Which animal does {name} keep?", animal),
+        (f"{name} likes {v.plural(fruit)}.", f"What does {name} like?", v.plural(fruit)),
+        (f"{name} has {v.counted(number, noun)}.", f"How many {v.plural(noun)} does {name} have?", str(number)),
+        (f"{name} owns {v.article(colour)} {thing}.", f"What colour is the {thing} of {name}?", colour),
+        (f"{name} waits in the {place}.", f"Where does {name} wait?", f"the {place}"),
+    ]
+
+
+def people(rng: random.Random) -> str:
+    """Short paragraphs about several people, then questions about them."""
+    names = rng.sample(v.NAMES, rng.randint(2, 5))
+    facts, paragraphs = [], []
+    for name in names:
+        chosen = rng.sample(_person_facts(rng, name), rng.randint(2, 4))
+        facts += chosen
+        paragraphs.append(" ".join(text for text, _, _ in chosen))
+    joiner = rng.choice((" ", "\n", "\n\n"))
+    numbered = rng.random() < 0.3
+    if numbered:
+        paragraphs = [f"{index}: {text}" for index, text in enumerate(paragraphs, 1)]
+    asked = rng.sample(facts, min(len(facts), rng.randint(2, 5)))
+    mark = rng.choice((("Question: ", "Answer: "), ("", "")))
+    plain = rng.random() < 0.5
+    questions = "\n".join(
+        f"{mark[0]}{question} {mark[1]}{answer if plain else v.sentence(answer)}" for _, question, answer in asked
+    )
+    who = [f"Who {text.removeprefix(names[0]).strip().rstrip('.')}? {names[0]}." for text, _, _ in facts[:1]]
+    return f"{joiner.join(paragraphs)}\n{questions}" + (f"\n{who[0]}" if rng.random() < 0.3 else "")
+
+
+def record(rng: random.Random) -> str:
+    """A JSON object and what it says."""
+    name = rng.choice(v.NAMES)
+    values: dict[str, object] = {
+        "name": name,
+        "town": rng.choice(v.TOWNS),
+        "animal": rng.choice(v.ANIMALS),
+        "count": rng.randint(0, 12),
+        "colour": rng.choice(v.COLOURS),
+        "note": f"the {rng.choice(v.ANIMALS)} {rng.choice(v.RESTING_VERBS).third} in the {rng.choice(v.PLACES)}.",
+    }
+    keys = rng.sample(list(values), rng.randint(2, 5))
+    chosen = {key: values[key] for key in keys}
+    key = rng.choice(keys)
+    return f"{json.dumps(chosen)}\nWhat is the {key}? {values[key]}"
+
+
+def listing(rng: random.Random) -> str:
+    """Numbered steps and lists, which are read out again."""
+    words = rng.sample(v.all_words(), rng.randint(3, 8))
+    form = rng.randrange(3)
+    if form == 0:
+        return " ".join(f"step {index}: {word}." for index, word in enumerate(words, 1))
+    if form == 1:
+        return f"List: {', '.join(words)}. First: {words[0]}. Last: {words[-1]}. Again: {', '.join(words)}."
+    index = rng.randrange(len(words) - 1)
+    return f"Words: {' '.join(words)}. What comes after {words[index]}? {words[index + 1]}. Again: {' '.join(words)}."
+
+
+MIXTURE: tuple[tuple[Callable[[random.Random], str], int], ...] = (
+    (kinds, 10),
+    (meeting, 16),
+    (handling, 10),
+    (some_member, 4),
+    (negations, 9),
+    (quantifiers, 9),
+    (converses, 12),
+    (comparisons, 9),
+    (groups, 6),
+    (sums, 8),
+    (story, 8),
+    (people, 10),
+    (record, 4),
+    (listing, 5),
+)
+"""Document makers and how often each is drawn."""
+
+
+def documents(seed: int = 0) -> Iterator[str]:
+    """Documents without end, always the same ones for a seed."""
+    rng = random.Random(f"corpus {seed}")
+    makers = [maker for maker, _ in MIXTURE]
+    weights = [weight for _, weight in MIXTURE]
+    while True:
+        yield rng.choices(makers, weights)[0](rng)
+
+
+def dictation(pieces: Sequence[str], rng: random.Random) -> str:
+    """Random pieces of text, said twice: it teaches copying and gives every piece of a vocabulary some use."""
+    chosen = "".join(rng.choice(pieces) for _ in range(rng.randint(4, 16)))
+    return f"{chosen}\n{chosen}" if rng.random() < 0.5 else f"Say:{chosen}. Again:{chosen}."
