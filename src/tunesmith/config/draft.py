@@ -31,6 +31,8 @@ class Draft:
     """What the dialect's document takes for granted where a file is silent."""
     names: NameTable = field(default_factory=NameTable)
     """The spellings that belong to this dialect, for overrides that follow."""
+    align_saves: bool = False
+    """Whether ``save_steps`` is moved to the next multiple of ``eval_steps`` when the best model is wanted."""
 
 
 def dialect_defaults(values: dict[str, Any], names: NameTable, dialect: str) -> tuple[Setting, ...]:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tunesmith.config.draft import Draft, shown
 from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import parse_overrides
-from tunesmith.config.readers import python_file
+from tunesmith.config.readers.yaml_lines import read_yaml
 from tunesmith.config.resolve import Resolved, resolve
 from tunesmith.config.rules import check
 from tunesmith.errors import ConfigError
 
-READERS: dict[str, Callable[[str | Path], Draft]] = {"python": python_file.read}
-"""Dialect -> reader."""
+READERS: dict[str, str] = {
+    "python": "tunesmith.config.readers.python_file",
+    "json": "tunesmith.config.readers.flat_json",
+    "hydra": "tunesmith.config.readers.hydra_yaml",
+    "yaml": "tunesmith.config.readers.sectioned_yaml",
+}
+"""Dialect -> the module that reads it, imported only when a file of that dialect is read."""
+
+_HYDRA_KEYS = {"defaults", "train", "data_file", "input_key", "output_key", "hydra"}
+_SECTION_KEYS = {"model", "dataset", "training", "data", "adapter", "quantization", "evaluation", "tracking", "launch"}
 
 
 def detect_dialect(path: str | Path) -> str:
-    """The dialect of a configuration file.
+    """The dialect of a configuration file, by its suffix and the keys at its top.
 
     Raises:
-        ConfigError: the file is missing or its kind is unknown.
+        ConfigError: the file is missing or its dialect cannot be told.
     """
     file = Path(path)
     if not file.is_file():
@@ -29,15 +38,30 @@ def detect_dialect(path: str | Path) -> str:
         raise ConfigError(what, where=shown(file))
     if file.suffix == ".py":
         return "python"
-    raise ConfigError(f"cannot tell the dialect of a {file.suffix or 'nameless'} file", where=shown(file))
+    if file.suffix == ".json":
+        return "json"
+    if file.suffix in (".yaml", ".yml"):
+        keys = set(read_yaml(file).value or {})
+        if keys & _HYDRA_KEYS:
+            return "hydra"
+        if keys & _SECTION_KEYS:
+            return "yaml"
+    raise ConfigError(
+        "cannot tell the dialect of this file", where=shown(file), remedy=f"name it: --dialect {' | '.join(READERS)}"
+    )
 
 
 def read(path: str | Path, dialect: str | None = None) -> Draft:
-    """The settings of a configuration file, not yet validated."""
+    """The settings of a configuration file, not yet validated.
+
+    Raises:
+        ConfigError: the file cannot be read, or the dialect is unknown.
+    """
     found = detect_dialect(path) if dialect is None else dialect
     if found not in READERS:
-        raise ConfigError(f"unknown dialect {found!r}", remedy=f"choose one of {', '.join(sorted(READERS))}")
-    return READERS[found](path)
+        raise ConfigError(f"unknown dialect {found!r}", remedy=f"choose one of {', '.join(READERS)}")
+    reader: Callable[[str | Path], Draft] = importlib.import_module(READERS[found]).read
+    return reader(path)
 
 
 def load(path: str | Path | None, overrides: Sequence[str] = (), *, dialect: str | None = None) -> Resolved:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tunesmith import notices
 from tunesmith.config.draft import COMMAND_LINE, Draft, Setting
 from tunesmith.config.names import leaf_paths
 from tunesmith.config.schema import SECTIONS, RunConfig
@@ -63,7 +64,23 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
             where=origins["model.allow_remote_code"],
             remedy="give --allow_remote_code on the command line if you trust the model's code",
         )
+    if draft.align_saves:
+        _align_saves(values, origins)
     return Resolved(_validate(values, origins, written), origins)
+
+
+def _align_saves(values: dict[str, Any], origins: dict[str, str]) -> None:
+    """Document 3 saves every 500 steps, evaluates every 200 and wants the best model: save at the next multiple."""
+    save_steps, eval_steps = values["training.save_steps"], values["training.eval_steps"]
+    wanted = values["training.load_best_model_at_end"] and values["data.eval_data"]
+    if not wanted or not isinstance(save_steps, int) or not isinstance(eval_steps, int) or eval_steps <= 0:
+        return
+    aligned = -(-save_steps // eval_steps) * eval_steps
+    if aligned != save_steps:
+        notices.say(f"save_steps {save_steps} becomes {aligned}, a multiple of eval_steps {eval_steps}: "
+                    "only evaluated checkpoints can be the best one")  # fmt: skip
+        origins["training.save_steps"] += f" ({save_steps}, aligned with eval_steps)"
+        values["training.save_steps"] = aligned
 
 
 def from_values(values: dict[str, Any], origins: dict[str, str] | None = None) -> Resolved:

@@ -247,6 +247,8 @@ class TrainingSection(Section):
     """Worker processes that make batches."""
     save_merged_model: bool = False
     """After training with LoRA, write the merged model to ``output_dir`` and the adapter to ``output_dir/lora_weights``."""
+    final_subdir: str | None = None
+    """Folder inside ``output_dir`` for the finished model; unset means ``output_dir`` itself."""
     gen_every_n_steps: PositiveInt | None = None
     """Steps between sample generations for the questions of ``gen_questions_file``."""
     gen_questions_file: str | None = None

@@ -1,0 +1,41 @@
+# Every target does its own set-up: a virtual environment in .venv with the versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: install demo test check bench docs lock clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tunesmith needs Python 3.11 or newer")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once; a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell grep '^torch==' constraints.txt)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $(INSTALLED)
+
+demo: install
+	@$(BIN)/python scripts/demo.py
+
+test: check
+	@$(BIN)/python scripts/run_tests.py
+
+check: install
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo > /dev/null || $(BIN)/lint-imports
+
+bench: install
+	@$(BIN)/python -m benchmarks
+
+docs: install
+	@$(BIN)/python scripts/make_reference.py
+
+lock: install
+	@$(BIN)/python scripts/make_constraints.py > constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist demo outputs

@@ -1,0 +1,61 @@
+"""``tunesmith train``: check everything, fine-tune, save, and say where the run is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from tunesmith.cli import environment
+from tunesmith.cli.arguments import VerbParser
+from tunesmith.config.load import READERS, load
+from tunesmith.config.resolve import Resolved
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train from a configuration file of any dialect, or from settings alone."""
+    parser = VerbParser("train", "Fine-tune a model.")
+    parser.add_argument("file", nargs="?", help="configuration file")
+    parser.add_argument("--config", dest="config", help="the same, as an option")
+    parser.add_argument("--dialect", choices=sorted(READERS), help="dialect of the file; detected when left out")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options, settings = parser.split(argv)
+    resolved = load(options.file or options.config, settings, dialect=options.dialect)
+    return train_resolved(resolved, ["-m", "tunesmith", "train", *argv], as_json=options.json)
+
+
+def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool = False) -> int:
+    """Run a checked configuration to its end, here or as the processes it asks for.
+
+    Args:
+        resolved: the configuration.
+        program: what follows ``python`` on the command line that starts this run; kept in run.json, and repeated in
+            every process when there are several.
+        as_json: print the result as JSON.
+
+    Returns:
+        The exit code.
+    """
+    environment.prepare(resolved.config.launch.gpu_id)
+    from tunesmith.launch import torchrun
+
+    wanted = torchrun.processes_wanted(resolved)
+    if wanted > 1:
+        return subprocess.run(torchrun.command(program, wanted), check=False).returncode
+    from tunesmith.cli.progress import Plain, make_listener
+    from tunesmith.train.callbacks import Silent
+    from tunesmith.train.run import is_main_process, train
+
+    main = is_main_process()
+    listener: Silent | Plain | object = make_listener() if main else Silent()
+    result = train(resolved, command=["python", *program], listener=listener)  # type: ignore[arg-type]
+    if not main:
+        return 0
+    if as_json:
+        print(json.dumps({"run": str(result.folder), "steps": result.steps, "metrics": result.metrics}, indent=2))
+        return 0
+    figures = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items() if isinstance(value, float))
+    print(f"done      {result.steps:,} steps in {result.seconds:.0f} s  {figures}", file=sys.stderr)
+    print(f"{result.model_folder}")
+    return 0

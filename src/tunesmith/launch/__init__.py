@@ -1,0 +1,1 @@
+"""Devices, processes and machines: how a run is started, not what it does."""

@@ -1,0 +1,82 @@
+"""``run.json``: everything needed to know what a run did and to do it again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tunesmith import notices
+from tunesmith.config.resolve import Resolved, from_values
+from tunesmith.errors import StorageError
+from tunesmith.report.folder import read_json, write_json
+
+RECORD = "run.json"
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "safetensors", "tokenizers")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A run folder as it describes itself."""
+
+    folder: Path
+    resolved: Resolved
+    facts: dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, tunesmith and the libraries under it."""
+    found = {"python": platform.python_version(), "tunesmith": importlib.metadata.version("tunesmith")}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[str, Any]) -> None:
+    """Write the record of a run that is about to train."""
+    write_json(
+        folder / RECORD,
+        {
+            "status": "running",
+            "started": now(),
+            "command": shlex.join(command),
+            "settings": resolved.values(),
+            "origins": resolved.origins,
+            "settings_fingerprint": resolved.fingerprint(),
+            "versions": versions(),
+            **facts,
+            "notices": notices.said(),
+        },
+    )
+
+
+def finish(folder: Path, status: str, facts: dict[str, Any]) -> None:
+    """Add to the record how the run ended and what it found."""
+    record = read_json(folder / RECORD)
+    write_json(folder / RECORD, record | {"status": status, "finished": now(), **facts, "notices": notices.said()})
+
+
+def read_record(folder: str | Path) -> Record:
+    """Read a run folder's record.
+
+    Raises:
+        StorageError: the folder is not a run folder of ours.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).is_file():
+        raise StorageError(f"no {RECORD} there, so this is no run folder", where=str(folder))
+    facts = read_json(folder / RECORD)
+    return Record(folder, from_values(facts["settings"], facts.get("origins")), facts)
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

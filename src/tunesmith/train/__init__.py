@@ -1,0 +1,1 @@
+"""Training: the recipe, and the only place that knows Trainer and TRL names."""

@@ -1,0 +1,122 @@
+"""RunConfig to the keywords of TRL's SFTConfig: a pure function. No library is imported here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunesmith.config.resolve import Resolved
+from tunesmith.config.rules import evaluates
+
+
+def eval_interval(resolved: Resolved) -> tuple[str, int]:
+    """Evaluation strategy (``no``, ``steps``, ``epoch``) and steps between evaluations."""
+    training = resolved.config.training
+    strategy = training.eval_strategy
+    if not evaluates(resolved):
+        strategy = "no"
+    elif strategy == "auto":
+        strategy = "steps"
+    return strategy, training.eval_steps or training.logging_steps
+
+
+def best_metric(resolved: Resolved) -> str | None:
+    """The metric that decides what is best, or None when nothing depends on it."""
+    training = resolved.config.training
+    if eval_interval(resolved)[0] == "no":
+        return None
+    if not (training.load_best_model_at_end or training.early_stopping_patience or training.metric_for_best_model):
+        return None
+    metric = training.metric_for_best_model or "eval_loss"
+    return metric if metric.startswith("eval_") else f"eval_{metric}"
+
+
+def greater_is_better(resolved: Resolved) -> bool | None:
+    """Direction of the best metric: as set, else smaller for losses and greater for everything else."""
+    metric = best_metric(resolved)
+    if metric is None:
+        return None
+    asked = resolved.config.training.greater_is_better
+    return asked if asked is not None else not metric.endswith(("loss", "perplexity"))
+
+
+def sft_keywords(
+    resolved: Resolved,
+    *,
+    bf16: bool,
+    fp16: bool,
+    use_cpu: bool,
+    warmup_steps: int,
+    gradient_accumulation_steps: int,
+    resuming: bool,
+) -> dict[str, Any]:
+    """Keywords for ``SFTConfig``, complete: nothing that matters is left to that class's own defaults.
+
+    Args:
+        resolved: the run's configuration.
+        bf16: compute in bfloat16.
+        fp16: compute in float16 with loss scaling.
+        use_cpu: keep away from accelerators.
+        warmup_steps: warmup, already counted in steps.
+        gradient_accumulation_steps: forward passes per optimizer step, global batch size already taken into account.
+        resuming: whether the run continues from a checkpoint.
+    """
+    training, tracking = resolved.config.training, resolved.config.tracking
+    strategy, eval_steps = eval_interval(resolved)
+    keywords: dict[str, Any] = {
+        "output_dir": training.output_dir,
+        "num_train_epochs": training.num_train_epochs,
+        "max_steps": training.max_steps,
+        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "per_device_eval_batch_size": training.per_device_eval_batch_size,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.lr_scheduler_type,
+        "lr_scheduler_kwargs": training.lr_scheduler_kwargs or None,
+        "warmup_steps": warmup_steps,
+        "weight_decay": training.weight_decay,
+        "adam_beta1": training.adam_beta1,
+        "adam_beta2": training.adam_beta2,
+        "adam_epsilon": training.adam_epsilon,
+        "max_grad_norm": training.max_grad_norm,
+        "optim": training.optim,
+        "bf16": bf16,
+        "fp16": fp16,
+        "tf32": training.tf32,
+        "use_cpu": use_cpu,
+        "activation_checkpointing": training.gradient_checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False} if training.gradient_checkpointing else None,
+        "logging_strategy": "steps",
+        "logging_steps": training.logging_steps,
+        "logging_first_step": training.logging_first_step,
+        "logging_nan_inf_filter": False,
+        "eval_strategy": strategy,
+        "eval_steps": eval_steps if strategy == "steps" else None,
+        "eval_on_start": training.eval_on_start and strategy != "no",
+        "save_strategy": training.save_strategy,
+        "save_steps": training.save_steps,
+        "save_total_limit": None,  # checkpoints rotate only after the new one is complete
+        "load_best_model_at_end": training.load_best_model_at_end and strategy != "no",
+        "metric_for_best_model": best_metric(resolved),
+        "greater_is_better": greater_is_better(resolved),
+        "restore_callback_states_from_checkpoint": resuming,
+        "seed": training.seed,
+        "data_seed": training.data_seed if training.data_seed is not None else training.seed,
+        "full_determinism": training.full_determinism,
+        "dataloader_num_workers": training.dataloader_num_workers,
+        "dataloader_pin_memory": not use_cpu,
+        "train_sampling_strategy": "group_by_length" if training.batching == "length_grouped" else "random",
+        "length_column_name": "length",
+        "remove_unused_columns": False,  # the collator takes the rows apart, origins included
+        "average_tokens_across_devices": True,
+        "report_to": [name for name in tracking.trackers() if name != "tensorboard"] or "none",
+        "run_name": tracking.run_name,
+        "disable_tqdm": True,
+        "push_to_hub": False,
+        "max_length": None,  # examples arrive cut to data.max_length
+        "packing": False,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "deepspeed": resolved.config.launch.deepspeed,
+    }
+    if "trackio" in tracking.trackers():
+        keywords["project"] = tracking.experiment or tracking.wandb_project or "tunesmith"
+    return keywords

@@ -1,0 +1,90 @@
+"""Callbacks: the log of every metric, progress for whoever listens, early stopping."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from tunesmith.report.folder import append_jsonl, read_jsonl, write_jsonl
+
+METRICS = "metrics.jsonl"
+
+
+class Listener(Protocol):
+    """Whoever shows a run's progress; ``cli`` has one for terminals and one for plain lines."""
+
+    def started(self, facts: dict[str, Any]) -> None:
+        """Everything is checked and loaded; the first step follows."""
+
+    def stepped(self, step: int, total: int) -> None:
+        """An optimizer step is done."""
+
+    def logged(self, entry: dict[str, Any]) -> None:
+        """Metrics of a step or an evaluation."""
+
+    def finished(self) -> None:
+        """No more steps follow."""
+
+
+class Silent:
+    """A listener that shows nothing."""
+
+    def started(self, facts: dict[str, Any]) -> None: ...
+
+    def stepped(self, step: int, total: int) -> None: ...
+
+    def logged(self, entry: dict[str, Any]) -> None: ...
+
+    def finished(self) -> None: ...
+
+
+def keep_metrics_until(folder: Path, step: int) -> None:
+    """Forget metrics after ``step``: a resumed run logs those steps again."""
+    path = folder / METRICS
+    if path.is_file():
+        write_jsonl(path, [entry for entry in read_jsonl(path) if entry.get("step", 0) <= step])
+
+
+class RunLog(TrainerCallback):
+    """Writes every logged entry to ``metrics.jsonl`` and tells the listener; nothing is filtered."""
+
+    def __init__(self, folder: Path, listener: Listener) -> None:
+        self._path = folder / METRICS
+        self._listener = listener
+        self._last_time = time.perf_counter()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._last_time = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._listener.stepped(state.global_step, state.max_steps)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        if not state.is_world_process_zero or "train_runtime" in logs:
+            return
+        entry: dict[str, Any] = {"step": state.global_step, "epoch": state.epoch}
+        entry |= {key: _finite(value) for key, value in logs.items() if key not in ("epoch", "total_flos")}
+        append_jsonl(self._path, entry)
+        self._listener.logged(entry)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: those are written as text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """transformers' early stopping, without its advice: whether the best model is kept is the user's choice.
+
+    An evaluation whose metric is not a number counts as one without improvement.
+    """
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        return

@@ -1,0 +1,128 @@
+"""Checkpoints: when one is complete, which one is the newest, and which may go.
+
+A checkpoint is complete once its manifest, written last, names every file with its sha256. What stands inside a
+checkpoint is the trainer's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith import notices
+from tunesmith.errors import StorageError
+from tunesmith.report.folder import read_json, write_json
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint folder and the optimizer step after which it was written."""
+
+    path: Path
+    step: int
+
+
+def commit(folder: Path) -> None:
+    """Declare a checkpoint complete: hash its files and write the manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    hashes = {str(path.relative_to(folder)): _sha256(path) for path in files}
+    write_json(folder / MANIFEST, {"step": _step(folder), "files": hashes})
+
+
+def problem(folder: Path) -> str | None:
+    """Why a checkpoint cannot be trusted, or None when every file is there and unchanged."""
+    if not folder.is_dir():
+        return "no such folder"
+    if not (folder / MANIFEST).is_file():
+        return f"it was not finished ({MANIFEST} is missing)"
+    try:
+        files = read_json(folder / MANIFEST)["files"]
+    except (StorageError, KeyError, TypeError):
+        return f"{MANIFEST} is damaged"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _sha256(path) != expected:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def list_checkpoints(output_dir: Path) -> list[Checkpoint]:
+    """All checkpoint folders of a run, oldest first by step; complete or not."""
+    found = [Checkpoint(path, _step(path)) for path in output_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def find(output_dir: Path, asked: str | None) -> Checkpoint | None:
+    """The checkpoint to continue from.
+
+    Args:
+        output_dir: the run folder.
+        asked: a checkpoint folder, ``latest`` (also ``true``), or None for a fresh start.
+
+    Returns:
+        The checkpoint, or None for a fresh start: nothing was asked, or ``latest`` found no checkpoint at all.
+
+    Raises:
+        StorageError: the folder asked for cannot be trusted, or none of the run's checkpoints can.
+    """
+    if asked is None or asked.lower() in ("false", "none", ""):
+        return None
+    if asked.lower() not in ("latest", "true", "auto"):
+        folder = Path(asked)
+        reason = problem(folder)
+        if reason:
+            raise StorageError(f"cannot resume: {reason}", where=asked, remedy="name a complete checkpoint, or `latest`")
+        return Checkpoint(folder, read_json(folder / MANIFEST)["step"])
+    candidates = list_checkpoints(output_dir)
+    if not candidates:
+        notices.say(f"no checkpoint in {output_dir} yet, so training starts from the beginning")
+        return None
+    reasons = []
+    for checkpoint in reversed(candidates):
+        reason = problem(checkpoint.path)
+        if reason is None:
+            if reasons:
+                notices.say(f"{'; '.join(reasons)}: continuing from {checkpoint.path.name}")
+            return checkpoint
+        reasons.append(f"{checkpoint.path.name}: {reason}")
+    raise StorageError(
+        f"no checkpoint can be trusted ({'; '.join(reasons)})",
+        where=str(output_dir),
+        remedy="start again in another output_dir, or with --overwrite_output_dir",
+    )
+
+
+def rotate(output_dir: Path, limit: int | None, best: Path | None) -> None:
+    """Remove the oldest checkpoints beyond ``limit``; the newest and the best one stay."""
+    if limit is None:
+        return
+    checkpoints = list_checkpoints(output_dir)
+    kept = {checkpoints[-1].path.name} if checkpoints else set()
+    if best is not None:
+        kept.add(best.name)
+    for checkpoint in reversed(checkpoints):
+        if len(kept) < limit:
+            kept.add(checkpoint.path.name)
+    for checkpoint in checkpoints:
+        if checkpoint.path.name not in kept:
+            # without its manifest a folder is no checkpoint any more, so a removal cut short leaves nothing half-valid
+            (checkpoint.path / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(checkpoint.path)
+
+
+def _step(folder: Path) -> int:
+    match = _NAME.fullmatch(folder.name)
+    return int(match.group(1)) if match else 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

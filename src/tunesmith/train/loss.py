@@ -1,0 +1,64 @@
+"""The loss, in one place: cross-entropy of the labelled tokens, with logits only where some row has a label.
+
+Who shifts: labels arrive aligned with the inputs; the token at position t + 1 is predicted at position t, here and
+nowhere else. This module normalises nothing; the trainer divides by the tokens of the whole step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLosses:
+    """Losses of the scored positions of a batch, each of shape [rows, positions]; unlabelled ones are 0."""
+
+    nll: torch.Tensor
+    """Negative log-likelihood in nats."""
+    labelled: torch.Tensor
+    """Whether the position carries a label."""
+    correct: torch.Tensor
+    """Whether the most likely token is the label."""
+
+
+def keeps_logits(model: torch.nn.Module) -> bool:
+    """Whether the model can compute logits for chosen positions only (``logits_to_keep``)."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def token_losses(
+    model: torch.nn.Module, inputs: dict[str, Any], labels: torch.Tensor, *, chosen_positions: bool
+) -> TokenLosses:
+    """Losses of the labelled tokens.
+
+    Args:
+        model: causal language model, possibly wrapped for distribution; its own forward is called, so hooks run.
+        inputs: everything that the model's forward takes, without labels.
+        labels: [rows, length], IGNORE_INDEX where nothing is trained.
+        chosen_positions: ask the model for logits only at positions where some row has a label; the result is the
+            same, the work is less.
+    """
+    targets = labels[:, 1:]
+    keywords: dict[str, Any] = {}
+    if chosen_positions:
+        positions = (targets != IGNORE_INDEX).any(dim=0).nonzero().squeeze(-1)
+        targets = targets[:, positions]
+        keywords["logits_to_keep"] = positions
+    logits = model(**inputs, **keywords, use_cache=False).logits
+    if not chosen_positions:
+        logits = logits[:, :-1]
+    targets = targets.to(logits.device)
+    nll = F.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    labelled = targets != IGNORE_INDEX
+    with torch.no_grad():
+        correct = (logits.argmax(dim=-1) == targets) & labelled
+    return TokenLosses(nll.view_as(targets), labelled, correct)

@@ -1,0 +1,226 @@
+"""TRL's SFTTrainer with finished examples, the loss of ``loss.py``, checked numbers and committed checkpoints.
+
+Together with ``arguments.py`` and ``run.py`` this is all that knows Trainer and TRL names.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from trl import SFTTrainer
+
+from tunesmith.errors import NumericsError
+from tunesmith.train import checkpoint
+from tunesmith.train.loss import keeps_logits, token_losses
+
+GenerationMetrics = Callable[[torch.nn.Module], dict[str, float]]
+"""Generates answers with the model as it is and scores them."""
+
+
+class Trainer(SFTTrainer):
+    """Trains on examples whose labels are decided already.
+
+    Args:
+        eval_collator: collator of evaluation batches, which keep one row per example.
+        generation_metrics: scores generated answers at evaluations; None leaves generation out.
+        generate_every: generate at every k-th evaluation.
+        keep_checkpoints: checkpoints kept, or None for all.
+        loraplus_lr_ratio: learning rate of LoRA's B over that of A, or None.
+        **keywords: as for SFTTrainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        eval_collator: Callable[[list[Any]], Any],
+        generation_metrics: GenerationMetrics | None = None,
+        generate_every: int = 1,
+        keep_checkpoints: int | None = None,
+        loraplus_lr_ratio: float | None = None,
+        **keywords: Any,
+    ) -> None:
+        # SFTTrainer rounds trainable weights over a quantized base to bfloat16, where small updates vanish; they are
+        # float32 by choice here, so their values and type are put back.
+        trainable = {name: p.data for name, p in keywords["model"].named_parameters() if p.requires_grad}
+        super().__init__(**keywords)
+        for name, parameter in self.model.named_parameters():
+            if name in trainable:
+                parameter.data = trainable[name]
+        self._eval_collator = eval_collator
+        self._generation_metrics = generation_metrics
+        self._generate_every = generate_every
+        self._keep_checkpoints = keep_checkpoints
+        self._loraplus_lr_ratio = loraplus_lr_ratio
+        self._num_evaluations = 0
+        self._chosen_positions = keeps_logits(self._base_model())
+        # compute_loss divides by the tokens of the whole step, so the trainer must neither divide again nor keep the
+        # count to itself (the accumulation fault of 2024).
+        self.model_accepts_loss_kwargs = True
+        self.step_origins: list[str] = []
+        self._step_loss: torch.Tensor | None = None
+        self._tokens: torch.Tensor | int = 0
+        self._tokens_since = time.perf_counter()
+
+    def _base_model(self) -> torch.nn.Module:
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    # ---- training ----
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The batches of one optimizer step and the number of labelled tokens in them, over all processes."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.step_origins = [origin for batch in batches for origin in batch.pop("origins")]
+        for batch in batches:
+            mask = batch.get("attention_mask")
+            self._tokens = self._tokens + (batch["input_ids"].numel() if mask is None else mask.sum())
+        return batches, num_items
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Summed loss of the labelled tokens over the tokens of the whole step (all batches, all processes)."""
+        inputs = dict(inputs)
+        losses = token_losses(model, inputs, inputs.pop("labels"), chosen_positions=self._chosen_positions)
+        count = losses.labelled.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = losses.nll.sum() / torch.as_tensor(count, device=losses.nll.device).clamp(min=1)
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        return loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._step_loss = loss if self._step_loss is None else self._step_loss + loss
+        return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient norm; raises before the optimizer can use a loss or gradient that is not finite."""
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        loss, self._step_loss = self._step_loss, None
+        if self.args.fp16:  # the loss scaler skips steps whose gradients overflow
+            grad_norm_checked: Any = 0.0
+        else:
+            grad_norm_checked = grad_norm
+        if loss is not None and not math.isfinite(float(loss + grad_norm_checked)):
+            kind = "loss" if not math.isfinite(float(loss)) else "gradient"
+            rows = ", ".join(self.step_origins[:8]) + (" ..." if len(self.step_origins) > 8 else "")
+            raise NumericsError(
+                f"the {kind} is not finite at step {self.state.global_step + 1}; rows of the step: {rows}",
+                remedy="the weights are as they were before this step; look at the rows, or lower learning_rate",
+            )
+        return grad_norm
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """transformers' optimizer, or LoRA+ (two learning rates) on the same class."""
+        if self._loraplus_lr_ratio is None or self.optimizer is not None:
+            return super().create_optimizer(model)
+        from peft.optimizers import create_loraplus_optimizer
+
+        optimizer_class, keywords = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        learning_rate = keywords.pop("lr")
+        self.optimizer = create_loraplus_optimizer(
+            self.model,
+            optimizer_class,
+            lr=learning_rate,
+            loraplus_lr_ratio=self._loraplus_lr_ratio,
+            loraplus_weight_decay=self.args.weight_decay,
+            **keywords,
+        )
+        return self.optimizer
+
+    # ---- evaluation ----
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader[Any]:
+        training_collator, self.data_collator = self.data_collator, self._eval_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = training_collator
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss and token accuracy over all labelled tokens, and the task's metrics when answers are generated.
+
+        Evaluating changes nothing: weights, modes and random streams are afterwards what they were before.
+        """
+        started = time.perf_counter()
+        with unchanged(self.model):
+            metrics = self._token_metrics(self.get_eval_dataloader(eval_dataset))
+            if self._generation_metrics is not None and self._num_evaluations % self._generate_every == 0:
+                metrics |= self._generation_metrics(self.accelerator.unwrap_model(self.model))
+        self._num_evaluations += 1
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - started, 3)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._tokens, self._tokens_since = 0, time.perf_counter()
+        return metrics
+
+    @torch.no_grad()
+    def _token_metrics(self, dataloader: torch.utils.data.DataLoader[Any]) -> dict[str, float]:
+        model = self.model_wrapped if self.is_in_train or self.is_deepspeed_enabled else self.model
+        model.eval()
+        totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        for batch in dataloader:
+            batch.pop("origins")
+            inputs = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                losses = token_losses(model, inputs, inputs.pop("labels"), chosen_positions=self._chosen_positions)
+            per_row = torch.stack(
+                [losses.nll.double().sum(1), losses.labelled.double().sum(1), losses.correct.double().sum(1)], dim=1
+            )
+            totals += self.accelerator.gather_for_metrics(per_row.to(self.args.device)).sum(0)
+        nll, count, correct = totals.tolist()
+        return {"loss": nll / count, "token_accuracy": correct / count}
+
+    # ---- logging and saving ----
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            seconds = time.perf_counter() - self._tokens_since
+            tokens = self.accelerator.gather(torch.as_tensor(self._tokens, device=self.args.device)).sum().item()
+            logs["tokens_per_second"] = round(tokens / max(seconds, 1e-9), 1)
+            self._tokens, self._tokens_since = 0, time.perf_counter()
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        # a pickle of the arguments helps nobody who has run.json, and pickles are not opened here
+        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        transformers.Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would add a model card of its own
+        if not self.args.should_save:
+            return
+        folder = Path(self.args.output_dir)
+        checkpoint.commit(folder / f"checkpoint-{self.state.global_step}")
+        best = self.state.best_model_checkpoint
+        checkpoint.rotate(folder, self._keep_checkpoints, Path(best) if best else None)
+
+
+@contextmanager
+def unchanged(model: torch.nn.Module) -> Iterator[None]:
+    """Restores training modes and every random stream that evaluation may touch."""
+    modes = {module: module.training for module in model.modules()}
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        for module, training in modes.items():
+            module.training = training
