@@ -1,0 +1,115 @@
+"""The settings of the NLI recipe: its default file, the chosen file on top, the command line on top of both.
+
+Document 1 promises a fallback when a file fails to load; it happens here and is handed back in words. Nothing is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.config.draft import Draft, dialect_defaults, shown
+from tunesmith.config.load import finish
+from tunesmith.config.readers import python_file
+from tunesmith.config.readers.python_file import LoadFailure
+from tunesmith.config.resolve import Resolved
+from tunesmith.errors import ConfigError
+
+MINIMAL_DEFAULTS: dict[str, Any] = {
+    "model_id": "mistralai/Mistral-7B-v0.3",
+    "train_data": "data/finetune/train_ft.jsonl",
+    "eval_data": "data/finetune/eval_ft.jsonl",
+    "output_dir": "models/mistral-7b-nli-cot-minimal-defaults",
+    "num_epochs": 1,
+    "batch_size": 1,
+    "grad_accumulation_steps": 16,
+    "learning_rate": 2e-4,
+    "lr_scheduler": "cosine",
+    "warmup_ratio": 0.03,
+    "max_seq_length": 512,
+    "gradient_checkpointing": True,
+}
+"""What a run gets when not even the default file can be loaded; the schema's defaults complete it."""
+
+DOCUMENT_NAMES = (
+    "model_id", "train_data", "eval_data", "output_dir", "seed",
+    "lora_r", "lora_alpha", "lora_dropout", "target_modules",
+    "num_epochs", "max_seq_length", "batch_size", "grad_accumulation_steps", "learning_rate", "lr_scheduler",
+    "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "optim",
+    "logging_steps", "eval_steps", "save_steps", "save_total_limit", "early_stopping_patience",
+    "use_wandb", "wandb_project", "wandb_name", "wandb_run_id",
+    "use_packing", "gradient_checkpointing", "resume_from_checkpoint", "gpu_id", "distributed_training",
+)  # fmt: skip
+"""The names that documents 1 and 2 give to settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A checked configuration and, where a file could not be loaded, what was used in its place."""
+
+    resolved: Resolved
+    fallback: str | None
+
+
+def open_config(
+    path: str | Path | None, overrides: Sequence[str] = (), *, default: str | Path, strict: bool = False
+) -> Opened:
+    """The configuration of an NLI run.
+
+    Args:
+        path: the chosen file; None takes ``default`` alone.
+        overrides: settings as written on the command line.
+        default: the recipe's default file, on which every chosen file rests.
+        strict: stop where the documented fallback would go on with other settings.
+
+    Raises:
+        LoadFailure: ``strict``, and a file fails to load.
+        ConfigError: a name or a value is wrong; that is never a reason for the fallback.
+    """
+    default = Path(default)
+    chosen = None if path is None or Path(path).resolve() == default.resolve() else Path(path)
+    base, base_failure = _attempt(default)
+    top, top_failure = (None, None) if chosen is None else _attempt(chosen)
+    failures = [failure for failure in (top_failure, base_failure) if failure is not None]
+    if strict and failures:
+        raise failures[0]
+    if base is None and top is None:
+        used = "MINIMAL DEFAULTS ARE USED INSTEAD"
+    elif top is None:
+        used = f"{shown(default)} IS USED INSTEAD"
+    else:
+        used = f"{shown(chosen or default)} is used without it"
+    draft = _merge([layer for layer in (base, top) if layer is not None])
+    reasons = " | ".join(failure.line() for failure in failures)
+    fallback = f"CONFIGURATION NOT LOADED ({reasons}). {used}. --strict_config stops here instead." if failures else None
+    return Opened(finish(draft, overrides), fallback)
+
+
+def flat(resolved: Resolved) -> dict[str, Any]:
+    """The values under the names of document 2."""
+    values = resolved.values()
+    named = {name: values[python_file.NAMES.find(name, "document 2").path] for name in DOCUMENT_NAMES}
+    named["use_packing"] = resolved.config.training.batching == "packed"
+    named["use_wandb"] = "wandb" in resolved.config.tracking.trackers()
+    return named
+
+
+def _attempt(file: Path) -> tuple[Draft | None, LoadFailure | None]:
+    if file.exists() and file.suffix != ".py":
+        raise ConfigError("configuration files of this recipe are Python files (.py)", where=shown(file))
+    try:
+        return python_file.read(file), None
+    except LoadFailure as failure:
+        return None, failure
+
+
+def _merge(layers: list[Draft]) -> Draft:
+    """The layers on top of each other; without any, the minimal defaults."""
+    if layers:
+        settings = tuple(setting for layer in layers for setting in layer.settings)
+        return Draft(python_file.DIALECT, settings, layers[0].defaults, python_file.NAMES)
+    dialect = dialect_defaults(python_file.DEFAULTS, python_file.NAMES, "Python configs (document 2)")
+    minimal = dialect_defaults(MINIMAL_DEFAULTS, python_file.NAMES, "last resort: no configuration file could be loaded")
+    return Draft(python_file.DIALECT, (), (*dialect, *minimal), python_file.NAMES)
