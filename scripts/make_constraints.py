@@ -1,0 +1,13 @@
+"""Prints the versions installed in this environment as a constraints file (``make lock``)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+SKIPPED = {"tunesmith", "pip", "setuptools", "wheel", "hatchling", "editables", "pathspec-placeholder"}
+
+print("# Versions that the tests ran with. Made by `make lock`.")
+found = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
+for name, version in sorted(found.items()):
+    if name not in SKIPPED:
+        print(f"{name}=={version.split('+')[0]}")
