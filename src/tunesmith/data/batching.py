@@ -1,0 +1,92 @@
+"""Which examples lie together in a row of a batch, and in which order. Tensors are ``collate.py``'s."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from tunesmith.data.masking import Example
+
+Batching = Literal["padded", "length_grouped", "packed", "unpadded"]
+
+
+def items(examples: Sequence[Example], batching: Batching, max_length: int) -> list[dict[str, Any]]:
+    """The elements of a data set: one example each, or, packed, several that fill ``max_length`` together.
+
+    Returns:
+        Dictionaries with ``input_ids``, ``labels``, ``lengths`` (tokens of each example inside) and ``origins``.
+    """
+    if batching == "packed":
+        groups = pack([len(example.input_ids) for example in examples], max_length)
+    else:
+        groups = [[index] for index in range(len(examples))]
+    return [_item([examples[index] for index in group]) for group in groups]
+
+
+def _item(group: Sequence[Example]) -> dict[str, Any]:
+    return {
+        "input_ids": [token for example in group for token in example.input_ids],
+        "labels": [label for example in group for label in example.labels],
+        "lengths": [len(example.input_ids) for example in group],
+        "origins": [example.origin for example in group],
+    }
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: indices of the examples that share a row of ``capacity`` tokens.
+
+    Longer examples go first, each into the fullest row that still has room. Rows are returned in the order of their
+    first example, so the result depends on nothing but the lengths.
+
+    Raises:
+        ValueError: a length is greater than the capacity.
+    """
+    if lengths and max(lengths) > capacity:
+        raise ValueError(f"an example of {max(lengths)} tokens does not fit into {capacity}")
+    rows: list[list[int]] = []
+    rows_with: dict[int, list[int]] = {}
+    spaces: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        length = lengths[index]
+        at = bisect_left(spaces, length)
+        if at == len(spaces):
+            row, space = len(rows), capacity
+            rows.append([])
+        else:
+            space = spaces[at]
+            row = rows_with[space].pop()
+            if not rows_with[space]:
+                del rows_with[space], spaces[at]
+        rows[row].append(index)
+        left = space - length
+        if left not in rows_with:
+            rows_with[left] = []
+            insort(spaces, left)
+        rows_with[left].append(row)
+    return sorted(sorted(row) for row in rows)
+
+
+def length_grouped_order(lengths: Sequence[int], batch_size: int, seed: int, *, groups: int = 50) -> list[int]:
+    """A random order in which neighbours have similar lengths.
+
+    The rows are shuffled, cut into stretches of ``groups`` batches, and each is sorted by length, longest first;
+    then the batches of all stretches are shuffled, except that the batch with the longest row comes first, so that a
+    lack of memory shows at once.
+    """
+    generator = random.Random(seed)
+    order = list(range(len(lengths)))
+    generator.shuffle(order)
+    stretch = batch_size * groups
+    batches: list[list[int]] = []
+    for start in range(0, len(order), stretch):
+        part = sorted(order[start : start + stretch], key=lambda index: (-lengths[index], index))
+        batches += [part[at : at + batch_size] for at in range(0, len(part), batch_size)]
+    if not batches:
+        return []
+    whole = [batch for batch in batches if len(batch) == batch_size]
+    rest = [index for batch in batches if len(batch) < batch_size for index in batch]
+    generator.shuffle(whole)
+    whole.sort(key=lambda batch: max(lengths[index] for index in batch) < max(lengths))
+    return [index for batch in whole for index in batch] + rest

@@ -1,0 +1,78 @@
+"""Examples to a batch of tensors: pads or lays end to end; it decides no label but those of padding and first tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunesmith.data.batching import Batching
+from tunesmith.data.masking import IGNORE_INDEX
+
+
+@dataclass(frozen=True, slots=True)
+class Collator:
+    """Makes batches in one layout; ``pad_token_id`` fills the places behind shorter examples.
+
+    padded, length_grouped: ``input_ids``, ``attention_mask`` and ``labels`` of shape (examples, longest), padded on the
+    right. Padding is known by its position, so a pad token that is also the end token hides nothing.
+
+    packed, unpadded: one row, shape (1, tokens), with ``position_ids`` that start again at 0 for every example and no
+    attention mask: the model keeps the examples apart by the positions. The label of each example's first token is
+    IGNORE_INDEX, because the token before it belongs to another example.
+
+    Each batch also has ``origins``: the addresses of its examples, which the trainer takes out before the forward pass.
+    """
+
+    batching: Batching
+    pad_token_id: int
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = dict(self._padded(features) if self.pads else _laid_end_to_end(features))
+        batch["origins"] = [origin for feature in features for origin in _origins(feature)]
+        return batch
+
+    @property
+    def pads(self) -> bool:
+        """Whether the layout has one row per example."""
+        return self.batching in ("padded", "length_grouped")
+
+    def _padded(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(feature["input_ids"]) for feature in features)
+        if self.pad_to_multiple_of:
+            longest = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        shape = (len(features), longest)
+        input_ids = torch.full(shape, self.pad_token_id, dtype=torch.long)
+        attention_mask = torch.zeros(shape, dtype=torch.long)
+        labels = torch.full(shape, IGNORE_INDEX, dtype=torch.long)
+        for row, feature in enumerate(features):
+            length = len(feature["input_ids"])
+            input_ids[row, :length] = torch.tensor(feature["input_ids"])
+            attention_mask[row, :length] = 1
+            labels[row, :length] = torch.tensor(feature["labels"])
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def _laid_end_to_end(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    input_ids: list[int] = []
+    labels: list[int] = []
+    position_ids: list[int] = []
+    for feature in features:
+        start = len(labels)
+        input_ids += feature["input_ids"]
+        labels += feature["labels"]
+        for length in feature.get("lengths") or [len(feature["input_ids"])]:
+            labels[start] = IGNORE_INDEX
+            position_ids += range(length)
+            start += length
+    rows = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
+    return {name: torch.tensor([values], dtype=torch.long) for name, values in rows.items()}
+
+
+def _origins(feature: Mapping[str, Any]) -> list[str]:
+    if "origins" in feature:
+        return list(feature["origins"])
+    return [feature["origin"]] if "origin" in feature else []

@@ -1,0 +1,52 @@
+"""What every format becomes before it is text: messages with roles. Nothing here knows files, templates or tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: who speaks (``system``, ``user``, ``assistant``, ``tool``), the words, and what else the row said."""
+
+    role: str
+    content: str
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further keys for the chat template, such as ``tool_calls``."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that chat templates read."""
+        return {"role": self.role, "content": self.content, **self.extra}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The turns of one row.
+
+    A literal conversation is text that needs no template: the user message is the prompt and the assistant message the
+    completion, both verbatim. ``controls`` says that special-token text inside it was meant as such (a row that brings
+    its own template) and ``begins`` that the row spelled the begin token.
+    """
+
+    messages: tuple[Message, ...]
+    literal: bool = False
+    controls: bool = False
+    begins: bool = False
+    tools: tuple[dict[str, Any], ...] = ()
+    list_answer: bool = False
+    """The answer was a list of several, of which the first was taken."""
+
+    @property
+    def answer(self) -> str | None:
+        """The last assistant turn, or None when somebody else speaks last."""
+        last = self.messages[-1]
+        return last.content if last.role == ASSISTANT else None
+
+    def without_answer(self) -> Conversation:
+        """The same conversation up to the last assistant turn, as inference sees it."""
+        if self.answer is None:
+            return self
+        return Conversation(self.messages[:-1], self.literal, self.controls, self.begins, self.tools)

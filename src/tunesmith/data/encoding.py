@@ -1,0 +1,131 @@
+"""Text to ids with one tokenizer: begin token, special tokens in content, and text that continues other text.
+
+It knows tokenizers only; which ids carry loss is ``masking.py``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from tunesmith.data.templates import last_match, special_pattern
+from tunesmith.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ANCHORS = ("\n", "\t", "|", "=", "a", "é")
+"""Texts put before a continuation to keep the tokenizer from treating it as a beginning."""
+
+Protected = Sequence[tuple[int, int]]
+
+
+class Encoder:
+    """Encodes with ``tokenizer``, which adds nothing by itself here.
+
+    Args:
+        tokenizer: any tokenizer of transformers.
+        add_bos: whether plain text begins with the begin token; None does what the tokenizer does when it encodes.
+
+    Raises:
+        ModelError: there is no end token, or no begin token where one is asked for.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, add_bos: bool | None = None) -> None:
+        self.tokenizer = tokenizer
+        if tokenizer.eos_token_id is None:
+            raise ModelError("the tokenizer has no end token", remedy="set model.eos_token")
+        self.eos_token_id: int = int(tokenizer.eos_token_id)
+        self.bos_token_id: int | None = tokenizer.bos_token_id
+        if add_bos and self.bos_token_id is None:
+            raise ModelError("the tokenizer has no begin token", remedy="set data.add_bos: false")
+        self.add_bos = add_bos
+        self._adds_bos = self.bos_token_id is not None and tokenizer("a").input_ids[:1] == [self.bos_token_id]
+        self._specials = special_pattern(tokenizer)
+        self._flags = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
+        self._ids = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+        self._plain_ends = {
+            content
+            for content, token in self._flags.items()
+            if token.special and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
+        }
+        self._marks_beginnings = self("\na") != self("\n") + self("a")
+        eos = str(tokenizer.eos_token)
+        self.splits_at_specials = eos in self._plain_ends and all(
+            self(eos + text) == [self.eos_token_id, *self(text)] for text in ("a", " a", "\na")
+        )
+        """Whether the text after a special token is encoded as if it stood alone, which most tokenizers do."""
+
+    def begin(self, begins: bool | None) -> list[int]:
+        """The begin token as a list, or nothing; ``begins`` as in ``templates.Rendered``."""
+        if begins is False or self.bos_token_id is None or self.add_bos is False:
+            return []
+        return [self.bos_token_id] if begins or self.add_bos or self._adds_bos else []
+
+    def batch(self, texts: list[str]) -> list[list[int]]:
+        """Ids of many texts in one call; special tokens in them are special."""
+        return self._call(texts) if texts else []
+
+    def __call__(self, text: str, protected: Protected = ()) -> list[int]:
+        """Ids of one text; special-token text inside ``protected`` ranges stays ordinary text."""
+        if not protected:
+            return self._call([text])[0]
+        return self._guarded(text, protected, continues=False)
+
+    def continuation(self, text: str, protected: Protected = ()) -> list[int]:
+        """Ids of a text that follows other text directly, without the leading space that some tokenizers would add."""
+        if not self._marks_beginnings:
+            return self(text, protected)
+        return self._guarded(text, protected, continues=True)
+
+    def ends_with_special(self, text: str) -> bool:
+        """Whether ``text`` ends with a special token at which encoding can be cut."""
+        if self._specials is None or not text or not self.splits_at_specials:
+            return False
+        last = last_match(self._specials, text, max(0, len(text) - 128))
+        return last is not None and last.end() == len(text) and last.group() in self._plain_ends
+
+    def _call(self, texts: list[str], split: bool = False) -> list[list[int]]:
+        ids: list[list[int]] = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=split,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        return ids
+
+    def _guarded(self, text: str, protected: Protected, *, continues: bool) -> list[int]:
+        """Special tokens outside ``protected`` become their ids; all other stretches are encoded as ordinary text."""
+        ids: list[int] = []
+        for stretch, token in self._stretches(text, protected):
+            if stretch:
+                joined = continues if not ids else not self.splits_at_specials
+                ids += self._joined(stretch) if joined and self._marks_beginnings else self._call([stretch], True)[0]
+            if token:
+                ids.append(self._ids[token])
+        return ids
+
+    def _stretches(self, text: str, protected: Protected) -> Iterator[tuple[str, str]]:
+        """Ordinary text and the special token after it, in order; the last token is empty."""
+        at = 0
+        for match in self._specials.finditer(text) if self._specials else ():
+            if match.start() < at or any(start < match.end() and match.start() < end for start, end in protected):
+                continue
+            stretch = text[at : match.start()]
+            at = match.end()
+            token = self._flags.get(match.group())
+            if token is not None and token.lstrip:
+                stretch = stretch.rstrip()
+            if token is not None and token.rstrip:
+                at = len(text) - len(text[at:].lstrip())
+            yield stretch, match.group()
+        yield text[at:], ""
+
+    def _joined(self, stretch: str) -> list[int]:
+        for anchor in ANCHORS:
+            before, both = self._call([anchor, anchor + stretch], True)
+            if both[: len(before)] == before:
+                return both[len(before) :]
+        raise DataError(f"the tokenizer cannot encode {stretch[:40]!r} as the continuation of a text")

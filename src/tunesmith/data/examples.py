@@ -1,0 +1,232 @@
+"""Rows to examples and prompts: the whole way from a row to ids, for training and for inference.
+
+Rows come from ``rows.py``, batches from ``collate.py``. Everything that is cut or dropped goes into the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from tunesmith.config.schema import DataSection
+from tunesmith.data.conversation import Conversation
+from tunesmith.data.encoding import Encoder
+from tunesmith.data.formats import FORMATS, Reading, detect, nli_reference, rename
+from tunesmith.data.ledger import Ledger
+from tunesmith.data.masking import Example, TooLongError, encode, fit, make_example, prompt_ids, start_after
+from tunesmith.data.rows import MAX_PROBLEMS, Problems, Row
+from tunesmith.data.templates import Rendered, Renderer, choose_renderer
+from tunesmith.errors import DataError, DataErrors
+from tunesmith.notices import say
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHUNK_ROWS = 512
+"""Rows that are tokenised in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What inference feeds for a row: the very ids that stand before the answer in training."""
+
+    input_ids: list[int]
+    row: Row
+
+
+class ExampleBuilder:
+    """Turns rows into training examples and inference prompts under one set of data settings.
+
+    Args:
+        tokenizer: the model's tokenizer; it is not changed.
+        data: the run's data section.
+
+    Raises:
+        ConfigError: template or instruction cannot be used.
+        ModelError: the tokenizer has no end token, or no chat template where one is asked for.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, data: DataSection) -> None:
+        self.tokenizer = tokenizer
+        self.data = data
+        self.encoder = Encoder(tokenizer, data.add_bos)
+        self._formats: dict[str, str] = {}
+        self._renderers: dict[str, Renderer] = {}
+        if data.format != "auto":
+            self._renderer(data.format)
+
+    def examples(self, rows: Iterable[Row], ledger: Ledger) -> Iterator[Example]:
+        """Examples in the order of the rows, in flat memory.
+
+        Raises:
+            DataError: rows cannot be used; up to 20 are listed, and of too long rows also the number and the length
+                that would do for all.
+        """
+        refused = _Refused(self.data.max_length)
+        remaining = iter(rows)
+        while chunk := list(islice(remaining, CHUNK_ROWS)):
+            rendered: list[tuple[Row, Rendered]] = []
+            for row in chunk:
+                try:
+                    text = self._training_text(row, ledger)
+                except DataError as problem:
+                    refused.add(problem)
+                else:
+                    if text is not None:
+                        rendered.append((row, text))
+            encoded = encode([text for _, text in rendered], self.encoder)
+            for (row, text), ids in zip(rendered, encoded, strict=True):
+                try:
+                    example = self._finish(row, text, ids, ledger)
+                except DataError as problem:
+                    refused.add(problem)
+                else:
+                    if example is not None and not refused.any:
+                        yield example
+        refused.stop()
+
+    def example(self, row: Row, ledger: Ledger | None = None) -> Example | None:
+        """The example of one row; None when a policy drops it, which the ledger then says.
+
+        Raises:
+            DataError: the row cannot be used.
+        """
+        return next(self.examples([row], Ledger() if ledger is None else ledger), None)
+
+    def prompt(self, row: Row) -> Prompt:
+        """The prompt of a row, with or without an answer in it; never shortened.
+
+        Raises:
+            DataError: the row has no prompt.
+        """
+        return Prompt(prompt_ids(self.prompt_rendered(row), self.encoder), row)
+
+    def prompt_rendered(self, row: Row) -> Rendered:
+        """The text of a row's prompt, as ``prompt`` encodes it."""
+        row = rename(row, self.data.columns)
+        conversation = self._conversation(row, need_answer=False)
+        return self._renderer(self.format_of(row))(conversation.without_answer(), row.where)
+
+    def reference(self, row: Row) -> str | None:
+        """The gold answer of a row as text, without template; None when the row has none.
+
+        Of an NLI row it is the answer with the true label, where the row knows one.
+        """
+        row = rename(row, self.data.columns)
+        if self.format_of(row) == "nli":
+            return nli_reference(row)
+        return self._conversation(row, need_answer=False).answer
+
+    def prompt_text(self, row: Row) -> str:
+        """The text of a row's prompt, for comparison; of a text row without a marker, all of it."""
+        if self.format_of(row) == "text" and self.data.loss_on == "all":
+            conversation = self._conversation(rename(row, self.data.columns), need_answer=True)
+            return conversation.messages[0].content or str(conversation.answer)
+        return self.prompt_rendered(row).text
+
+    def format_of(self, row: Row) -> str:
+        """Name of the row's format: the setting's, else what the columns of its source's first row say."""
+        if self.data.format != "auto":
+            return self.data.format
+        if row.source not in self._formats:
+            self._formats[row.source] = detect(rename(row, self.data.columns))
+            say(f"{row.source}: rows are read as {self._formats[row.source]}")
+        return self._formats[row.source]
+
+    def _renderer(self, format_name: str) -> Renderer:
+        if format_name not in self._renderers:
+            self._renderers[format_name] = choose_renderer(self.tokenizer, self.data, format_name)
+        return self._renderers[format_name]
+
+    def _conversation(self, row: Row, *, need_answer: bool) -> Conversation:
+        bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token
+        reading = Reading(
+            need_answer=need_answer,
+            bos_token=bos if isinstance(bos, str) else None,
+            eos_token=eos if isinstance(eos, str) else None,
+            completion_start=self.data.completion_start,
+            whole_text=self.data.loss_on == "all",
+        )
+        return FORMATS[self.format_of(row)](row, reading)
+
+    def _training_text(self, original: Row, ledger: Ledger) -> Rendered | None:
+        row = rename(original, self.data.columns)
+        conversation = self._conversation(row, need_answer=True)
+        ledger.read(row, list_answer=conversation.list_answer)
+        answer = conversation.messages[-1]
+        if not answer.content.strip() and not answer.extra.get("tool_calls") and self.data.empty_completion != "keep":
+            if self.data.empty_completion == "drop":
+                ledger.drop(row, "empty_completion")
+                return None
+            raise DataError(
+                "the completion is empty",
+                where=row.where,
+                remedy="set empty_completion to drop or keep, or remove the row",
+            )
+        rendered = self._renderer(self.format_of(row))(conversation, row.where)
+        marker = self.data.completion_start
+        if marker is not None and self.format_of(row) != "text" and self.data.loss_on != "all":
+            rendered = start_after(rendered, marker, self.encoder, row.where)
+        return rendered
+
+    def _finish(self, row: Row, rendered: Rendered, ids: tuple[list[int], list[int]], ledger: Ledger) -> Example | None:
+        whole = make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
+        example = fit(whole, self.data.max_length, self.data.too_long, self.encoder)
+        if example is None:
+            ledger.drop(row, "too_long", whole.full_length)
+        else:
+            ledger.keep(row, example)
+        return example
+
+
+class _Refused:
+    """Rows that cannot be used: too long ones are counted to the end, all others stop the reading at 20."""
+
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+        self.problems = Problems()
+        self.too_long: list[TooLongError] = []
+        self.longest = 0
+        self.num_too_long = 0
+
+    @property
+    def any(self) -> bool:
+        return bool(self.problems.found or self.num_too_long)
+
+    def add(self, problem: DataError) -> None:
+        if not isinstance(problem, TooLongError):
+            self.problems.add(problem)
+            return
+        self.num_too_long += 1
+        self.longest = max(self.longest, problem.needed)
+        if len(self.too_long) < MAX_PROBLEMS:
+            self.too_long.append(problem)
+
+    def stop(self) -> None:
+        if self.num_too_long > 1:
+            summary = DataError(
+                f"{self.num_too_long} rows are longer than max_length {self.max_length}",
+                remedy=f"max_length: {self.longest} fits them all",
+            )
+            raise DataErrors([*self.problems.found, *self.too_long, summary])
+        self.problems.found += self.too_long
+        self.problems.stop()
+
+
+def build_examples(rows: Iterable[Row], builder: ExampleBuilder, ledger: Ledger) -> list[Example]:
+    """All examples of ``rows``.
+
+    Raises:
+        DataError: rows cannot be used, or none is left.
+    """
+    examples = list(builder.examples(rows, ledger))
+    if not examples:
+        total = ledger.total()
+        reasons = ", ".join(f"{len(where)} {reason}" for reason, where in total.dropped.items())
+        raise DataError(
+            f"no examples are left of {total.read} rows" + (f" (dropped: {reasons})" if reasons else ""),
+            remedy="change the policy that drops them or give other rows",
+        )
+    return examples

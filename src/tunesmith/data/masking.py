@@ -1,0 +1,249 @@
+"""Rendered text to an example: ids and labels. This is the only place that decides a label.
+
+Labels follow from the spans of the text and from nothing else: generated ids are never searched. The model shifts
+labels by itself; here ``labels[t]`` belongs to ``input_ids[t]``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tunesmith.data.conversation import ASSISTANT
+from tunesmith.data.encoding import Encoder
+from tunesmith.data.templates import CONTEXT, Rendered, Span
+from tunesmith.errors import DataError
+
+IGNORE_INDEX = -100
+"""The label of a token without loss, as torch's cross entropy and transformers know it."""
+GIVEN = "given"
+"""Role of an assistant's words before ``completion_start``: answered, but without loss."""
+
+LossOn = Literal["completion", "assistant", "last_assistant", "all"]
+TooLong = Literal["error", "drop", "truncate_prompt", "truncate_completion"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One finished training example.
+
+    ``input_ids`` and ``labels`` have the same length. ``num_prompt_tokens`` of them are what inference feeds before the
+    last answer, ``num_head_tokens`` what stands before the first. ``cut`` names how a too long row was shortened, or is
+    None; ``full_length`` is its length before that, in tokens.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    origin: str
+    num_prompt_tokens: int
+    num_head_tokens: int
+    full_length: int
+    cut: str | None = None
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """Tokens with loss."""
+        return len(self.labels) - self.labels.count(IGNORE_INDEX)
+
+    def as_item(self) -> dict[str, object]:
+        """The dictionary that a data set hands to the collator."""
+        return {"input_ids": self.input_ids, "labels": self.labels, "origin": self.origin}
+
+
+class TooLongError(DataError):
+    """An example is longer than ``max_length`` and may not be shortened; ``needed`` tokens would do."""
+
+    def __init__(self, what: str, *, where: str, remedy: str, needed: int) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.needed = needed
+
+
+def encode(rendered: Sequence[Rendered], encoder: Encoder) -> list[tuple[list[int], list[int]]]:
+    """Ids of each text without begin and end token, and the number of ids up to the end of each of its spans.
+
+    The ids of a text up to the start of an assistant turn are those which the text up to there has by itself, so that
+    inference feeds what was trained. Where a tokenizer would merge over that border, the parts are encoded separately.
+    """
+    plans = [_slices(item, encoder) for item in rendered]
+    flat = [item.text[start:end] for item, plan in zip(rendered, plans, strict=True) for start, end in plan or ()]
+    ids = iter(encoder.batch(flat))
+    return [_assemble(item, plan, ids, encoder) for item, plan in zip(rendered, plans, strict=True)]
+
+
+def _slices(rendered: Rendered, encoder: Encoder) -> list[tuple[int, int]] | None:
+    """The slices of the text to encode, one for the end of each span; None for a text with protected ranges.
+
+    A slice starts at the last border that follows a special token: no tokenizer of this kind merges over one.
+    """
+    if rendered.protected:
+        return None
+    slices, anchor = [], 0
+    for span in rendered.spans:
+        slices.append((anchor, span.end))
+        if encoder.ends_with_special(rendered.text[anchor : span.end]):
+            anchor = span.end
+    return slices
+
+
+def _assemble(
+    rendered: Rendered, plan: list[tuple[int, int]] | None, encoded: Iterator[list[int]], encoder: Encoder
+) -> tuple[list[int], list[int]]:
+    """Put the ids of the slices together, span after span."""
+    fixed: list[int] = []
+    window: list[int] = []
+    counts: list[int] = []
+    anchor = 0
+    for index, span in enumerate(rendered.spans):
+        if plan is None:
+            upto = encoder(rendered.text[: span.end], _clip(rendered.protected, 0, span.end))
+        else:
+            if plan[index][0] != anchor:
+                fixed, window, anchor = fixed + window, [], plan[index][0]
+            upto = next(encoded)
+        if upto[: len(window)] == window:
+            window = upto
+        else:
+            piece = rendered.text[span.start : span.end]
+            window = window + encoder.continuation(piece, _clip(rendered.protected, span.start, span.end))
+        counts.append(len(fixed) + len(window))
+    return fixed + window, counts
+
+
+def _clip(protected: Sequence[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
+    return [(max(s, start) - start, min(e, end) - start) for s, e in protected if s < end and e > start]
+
+
+def prompt_ids(rendered: Rendered, encoder: Encoder) -> list[int]:
+    """The ids that inference feeds for a rendered prompt."""
+    (ids, _counts) = encode([rendered], encoder)[0]
+    return encoder.begin(rendered.begins) + ids
+
+
+def make_example(
+    rendered: Rendered, encoded: tuple[list[int], list[int]], encoder: Encoder, origin: str, loss_on: LossOn
+) -> Example:
+    """Ids with begin and end token, and their labels.
+
+    Args:
+        rendered: ends with an assistant span.
+        encoded: what ``encode`` returned for it.
+        loss_on: which spans carry loss; the first token never does, for nothing predicts it.
+
+    Raises:
+        DataError: not one token would carry loss.
+    """
+    ids, counts = encoded
+    begin = encoder.begin(rendered.begins)
+    input_ids = begin + ids
+    labels = [IGNORE_INDEX] * len(input_ids)
+    starts = [0, *counts[:-1]]
+    last = rendered.spans[-1]
+    for span, start, end in zip(rendered.spans, starts, counts, strict=True):
+        if loss_on == "all" or (span.role == ASSISTANT and (span is last or loss_on != "last_assistant")):
+            labels[len(begin) + start : len(begin) + end] = ids[start:end]
+    if rendered.ends:
+        input_ids.append(encoder.eos_token_id)
+        labels.append(encoder.eos_token_id)
+    labels[0] = IGNORE_INDEX
+    if labels.count(IGNORE_INDEX) == len(labels):
+        raise DataError("not one token of this row would carry loss", where=origin, remedy="give it a completion")
+    context = [len(begin) + end for span, end in zip(rendered.spans, counts, strict=True) if span.role == CONTEXT]
+    answers = [len(begin) + start for span, start in zip(rendered.spans, starts, strict=True) if span.role != CONTEXT]
+    return Example(input_ids, labels, origin, context[-1] if context else len(begin), answers[0], len(input_ids))
+
+
+def start_after(rendered: Rendered, marker: str, encoder: Encoder, origin: str) -> Rendered:
+    """The same text with loss only after the last match of ``marker``, and never inside the prompt.
+
+    Raises:
+        DataError: there is no match.
+    """
+    matches = [
+        match.end()
+        for match in re.finditer(re.escape(marker), rendered.text)
+        if not any(start < match.end() and match.start() < end for start, end in rendered.protected)
+    ]
+    if not matches:
+        raise DataError(
+            f"completion_start {marker!r} (token ids {encoder(marker)}) does not occur in the rendered text",
+            where=origin,
+            remedy="set it to text that the template writes before the answer, or leave it unset",
+        )
+    first = matches[-1]
+    spans: list[Span] = []
+    for span in rendered.spans:
+        if span.role == CONTEXT or span.start >= first:
+            spans.append(span)
+        elif span.end <= first:
+            spans.append(Span(span.start, span.end, GIVEN))
+        else:
+            spans += [Span(span.start, first, GIVEN), Span(first, span.end, span.role)]
+    return replace(rendered, spans=tuple(spans))
+
+
+def fit(example: Example, max_length: int, too_long: TooLong, encoder: Encoder) -> Example | None:
+    """The example within ``max_length`` tokens; None when the policy drops it.
+
+    ``truncate_prompt`` removes the head of the prompt behind the begin token and nothing else; ``truncate_completion``
+    removes the tail of the completion and keeps the end token, with its loss, in the last place.
+
+    Raises:
+        TooLongError: the policy is ``error``, or what may not be cut is too long by itself.
+    """
+    length = len(example.input_ids)
+    if length <= max_length:
+        return example
+    if too_long == "drop":
+        return None
+    if too_long == "error":
+        raise TooLongError(
+            f"{length} tokens, max_length is {max_length}",
+            where=example.origin,
+            remedy=f"set max_length: {length} or more, or too_long to drop, truncate_prompt or truncate_completion",
+            needed=length,
+        )
+    shorten = _without_head if too_long == "truncate_prompt" else _without_tail
+    return shorten(example, max_length, encoder)
+
+
+def _without_head(example: Example, max_length: int, encoder: Encoder) -> Example:
+    ids, labels = example.input_ids, example.labels
+    kept = 1 if ids[0] == encoder.bos_token_id and example.num_head_tokens > 0 else 0
+    excess = len(ids) - max_length
+    needed = len(ids) - (example.num_head_tokens - kept)
+    if needed > max_length:
+        raise TooLongError(
+            f"{needed} tokens remain when the whole prompt is cut, max_length is {max_length}",
+            where=example.origin,
+            remedy=f"set max_length: {needed} or more, or too_long: drop",
+            needed=needed,
+        )
+    return replace(
+        example,
+        input_ids=ids[:kept] + ids[kept + excess :],
+        labels=labels[:kept] + labels[kept + excess :],
+        num_prompt_tokens=example.num_prompt_tokens - excess,
+        num_head_tokens=example.num_head_tokens - excess,
+        cut="truncate_prompt",
+    )
+
+
+def _without_tail(example: Example, max_length: int, encoder: Encoder) -> Example:
+    end = example.input_ids[-1]
+    ids, labels = example.input_ids[: max_length - 1], example.labels[: max_length - 1]
+    while labels and labels[-1] == IGNORE_INDEX:  # nothing is learnt from a question whose answer is gone
+        ids, labels = ids[:-1], labels[:-1]
+    if len(ids) <= example.num_head_tokens:
+        needed = example.num_head_tokens + 2
+        raise TooLongError(
+            f"the prompt alone has {example.num_head_tokens} tokens, max_length is {max_length}",
+            where=example.origin,
+            remedy=f"set max_length: {needed} or more, or too_long to drop or truncate_prompt",
+            needed=needed,
+        )
+    if ids[-1] != end:
+        ids, labels = [*ids, end], [*labels, end]
+    prompt = min(example.num_prompt_tokens, len(ids))
+    return replace(example, input_ids=ids, labels=labels, num_prompt_tokens=prompt, cut="truncate_completion")

@@ -1,0 +1,111 @@
+"""Which rows a run trains and evaluates on: reading, shuffling, limits, holding out, and the search for leaks.
+
+It looks at prompts as text only; nothing here makes examples.
+"""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from tunesmith.config.schema import DataSection
+from tunesmith.data.examples import ExampleBuilder
+from tunesmith.data.rows import Row, read_rows
+from tunesmith.errors import DataError
+from tunesmith.notices import say
+
+LEAKS_SHOWN = 5
+
+
+def load_rows(data: DataSection) -> tuple[list[Row], list[Row]]:
+    """Training rows and evaluation rows; the second list is empty when nothing is held out.
+
+    Raises:
+        DataError: rows cannot be read, or none is left.
+    """
+    if data.train_data is None:
+        raise DataError("no training data", remedy="set train_data")
+    train = read_rows(data.train_data, subset=data.subset, split=data.train_split)
+    if data.shuffle_seed is not None:
+        train = shuffled(train, data.shuffle_seed)
+    train = train[: data.limit]
+    held: list[Row] = []
+    if data.eval_data is not None or data.eval_split is not None:
+        held = evaluation_rows(data)
+    elif data.dev_split > 0:
+        train, held = hold_out(train, data.dev_split, data.shuffle_seed or 0)
+    return train, held[: data.eval_limit]
+
+
+def evaluation_rows(data: DataSection) -> list[Row]:
+    """The rows of ``eval_data``, or of ``eval_split`` of the training data set.
+
+    Raises:
+        DataError: rows cannot be read.
+    """
+    source = data.eval_data if data.eval_data is not None else data.train_data
+    if source is None:
+        raise DataError("no evaluation data", remedy="set eval_data")
+    rows = read_rows(source, subset=data.subset, split=data.eval_split or "validation")
+    return rows[: data.eval_limit]
+
+
+def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
+    """The rows in an order that depends on ``seed`` and their number only."""
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    return [rows[index] for index in order]
+
+
+def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Split off a random ``share`` of the rows, at least one; both parts keep the rows' order.
+
+    Raises:
+        DataError: one part would be empty.
+    """
+    number = max(1, round(len(rows) * share))
+    if number >= len(rows):
+        raise DataError(
+            f"holding out {share} of {len(rows)} rows leaves none to train on",
+            remedy="give more rows or set dev_split: 0",
+        )
+    chosen = set(random.Random(seed).sample(range(len(rows)), number))
+    train = [row for index, row in enumerate(rows) if index not in chosen]
+    return train, [row for index, row in enumerate(rows) if index in chosen]
+
+
+def leaks(train_rows: Iterable[Row], eval_rows: Iterable[Row], builder: ExampleBuilder) -> list[tuple[str, str]]:
+    """Evaluation rows whose prompt also occurs in training: (address in evaluation, first address in training).
+
+    Prompts are compared as rendered text after NFKC normalisation, with every run of white space as one space.
+    """
+    first: dict[str, str] = {}
+    for row in train_rows:
+        first.setdefault(_prompt_key(row, builder), row.where)
+    found = []
+    for row in eval_rows:
+        where = first.get(_prompt_key(row, builder))
+        if where is not None:
+            found.append((row.where, where))
+    return found
+
+
+def refuse_leaks(found: Sequence[tuple[str, str]], *, allow: bool) -> None:
+    """Stop because of leaks, or say that they were allowed.
+
+    Raises:
+        DataError: there are leaks and nobody allowed them.
+    """
+    if not found:
+        return
+    pairs = ", ".join(f"{evaluated} = {trained}" for evaluated, trained in found[:LEAKS_SHOWN])
+    more = f" and {len(found) - LEAKS_SHOWN} more" if len(found) > LEAKS_SHOWN else ""
+    what = f"{len(found)} evaluation prompts occur among the training rows: {pairs}{more}"
+    if not allow:
+        raise DataError(what, remedy="remove them, or set allow_leak: true")
+    say(f"{what}; allow_leak is set, so evaluation results are too good")
+
+
+def _prompt_key(row: Row, builder: ExampleBuilder) -> str:
+    return " ".join(unicodedata.normalize("NFKC", builder.prompt_text(row)).split())
