@@ -1,0 +1,263 @@
+"""The meaning of generated text: a label, a final number, an answer span, and how each was read.
+
+This is the only module that reads meaning out of generated text. Its functions see the generated part alone, never
+the prompt; they guess nothing (no default label) and score nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+UNREADABLE = "unreadable"
+
+_MAX_NUMBER_LENGTH = 200
+"""Longer runs of digits are a model that repeats itself, not a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an output says.
+
+    Attributes:
+        value: the label, number or text; None when nothing could be read.
+        how: the name of the rule that read it, or ``unreadable``.
+    """
+
+    value: Any
+    how: str
+
+    @property
+    def readable(self) -> bool:
+        return self.how != UNREADABLE
+
+
+NOTHING = Answer(None, UNREADABLE)
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+class _ContradictionError(Exception):
+    """One JSON object gives the same key twice, with different values."""
+
+
+def read_label(text: str, labels: Sequence[int] = (0, 1), key: str = "predicted_label") -> Answer:
+    """The label that an output declares.
+
+    Rules, the first that applies decides:
+
+    - ``json``: the whole output is one JSON object with the label as an integer under ``key``;
+    - ``json_in_text``: the first such object inside other text, or one with raw line breaks in its strings;
+    - ``json_string``, ``json_float``, ``json_boolean``: such an object, alone or in text, with ``"1"``, ``1.0`` or
+      ``true``;
+    - ``label_key``: broken or cut JSON in which the quoted key and its value can still be read;
+    - ``bare_label``: the whole output is the label;
+    - ``label_phrase``: output without any ``{`` that says ``label: 1`` or ``the answer is 1`` at the end of a line.
+
+    A value that is not one of ``labels``, or a rule that finds two different labels, makes the output unreadable. Words
+    such as "entailment" are never read as a label: they stand in every thought.
+    """
+    stripped = text.strip()
+    try:
+        whole = _whole_object(key, stripped)
+        if whole is not None:
+            return _label_of(whole[key], labels, "json") if key in whole else NOTHING
+        found = _first_object_with(key, stripped)
+    except _ContradictionError:
+        return NOTHING
+    if found is not None:
+        return _label_of(found[key], labels, "json_in_text")
+    for how, pattern in _label_rules(key):
+        values = {match.group("label") for match in pattern.finditer(stripped)}
+        if how == "label_phrase" and "{" in stripped:
+            continue
+        if values:
+            value = values.pop()
+            return Answer(int(value), how) if not values and _declared(value, labels) else NOTHING
+    return NOTHING
+
+
+def _label_of(value: Any, labels: Sequence[int], how: str) -> Answer:
+    if isinstance(value, bool):
+        number, how = int(value), "json_boolean"
+    elif isinstance(value, int):
+        number = value
+    elif isinstance(value, float) and value.is_integer():
+        number, how = int(value), "json_float"
+    elif isinstance(value, str) and _declared(value.strip(), labels):
+        number, how = int(value.strip()), "json_string"
+    else:
+        return NOTHING
+    return Answer(number, how) if number in labels else NOTHING
+
+
+def _declared(text: str, labels: Sequence[int]) -> bool:
+    return text in {str(label) for label in labels}
+
+
+def _decoder(key: str, *, strict: bool) -> json.JSONDecoder:
+    def consistent(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({repr(value) for name, value in pairs if name == key}) > 1:
+            raise _ContradictionError
+        return dict(pairs)
+
+    return json.JSONDecoder(object_pairs_hook=consistent, strict=strict)
+
+
+def _whole_object(key: str, text: str) -> dict[str, Any] | None:
+    try:
+        value = _decoder(key, strict=True).decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _first_object_with(key: str, text: str) -> dict[str, Any] | None:
+    """The first complete JSON object in ``text`` that has ``key``; an object's own strings are not searched again."""
+    # Models write raw line breaks inside strings; strict=False reads them.
+    decoder = _decoder(key, strict=False)
+    start = text.find("{")
+    while start >= 0:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            if isinstance(value, dict) and key in value:
+                return value
+        start = text.find("{", end)
+    return None
+
+
+def _label_rules(key: str) -> list[tuple[str, re.Pattern[str]]]:
+    number = r"[\"']?(?P<label>[+-]?\d+(?:\.\d+)?)[\"']?"
+    words = rf"(?:label|answer|{re.escape(key)})"
+    # A quote with a backslash before it belongs to the text of a thought, so it does not open the key.
+    quoted_key = rf"(?<!\\)([\"']){re.escape(key)}\1"
+    return [
+        ("label_key", re.compile(rf"{quoted_key}\s*:\s*{number}\s*(?=[,}}\]]|$)")),
+        ("bare_label", re.compile(rf"^{number}\.?$")),
+        ("label_phrase", re.compile(rf"\b{words}\b[\"'*]*\s*(?:is|:|=)\s*\**{number}[\s.*]*$", re.I | re.M)),
+    ]
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
+_NUMBER = rf"[-+\u2212]?(?:\$\s?)?(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{{1,2}}(?!\w))?"
+_FRACTION = rf"{_NUMBER}\s?/\s?{_DIGITS}(?:\.\d+)?"
+_LATEX_FRACTION = r"[-+\u2212]?\s?\\[dt]?frac\{[^{}]*\}\{[^{}]*\}"
+_QUANTITY = re.compile(rf"(?<![\w.])(?:{_LATEX_FRACTION}|{_FRACTION}|{_NUMBER})")
+_HASH_MARKS = re.compile(r"####[ \t]*([^\n]*)")
+_ANSWER_PHRASE = re.compile(r"\b(?:final\s+)?answer\b\**\s*(?:is|:|=)[*:]*[ \t]*", re.IGNORECASE)
+
+
+def read_number(text: str) -> Answer:
+    """The final answer of a worked solution, as a canonical text: equal numbers have equal texts.
+
+    Rules, the first that applies decides: ``hash_marks`` (after the first ``####`` line, GSM8K's convention),
+    ``boxed`` (the last ``\\boxed{}``, MATH's convention), ``answer_phrase`` (after the last "the answer is"),
+    ``last_number``. After a mark something that is no number is taken as normalised text (an expression, a choice).
+    """
+    phrases = [text[match.end() :].split("\n", 1)[0] for match in _ANSWER_PHRASE.finditer(text)]
+    marked = [
+        ("hash_marks", _HASH_MARKS.findall(text)[:1]),
+        ("boxed", _boxed(text)[-1:]),
+        ("answer_phrase", phrases[-1:]),
+    ]
+    for how, contents in marked:
+        for content in contents:
+            value = _marked_value(content, how)
+            if value:
+                return Answer(value, how)
+    for match in reversed(list(_QUANTITY.finditer(text))):
+        number = canonical_number(match.group())
+        if number is not None:
+            return Answer(number, "last_number")
+    return NOTHING
+
+
+def canonical_number(text: str) -> str | None:
+    """``1,080.50``, ``$1080.5``, ``2161/2`` -> ``2161/2``; None when ``text`` is not one number.
+
+    Commas between thousands, a currency sign, a percent sign and a final dot are ignored.
+    """
+    cleaned = text.replace("\u2212", "-").replace("{,}", ",").replace("\\!", "")
+    cleaned = re.sub(r"\\?[$%]", "", cleaned).strip().rstrip(".")
+    cleaned = re.sub(r"(?<=\d),(?=\d{3})|\s*(?=/)|(?<=/)\s*", "", cleaned)
+    latex = re.fullmatch(r"([-+]?)\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", cleaned)
+    if latex:
+        cleaned = f"{latex.group(1)}{latex.group(2)}/{latex.group(3)}"
+    if not cleaned or len(cleaned) > _MAX_NUMBER_LENGTH:
+        return None
+    if not re.fullmatch(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d{1,2})?(?:/(?:\d+(?:\.\d*)?|\.\d+))?", cleaned, re.I):
+        return None
+    numerator, _, denominator = cleaned.partition("/")
+    try:
+        return str(Fraction(numerator) / Fraction(denominator or "1"))
+    except ZeroDivisionError:
+        return None
+
+
+def _marked_value(content: str, how: str) -> str:
+    """What stands after a mark: its number where it has one, else the text itself without its decoration."""
+    plain = re.sub(r"^[\s*:]+|[\s*]+$", "", content)
+    number = canonical_number(plain)
+    if number is not None:
+        return number
+    # Inside a box "2x + 1" is an expression and stays whole; after hash marks the number comes first, as in
+    # "18 dollars"; a sentence may say "the answer is about 18 dollars".
+    quantity = {"hash_marks": _QUANTITY.match, "answer_phrase": _QUANTITY.search}.get(how, lambda _: None)(plain)
+    if quantity:
+        return canonical_number(quantity.group()) or ""
+    if how == "answer_phrase":
+        plain = re.split(r"[.;](?:\s|$)", plain, maxsplit=1)[0]
+    return " ".join(plain.strip("$ .").split()).lower()
+
+
+def _boxed(text: str) -> list[str]:
+    """The contents of every complete ``\\boxed{...}``, braces inside them counted."""
+    contents = []
+    for match in re.finditer(r"\\boxed\s*\{", text):
+        depth = 1
+        for position in range(match.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            if depth == 0:
+                contents.append(text[match.end() : position].strip())
+                break
+    return contents
+
+
+# --- answers in words -------------------------------------------------------------------------------------------------
+
+_ANSWER_TAG = re.compile(r"<\s*answer\s*>\s*:?", re.IGNORECASE)
+_CLOSING_TAG = re.compile(r"<\s*/\s*answer\s*>", re.IGNORECASE)
+_FINAL_ANSWER = re.compile(
+    r"(?:\b(?:the\s+)?(?:final\s+)?answer\s+is\b\s*:?|(?:^|\n)\s*(?:final\s+)?answer\s*:)", re.IGNORECASE
+)
+
+
+def read_span(text: str) -> Answer:
+    """The answer in words.
+
+    Rules, the first that applies decides: ``answer_tag`` (after the last ``<ANSWER>:`` of a chain of thought),
+    ``answer_phrase`` (after the last "the answer is" or a line that begins with "Answer:"), ``text`` (the whole
+    output). An output without words is unreadable.
+    """
+    for how, pattern in (("answer_tag", _ANSWER_TAG), ("answer_phrase", _FINAL_ANSWER)):
+        ends = [match.end() for match in pattern.finditer(text)]
+        if ends:
+            part = _CLOSING_TAG.split(text[ends[-1] :], maxsplit=1)[0].strip()
+            return Answer(part, how) if part else NOTHING
+    return read_text(text)
+
+
+def read_text(text: str) -> Answer:
+    """The whole output, without the white space around it; an empty one is unreadable."""
+    stripped = text.strip()
+    return Answer(stripped, "text") if stripped else NOTHING

@@ -1,0 +1,204 @@
+"""Answers for many prompts at once, the same as one by one.
+
+It does not render prompts and does not read meaning from the answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from tunesmith.errors import DataError, ModelError
+from tunesmith.notices import say
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished prompts and the number of all prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a model wrote after one prompt.
+
+    Attributes:
+        text: the new tokens as text, special tokens left out.
+        token_ids: the new tokens, without the stop token.
+        stopped: whether a stop token ended the answer; False means that the length limit did.
+    """
+
+    text: str
+    token_ids: list[int]
+    stopped: bool
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop_token_ids: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    on_progress: Progress | None = None,
+) -> list[Generation]:
+    """Continue every prompt; answers come back in the order of the prompts.
+
+    Prompts are sorted by length, longest first, and padded on the left. A greedy answer does not depend on which
+    prompts share its batch (up to rounding of the model's arithmetic). Decoding is exactly what the arguments say:
+    the model's own sampling defaults (repetition penalty, top_k ...) are not used. The model, its train or
+    evaluation mode and every random number stream are as before afterwards.
+
+    Args:
+        prompts: token ids, special tokens included.
+        max_new_tokens: longest answer; less where the model's positions end earlier, which is said.
+        batch_size: prompts that are continued side by side.
+        temperature: 0 is greedy; above 0 tokens are sampled.
+        top_p: mass of nucleus sampling, used with a temperature above 0.
+        seed: seed of the sampling.
+        stop_token_ids: tokens that end an answer; unset, ``default_stop_token_ids``.
+        names: where each prompt comes from, for error messages.
+        on_progress: told after every batch.
+
+    Raises:
+        DataError: a prompt is empty or leaves no position for an answer.
+        ModelError: no stop token is known.
+    """
+    stops = list(stop_token_ids) if stop_token_ids is not None else default_stop_token_ids(model, tokenizer)
+    if not stops:
+        raise ModelError("the tokenizer has no end token, so no answer would ever stop", remedy="set eos_token")
+    budgets = _budgets(prompts, max_new_tokens, model_positions(model), names)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
+    answers: dict[int, Generation] = {}
+    with _untouched(model), torch.no_grad():
+        torch.manual_seed(seed)
+        for batch in _batches(prompts, budgets, batch_size):
+            settings = GenerationConfig(
+                max_new_tokens=budgets[batch[0]],
+                do_sample=bool(sampling),
+                eos_token_id=stops,
+                pad_token_id=pad,
+                bos_token_id=tokenizer.bos_token_id,
+                use_cache=True,
+            )
+            settings.update(**sampling)
+            for index, ids in zip(batch, _continue(model, [prompts[index] for index in batch], settings), strict=True):
+                answers[index] = _finish(tokenizer, ids, stops)
+            if on_progress is not None:
+                on_progress(len(answers), len(prompts))
+    return [answers[index] for index in range(len(prompts))]
+
+
+def default_stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokenizer's end token and those that the model's generation settings name besides it."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    named = configured if isinstance(configured, list) else [configured]
+    return list(dict.fromkeys(token for token in [tokenizer.eos_token_id, *named] if token is not None))
+
+
+def model_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens the model can address; None where its configuration sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _budgets(
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, positions: int | None, names: Sequence[str] | None
+) -> list[int]:
+    budgets = []
+    for index, prompt in enumerate(prompts):
+        where = names[index] if names is not None else f"prompt {index + 1}"
+        if not prompt:
+            raise DataError("the prompt is empty", where=where)
+        room = max_new_tokens if positions is None else positions - len(prompt)
+        if room < 1:
+            raise DataError(
+                f"the prompt has {len(prompt)} tokens and the model has {positions} positions, so no answer fits",
+                where=where,
+                remedy="shorten the prompt (max_length with too_long=truncate_prompt) or leave the row out",
+            )
+        budgets.append(min(max_new_tokens, room))
+    short = sum(budget < max_new_tokens for budget in budgets)
+    if short:
+        say(
+            f"{short} of {len(prompts)} answers have room for fewer than {max_new_tokens} tokens (the least: "
+            f"{min(budgets)}), because the model has {positions} positions"
+        )
+    return budgets
+
+
+def _batches(prompts: Sequence[Sequence[int]], budgets: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices of the prompts of each batch, longest first; a batch has one budget, so no row lends from another."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) == batch_size or budgets[index] != budgets[batch[0]]):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _continue(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: GenerationConfig) -> list[list[int]]:
+    """New token ids of every prompt: stop token and padding after it are still there."""
+    width = max(len(prompt) for prompt in prompts)
+    device = model.get_input_embeddings().weight.device
+    pad = settings.pad_token_id
+    input_ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    attention_mask = torch.tensor(
+        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
+    )
+    # Position ids are left to transformers, which counts them from the attention mask: the first real token is 0.
+    with _generation_config(model, settings):
+        output = model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=settings)
+    return output[:, width:].tolist()
+
+
+def _finish(tokenizer: PreTrainedTokenizerBase, ids: list[int], stops: Sequence[int]) -> Generation:
+    end = next((position for position, token in enumerate(ids) if token in stops), None)
+    kept = ids[:end]
+    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Generation(text=text, token_ids=kept, stopped=end is not None)
+
+
+@contextlib.contextmanager
+def _generation_config(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    """Put ``settings`` in the place of the model's own, which transformers would use for whatever is unset."""
+    owners = [model]
+    if hasattr(model, "get_base_model"):
+        owners.append(model.get_base_model())
+    before = [owner.generation_config for owner in owners]
+    for owner in owners:
+        owner.generation_config = settings
+    try:
+        yield
+    finally:
+        for owner, config in zip(owners, before, strict=True):
+            owner.generation_config = config
+
+
+@contextlib.contextmanager
+def _untouched(model: PreTrainedModel) -> Iterator[None]:
+    """Switch to evaluation mode; afterwards restore each module's mode and all random number streams."""
+    modes: list[tuple[Any, bool]] = [(module, module.training) for module in model.modules()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

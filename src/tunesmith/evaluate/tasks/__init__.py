@@ -1,0 +1,26 @@
+"""Tasks: how the answers of one kind of data are read and scored, one small file each.
+
+A task sees text, rows and references; it knows no model and writes no file.
+"""
+
+from __future__ import annotations
+
+from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
+from tunesmith.evaluate.tasks.exact import ExactTask
+from tunesmith.evaluate.tasks.nli import NliTask
+from tunesmith.evaluate.tasks.rag import RagTask
+from tunesmith.evaluate.tasks.reasoning import ReasoningTask
+from tunesmith.evaluate.tasks.table import TASKS, choose_task, detect_task
+
+__all__ = [
+    "TASKS",
+    "ExactTask",
+    "Judged",
+    "NliTask",
+    "RagTask",
+    "ReasoningTask",
+    "RowLike",
+    "Task",
+    "choose_task",
+    "detect_task",
+]
