@@ -1,6 +1,6 @@
 """The settings of the NLI recipe: its default file, the chosen file on top, the command line on top of both.
 
-Document 1 promises a fallback when a file fails to load; it happens here and is handed back in words. Nothing is printed.
+Document 1 promises a fallback when a file fails to load; it happens here and is handed back in words.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from tunesmith.config.draft import Draft, dialect_defaults, shown
 from tunesmith.config.load import finish
 from tunesmith.config.readers import python_file
-from tunesmith.config.readers.python_file import LoadFailure
+from tunesmith.config.readers.python_file import LoadError
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError
 
@@ -65,7 +65,7 @@ def open_config(
         strict: stop where the documented fallback would go on with other settings.
 
     Raises:
-        LoadFailure: ``strict``, and a file fails to load.
+        LoadError: ``strict``, and a file fails to load.
         ConfigError: a name or a value is wrong; that is never a reason for the fallback.
     """
     default = Path(default)
@@ -83,8 +83,8 @@ def open_config(
         used = f"{shown(chosen or default)} is used without it"
     draft = _merge([layer for layer in (base, top) if layer is not None])
     reasons = " | ".join(failure.line() for failure in failures)
-    fallback = f"CONFIGURATION NOT LOADED ({reasons}). {used}. --strict_config stops here instead." if failures else None
-    return Opened(finish(draft, overrides), fallback)
+    fallback = f"CONFIGURATION NOT LOADED ({reasons}). {used}. --strict_config stops here instead."
+    return Opened(finish(draft, overrides), fallback if failures else None)
 
 
 def flat(resolved: Resolved) -> dict[str, Any]:
@@ -96,12 +96,12 @@ def flat(resolved: Resolved) -> dict[str, Any]:
     return named
 
 
-def _attempt(file: Path) -> tuple[Draft | None, LoadFailure | None]:
+def _attempt(file: Path) -> tuple[Draft | None, LoadError | None]:
     if file.exists() and file.suffix != ".py":
         raise ConfigError("configuration files of this recipe are Python files (.py)", where=shown(file))
     try:
         return python_file.read(file), None
-    except LoadFailure as failure:
+    except LoadError as failure:
         return None, failure
 
 
@@ -111,5 +111,5 @@ def _merge(layers: list[Draft]) -> Draft:
         settings = tuple(setting for layer in layers for setting in layer.settings)
         return Draft(python_file.DIALECT, settings, layers[0].defaults, python_file.NAMES)
     dialect = dialect_defaults(python_file.DEFAULTS, python_file.NAMES, "Python configs (document 2)")
-    minimal = dialect_defaults(MINIMAL_DEFAULTS, python_file.NAMES, "last resort: no configuration file could be loaded")
+    minimal = dialect_defaults(MINIMAL_DEFAULTS, python_file.NAMES, "last resort: no file could be loaded")
     return Draft(python_file.DIALECT, (), (*dialect, *minimal), python_file.NAMES)

@@ -34,7 +34,7 @@ DEFAULTS: dict[str, Any] = {"load_in_4bit": True, "max_length": 512, "too_long":
 NAMES = NameTable(SPELLINGS)
 
 
-class LoadFailure(ConfigError):
+class LoadError(ConfigError):
     """The file cannot be run to its end: missing, broken, failing or endless. Names and values are another matter."""
 
 
@@ -42,12 +42,12 @@ def read(path: str | Path) -> Draft:
     """Run a Python configuration file in a child process and return its settings with file and line.
 
     Raises:
-        LoadFailure: the file is missing, fails or takes too long.
+        LoadError: the file is missing, fails or takes too long.
         ConfigError: the file leaves something that is not plain data, or sets a name that no setting has.
     """
     file = Path(path)
     if not file.is_file():
-        raise LoadFailure("no such configuration file", where=shown(file))
+        raise LoadError("no such configuration file", where=shown(file))
     roots = _import_roots(file)
     values = _run(file, roots)
     lines = assignment_lines(file, roots)
@@ -72,7 +72,7 @@ def _run(file: Path, roots: list[str]) -> dict[str, Any]:
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIME_LIMIT_S, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        raise LoadFailure(
+        raise LoadError(
             f"still running after {TIME_LIMIT_S:.0f} seconds",
             where=shown(file),
             remedy="a configuration file only sets names",
@@ -82,12 +82,12 @@ def _run(file: Path, roots: list[str]) -> dict[str, Any]:
         result = json.loads(done.stdout)
     except ValueError:
         reason = printed.splitlines()[-1] if printed else f"exit status {done.returncode}"
-        raise LoadFailure(f"ended without a result: {reason}", where=shown(file)) from None
+        raise LoadError(f"ended without a result: {reason}", where=shown(file)) from None
     if printed:
         notices.say(f"{shown(file)} printed: {printed}")
     if "error" in result:
         where = shown(result["file"]) + (f":{result['line']}" if result["line"] else "")
-        raise LoadFailure(result["error"], where=where, remedy=result.get("remedy"))
+        raise LoadError(result["error"], where=where, remedy=result.get("remedy"))
     odd = result["not_plain"]
     if odd:
         lines = assignment_lines(file, roots)
