@@ -1,0 +1,353 @@
+"""The recipe of a training run, from a checked configuration to a finished run folder, in the order it happens.
+
+Everything that can be checked without weights is checked before weights are loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import PrinterCallback, PreTrainedTokenizerBase, set_seed
+from trl import SFTConfig
+
+from tunesmith.config.resolve import Resolved
+from tunesmith.config.rules import evaluates
+from tunesmith.data.batching import items
+from tunesmith.data.collate import Collator
+from tunesmith.data.examples import ExampleBuilder, build_examples
+from tunesmith.data.ledger import Ledger
+from tunesmith.data.masking import Example
+from tunesmith.data.rows import Row
+from tunesmith.data.selection import leaks, load_rows, refuse_leaks
+from tunesmith.errors import ConfigError, DataError, StorageError, TunesmithError
+from tunesmith.evaluate.run import evaluate_rows, scalar_metrics
+from tunesmith.evaluate.tasks import choose_task
+from tunesmith.export.merge import merge
+from tunesmith.export.save import save_model
+from tunesmith.model.load import load_model, trainable_parameters
+from tunesmith.model.precision import Precision, choose_precision
+from tunesmith.model.tokenizer import load_tokenizer
+from tunesmith.report import record
+from tunesmith.report.folder import write_json
+from tunesmith.train import checkpoint, trackers
+from tunesmith.train.arguments import eval_interval, sft_keywords
+from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, Silent, keep_metrics_until
+from tunesmith.train.plan import Plan, make_plan
+from tunesmith.train.trainer import GenerationMetrics, Trainer
+
+OWN_FILES = (record.RECORD, METRICS, "ledger.json", "evaluation", "gen_results", "inference.json")
+"""What a run leaves in its folder beside the model; replaced with ``overwrite_output_dir``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A finished run."""
+
+    folder: Path
+    model_folder: Path
+    steps: int
+    seconds: float
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Examples of a run, ready for batches, and what the evaluation by generation needs."""
+
+    train: list[Example]
+    evaluation: list[Example]
+    eval_rows: list[Row]
+    builder: ExampleBuilder
+    train_ledger: Ledger
+    eval_ledger: Ledger
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes and talks."""
+    return PartialState().is_main_process
+
+
+def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
+    """Run a configuration to its end.
+
+    Args:
+        resolved: the checked configuration.
+        command: the command line that started the run, for ``run.json``.
+        listener: whoever shows progress.
+
+    Raises:
+        TunesmithError: with the exit code of what went wrong; ``run.json`` then says "failed" and why.
+    """
+    listener = listener or Silent()
+    started = time.perf_counter()
+    training = resolved.config.training
+    folder = Path(training.output_dir)
+    resume = checkpoint.find(folder, training.resume_from_checkpoint)
+    check_folder(folder, resolved, resuming=resume is not None)
+    tokenizer = load_tokenizer(resolved.config.model)
+    data = prepare_data(resolved, tokenizer)
+    rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
+    plan = make_plan(resolved, len(rows), PartialState().num_processes)
+    precision = choose_precision(resolved)
+    set_seed(training.seed)
+    model = load_model(resolved, precision)
+    trainer = build_trainer(resolved, model, tokenizer, precision, plan, data, rows, eval_rows, resuming=resume is not None)
+    facts = describe(resolved, model, precision, plan, data, trainer)
+    trainer.add_callback(RunLog(folder, listener))
+    if is_main_process():
+        begin_folder(folder, resolved, command, facts, data, resume)
+        listener.started(facts)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
+    except BaseException as error:
+        if is_main_process():
+            listener.finished()
+            what = error.line() if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
+            record.finish(folder, "failed", {"error": what})
+        raise
+    finally:
+        trackers.finish()
+    listener.finished()
+    model_folder = finish_folder(resolved, trainer, tokenizer, precision, folder)
+    seconds = time.perf_counter() - started
+    metrics = final_metrics(trainer)
+    if is_main_process():
+        result = {"steps": trainer.state.global_step, "seconds": round(seconds, 1), "metrics": metrics}
+        record.finish(folder, "finished", {"result": result, "best_checkpoint": _name(trainer.state.best_model_checkpoint)})
+    return TrainResult(folder, model_folder, trainer.state.global_step, seconds, metrics)
+
+
+def check_folder(folder: Path, resolved: Resolved, *, resuming: bool) -> None:
+    """Refuse a folder that cannot be written or that holds another run.
+
+    Raises:
+        StorageError: the folder cannot be written.
+        ConfigError: it holds something, and neither resuming nor overwriting was asked for.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise StorageError("is a file, not a folder", where=str(folder), remedy="choose another output_dir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(f"cannot write there: {error.strerror or error}", where=str(folder)) from error
+    if resuming or resolved.config.training.overwrite_output_dir or not is_main_process():
+        return
+    held = [name for name in (record.RECORD, "config.json", "adapter_config.json") if (folder / name).exists()]
+    if held or checkpoint.list_checkpoints(folder):
+        raise ConfigError(
+            f"output_dir {folder} holds a run already",
+            where=resolved.origins["training.output_dir"],
+            remedy="choose another output_dir, or --resume_from_checkpoint latest, or --overwrite_output_dir",
+        )
+
+
+def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
+    """Read, split, check and encode the rows of a run.
+
+    Raises:
+        DataError: a row is wrong, nothing is left to train on, or evaluation rows occur among the training rows.
+    """
+    data = resolved.config.data
+    if not data.train_data:
+        raise ConfigError("train_data is not set", remedy="name the training rows, for example --train_data rows.jsonl")
+    train_rows, eval_rows = load_rows(data)
+    if not evaluates(resolved):
+        eval_rows = []
+    elif not eval_rows:
+        raise DataError("no evaluation rows", remedy="give eval_data with rows, or --eval_strategy no")
+    builder = ExampleBuilder(tokenizer, data)
+    train_ledger, eval_ledger = Ledger(), Ledger()
+    train_examples = build_examples(train_rows, builder, train_ledger)
+    eval_examples = build_examples(eval_rows, builder, eval_ledger) if eval_rows else []
+    if eval_rows:
+        refuse_leaks(leaks(train_rows, eval_rows, builder), allow=data.allow_leak)
+    return PreparedData(train_examples, eval_examples, eval_rows, builder, train_ledger, eval_ledger)
+
+
+def to_dataset(examples: Sequence[Example], resolved: Resolved, *, evaluation: bool = False) -> Dataset | None:
+    """Examples as the data set that the trainer draws batches from; None when there are none."""
+    if not examples:
+        return None
+    batching = "padded" if evaluation else resolved.config.training.batching
+    rows = items(examples, batching, resolved.config.data.max_length)
+    return Dataset.from_list([row | {"length": len(row["input_ids"])} for row in rows])
+
+
+def build_trainer(
+    resolved: Resolved,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    precision: Precision,
+    plan: Plan,
+    data: PreparedData,
+    rows: Dataset,
+    eval_rows: Dataset | None,
+    *,
+    resuming: bool,
+) -> Trainer:
+    """The trainer with everything that the configuration asks for."""
+    training = resolved.config.training
+    keywords = sft_keywords(
+        resolved,
+        bf16=precision.bf16,
+        fp16=precision.fp16,
+        use_cpu=not torch.cuda.is_available(),
+        warmup_steps=plan.warmup_steps,
+        gradient_accumulation_steps=plan.gradient_accumulation_steps,
+        resuming=resuming,
+    )
+    callbacks = []
+    if training.early_stopping_patience is not None and eval_interval(resolved)[0] != "no":
+        callbacks.append(EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold))
+    if is_main_process():
+        callbacks.extend(trackers.callbacks(resolved))
+    trainer = Trainer(
+        model=model,
+        args=SFTConfig(**keywords),
+        processing_class=tokenizer,
+        train_dataset=rows,
+        eval_dataset=eval_rows,
+        data_collator=Collator(training.batching, tokenizer.pad_token_id),
+        eval_collator=Collator("padded", tokenizer.pad_token_id),
+        generation_metrics=generation_metrics(resolved, tokenizer, data),
+        generate_every=resolved.config.evaluation.generate_every,
+        keep_checkpoints=training.save_total_limit,
+        loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def generation_metrics(
+    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData
+) -> GenerationMetrics | None:
+    """The function that scores generated answers at evaluations, or None when nobody asked for it."""
+    evaluation = resolved.config.evaluation
+    if not evaluation.generate or not data.eval_rows:
+        return None
+    rows = data.eval_rows[: evaluation.generate_limit]
+    task = choose_task(evaluation.task, data.builder.format_of(rows[0]), rows)
+
+    def measure(model: torch.nn.Module) -> dict[str, float]:
+        return scalar_metrics(evaluate_rows(model, tokenizer, data.builder, rows, task, evaluation).metrics)
+
+    return measure
+
+
+def describe(
+    resolved: Resolved, model: Any, precision: Precision, plan: Plan, data: PreparedData, trainer: Trainer
+) -> dict[str, Any]:
+    """Facts about a run that is about to start, for people and for ``run.json``."""
+    trainable, total = trainable_parameters(model)
+    quantization = resolved.config.quantization
+    held = "4-bit " + quantization.bnb_4bit_quant_type if quantization.load_in_4bit else None
+    held = held or ("int8" if quantization.load_in_8bit else "full precision")
+    account = data.train_ledger.total()
+    return {
+        "model": {
+            "name": resolved.config.model.model_name_or_path,
+            "trainable": trainable,
+            "total": total,
+            "held": held + (" with LoRA" if resolved.config.adapter.use_lora else ", every weight trained"),
+            "precision": precision.dtype,
+            "precision_reason": precision.reason,
+            "attention": trainer.model.config._attn_implementation,
+            "device": str(trainer.args.device),
+        },
+        "data": {
+            "train_rows": len(data.train),
+            "eval_rows": len(data.evaluation),
+            "train_tokens": account.tokens,
+            "trained_share": account.trained_tokens / account.tokens,
+            "dropped": sum(map(len, account.dropped.values())),
+            "cut": sum(map(len, account.cut.values())),
+            "train_fingerprint": fingerprint(data.train),
+            "eval_fingerprint": fingerprint(data.evaluation),
+        },
+        "plan": asdict(plan),
+        "seeds": {"seed": trainer.args.seed, "data_seed": trainer.args.data_seed},
+    }
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """sha256 over the tokens and labels of the examples in order: equal data, template and tokenizer, equal result."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr((example.input_ids, example.labels)).encode())
+    return digest.hexdigest()
+
+
+def begin_folder(
+    folder: Path,
+    resolved: Resolved,
+    command: Sequence[str],
+    facts: dict[str, Any],
+    data: PreparedData,
+    resume: checkpoint.Checkpoint | None,
+) -> None:
+    """Clear what an earlier run left (only now, when everything is checked) and write what is known before step 1."""
+    if resume is None:
+        for name in OWN_FILES:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for old in checkpoint.list_checkpoints(folder):
+            shutil.rmtree(old.path)
+    else:
+        keep_metrics_until(folder, resume.step)
+        facts = facts | {"resumed_from": {"checkpoint": resume.path.name, "step": resume.step}}
+    evaluation = data.eval_ledger.to_dict() if data.eval_rows else None
+    write_json(folder / "ledger.json", {"training": data.train_ledger.to_dict(), "evaluation": evaluation})
+    record.begin(folder, resolved, command, facts)
+
+
+def finish_folder(
+    resolved: Resolved, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, precision: Precision, folder: Path
+) -> Path:
+    """Write the finished model and return its folder."""
+    training = resolved.config.training
+    model_folder = folder / training.final_subdir if training.final_subdir else folder
+    merged_too = training.save_merged_model and resolved.config.adapter.use_lora
+    if is_main_process():
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        adapter_folder = model_folder / "lora_weights" if merged_too else model_folder
+        save_model(model, tokenizer, adapter_folder, resolved.config.model)
+        if merged_too:
+            stage = model_folder / ".merged"
+            shutil.rmtree(stage, ignore_errors=True)
+            merge(adapter_folder, stage, dtype=precision.dtype)
+            for file in stage.iterdir():
+                file.replace(model_folder / file.name)
+            stage.rmdir()
+    trainer.accelerator.wait_for_everyone()
+    return model_folder
+
+
+def final_metrics(trainer: Trainer) -> dict[str, Any]:
+    """The last training loss and the metrics of the last (or best) evaluation."""
+    history = trainer.state.log_history
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    metrics: dict[str, Any] = {}
+    for entry in history:
+        if "loss" in entry:
+            metrics["loss"] = entry["loss"]
+        if "eval_loss" in entry and (best is None or entry["step"] == best):
+            metrics |= {key: value for key, value in entry.items() if key.startswith("eval_") and key != "eval_runtime"}
+    return metrics
+
+
+def _name(path: str | None) -> str | None:
+    return Path(path).name if path else None
