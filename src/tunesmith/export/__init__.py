@@ -1,0 +1,1 @@
+"""What leaves a run: the saved model, and the merged one."""

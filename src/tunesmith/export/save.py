@@ -1,0 +1,159 @@
+"""A trained model into its folder: weights, tokenizer, generation defaults; opened again before it counts.
+
+It writes safetensors and JSON only, no pickles, and neither the record of the run nor the model card.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
+
+from tunesmith import assets
+from tunesmith.config.schema import ModelSection
+from tunesmith.errors import StorageError
+from tunesmith.model import source
+from tunesmith.model.adapters import ADAPTER_WEIGHTS, FINGERPRINT_KEY, adapter_tensors, portable_tensors
+from tunesmith.model.fingerprint import fingerprint
+
+STAGE = ".saving"
+
+
+def save_model(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: str | Path,
+    base: ModelSection,
+    *,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+) -> list[str]:
+    """Save an adapter, or the whole model where there is none, with everything that is needed to use it.
+
+    The files are written beside their place, opened again, compared with the model, and then put in place one by one,
+    the weights last; so a folder holds a model that was read back, or the one it held before.
+
+    ``adapter_config.json`` names the base as it was given; ``nano-mistral`` becomes the folder inside the package, so
+    that PEFT alone can open the adapter on this machine (``run.json`` keeps the name). The base's fingerprint stands in
+    the metadata of the adapter's weights. Adapters that took their start out of the base (PiSSA, OLoRA) are saved in
+    the form that fits the untouched base.
+
+    Args:
+        output_dir: the run folder, or any other.
+        base: the section that names the base.
+        state_dict: the model's gathered weights, where it is spread over several processes.
+
+    Returns:
+        The names of the written files.
+
+    Raises:
+        StorageError: the folder cannot be written, or what was read back differs from the model.
+    """
+    target = Path(output_dir)
+    stage = target / STAGE
+    try:
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+        if isinstance(model, PeftModel):
+            expected = _write_adapter(model, stage, base, state_dict)
+        else:
+            expected = _write_full(model, stage, state_dict)
+        _write_generation_defaults(model, stage)
+        tokenizer.save_pretrained(stage)
+        _verify(stage, expected)
+        written = _put_in_place(stage, target)
+    except OSError as error:
+        raise StorageError(
+            f"the model cannot be saved ({error.strerror or error})",
+            where=str(target),
+            remedy="free space or name a writable folder",
+        ) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return written
+
+
+def loadable_base(name: str) -> str:
+    """The base's name as ``adapter_config.json`` needs it: as given, or the folder of the model inside the package."""
+    embedded = assets.embedded_model(name)
+    return name if embedded is None else str(embedded)
+
+
+def _write_adapter(
+    model: PeftModel, stage: Path, base: ModelSection, state_dict: Mapping[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
+    tensors, config = portable_tensors(model, adapter_tensors(model, state_dict))
+    values = config.to_dict() | {
+        "base_model_name_or_path": loadable_base(base.model_name_or_path),
+        "revision": base.revision,
+        "inference_mode": True,
+    }
+    values = {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
+    (stage / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    folder = source.local_folder(source.locate(base.model_name_or_path, base.revision), base.revision)
+    save_file(tensors, stage / ADAPTER_WEIGHTS, metadata={"format": "pt", FINGERPRINT_KEY: fingerprint(folder)})
+    return tensors
+
+
+def _write_full(
+    model: PreTrainedModel, stage: Path, state_dict: Mapping[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
+    use_cache = model.config.use_cache
+    model.config.use_cache = True  # training switches the cache off; who loads the model wants to generate with it
+    try:
+        model.save_pretrained(stage, state_dict=None if state_dict is None else dict(state_dict))
+    finally:
+        model.config.use_cache = use_cache
+    # The library writes some architectures under the names that their publishers gave the weights.
+    return dict(revert_weight_conversion(model, dict(state_dict if state_dict is not None else model.state_dict())))
+
+
+def _write_generation_defaults(model: PreTrainedModel | PeftModel, stage: Path) -> None:
+    """Write them as they are; saving through the library would refuse some that published models carry."""
+    defaults = getattr(model, "generation_config", None)
+    if defaults is not None:
+        (stage / "generation_config.json").write_text(defaults.to_json_string(), encoding="utf-8")
+
+
+def _verify(stage: Path, expected: Mapping[str, torch.Tensor]) -> None:
+    """Open every saved tensor and compare it with the model's: name, shape, type, value, and that it is finite."""
+    found: set[str] = set()
+    for file in sorted(stage.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                tensor = tensors.get_tensor(name)
+                found.add(name)
+                if name not in expected:
+                    raise StorageError(f"{name} was written and is not in the model", where=str(file))
+                original = expected[name].detach().to("cpu")
+                if tensor.shape != original.shape or tensor.dtype != original.dtype:
+                    raise StorageError(f"{name} was read back as {tensor.dtype} {tuple(tensor.shape)}", where=str(file))
+                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                    raise StorageError(f"{name} holds values that are not finite", where=str(file))
+                if not torch.equal(tensor, original):
+                    raise StorageError(f"{name} was read back with other values", where=str(file))
+    # A tied weight is one tensor under several names, and is written under one of them.
+    written = {expected[name].data_ptr() for name in found}
+    missing = sorted(
+        name for name, tensor in expected.items() if name not in found and tensor.data_ptr() not in written
+    )
+    if missing or not found:
+        raise StorageError(f"{len(missing)} tensors were not written ({', '.join(missing[:3])})", where=str(stage))
+
+
+def _put_in_place(stage: Path, target: Path) -> list[str]:
+    files = sorted(path for path in stage.iterdir() if path.is_file())
+    files.sort(key=lambda path: path.suffix == ".safetensors")
+    for file in files:
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+        file.replace(target / file.name)
+    return [file.name for file in files]

@@ -1,0 +1,307 @@
+"""Low-rank adapters: from settings to PEFT, onto a model, and strictly back from a file.
+
+It neither loads base models nor writes files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.optimizers import create_loraplus_optimizer
+from safetensors import safe_open
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tunesmith.config.schema import AdapterSection
+from tunesmith.errors import ModelError, UnsafeError
+from tunesmith.model.precision import mutates_base
+from tunesmith.notices import say
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+FINGERPRINT_KEY = "base_fingerprint"
+"""Key in the metadata of the adapter's weights file: it travels with the weights."""
+
+_INITIALS = re.compile(r"gaussian|orthogonal|olora|pissa|pissa_niter_[1-9]\d*")
+
+
+def lora_config(section: AdapterSection) -> LoraConfig:
+    """The settings as PEFT takes them.
+
+    Raises:
+        ModelError: ``init_lora_weights`` names an initialisation that needs more than settings, or that nobody knows.
+    """
+    initial = section.init_lora_weights
+    if isinstance(initial, str) and not _INITIALS.fullmatch(initial):
+        raise ModelError(
+            f"init_lora_weights {initial!r} is not one that can be used here",
+            remedy="choose true, gaussian, orthogonal, pissa, pissa_niter_<steps> or olora",
+        )
+    whole = section.lora_alpha == int(section.lora_alpha)
+    try:
+        return LoraConfig(
+            task_type=section.task_type,
+            r=section.lora_r,
+            lora_alpha=int(section.lora_alpha) if whole else section.lora_alpha,  # type: ignore[arg-type]
+            lora_dropout=section.lora_dropout,
+            target_modules=section.target_modules,
+            modules_to_save=section.modules_to_save,
+            bias=section.bias,
+            fan_in_fan_out=section.fan_in_fan_out,
+            use_rslora=section.use_rslora,
+            use_dora=section.use_dora,
+            init_lora_weights=initial,  # type: ignore[arg-type]
+            layers_pattern=section.layers_pattern,
+            layers_to_transform=section.layers_to_transform,
+        )
+    except ValueError as error:
+        raise ModelError(f"the adapter's settings contradict each other ({error})") from error
+
+
+def linear_module_names(model: torch.nn.Module) -> list[str]:
+    """Last parts of the names of all layers that can carry an adapter, in the model's order."""
+    kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+    return list(
+        dict.fromkeys(name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, kinds))
+    )
+
+
+def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Refuse an adapter of which a part would end nowhere.
+
+    Raises:
+        ModelError: a name in ``target_modules`` or ``modules_to_save``, or a layer index, matches nothing; an adapter
+            is asked for the output head, which training computes past its adapter; or the initial values need weights
+            that are not quantized.
+    """
+    names = [name for name, _ in model.named_modules()]
+    targets = [] if isinstance(config.target_modules, str) else sorted(config.target_modules or ())
+    for setting, wanted in (("target_modules", targets), ("modules_to_save", config.modules_to_save or [])):
+        lost = [target for target in wanted if not any(_matches(name, target) for name in names)]
+        if lost:
+            raise ModelError(
+                f"{setting}: {', '.join(lost)} {'is' if len(lost) == 1 else 'are'} not in this model",
+                remedy=f"the model's layers are {', '.join(linear_module_names(model))}",
+            )
+    head = model.get_output_embeddings()
+    head_names = [name for name, part in model.named_modules() if part is head and head is not None]
+    if any(_matches(name, target) for name in head_names for target in targets):
+        raise ModelError(
+            f"target_modules: the output head ({head_names[0]}) cannot carry an adapter in training",
+            remedy="leave it out, or train it whole with modules_to_save",
+        )
+    if mutates_base(config.init_lora_weights) and getattr(model, "is_quantized", False):  # type: ignore[arg-type]
+        raise ModelError(
+            f"init_lora_weights {config.init_lora_weights} takes its values out of the weights, which are quantized",
+            remedy="switch the quantization off, or set init_lora_weights true",
+        )
+
+
+def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Put a fresh adapter on a model; everything that is trained is held in float32, whatever the base is held in.
+
+    A fresh adapter changes nothing (its B is zero), except that PiSSA and OLoRA move a part of the base into it.
+
+    Raises:
+        ModelError: see ``check_targets``; or PEFT refuses the settings for this model.
+    """
+    check_targets(model, config)
+    try:
+        adapted = get_peft_model(model, config)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"the adapter does not fit the model ({error})") from error
+    _check_layers(adapted, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if mutates_base(config.init_lora_weights):  # type: ignore[arg-type]
+        adapted.initial_adapter = {name: tensor.clone() for name, tensor in adapter_tensors(adapted).items()}
+    return adapted
+
+
+def adapter_tensors(model: PeftModel, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the names of its file, on the cpu."""
+    tensors = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+
+
+def portable_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], LoraConfig]:
+    """Tensors and configuration of an adapter that goes onto the untouched base.
+
+    PiSSA and OLoRA train on W - s B0 A0. What they learned, s (B A - B0 A0), is itself a low-rank adapter of twice the
+    rank for W: A and A0 stacked, B and -B0 side by side. Other adapters are returned as they are.
+    """
+    config: LoraConfig = model.peft_config["default"]
+    initial: dict[str, torch.Tensor] | None = getattr(model, "initial_adapter", None)
+    if initial is None:
+        return tensors, config
+    portable = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.endswith("lora_A.weight"):
+            portable[name] = torch.cat([tensor, initial[name]], dim=0)
+        elif name.endswith("lora_B.weight"):
+            portable[name] = torch.cat([tensor, -initial[name]], dim=1)
+    values = config.to_dict()
+    factor = 2**0.5 if config.use_rslora else 2  # keeps alpha / r, or alpha / sqrt(r), what it was
+    values |= {"init_lora_weights": True, "r": 2 * config.r, "lora_alpha": config.lora_alpha * factor}
+    return portable, LoraConfig(
+        **{key: value for key, value in values.items() if key in LoraConfig.__dataclass_fields__}
+    )
+
+
+def read_lora_config(folder: Path) -> LoraConfig:
+    """The configuration of a saved adapter.
+
+    Raises:
+        ModelError: there is none, or it is not a LoRA adapter for a causal language model.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"has no {ADAPTER_CONFIG}", where=str(folder))
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+    except Exception as error:  # whatever is wrong in it, it is this file
+        raise ModelError(
+            f"the adapter's configuration cannot be read ({error})", where=str(folder / ADAPTER_CONFIG)
+        ) from error
+    if not isinstance(config, LoraConfig):
+        raise ModelError("is not a LoRA adapter", where=str(folder))
+    return config
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, torch.Tensor], str | None]:
+    """The tensors of a saved adapter and the fingerprint of its base, where one was recorded.
+
+    Raises:
+        ModelError: the weights are missing or cannot be read.
+        UnsafeError: they are a pickle file.
+    """
+    path = folder / ADAPTER_WEIGHTS
+    if not path.is_file():
+        if (folder / "adapter_model.bin").is_file():
+            raise UnsafeError(
+                "the adapter is a pickle file, which can run code when it is opened",
+                where=str(folder / "adapter_model.bin"),
+                remedy="use an adapter in safetensors",
+            )
+        raise ModelError(f"has no {ADAPTER_WEIGHTS}", where=str(folder))
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return tensors, (file.metadata() or {}).get(FINGERPRINT_KEY)
+    except Exception as error:  # safetensors raises a kind of its own
+        raise ModelError(f"the adapter's weights cannot be read ({error})", where=str(path)) from error
+
+
+def load_adapter_strictly(model: PreTrainedModel, folder: Path, base_fingerprint: str | None) -> PeftModel:
+    """Put a saved adapter on its base, frozen and in evaluation mode; every tensor must be there, and no other.
+
+    Args:
+        base_fingerprint: that of the base; None skips the comparison.
+
+    Raises:
+        ModelError: tensors are missing, unexpected, of another shape or not finite, or the adapter belongs to another
+            base.
+    """
+    path = folder / ADAPTER_WEIGHTS
+    tensors, recorded = read_adapter(folder)
+    if recorded is None:
+        say(f"{folder}: the adapter does not say which base it was trained on; only names and shapes are compared")
+    elif base_fingerprint is not None and recorded != base_fingerprint:
+        raise ModelError(
+            "the adapter was trained on another base (fingerprints differ)",
+            where=str(folder),
+            remedy=f"give the base that {ADAPTER_CONFIG} names, in the revision that was trained",
+        )
+    adapted = attach_adapter(model, read_lora_config(folder))
+    _compare(tensors, adapter_tensors(adapted), path)
+    set_peft_model_state_dict(adapted, tensors)
+    for parameter in adapted.parameters():
+        parameter.requires_grad = False
+    return adapted.eval()
+
+
+def loraplus_optimizer(
+    model: PeftModel, optimizer_class: type[torch.optim.Optimizer], section: AdapterSection, keywords: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """An optimizer with the learning rate of B ``loraplus_lr_ratio`` times that of A (LoRA+, Hayou et al. 2024).
+
+    PEFT groups the parameters; weight decay and the rate of embeddings, which it would set by its own defaults, follow
+    the run's settings.
+
+    Args:
+        keywords: of the optimizer class, ``lr`` and ``weight_decay`` among them.
+    """
+    if section.loraplus_lr_ratio is None:
+        raise ValueError("loraplus_lr_ratio is not set")
+    others = {name: value for name, value in keywords.items() if name not in ("lr", "weight_decay")}
+    optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
+        model,
+        optimizer_class,
+        lr=keywords["lr"],
+        loraplus_lr_ratio=section.loraplus_lr_ratio,
+        loraplus_weight_decay=keywords.get("weight_decay", 0.0),
+        loraplus_lr_embedding=keywords["lr"],
+        **others,
+    )
+    return optimizer
+
+
+@contextmanager
+def trained_weights_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Undo what happens inside to the values and types of trained weights.
+
+    TRL's trainer rounds the adapters of a quantized model to bfloat16 when it is made, where small optimizer steps are
+    lost; made inside of this, it leaves them in float32.
+    """
+    kept = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
+    yield
+    for parameter, data in kept:
+        parameter.data = data
+
+
+def _matches(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _check_layers(adapted: PeftModel, config: LoraConfig) -> None:
+    if config.layers_to_transform is None:
+        return
+    wanted = [config.layers_to_transform] if isinstance(config.layers_to_transform, int) else config.layers_to_transform
+    found = {
+        int(part) for name in adapted.base_model.targeted_module_names for part in name.split(".") if part.isdigit()
+    }
+    lost = sorted(set(wanted) - found)
+    if lost:
+        raise ModelError(
+            f"layers_to_transform: the model has no layer {', '.join(map(str, lost))}",
+            remedy="layers are counted from 0",
+        )
+
+
+def _compare(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path) -> None:
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or unexpected:
+        parts = [
+            f"{len(names)} {kind} ({names[0]} ...)"
+            for kind, names in (("missing", missing), ("unexpected", unexpected))
+            if names
+        ]
+        raise ModelError(
+            f"the adapter's tensors are not those its configuration describes: {', '.join(parts)}",
+            where=str(path),
+            remedy="save the adapter again, or use another copy",
+        )
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            raise ModelError(
+                f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(expected[name].shape)}",
+                where=str(path),
+            )
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{name} holds values that are not finite", where=str(path))

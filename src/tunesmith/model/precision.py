@@ -1,0 +1,193 @@
+"""In which number format a run computes and holds its weights, with the reason for it.
+
+Nothing is switched in silence: what somebody wrote is honoured or refused; what was only a default may change, aloud.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from tunesmith.config.resolve import Resolved
+from tunesmith.config.schema import RunConfig
+from tunesmith.errors import ModelError
+from tunesmith.notices import say
+
+DTypeName = Literal["bfloat16", "float16", "float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The format of the run's arithmetic.
+
+    Attributes:
+        dtype: format in which products are computed.
+        reason: why it is this one, in words.
+    """
+
+    dtype: DTypeName
+    reason: str
+
+    @property
+    def bf16(self) -> bool:
+        """The trainer's flag of the same name."""
+        return self.dtype == "bfloat16"
+
+    @property
+    def fp16(self) -> bool:
+        """The trainer's flag of the same name."""
+        return self.dtype == "float16"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The same as torch's type."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    def autocast(self, device: torch.device | str) -> AbstractContextManager[object]:
+        """The context in which the trainer runs forward passes; answers are to be generated in the same one."""
+        if self.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(torch.device(device).type, dtype=self.torch_dtype)
+
+
+def uses_cuda(config: RunConfig) -> bool:
+    """Whether the run computes on a CUDA device: there is one, and the settings do not ask for the cpu."""
+    return torch.cuda.is_available() and config.model.device_map != "cpu"
+
+
+def choose_precision(resolved: Resolved) -> Precision:
+    """The format of the run's arithmetic.
+
+    ``bf16`` and ``fp16`` that somebody wrote are honoured or refused. Where neither is set, CUDA devices compute in
+    bfloat16 (in float16, when they lack it), the cpu in float32.
+
+    Raises:
+        ModelError: the device cannot do what somebody wrote.
+    """
+    training = resolved.config.training
+    if training.bf16:
+        return _bfloat16(resolved)
+    if training.fp16:
+        return _float16(resolved)
+    if training.bf16 is False or training.fp16 is False:
+        return Precision("float32", "bf16 and fp16 are switched off")
+    if not uses_cuda(resolved.config):
+        return Precision("float32", "the run computes on the cpu")
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Precision("bfloat16", "the device computes in bfloat16")
+    return Precision("float16", "the device has no bfloat16")
+
+
+def weights_dtype(resolved: Resolved, precision: Precision) -> torch.dtype:
+    """The format in which unquantized weights are loaded.
+
+    ``model.dtype`` when it is set. Otherwise float32 for full fine-tuning (the optimizer needs its precision) and for
+    adapters that start from the weights' own directions (PiSSA, OLoRA: what is taken out of the base must be exact);
+    else the format of the arithmetic.
+
+    Raises:
+        ModelError: full fine-tuning with weights in float16, whose gradients cannot be rescaled.
+    """
+    config = resolved.config
+    full = not config.adapter.use_lora
+    if config.model.dtype == "auto":
+        exact = full or mutates_base(config.adapter.init_lora_weights)
+        return torch.float32 if exact else precision.torch_dtype
+    if full and config.model.dtype == "float16":
+        raise ModelError(
+            "full fine-tuning cannot train weights held in float16",
+            where=resolved.origins["model.dtype"],
+            remedy="leave model.dtype out (float32 weights, arithmetic by fp16), or set bfloat16",
+        )
+    if full and config.model.dtype == "bfloat16":
+        say("full fine-tuning of bfloat16 weights: steps smaller than their rounding are lost (float32 keeps them)")
+    dtype: torch.dtype = getattr(torch, config.model.dtype)
+    return dtype
+
+
+def mutates_base(init_lora_weights: str | bool) -> bool:
+    """Whether an adapter's initial values are taken out of the base weights, which are then changed."""
+    return isinstance(init_lora_weights, str) and init_lora_weights.startswith(("pissa", "olora"))
+
+
+def align_types(model: torch.nn.Module) -> int:
+    """Let a model whose parts have different types compute outside of autocast as well.
+
+    A layer in float32 among layers in 16 bits (an output head that is trained whole, a norm) meets inputs of the other
+    type, and torch refuses to multiply them; the trainer's autocast hides that, an evaluation outside of it meets it.
+    Each plain linear layer then takes its input in its own type, and embeddings hand on the type of the rest. Hooks do
+    that and ``forward`` stays what it is: a wrapper that hid its ``**kwargs`` would make the trainer average
+    accumulated losses wrongly. Inside autocast nothing changes.
+
+    Returns:
+        The number of layers that got a hook; 0 where all parts have one type.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    parts = [part for name, part in model.named_modules() if ".lora_" not in name]  # adapters convert by themselves
+    types = {
+        parameter.dtype
+        for part in parts
+        for parameter in part.parameters(recurse=False)
+        if parameter.is_floating_point()
+    }
+    if len(types) < 2:
+        return 0
+    narrow = min(types, key=lambda dtype: torch.finfo(dtype).bits)
+    linear = [part for part in parts if type(part) in (torch.nn.Linear, Conv1D)]
+    embeddings = [part for part in parts if type(part) is torch.nn.Embedding and part.weight.dtype != narrow]
+    for layer in linear:
+        layer.register_forward_pre_hook(_input_in_weight_type)
+    for layer in embeddings:
+        layer.register_forward_hook(_OutputInType(narrow))
+    return len(linear) + len(embeddings)
+
+
+def _input_in_weight_type(
+    layer: torch.nn.Module, arguments: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...] | None:
+    inputs = arguments[0]
+    weight = layer.weight
+    if inputs.dtype == weight.dtype or torch.is_autocast_enabled(inputs.device.type):
+        return None
+    return (inputs.to(weight.dtype), *arguments[1:])  # type: ignore[arg-type]
+
+
+class _OutputInType:
+    """Forward hook that casts an output outside of autocast; a class, so that the model can still be copied."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, layer: torch.nn.Module, arguments: object, output: torch.Tensor) -> torch.Tensor:
+        return output if torch.is_autocast_enabled(output.device.type) else output.to(self.dtype)
+
+
+def _bfloat16(resolved: Resolved) -> Precision:
+    if not uses_cuda(resolved.config) or torch.cuda.is_bf16_supported(including_emulation=False):
+        return Precision("bfloat16", f"bf16 is on ({resolved.origins['training.bf16']})")
+    if resolved.explicit("training.bf16"):
+        raise ModelError(
+            "bf16 is on, and this CUDA device has no bfloat16",
+            where=resolved.origins["training.bf16"],
+            remedy="set fp16, or switch bf16 off",
+        )
+    say("bf16 is this dialect's default, but the device has no bfloat16: the run computes in float16")
+    return Precision("float16", "the device has no bfloat16")
+
+
+def _float16(resolved: Resolved) -> Precision:
+    if uses_cuda(resolved.config):
+        return Precision("float16", f"fp16 is on ({resolved.origins['training.fp16']})")
+    if resolved.explicit("training.fp16"):
+        raise ModelError(
+            "fp16 is on, and training in float16 needs a CUDA device",
+            where=resolved.origins["training.fp16"],
+            remedy="switch fp16 off (float32), or set bf16",
+        )
+    say("fp16 is this dialect's default, but the run computes on the cpu: it computes in float32")
+    return Precision("float32", "fp16 is only a default, and the run computes on the cpu")

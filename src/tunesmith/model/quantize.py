@@ -1,0 +1,65 @@
+"""The base in 4 or 8 bits: from settings to the library's configuration, and back to plain weights.
+
+It loads nothing and trains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tunesmith.config.schema import QuantizationSection
+from tunesmith.model.precision import Precision
+
+
+def is_quantized(section: QuantizationSection) -> bool:
+    """Whether the settings ask for a base in few bits."""
+    return section.load_in_4bit or section.load_in_8bit
+
+
+def quantization_config(section: QuantizationSection, precision: Precision) -> BitsAndBytesConfig | None:
+    """The quantization as bitsandbytes takes it (QLoRA, Dettmers et al. 2023; LLM.int8, 2022); None for none.
+
+    4-bit layers multiply in ``bnb_4bit_compute_dtype``, which follows the run's precision unless it is set. Linear
+    layers are quantized, the output head and everything that is not linear stay as they are.
+    """
+    if section.load_in_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if not section.load_in_4bit:
+        return None
+    wanted = section.bnb_4bit_compute_dtype
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=section.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=section.bnb_4bit_use_double_quant,
+        bnb_4bit_compute_dtype=precision.torch_dtype if wanted == "auto" else getattr(torch, wanted),
+    )
+
+
+def compute_alike(model: PreTrainedModel) -> None:
+    """Keep 4-bit layers on one way of computing, in training and in evaluation.
+
+    On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation: sizes that are no multiple of
+    32 then fail, and the rest computes in another way than training did.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def dequantized_weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and value of every quantized weight, as its layer multiplies with it, in the unquantized layer's layout."""
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit | Linear8bitLt):
+            state = module.state if isinstance(module, Linear8bitLt) else None
+            weight = dequantize_bnb_weight(module.weight, state)
+            # Conv1D layers hold (in, out) and were transposed when they were quantized
+            yield f"{name}.weight", weight.T if module.source_cls is Conv1D else weight

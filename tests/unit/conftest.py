@@ -1,0 +1,87 @@
+"""Small real models for the tests of models: random weights, saved as anyone's model is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from tunesmith import notices
+from tunesmith.config.resolve import DEFAULT, Resolved, from_values
+
+VOCABULARY = 96
+
+
+@pytest.fixture
+def clean_notices() -> None:
+    """Nothing has been said yet."""
+    notices.forget()
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., None]:
+    """``make_tokenizer(folder, **special)``, see ``write_tokenizer``."""
+    return write_tokenizer
+
+
+def write_tokenizer(folder: Path, **special: str) -> None:
+    """A character tokenizer whose vocabulary holds <unk>, <s>, </s>, <pad>; only the ``special`` ones have a role."""
+    names = ["<unk>", "<s>", "</s>", "<pad>", *[chr(code) for code in range(32, 122)]]
+    backend = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special).save_pretrained(folder)
+
+
+def _build(kind: str) -> Any:
+    torch.manual_seed(7)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    common = {"vocab_size": VOCABULARY, "max_position_embeddings": 64, "num_key_value_heads": 2}
+    if kind == "llama":
+        return LlamaForCausalLM(LlamaConfig(**sizes, **common, tie_word_embeddings=True))
+    if kind == "mistral":
+        return MistralForCausalLM(MistralConfig(**sizes, **common, sliding_window=None, tie_word_embeddings=False))
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=64))
+
+
+@pytest.fixture(scope="session")
+def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the models ``llama`` (tied head), ``mistral`` (own head) and ``gpt2``, each with its tokenizer."""
+    home = tmp_path_factory.mktemp("models")
+    for kind in ("llama", "mistral", "gpt2"):
+        _build(kind).save_pretrained(home / kind)
+        write_tokenizer(home / kind, bos_token="<s>", eos_token="</s>")
+    return home
+
+
+@pytest.fixture
+def settings(models_folder: Path) -> Callable[..., Resolved]:
+    """Resolved settings for one of the small models; keywords are flat names, ``written`` marks what somebody wrote."""
+
+    def make(kind: str = "mistral", written: tuple[str, ...] = (), **values: Any) -> Resolved:
+        paths = from_values({"model.model_name_or_path": "x"}).origins
+        full = {next(path for path in paths if path.endswith(f".{name}")): value for name, value in values.items()}
+        full = {"model.model_name_or_path": str(models_folder / kind)} | full
+        origins = {path: ("config.py:3" if path.rpartition(".")[2] in written else DEFAULT) for path in full}
+        return from_values(full, origins)
+
+    return make
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Two rows of ids with labels, [2, 12]."""
+    ids = torch.randint(4, VOCABULARY - 2, (2, 12), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": ids, "labels": ids.clone()}
