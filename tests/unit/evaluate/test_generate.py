@@ -1,0 +1,237 @@
+"""Generation: batched equals one by one, stops where it should, and leaves everything as it was."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from tunesmith import notices
+from tunesmith.errors import DataError, ModelError
+from tunesmith.evaluate.generate import default_stop_token_ids, generate
+
+KINDS = ("llama", "mistral", "gpt2")
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+
+
+def prompts_of_lengths(*lengths: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(3)
+    return [[1, *torch.randint(4, 90, (length - 1,), generator=generator).tolist()] for length in lengths]
+
+
+def plain_greedy(model: Any, prompt: list[int], stops: list[int], max_new_tokens: int) -> tuple[list[int], bool]:
+    """Greedy decoding without batch, padding or cache: the definition."""
+    ids = list(prompt)
+    for _ in range(max_new_tokens):
+        with torch.no_grad():
+            token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+        if token in stops:
+            return ids[len(prompt) :], True
+        ids.append(token)
+    return ids[len(prompt) :], False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batched_answers_equal_those_one_by_one(models_folder: Path, kind: str) -> None:
+    model, tokenizer = load(models_folder / kind)
+    model.eval()
+    prompts = prompts_of_lengths(3, 17, 1, 9, 30, 9, 2)
+    frequent = plain_greedy(model, prompts[0], [], 12)[0][5]
+    stops = [tokenizer.eos_token_id, frequent]
+    expected = [plain_greedy(model, prompt, stops, 12) for prompt in prompts]
+    for batch_size in (1, 3, 16):
+        answers = generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=batch_size, stop_token_ids=stops)
+        assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
+    assert {stopped for _, stopped in expected} >= {True}
+
+
+def test_story_model_writes_the_same_stories_side_by_side(stories: tuple[Any, Any]) -> None:
+    model, tokenizer = stories
+    openings = [
+        "",
+        "Once upon a time, there was a cat",
+        "Tom",
+        "Lily and her mom went to the big park. They",
+        "One day",
+    ]
+    prompts = [[1, *tokenizer.encode(opening, add_special_tokens=False)] for opening in openings]
+    alone = [generate(model, tokenizer, [prompt], max_new_tokens=40, batch_size=1)[0] for prompt in prompts]
+    assert generate(model, tokenizer, prompts, max_new_tokens=40, batch_size=5) == alone
+    assert alone[0].text.startswith("Once upon a time, there was a little girl named Lily")
+    assert not alone[0].stopped
+    assert len(alone[0].token_ids) == 40
+    for prompt, answer in zip(prompts, alone, strict=True):
+        assert answer.token_ids == plain_greedy(model, prompt, [2], 40)[0]
+
+
+def test_the_models_own_sampling_settings_are_not_used(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "mistral")
+    prompts = prompts_of_lengths(5, 8)
+    plain = generate(model, tokenizer, prompts, max_new_tokens=20, batch_size=2)
+    own = GenerationConfig(do_sample=True, temperature=3.0, repetition_penalty=4.0, no_repeat_ngram_size=1, top_k=3)
+    model.generation_config = own
+    assert generate(model, tokenizer, prompts, max_new_tokens=20, batch_size=2) == plain
+    assert model.generation_config is own
+
+
+def test_stop_tokens_are_the_tokenizers_and_the_models(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "mistral")
+    prompt = prompts_of_lengths(6)
+    free = generate(model, tokenizer, prompt, max_new_tokens=10, batch_size=1)[0]
+    assert not free.stopped
+    model.generation_config.eos_token_id = [2, free.token_ids[4]]
+    assert default_stop_token_ids(model, tokenizer) == [2, free.token_ids[4]]
+    stopped = generate(model, tokenizer, prompt, max_new_tokens=10, batch_size=1)[0]
+    assert stopped.stopped
+    assert stopped.token_ids == free.token_ids[: free.token_ids.index(free.token_ids[4])]
+    assert stopped.text == tokenizer.decode(stopped.token_ids, skip_special_tokens=True)
+
+
+def test_without_any_stop_token_it_is_an_error(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "mistral")
+    model.generation_config.eos_token_id = None
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="no end token"):
+        generate(model, tokenizer, [[1]], max_new_tokens=4, batch_size=1)
+
+
+def test_progress_counts_every_prompt_once(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "llama")
+    told: list[tuple[int, int]] = []
+    generate(
+        model,
+        tokenizer,
+        prompts_of_lengths(3, 4, 5, 6, 7),
+        max_new_tokens=2,
+        batch_size=2,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_sampling_depends_on_the_seed_alone(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "llama")
+
+    def sample(seed: int, **more: float) -> list[list[int]]:
+        answers = generate(
+            model,
+            tokenizer,
+            prompts_of_lengths(4, 9),
+            max_new_tokens=20,
+            batch_size=2,
+            temperature=1.0,
+            seed=seed,
+            **more,
+        )
+        return [answer.token_ids for answer in answers]
+
+    first = sample(0)
+    torch.rand(7)
+    assert sample(0) == first
+    assert sample(1) != first
+    greedy = generate(model, tokenizer, prompts_of_lengths(4, 9), max_new_tokens=20, batch_size=2)
+    assert sample(5, top_p=1e-6) == [answer.token_ids for answer in greedy]
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_generating_changes_nothing(models_folder: Path, adapter: bool, temperature: float) -> None:
+    model, tokenizer = load(models_folder / "mistral")
+    if adapter:
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], lora_dropout=0.5))
+        model.enable_input_require_grads()
+    base = model.get_base_model() if adapter else model
+    base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    base.config.use_cache = False
+    model.train()
+    base.model.norm.eval()
+    modes = [module.training for module in model.modules()]
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    own = base.generation_config
+    config = base.config.to_dict()
+    attributes = set(vars(model)) | set(vars(base))
+    torch.manual_seed(11)
+    random.seed(11)
+    np.random.seed(11)
+    states = (torch.get_rng_state().clone(), random.getstate(), np.random.get_state()[1].copy())
+
+    first = generate(
+        model, tokenizer, prompts_of_lengths(4, 9), max_new_tokens=6, batch_size=2, temperature=temperature
+    )
+
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert np.array_equal(np.random.get_state()[1], states[2])
+    assert [module.training for module in model.modules()] == modes
+    assert len(set(modes)) == 2
+    assert base.is_activation_checkpointing
+    assert base.generation_config is own
+    assert base.config.to_dict() == config
+    assert set(vars(model)) | set(vars(base)) == attributes
+    after = model.state_dict()
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
+    model.eval()
+    base.activation_checkpointing_disable()
+    again = generate(
+        model, tokenizer, prompts_of_lengths(4, 9), max_new_tokens=6, batch_size=2, temperature=temperature
+    )
+    assert again == first  # neither dropout nor checkpointing had a part in it
+
+
+def test_modes_and_random_numbers_are_restored_after_an_error(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "mistral")
+    model.train()
+    state = torch.get_rng_state().clone()
+    with pytest.raises(RuntimeError, match="broken"):
+        generate(model, tokenizer, [[1, 5]], max_new_tokens=2, batch_size=1, on_progress=_break)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def _break(done: int, total: int) -> None:
+    raise RuntimeError("broken")
+
+
+def test_answers_end_where_the_positions_end(models_folder: Path, clean_notices: None) -> None:
+    model, tokenizer = load(models_folder / "gpt2")
+    prompts = prompts_of_lengths(10, 60, 63, 60, 40, 62)
+    answers = generate(model, tokenizer, prompts, max_new_tokens=20, batch_size=6, stop_token_ids=[95])
+    assert [len(answer.token_ids) for answer in answers] == [20, 4, 1, 4, 20, 2]
+    assert len(notices.said()) == 1
+    assert "4 of 6 answers" in notices.said()[0]
+    alone = [generate(model, tokenizer, [p], max_new_tokens=20, batch_size=1, stop_token_ids=[95])[0] for p in prompts]
+    assert alone == answers
+
+
+@pytest.mark.parametrize("length", [64, 65])
+def test_a_prompt_without_room_for_an_answer_is_named(models_folder: Path, length: int) -> None:
+    model, tokenizer = load(models_folder / "llama")
+    with pytest.raises(DataError, match=rf"rows\.jsonl:7.*{length} tokens.*64 positions"):
+        generate(
+            model,
+            tokenizer,
+            prompts_of_lengths(3, length),
+            max_new_tokens=2,
+            batch_size=2,
+            names=["rows.jsonl:6", "rows.jsonl:7"],
+        )
+    with pytest.raises(DataError, match="prompt 2: the prompt is empty"):
+        generate(model, tokenizer, [[1], []], max_new_tokens=2, batch_size=2)
+
+
+def test_nothing_is_printed(models_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model, tokenizer = load(models_folder / "llama")
+    capfd.readouterr()
+    generate(model, tokenizer, prompts_of_lengths(3, 5), max_new_tokens=3, batch_size=2)
+    generate(model, tokenizer, prompts_of_lengths(3, 5), max_new_tokens=3, batch_size=2, temperature=0.7, top_p=0.9)
+    assert capfd.readouterr() == ("", "")
