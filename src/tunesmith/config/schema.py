@@ -47,6 +47,8 @@ class ModelSection(Section):
     """The explicit permission that ``trust_remote_code`` needs; accepted on the command line only."""
     eos_token: str | None = None
     """End token for a tokenizer that has none."""
+    model_class: str | None = None
+    """Entry point (group ``tunesmith.models``) of an installed package that loads the model; unset, tunesmith loads it."""
     pad_token: str | None = None
     """Padding token; when unset the tokenizer's own, else its end token (labels are masked by position, so that is safe)."""
 

@@ -1,0 +1,267 @@
+"""Reader of Hydra configurations (document 4): ``model``, ``train`` and what stands at the top.
+
+Hydra composes (``hydra_compose.py``); this module says which key is which setting and which ``_target_`` is known. A
+``_target_`` is a word that is looked up: nothing named in a file is imported or called.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith.config.draft import Draft, Setting, dialect_defaults, shown
+from tunesmith.config.names import SPELLINGS as COMMON
+from tunesmith.config.names import Convert, NameTable, Spelling, dtype_name, leaf_paths, leaf_type
+from tunesmith.config.readers.hydra_compose import Composition, compose
+from tunesmith.config.schema import SECTIONS
+from tunesmith.errors import ConfigError, UnsafeError
+
+DIALECT = "hydra"
+ENTRY_POINTS = "tunesmith.models"
+"""Entry point group in which an installed package offers classes of its own for ``model._target_``."""
+
+TARGETS: dict[str, tuple[str, ...]] = {
+    "model": ("ragfit.models.hf.HFTrain", "tunesmith.models.HFTrain"),
+    "model.lora": ("peft.LoraConfig", "peft.tuners.lora.LoraConfig"),
+    "model.quantization_config": (
+        "transformers.BitsAndBytesConfig",
+        "transformers.utils.quantization_config.BitsAndBytesConfig",
+    ),
+    "train": ("transformers.TrainingArguments", "trl.SFTConfig"),
+}
+"""Where a ``_target_`` may stand -> the names it may have there. All mean what tunesmith does there."""
+
+_OTHER_CALL_KEYS = ("_partial_", "_args_", "_recursive_", "_convert_")
+"""Hydra's other words for creating objects; tunesmith creates none."""
+
+
+def column(expected: str) -> Convert:
+    """Conversion of ``input_key`` and ``output_key``: one entry of ``data.columns``, none for the usual name."""
+
+    def convert(value: Any, current: Any) -> Any:
+        others = {name: given for name, given in (current or {}).items() if name != expected}
+        return others if value in (None, expected) else others | {expected: value}
+
+    return convert
+
+
+def seed_or_nothing(value: Any, current: Any) -> Any:
+    """Conversion of ``shuffle``: its value is the seed; ``false`` means no shuffling."""
+    return None if value is False else value
+
+
+SPELLINGS: dict[str, Spelling] = {
+    "model.load_in_4bit": Spelling("quantization.load_in_4bit"),
+    "model.load_in_8bit": Spelling("quantization.load_in_8bit"),
+    "model.quantization_config.load_in_4bit": Spelling("quantization.load_in_4bit"),
+    "model.quantization_config.load_in_8bit": Spelling("quantization.load_in_8bit"),
+    "model.quantization_config.bnb_4bit_quant_type": Spelling("quantization.bnb_4bit_quant_type"),
+    "model.quantization_config.bnb_4bit_use_double_quant": Spelling("quantization.bnb_4bit_use_double_quant"),
+    "model.quantization_config.bnb_4bit_compute_dtype": Spelling(
+        "quantization.bnb_4bit_compute_dtype", dtype_name, str | None
+    ),
+    "model.lora.r": Spelling("adapter.lora_r"),
+    "model.lora.lora_alpha": Spelling("adapter.lora_alpha"),
+    "model.lora.lora_dropout": Spelling("adapter.lora_dropout"),
+    "model.lora.target_modules": Spelling("adapter.target_modules"),
+    "model.lora.modules_to_save": Spelling("adapter.modules_to_save"),
+    "model.lora.bias": Spelling("adapter.bias"),
+    "model.lora.fan_in_fan_out": Spelling("adapter.fan_in_fan_out"),
+    "model.lora.use_rslora": Spelling("adapter.use_rslora"),
+    "model.lora.use_dora": Spelling("adapter.use_dora"),
+    "model.lora.init_lora_weights": Spelling("adapter.init_lora_weights"),
+    "model.lora.layers_pattern": Spelling("adapter.layers_pattern"),
+    "model.lora.layers_to_transform": Spelling("adapter.layers_to_transform"),
+    "model.lora.peft_type": Spelling("adapter.peft_type"),
+    "model.lora.task_type": Spelling("adapter.task_type"),
+    "model.max_sequence_len": Spelling("data.max_length"),
+    "model.completion_start": Spelling("data.completion_start"),
+    "model.instruction_in_prompt": Spelling("data.instruction_in_prompt"),
+    "input_key": Spelling("data.columns", column("prompt"), str | None),
+    "output_key": Spelling("data.columns", column("completion"), str | None),
+    "resume_checkpoint": Spelling("training.resume_from_checkpoint"),
+    "shuffle": Spelling("data.shuffle_seed", seed_or_nothing, int | bool | None),
+}
+"""Names of this dialect; the rest are the schema's names and those of ``config/names.py``."""
+
+HOMES: dict[str, tuple[str, ...]] = {
+    "model": ("model", "quantization"),
+    "train": ("training", "evaluation", "tracking", "launch"),
+}
+"""Section of the document -> the schema's sections whose settings may stand in it."""
+
+DEFAULTS: dict[str, Any] = {
+    "adapter.use_lora": False,
+    "data.format": "rag",
+    "data.too_long": "truncate_prompt",
+    "model.max_sequence_len": 4000,
+    "model.lora.r": 16,
+    "model.lora.lora_alpha": 16,
+    "model.lora.lora_dropout": 0.1,
+    "model.lora.use_rslora": True,
+    "train.output_dir": "./trained_models/",
+    "train.gradient_accumulation_steps": 2,
+    "train.learning_rate": 1e-4,
+    "train.lr_scheduler_type": "cosine",
+    "train.num_train_epochs": 1,
+    "train.per_device_train_batch_size": 1,
+    "train.optim": "paged_adamw_8bit",
+    "train.save_steps": 20000,
+    "train.save_total_limit": 1,
+    "train.warmup_ratio": 0.03,
+    "train.weight_decay": 0.001,
+}
+"""What document 4 takes for granted where a file is silent. What depends on the model (``target_modules``,
+``completion_start``) or on the device (``load_in_8bit``) has no default, and adapters are trained when ``model.lora``
+describes them."""
+
+
+def _names() -> NameTable:
+    table: dict[str, Spelling] = {}
+    for section, inside in HOMES.items():
+        for path in leaf_paths():
+            if path.split(".")[0] in inside:
+                table[f"{section}.{path.split('.')[1]}"] = Spelling(path)
+        for name, spelling in COMMON.items():
+            if spelling.path.split(".")[0] in inside:
+                table[f"{section}.{name}"] = spelling
+    return NameTable(table | SPELLINGS)
+
+
+NAMES = _names()
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
+    """Compose the configuration file ``path`` and return its settings.
+
+    Args:
+        path: primary configuration; the folder it lies in is Hydra's search path.
+        overrides: in Hydra's grammar.
+
+    Raises:
+        ConfigError: the file or an override is wrong, or a name is unknown.
+        UnsafeError: a ``_target_`` is not in the table, or an environment variable may be secret.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError("no such configuration file", where=shown(file))
+    if file.suffix != ".yaml":
+        raise ConfigError("Hydra reads files that end in .yaml", where=shown(file), remedy="rename it")
+    return draft(compose(file.absolute().parent, file.stem, overrides), file.absolute().parent)
+
+
+def draft(composition: Composition, folder: Path) -> Draft:
+    """The settings of a composed configuration.
+
+    Args:
+        composition: what Hydra composed.
+        folder: the configuration's folder; prompt files are looked for there too, and in the folders above it.
+    """
+    refuse_targets(composition)
+    settings = [_at_home(setting, folder) for setting in _settings(composition, (), composition.tree)]
+    defaults = dialect_defaults(DEFAULTS, NAMES, "Hydra configs (document 4)")
+    return Draft(DIALECT, tuple(settings), defaults, NAMES)
+
+
+def allowed_targets(place: str) -> tuple[str, ...]:
+    """The names that ``_target_`` may have at ``place``, those of installed packages included."""
+    return (*TARGETS.get(place, ()), *(plugins() if place == "model" else ()))
+
+
+def plugins() -> dict[str, str]:
+    """Names under which installed packages offer model classes -> name of the entry point. None of them is imported."""
+    found: dict[str, str] = {}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        found |= {entry.name: entry.name, entry.value.replace(":", "."): entry.name}
+    return found
+
+
+def refuse_targets(composition: Composition) -> None:
+    """Look every ``_target_`` up.
+
+    Raises:
+        UnsafeError: it is not in the table, or another of Hydra's words for creating objects is used.
+    """
+    for path, value in _mappings((), composition.tree):
+        place = ".".join(path)
+        for key in _OTHER_CALL_KEYS:
+            if key in value:
+                raise UnsafeError(
+                    f"{key} in {place or 'the configuration'}: no object is created from a configuration",
+                    where=composition.where((*path, key)),
+                    remedy="leave it out",
+                )
+        if "_target_" not in value:
+            continue
+        allowed = allowed_targets(place)
+        if value["_target_"] not in allowed:
+            known = f"allowed here: {', '.join(allowed)}" if allowed else f"it may stand in {', '.join(TARGETS)} only"
+            raise UnsafeError(
+                f"_target_ {value['_target_']!r} in {place or 'the configuration'} is not in the table of known names, "
+                "and nothing that a file names is imported",
+                where=composition.where((*path, "_target_")),
+                remedy=known,
+            )
+
+
+def _mappings(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    if isinstance(value, dict):
+        yield path, value
+        for key, inside in value.items():
+            yield from _mappings((*path, str(key)), inside)
+    elif isinstance(value, list):
+        for inside in value:
+            yield from _mappings(path, inside)
+
+
+def _settings(composition: Composition, above: tuple[str, ...], tree: dict[str, Any]) -> Iterator[Setting]:
+    for key, value in tree.items():
+        path = (*above, str(key))
+        name, where = ".".join(path), composition.where(path)
+        if name == "model" and isinstance(value, dict):
+            if "lora" in value and "use_lora" not in (tree.get("adapter") or {}):
+                yield Setting("model.lora", value["lora"] is not None, composition.where((*path, "lora")), _USE_LORA)
+            yield from _settings(composition, path, value)
+        elif key == "_target_":
+            if value in plugins():
+                yield Setting(name, plugins()[value], where, Spelling("model.model_class"))
+        elif name == "hfhub_tag":
+            if value is not None:
+                yield Setting(name, value, where, Spelling("training.hub_model_id"))
+                yield Setting(name, True, where, Spelling("training.push_to_hub"))
+        elif isinstance(value, dict) and (name not in NAMES or not _is_mapping(NAMES.find(name, where))):
+            yield from _settings(composition, path, value)
+        elif value is not None or name not in _SECTIONS:
+            spelling = NAMES.find(name, where)
+            if value is not None or _says_something(spelling):
+                yield Setting(name, value, where, spelling)
+
+
+_USE_LORA = Spelling("adapter.use_lora")
+_DEFAULT_PATHS = frozenset(NAMES.find(name, name).path for name in DEFAULTS)
+_SECTIONS = frozenset({*TARGETS, *HOMES, *SECTIONS})
+
+
+def _is_mapping(spelling: Spelling) -> bool:
+    return spelling.convert is None and "dict" in str(leaf_type(spelling.path))
+
+
+def _says_something(spelling: Spelling) -> bool:
+    """Whether a key left empty is more than a setting that nobody made: it takes a documented default back."""
+    return spelling.path in _DEFAULT_PATHS and type(None) in typing.get_args(leaf_type(spelling.path))
+
+
+def _at_home(setting: Setting, folder: Path) -> Setting:
+    """A prompt file that is not in the working directory is the one of the recipe that the configuration belongs to."""
+    if setting.spelling.path not in ("data.instruction", "data.template") or not isinstance(setting.value, str):
+        return setting
+    name = Path(setting.value)
+    if name.is_absolute() or "\n" in setting.value or len(setting.value) > 1024 or name.exists():
+        return setting
+    for home in (folder, *folder.parents):
+        if (home / name).is_file():
+            return Setting(setting.name, shown(home / name), setting.origin, setting.spelling)
+    return setting
