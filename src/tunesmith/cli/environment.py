@@ -5,6 +5,7 @@ Must run before torch is imported. Values of secrets are never printed, saved or
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -25,9 +26,9 @@ def prepare(gpu_id: int | None = None) -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("WANDB_DISABLE_CODE", "true")
-    import logging
-
+    # these two speak when they are imported, whether or not their feature is wanted
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("DeepSpeed").addFilter(lambda entry: "Setting accelerator to CPU" not in entry.getMessage())
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|torch|bitsandbytes)\.")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|bitsandbytes|peft)\.")
 
