@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.config import describe
+from tunesmith.config.convert import convert
 from tunesmith.config.load import READERS, load
 
 
@@ -19,6 +20,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--written", action="store_true", help="show only what somebody wrote")
     parser.add_argument("--list", action="store_true", help="list every setting with its default and meaning")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema")
+    parser.add_argument("--to", choices=list(READERS), help="write the configuration in this dialect")
     options, settings = parser.split(argv)
     if options.schema:
         print(json.dumps(describe.json_schema(), indent=2))
@@ -29,7 +31,10 @@ def run(argv: Sequence[str]) -> int:
             print(f"{path} = {default}\n    {meaning}{also}")
         return 0
     resolved = load(options.file, settings, dialect=options.dialect)
-    if options.json:
+    if options.to:
+        source = " ".join([options.file or "the command line", *settings])
+        print(convert(resolved, options.to, source), end="")
+    elif options.json:
         print(json.dumps(describe.as_json(resolved), indent=2, ensure_ascii=False))
     else:
         print("\n".join(describe.table(resolved, only_written=options.written)))

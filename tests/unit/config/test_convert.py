@@ -1,0 +1,220 @@
+"""Converting between dialects: what is read back is the same RunConfig, whatever the settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from pydantic import BaseModel
+
+from tunesmith.cli.main import main
+from tunesmith.config.convert import SUFFIXES, convert, needed
+from tunesmith.config.load import load, read
+from tunesmith.config.names import leaf_paths, leaf_type
+from tunesmith.config.resolve import Resolved, from_values, resolve, schema_defaults
+from tunesmith.errors import ConfigError
+
+DIALECTS = ("python", "json", "yaml", "hydra")
+
+AMBIGUOUS = [
+    *["no", "null", "~", "1e-4", "0o17", "1_000", "on", "2024-01-01", "a: b", "# x", "${model.path}", "\\${x}", "="],
+    *["it's", 'a "b"', " pad ", "line\nbreak", "é ü 漢", "@at", "%p", "- x", "[a]", "{b}", ".5", "0x1f", "true"],
+]
+TEXTS = st.one_of(
+    st.sampled_from(AMBIGUOUS),
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn", "Co")), min_size=1, max_size=12),
+)
+FLOATS = st.one_of(st.sampled_from([1e-5, 2e-4, 0.5, 3e-05, 0.1 + 0.2]), st.floats(1e-9, 0.99))
+
+
+def value_of(path: str) -> SearchStrategy[Any]:
+    """Valid values of a setting, from its type."""
+    return _strategy(leaf_type(path))
+
+
+def _strategy(annotation: Any) -> SearchStrategy[Any]:
+    import types
+    import typing
+
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _strategy(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return st.one_of(*map(_strategy, arguments))
+    if origin is typing.Literal:
+        return st.sampled_from(arguments)
+    if origin is list:
+        return st.lists(_strategy(arguments[0]), max_size=3)
+    if origin is dict:
+        return st.dictionaries(st.text("abcxyz_", min_size=1, max_size=5), _strategy(arguments[1]), max_size=2)
+    plain: dict[Any, SearchStrategy[Any]] = {
+        bool: st.booleans(), int: st.integers(1, 10**6), float: FLOATS, str: TEXTS, type(None): st.none(),
+        Any: st.one_of(st.booleans(), st.integers(), FLOATS, TEXTS),
+    }  # fmt: skip
+    return plain[annotation]
+
+
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={path: value_of(path) for path in leaf_paths() if path != "model.allow_remote_code"},
+)
+
+
+def make(values: dict[str, Any]) -> Resolved:
+    return from_values(schema_defaults() | {"model.model_name_or_path": "some/model"} | values)
+
+
+def back(text: str, dialect: str, folder: Path) -> Resolved:
+    path = folder / f"again{SUFFIXES[dialect]}"
+    path.write_text(text, encoding="utf-8")
+    return resolve(read(path, dialect))
+
+
+def valid(values: dict[str, Any]) -> Resolved:
+    """A configuration without contradictions between switches, and with aligned saves: JSON files move them."""
+    values = dict(values)
+    if values.get("quantization.load_in_4bit") or values.get("quantization.load_in_8bit"):
+        values["adapter.use_lora"] = True
+        values["quantization.load_in_8bit"] = not values.get("quantization.load_in_4bit")
+    if values.get("training.bf16"):
+        values["training.fp16"] = False
+    if values.get("training.eval_steps"):
+        values["training.save_steps"] = 2 * values["training.eval_steps"]
+    return make(values)
+
+
+IN_PROCESS = ("json", "yaml", "hydra", "yaml", "json")
+FIXTURE_IS_FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=FIXTURE_IS_FINE)
+@given(values=SETTINGS)
+def test_around_the_dialects_read_in_this_process(values: dict[str, Any], tmp_path: Path) -> None:
+    around(valid(values), IN_PROCESS, tmp_path)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=FIXTURE_IS_FINE, phases=[Phase.explicit, Phase.generate])
+@given(values=SETTINGS)
+def test_around_all_dialects_and_back(values: dict[str, Any], tmp_path: Path) -> None:
+    around(valid(values), (*DIALECTS, "python"), tmp_path)
+
+
+def around(first: Resolved, dialects: Sequence[str], folder: Path) -> None:
+    current = first
+    for dialect in dialects:
+        current = back(convert(current, dialect, "a test"), dialect, folder)
+        assert current.values() == first.values()
+        assert current.fingerprint() == first.fingerprint()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_setting_survives(dialect: str, tmp_path: Path) -> None:
+    base = make({})
+    changed = {}
+    for path in leaf_paths():
+        if path not in ("model.allow_remote_code", "model.model_name_or_path", "adapter.use_lora"):
+            value = _other_value(path, base.values()[path])
+            changed |= {} if value is _NO_OTHER else {path: value}
+    assert len(changed) == len(leaf_paths()) - 5  # peft_type and task_type have one value only
+    changed["quantization.load_in_8bit"] = changed["training.fp16"] = False
+    changed["training.eval_steps"] = changed["training.save_steps"]
+    resolved = make(changed)
+    for path in changed:
+        assert path.endswith(("load_in_8bit", "fp16")) or resolved.values()[path] != base.values()[path]
+    assert back(convert(resolved, dialect, "a test"), dialect, tmp_path).fingerprint() == resolved.fingerprint()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("use_lora", [True, False])
+def test_adapters_on_and_off(dialect: str, use_lora: bool, tmp_path: Path) -> None:
+    for adapter in ({}, {"adapter.lora_r": 3, "adapter.target_modules": ["v_proj"]}):
+        resolved = make({"adapter.use_lora": use_lora} | adapter)
+        assert back(convert(resolved, dialect, "a test"), dialect, tmp_path).fingerprint() == resolved.fingerprint()
+
+
+_NO_OTHER = object()
+
+
+def _other_value(path: str, current: Any) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    words = ("float32", "eager", "nf4", "fp4", "all", "none", "no", "epoch", "packed", "cosine", "messages")
+    more = ("assistant", "drop", "keep", "rag", "wandb", "x")
+    for value in (*words, *more, not current, 7, 0.25, ["wandb"], ["x"], {"x": "y"}):
+        try:
+            valid = TypeAdapter(leaf_type(path)).validate_python(value, strict=True)
+        except ValidationError:
+            continue
+        if valid != current and value != current:
+            return value
+    return _NO_OTHER
+
+
+def test_only_what_is_needed_is_written_under_the_dialects_own_names() -> None:
+    resolved = make({"training.num_train_epochs": 7, "data.max_length": 77, "data.columns": {"question": "q"}})
+    for dialect, expected in {
+        "python": {"model_id": "some/model", "num_epochs": 7, "max_seq_length": 77},
+        "json": {"model_name_or_path": "some/model", "num_train_epochs": 7, "max_seq_length": 77},
+        "yaml": {"model.path": "some/model", "training.epochs": 7, "dataset.question_column": "q"},
+        "hydra": {"model.model_name_or_path": "some/model", "model.max_sequence_len": 77, "train.num_train_epochs": 7},
+    }.items():
+        written = dict(needed(resolved, dialect))
+        assert expected.items() <= written.items(), dialect
+    defaults = resolve(read_text_as("yaml", "model: {path: m}\n"))
+    assert needed(defaults, "yaml") == [("model.path", "m")]
+
+
+def read_text_as(dialect: str, text: str) -> Any:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"file{SUFFIXES[dialect]}")
+        path.write_text(text)
+        return read(path, dialect)
+
+
+def test_comment_names_the_source_and_json_stays_json() -> None:
+    resolved = make({})
+    assert convert(resolved, "python", "a.yaml\nimport os").startswith("# Written by tunesmith from a.yaml import os.\n")
+    assert convert(resolved, "yaml", "b.py").startswith("# Written by tunesmith from b.py.\n")
+    assert json.loads(convert(resolved, "json", "b.py"))["model_name_or_path"] == "some/model"
+
+
+def test_switches_are_written_as_the_document_does() -> None:
+    assert ("use_packing", True) in needed(make({"training.batching": "packed"}), "python")
+    assert ("batching", "unpadded") in needed(make({"training.batching": "unpadded"}), "python")
+
+
+def test_the_permission_to_run_code_is_never_written() -> None:
+    resolved = make({"model.allow_remote_code": True, "model.trust_remote_code": True})
+    for dialect in DIALECTS:
+        text = convert(resolved, dialect, "a test")
+        assert "allow_remote_code" not in text
+        assert "trust_remote_code" in text
+
+
+def test_unknown_dialect() -> None:
+    with pytest.raises(ConfigError, match="toml"):
+        convert(make({}), "toml", "x")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_verb_config_to(dialect: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "source.yaml"
+    source.write_text("model: {path: nano-mistral, dtype: float32}\ndataset: {name: rows.jsonl}\n")
+    assert main(["config", str(source), "--to", dialect, "--seed", "5"]) == 0
+    target = tmp_path / f"target{SUFFIXES[dialect]}"
+    target.write_text(capsys.readouterr().out)
+    assert load(target).fingerprint() == load(source, ["--seed", "5"]).fingerprint()
+
+
+def test_strategies_cover_the_schema() -> None:
+    assert len(leaf_paths()) > 100
+    assert all(isinstance(value_of(path), SearchStrategy) for path in leaf_paths())
+    assert issubclass(type(make({}).config), BaseModel)
