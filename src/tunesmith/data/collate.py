@@ -1,4 +1,4 @@
-"""Examples to a batch of tensors: pads or lays end to end; it decides no label but those of padding and first tokens."""
+"""Examples to a batch of tensors: pads or lays end to end, decides no label but those of padding and first tokens."""
 
 from __future__ import annotations
 

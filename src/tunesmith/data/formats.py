@@ -104,7 +104,8 @@ def prompt_completion(row: Row, reading: Reading) -> Conversation:
     """``prompt`` and ``completion`` (or ``response``): the texts themselves, or lists of messages."""
     answer_key = "completion" if "completion" in row.values or "response" not in row.values else "response"
     if isinstance(row.values.get("prompt"), list):
-        turns = [*_turns(row, "prompt"), *(_turns(row, answer_key) if answer_key in row.values else [])]
+        answered = reading.need_answer or answer_key in row.values
+        turns = [*_turns(row, "prompt"), *(_turns(row, answer_key) if answered else [])]
         return _chat(row, turns, reading)
     prompt = _string(row, "prompt", "completion")
     if reading.need_answer and not prompt:

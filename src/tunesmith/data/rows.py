@@ -12,6 +12,7 @@ import glob
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,7 @@ def _json_lines_gz(path: Path) -> Iterator[Row]:
     try:
         with gzip.open(path, "rb") as file:
             yield from _rows_of_lines(file, str(path), max_bytes=MAX_DECOMPRESSED_BYTES)
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"is not a whole gzip file ({error})", where=str(path)) from error
 
 

@@ -1,6 +1,6 @@
 """Conversation to text with spans: literal text, a string template with placeholders, or a jinja chat template.
 
-The prompt of inference and the prompt of training are made by the same function. Tokens and labels are ``masking.py``'s.
+The prompt of inference and the prompt of training are made by the same function. Tokens and labels: ``masking.py``.
 """
 
 from __future__ import annotations

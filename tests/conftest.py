@@ -1,0 +1,62 @@
+"""What every test may ask for: real data, real tokenizers and a small real model, found outside the project."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real test data: ``TUNESMITH_DATA``, else ``../shared/data`` beside the project."""
+    folder = Path(os.environ.get("TUNESMITH_DATA") or PROJECT.parent / "shared" / "data")
+    if not (folder / "README.md").is_file():
+        reason = f"no real test data at {folder}; set TUNESMITH_DATA to its folder"
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stories_model(real_data: Path) -> Path:
+    """Folder of a small real pretrained model of the Llama architecture, with its tokenizer."""
+    return real_data / "model_stories260k" / "hf"
+
+
+@pytest.fixture(scope="session")
+def mistral_tokenizer(real_data: Path):
+    """The Mistral v3 tokenizer with its [INST] template."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(real_data / "tok_mistral" / "hf_v3")
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer(real_data: Path):
+    """The GPT-2 tokenizer: no begin token of its own, no pad token, no template."""
+    from transformers import GPT2Tokenizer
+
+    return GPT2Tokenizer.from_pretrained(real_data / "tok_gpt2" / "hf")
+
+
+@pytest.fixture(scope="session")
+def stories_tokenizer(stories_model: Path):
+    """The tokenizer of ``stories_model``: begin and end token, no pad token, no template."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(stories_model)
+
+
+@pytest.fixture(params=["mistral", "gpt2", "stories"])
+def tokenizer(request: pytest.FixtureRequest):
+    """Each of the three real tokenizers in turn."""
+    return request.getfixturevalue(f"{request.param}_tokenizer")

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunesmith.data.batching import items, length_grouped_order, pack
+from tunesmith.data.masking import Example
+
+
+def example(length: int, origin: str) -> Example:
+    return Example(list(range(length)), list(range(length)), origin, 1, 1, length)
+
+
+@given(st.lists(st.integers(1, 64), max_size=200))
+def test_packing_keeps_every_example_once_and_within_capacity(lengths: list[int]) -> None:
+    rows = pack(lengths, 64)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    assert all(sum(lengths[index] for index in row) <= 64 for row in rows)
+    assert rows == pack(lengths, 64)
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=60))
+def test_packing_is_best_fit_decreasing(lengths: list[int]) -> None:
+    """Against the definition, written plainly."""
+    spaces: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        fitting = [space for space in spaces if space >= length]
+        if fitting:
+            spaces.remove(min(fitting))
+            spaces.append(min(fitting) - length)
+        else:
+            spaces.append(20 - length)
+    packed = [20 - sum(lengths[index] for index in row) for row in pack(lengths, 20)]
+    assert sorted(packed) == sorted(spaces)
+
+
+def test_an_example_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="65 tokens"):
+        pack([65], 64)
+    assert pack([], 64) == []
+
+
+def test_items_of_each_layout() -> None:
+    examples = [example(5, "f:1"), example(3, "f:2"), example(4, "f:3")]
+    single = items(examples, "padded", 8)
+    assert [item["origins"] for item in single] == [["f:1"], ["f:2"], ["f:3"]]
+    assert items(examples, "unpadded", 8) == items(examples, "length_grouped", 8) == single
+    packed = items(examples, "packed", 8)
+    assert [(item["origins"], item["lengths"]) for item in packed] == [(["f:1", "f:2"], [5, 3]), (["f:3"], [4])]
+    assert packed[0]["input_ids"] == [0, 1, 2, 3, 4, 0, 1, 2]
+
+
+def test_length_grouping_keeps_every_row_and_saves_padding() -> None:
+    generator = random.Random(0)
+    lengths = [generator.randint(1, 500) for _ in range(1003)]
+    order = length_grouped_order(lengths, 8, seed=1)
+    assert sorted(order) == list(range(1003))
+    assert order == length_grouped_order(lengths, 8, seed=1) != length_grouped_order(lengths, 8, seed=2)
+    assert max(lengths) in [lengths[index] for index in order[:8]]
+
+    def padding(rows: list[int]) -> int:
+        batches = [rows[at : at + 8] for at in range(0, len(rows), 8)]
+        return sum(max(lengths[i] for i in batch) * len(batch) - sum(lengths[i] for i in batch) for batch in batches)
+
+    assert padding(order) < 0.1 * padding(list(range(1003)))
+    assert length_grouped_order([], 8, seed=1) == []

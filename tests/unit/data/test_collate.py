@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tunesmith.data.batching import items
+from tunesmith.data.collate import Collator
+from tunesmith.data.masking import IGNORE_INDEX, Example
+
+EXAMPLES = [
+    Example([1, 5, 6, 2], [IGNORE_INDEX, IGNORE_INDEX, 6, 2], "f:1", 2, 2, 4),
+    Example([7, 2], [7, 2], "f:2", 0, 0, 2),
+    Example([1, 8, 2], [IGNORE_INDEX, 8, 2], "f:3", 1, 1, 3),
+]
+
+
+def test_padding_on_the_right_hides_no_end_token() -> None:
+    batch = Collator("padded", pad_token_id=2)(items(EXAMPLES, "padded", 8))
+    assert batch["input_ids"].tolist() == [[1, 5, 6, 2], [7, 2, 2, 2], [1, 8, 2, 2]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, 6, 2], [7, 2, -100, -100], [-100, 8, 2, -100]]
+    assert batch["origins"] == ["f:1", "f:2", "f:3"]
+    assert {name: batch[name].dtype for name in ("input_ids", "labels")} == dict.fromkeys(
+        ("input_ids", "labels"), torch.long
+    )
+
+
+def test_padding_to_a_multiple() -> None:
+    batch = Collator("length_grouped", pad_token_id=0, pad_to_multiple_of=8)(items(EXAMPLES, "padded", 8))
+    assert batch["input_ids"].shape == batch["labels"].shape == (3, 8)
+
+
+def test_laid_end_to_end_positions_restart_and_first_labels_are_silent() -> None:
+    expected: dict[str, Any] = {
+        "input_ids": [[1, 5, 6, 2, 7, 2, 1, 8, 2]],
+        "labels": [[-100, -100, 6, 2, -100, 2, -100, 8, 2]],
+        "position_ids": [[0, 1, 2, 3, 0, 1, 0, 1, 2]],
+    }
+    for features in (items(EXAMPLES, "unpadded", 8), [example.as_item() for example in EXAMPLES]):
+        batch = Collator("unpadded", pad_token_id=0)(features)
+        assert {name: batch[name].tolist() for name in expected} == expected
+        assert "attention_mask" not in batch
+        assert batch["origins"] == ["f:1", "f:2", "f:3"]
+
+
+def test_packed_items_keep_their_examples_apart() -> None:
+    packed = items(EXAMPLES, "packed", 7)
+    assert [item["origins"] for item in packed] == [["f:1", "f:3"], ["f:2"]]
+    batch = Collator("packed", pad_token_id=0)(packed)
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 2, 0, 1]]
+    assert batch["labels"].tolist() == [[-100, -100, 6, 2, -100, 8, 2, -100, 2]]
+    assert EXAMPLES[1].labels == [7, 2]
+    assert packed[1]["labels"] == [7, 2]
