@@ -1,12 +1,12 @@
-# The embedded model on the embedded world, on a laptop's processor: `make demo` in the project root.
-#   tunesmith data make nli data/demo
-#   ./run_training.sh --native --config train/configs/demo.py
+# The embedded model on the embedded world, on a laptop's processor. `make demo` runs this from the project's root:
+#   tunesmith data make nli demo/data
+#   tunesmith train recipes/nli_cot/train/configs/demo.py
 from train.configs.default import *
 
 model_id = "nano-mistral"  # the small base model inside the package
-train_data = "data/demo/train_ft.jsonl"
-eval_data = "data/demo/eval_ft.jsonl"
-output_dir = "models/nano-mistral-nli-cot"
+train_data = "demo/data/train_ft.jsonl"
+eval_data = "demo/data/eval_ft.jsonl"
+output_dir = "demo/run"
 
 num_epochs = 1
 max_seq_length = 256

@@ -1,0 +1,9 @@
+"""Fine-tune a language model on questions and answers: python sft.py --help"""
+
+import sys
+from pathlib import Path
+
+from tunesmith.doors.sft import main
+
+if __name__ == "__main__":
+    sys.exit(main(Path(__file__).parent))

@@ -1,0 +1,107 @@
+"""Settings on a command line: every way to write them, and the type that each becomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tunesmith.config.names import NameTable
+from tunesmith.config.overrides import parse_overrides
+from tunesmith.errors import ConfigError
+
+NAMES = NameTable()
+
+
+def parsed(*tokens: str) -> dict[str, Any]:
+    settings = parse_overrides(tokens, NAMES)
+    assert all(setting.origin == "command line" for setting in settings)
+    return {setting.spelling.path: setting.value for setting in settings}
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["--learning_rate", "1e-4"],
+        ["--learning-rate", "1e-4"],
+        ["--learning_rate=1e-4"],
+        ["training.learning_rate=1e-4"],
+        ["--training.learning_rate", "1e-4"],
+        ["--lr", "0.0001"],
+        ["learning_rate=.0001"],
+    ],
+)
+def test_a_number_is_a_number_however_it_is_written(tokens: list[str]) -> None:
+    values = parsed(*tokens)
+    assert values == {"training.learning_rate": 1e-4}
+    assert isinstance(values["training.learning_rate"], float)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "value"),
+    [
+        (["--gradient_checkpointing"], True),
+        (["--no_gradient_checkpointing"], False),
+        (["--no-gradient-checkpointing"], False),
+        (["--gradient_checkpointing", "False"], False),
+        (["--gradient_checkpointing", "true"], True),
+        (["--gradient_checkpointing=no"], False),
+        (["training.gradient_checkpointing=0"], False),
+    ],
+)
+def test_switches(tokens: list[str], value: bool) -> None:
+    assert parsed(*tokens) == {"training.gradient_checkpointing": value}
+
+
+def test_a_switch_takes_nothing_that_follows_it() -> None:
+    assert parsed("--use_wandb", "--seed", "3") == {"tracking.use_wandb": True, "training.seed": 3}
+
+
+def test_no_wandb_switches_wandb_off() -> None:
+    assert parsed("--no_wandb") == {"tracking.use_wandb": False}
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["--target_modules", "q_proj", "v_proj"],
+        ["--target_modules", "q_proj,v_proj"],
+        ["--target_modules", "[q_proj, v_proj]"],
+        ["--target_modules", '["q_proj", "v_proj"]'],
+        ["adapter.target_modules=[q_proj,v_proj]"],
+    ],
+)
+def test_lists(tokens: list[str]) -> None:
+    assert parsed(*tokens) == {"adapter.target_modules": ["q_proj", "v_proj"]}
+
+
+def test_none_unsets_and_a_digit_text_stays_a_text() -> None:
+    assert parsed("--early_stopping_patience", "none") == {"training.early_stopping_patience": None}
+    assert parsed("--wandb_name", "42") == {"tracking.run_name": "42"}
+    assert parsed("--output_dir", "true") == {"training.output_dir": "true"}
+
+
+def test_a_negative_number_is_a_value() -> None:
+    assert parsed("--max_steps", "-1") == {"training.max_steps": -1}
+
+
+def test_the_later_of_two_wins() -> None:
+    assert [setting.value for setting in parse_overrides(["--seed", "1", "--seed=2"], NAMES)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (["--seed"], "--seed needs a value"),
+        (["--seed", "--no_wandb"], "--seed needs a value"),
+        (["--no_seed"], "seed is not a switch"),
+        (["seed"], "do not know what to do with 'seed'"),
+        (["--batch_sise", "3"], "unknown setting 'batch_sise'"),
+        (["--no_wandbb"], "unknown setting 'no_wandbb'"),
+    ],
+)
+def test_mistakes_are_named(tokens: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_overrides(tokens, NAMES)
+    assert words in caught.value.line()
+    assert caught.value.where == "command line"

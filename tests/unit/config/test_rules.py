@@ -1,0 +1,104 @@
+"""Rules between settings: each has a configuration that breaks it, and all breaches are listed at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tunesmith.config.draft import Draft
+from tunesmith.config.load import load
+from tunesmith.config.names import NameTable
+from tunesmith.config.overrides import parse_overrides
+from tunesmith.config.resolve import Resolved, resolve
+from tunesmith.config.rules import RULES, find_problems
+from tunesmith.errors import ConfigErrors
+
+NAMES = NameTable()
+
+
+def settings(*tokens: str) -> Resolved:
+    """Resolved settings, before any rule."""
+    return resolve(Draft("command line", (), names=NAMES), parse_overrides(["--model", "m", *tokens], NAMES))
+
+
+BREACHES: dict[str, tuple[list[str], str]] = {
+    "one_quantization": (["--load_in_4bit", "--load_in_8bit"], "both on"),
+    "quantized_weights_are_frozen": (["--no_use_lora", "--load_in_4bit"], "full fine-tuning"),
+    "one_precision": (["--bf16", "--fp16"], "bf16 and fp16"),
+    "early_stopping_needs_evaluation": (["--early_stopping_patience", "3"], "early stopping has no evaluation"),
+    "best_model_needs_evaluation": (["--load_best_model_at_end"], "has no evaluation to choose by"),
+    "best_model_is_saved": (
+        ["--load_best_model_at_end", "--eval_data", "e.jsonl", "--eval_steps", "20", "--save_steps", "50"],
+        "save_steps 50 is not a multiple of eval_steps 20",
+    ),
+    "metric_is_computed": (["--metric_for_best_model", "eval_accuracy"], "evaluation.generate is off"),
+    "best_metric_at_every_evaluation": (
+        ["--metric_for_best_model", "eval_accuracy", "--generate", "--generate_every", "2"],
+        "is missing at evaluations without generation",
+    ),
+    "warmup_fits": (["--max_steps", "10", "--warmup_steps", "20"], "longer than the training"),
+    "known_optimizer": (["--optim", "adamw_torhc"], "unknown optimizer"),
+    "safe_output_dir": (["--output_dir", "."], "is no folder of its own"),
+    "global_batch_divides": (["--global_batch_size", "10", "--batch_size", "4"], "is not a multiple"),
+    "sample_questions_complete": (["--gen_every_n_steps", "5"], "has no questions"),
+    "upload_has_a_name": (["--push_to_hub"], "has no repository"),
+    "chat_loss_needs_turns": (["--format", "text", "--loss_on", "assistant"], "needs chat turns"),
+}
+"""Rule -> settings that break it, and words of the complaint; ``length_fits_positions`` needs a model on disk."""
+
+
+@pytest.mark.parametrize("name", BREACHES)
+def test_a_breach_is_found_by_its_rule_and_its_place_named(name: str) -> None:
+    tokens, words = BREACHES[name]
+    function = next(function for function in RULES if function.__name__ == name)
+    problem = function(settings(*tokens))
+    assert problem is not None
+    assert words in problem.what
+    assert all(path in settings().origins for path in problem.paths)
+    found = [error for error in find_problems(settings(*tokens)) if words in error.what]
+    assert [error.where for error in found] == ["command line"]
+    assert found[0].remedy
+
+
+@pytest.mark.parametrize("function", RULES, ids=lambda function: function.__name__)
+def test_no_rule_complains_about_defaults(function) -> None:
+    assert function(settings()) is None
+
+
+def test_every_rule_has_a_breach_here() -> None:
+    assert {function.__name__ for function in RULES} == {*BREACHES, "length_fits_positions"}
+
+
+def test_a_length_beyond_the_positions_of_a_local_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
+    rule = next(function for function in RULES if function.__name__ == "length_fits_positions")
+    assert rule(settings("--model", str(tmp_path), "--max_length", "512")) is None
+    problem = rule(settings("--model", str(tmp_path), "--max_length", "513"))
+    assert problem is not None
+    assert "beyond the model's 512 positions" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("tokens", "breached"),
+    [
+        (["--load_best_model_at_end", "--eval_data", "e", "--eval_steps", "20", "--save_steps", "60"], False),
+        (["--load_best_model_at_end", "--eval_data", "e", "--save_strategy", "epoch"], True),
+        (["--early_stopping_patience", "3", "--eval_data", "e"], False),
+        (["--early_stopping_patience", "3", "--eval_data", "e", "--eval_strategy", "no"], True),
+        (["--early_stopping_patience", "3", "--dev_split", "0.1"], False),
+        (["--metric_for_best_model", "eval_loss"], False),
+    ],
+)
+def test_neighbouring_cases(tokens: list[str], breached: bool) -> None:
+    assert bool(list(find_problems(settings(*tokens)))) == breached
+
+
+def test_all_breaches_are_listed_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "run.py"
+    adapter = "use_lora = False\nload_in_4bit = True\n"
+    path.write_text('model_id = "m"\nearly_stopping_patience = 3\noptim = "adam"\n' + adapter)
+    with pytest.raises(ConfigErrors) as caught:
+        load(path, ["--bf16", "--fp16"])
+    assert len(caught.value.lines()) == 4
