@@ -6,7 +6,7 @@ Rows come from ``rows.py``, batches from ``collate.py``. Everything that is cut 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from tunesmith.data.encoding import Encoder
 from tunesmith.data.formats import FORMATS, Reading, detect, nli_reference, rename
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import Example, TooLongError, encode, fit, make_example, prompt_ids, start_after
+from tunesmith.data.rag import cut_documents
 from tunesmith.data.rows import MAX_PROBLEMS, Problems, Row
 from tunesmith.data.templates import Rendered, Renderer, choose_renderer
 from tunesmith.errors import DataError, DataErrors
@@ -165,6 +166,9 @@ class ExampleBuilder:
                 where=row.where,
                 remedy="set empty_completion to drop or keep, or remove the row",
             )
+        return self._render(row, conversation)
+
+    def _render(self, row: Row, conversation: Conversation) -> Rendered:
         rendered = self._renderer(self.format_of(row))(conversation, row.where)
         marker = self.data.completion_start
         if marker is not None and self.format_of(row) != "text" and self.data.loss_on != "all":
@@ -173,12 +177,30 @@ class ExampleBuilder:
 
     def _finish(self, row: Row, rendered: Rendered, ids: tuple[list[int], list[int]], ledger: Ledger) -> Example | None:
         whole = make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
-        example = fit(whole, self.data.max_length, self.data.too_long, self.encoder)
+        example: Example | None
+        if self._loses_documents(row, whole):
+            example = self._with_fewer_documents(rename(row, self.data.columns), whole)
+        else:
+            example = fit(whole, self.data.max_length, self.data.too_long, self.encoder)
         if example is None:
             ledger.drop(row, "too_long", whole.full_length)
         else:
             ledger.keep(row, example)
         return example
+
+    def _loses_documents(self, row: Row, whole: Example) -> bool:
+        """Whether a row is too long and may lose documents: the head of its prompt would be the instruction."""
+        too_long = len(whole.input_ids) > self.data.max_length
+        return too_long and self.data.too_long == "truncate_prompt" and self.format_of(row) == "rag"
+
+    def _with_fewer_documents(self, row: Row, whole: Example) -> Example:
+        def made(shorter: Row) -> Example:
+            rendered = self._render(shorter, self._conversation(shorter, need_answer=True))
+            (ids,) = encode([rendered], self.encoder)
+            return make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
+
+        shortest = cut_documents(row, lambda shorter: len(made(shorter).input_ids), self.data.max_length)
+        return replace(made(shortest), full_length=whole.full_length, cut="documents")
 
 
 class _Refused:
