@@ -124,7 +124,7 @@ def _accepts(spelling: Spelling, value: Any) -> bool:
 
 
 def _entries(value: dict[str, Any], before: Any, candidates: Iterable[str], names: NameTable) -> Written | None:
-    """A dict written entry by entry (``question_column``); None when the dialect has no names for all of its entries."""
+    """A dict written entry by entry (``question_column``); None where the dialect has no name for one of them."""
     written: Written = []
     now = before
     for name in candidates:

@@ -257,15 +257,13 @@ def global_batch_divides(resolved: Resolved) -> Problem | None:
 
 
 @rule
-def sample_questions_complete(resolved: Resolved) -> Problem | None:
+def sample_questions_have_a_time(resolved: Resolved) -> Problem | None:
     training = resolved.config.training
-    if training.gen_every_n_steps and not training.gen_questions_file:
-        if not resolved.explicit("training.gen_every_n_steps"):
-            return None
+    if training.gen_questions_file and not training.gen_every_n_steps:
         return Problem(
-            ("training.gen_every_n_steps", "training.gen_questions_file"),
-            "gen_every_n_steps has no questions",
-            "give gen_questions_file",
+            ("training.gen_questions_file", "training.gen_every_n_steps"),
+            "gen_questions_file is given and nothing says when to answer its questions",
+            "give gen_every_n_steps",
         )
     return None
 

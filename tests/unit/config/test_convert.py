@@ -181,7 +181,8 @@ def read_text_as(dialect: str, text: str) -> Any:
 
 def test_comment_names_the_source_and_json_stays_json() -> None:
     resolved = make({})
-    assert convert(resolved, "python", "a.yaml\nimport os").startswith("# Written by tunesmith from a.yaml import os.\n")
+    header = convert(resolved, "python", "a.yaml\nimport os").partition("\n")[0]
+    assert header == "# Written by tunesmith from a.yaml import os."
     assert convert(resolved, "yaml", "b.py").startswith("# Written by tunesmith from b.py.\n")
     assert json.loads(convert(resolved, "json", "b.py"))["model_name_or_path"] == "some/model"
 

@@ -1,0 +1,160 @@
+"""Answers to a few questions while training goes on, written beside the run, so that a person can read its progress.
+
+Training is left as it was: weights, modes, random streams. Nothing is scored here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from tunesmith.config.resolve import Resolved
+from tunesmith.config.schema import EvaluationSection
+from tunesmith.data.examples import ExampleBuilder
+from tunesmith.data.rows import Row
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.evaluate.generate import generate
+from tunesmith.notices import say
+from tunesmith.report.folder import write_json
+
+RESULTS = "gen_results"
+
+ROWS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "question_answer": lambda text: {"question": text},
+    "prompt_completion": lambda text: {"prompt": text},
+    "alpaca": lambda text: {"instruction": text},
+    "messages": lambda text: {"messages": [{"role": "user", "content": text}]},
+    "sharegpt": lambda text: {"conversations": [{"from": "human", "value": text}]},
+    "rag": lambda text: {"prompt": text, "query": text, "answers": []},
+    "text": lambda text: {"text": text},
+}
+"""Format of the run's rows -> a row of that format with nothing but a question; of ``text`` rows the line is the whole
+prompt, its marker included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question as written, where it stands, and the ids that the model continues."""
+
+    text: str
+    where: str
+    input_ids: list[int]
+
+
+def read_questions(path: str | Path, format_name: str, builder: ExampleBuilder) -> list[Question]:
+    """The questions of a text file, one a line, rendered as the run renders the prompts of its rows.
+
+    Args:
+        path: UTF-8 text; blank lines are passed over.
+        format_name: format of the run's training rows.
+        builder: renders prompts.
+
+    Raises:
+        ConfigError: rows of this format do not begin with a single question.
+        DataError: the file cannot be read or holds no question, or a line is no prompt of this format.
+    """
+    if format_name not in ROWS:
+        raise ConfigError(
+            f"gen_questions_file holds one question a line, and rows of the format {format_name} need more than that",
+            remedy=f"it works with the formats {', '.join(ROWS)}",
+        )
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read the questions: {error.strerror or error}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 at offset {error.start}", where=str(path)) from None
+    asked = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not asked:
+        raise DataError("holds no question", where=str(path), remedy="write one a line")
+    questions = []
+    for number, text in asked:
+        row = Row(ROWS[format_name](text), str(path), number)
+        questions.append(Question(text, row.where, builder.prompt(row).input_ids))
+    return questions
+
+
+def make_samples(
+    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, builder: ExampleBuilder, first_row: Row
+) -> Samples | None:
+    """The callback that a configuration asks for, or None.
+
+    Args:
+        resolved: the run's configuration.
+        tokenizer: the run's tokenizer.
+        builder: the run's builder of examples.
+        first_row: a training row; its format decides how a question becomes a prompt.
+
+    Raises:
+        ConfigError: the weights will be spread over processes, so that one of them cannot generate alone.
+        DataError: the questions cannot be used.
+    """
+    training = resolved.config.training
+    if not training.gen_every_n_steps:
+        return None
+    if not training.gen_questions_file:
+        say("gen_every_n_steps is set and gen_questions_file is not: no samples are written")
+        return None
+    if resolved.config.launch.deepspeed:
+        raise ConfigError(
+            "samples during training need the whole model in one process, and DeepSpeed may spread it over several",
+            where=resolved.origins["training.gen_every_n_steps"],
+            remedy="leave out gen_every_n_steps and evaluate checkpoints instead",
+        )
+    questions = read_questions(training.gen_questions_file, builder.format_of(first_row), builder)
+    folder = Path(training.output_dir)
+    return Samples(questions, tokenizer, folder, training.gen_every_n_steps, resolved.config.evaluation)
+
+
+class Samples(TrainerCallback):
+    """Answers the questions after every ``every`` steps, in the first process alone; the others wait at their next
+    exchange of gradients.
+
+    Args:
+        questions: what is asked.
+        tokenizer: the run's tokenizer.
+        folder: the run folder; answers go to ``gen_results/gen_step_N.json`` in it.
+        every: optimizer steps between samples.
+        settings: how answers are decoded.
+    """
+
+    def __init__(
+        self,
+        questions: list[Question],
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        every: int,
+        settings: EvaluationSection,
+    ) -> None:
+        self._questions = questions
+        self._tokenizer = tokenizer
+        self._folder = folder / RESULTS
+        self._every = every
+        self._settings = settings
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        if state.global_step % self._every or not state.is_world_process_zero:
+            return
+        settings = self._settings
+        answers = generate(
+            model,
+            self._tokenizer,
+            [question.input_ids for question in self._questions],
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.generation_batch_size,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=args.seed,
+            names=[question.where for question in self._questions],
+        )
+        samples = [
+            {"question": question.text, "answer": answer.text, "stopped": answer.stopped}
+            for question, answer in zip(self._questions, answers, strict=True)
+        ]
+        write_json(self._folder / f"gen_step_{state.global_step}.json", {"step": state.global_step, "samples": samples})
