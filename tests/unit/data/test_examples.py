@@ -104,7 +104,9 @@ def test_too_long_rows_are_counted_to_the_end(stories_tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("policy", ["drop", "truncate_prompt", "truncate_completion"])
 def test_everything_cut_or_dropped_is_in_the_ledger(stories_tokenizer: Any, policy: Any) -> None:
-    rows = [pair(line, prompt="Say it again: " * (8 if line % 3 == 0 else 1), completion=" word" * 9) for line in range(30)]
+    rows = [
+        pair(line, prompt="Say it again: " * (8 if line % 3 == 0 else 1), completion=" word" * 9) for line in range(30)
+    ]
     whole = build_examples(rows, ExampleBuilder(stories_tokenizer, DataSection()), Ledger())
     limit = max(len(example.input_ids) for example in whole) - 5
     ledger = Ledger()

@@ -91,7 +91,10 @@ def test_markers_are_stripped_once() -> None:
 
 def test_text_splits_at_the_last_match_of_its_marker() -> None:
     assert turns(read("text", {"text": "a [/INST] b [/INST] c"}))[0][1] == "a [/INST] b [/INST]"
-    assert turns(read("text", {"text": "Q: a A: b"}, completion_start="A:")) == [("user", "Q: a A:"), ("assistant", " b")]
+    assert turns(read("text", {"text": "Q: a A: b"}, completion_start="A:")) == [
+        ("user", "Q: a A:"),
+        ("assistant", " b"),
+    ]
 
 
 def test_text_without_marker_is_refused_unless_loss_is_on_all() -> None:
@@ -110,7 +113,9 @@ def test_text_with_doubled_begin_or_inner_end_token_is_refused() -> None:
 
 def test_inference_needs_no_answer() -> None:
     assert turns(read("prompt_completion", {"prompt": "q"}, need_answer=False)) == [("user", "q")]
-    assert turns(read("nli", {"premise": "P", "hypothesis": "H"}, need_answer=False)) == [("user", nli_prompt("P", "H"))]
+    assert turns(read("nli", {"premise": "P", "hypothesis": "H"}, need_answer=False)) == [
+        ("user", nli_prompt("P", "H"))
+    ]
     assert detect(row(prompt="q")) == "prompt_completion"
     assert read("question_answer", {"question": "q"}, need_answer=False).answer is None
 
@@ -136,8 +141,8 @@ def test_the_gold_label_beats_the_predicted_one() -> None:
 
 def test_the_documents_text() -> None:
     assert nli_text("P", "H", "step 1: é", 0) == (
-        "<s>[INST] Premise: P\nHypothesis: H\n\nUse chain of thought reasoning to determine if the hypothesis is entailed "
-        "by the premise. Provide your reasoning and the final label (0 or 1) in JSON format: "
+        "<s>[INST] Premise: P\nHypothesis: H\n\nUse chain of thought reasoning to determine if the hypothesis is "
+        "entailed by the premise. Provide your reasoning and the final label (0 or 1) in JSON format: "
         '{"thought_process": "...", "predicted_label": ...} [/INST] '
         '{"thought_process": "step 1: é", "predicted_label": 0} </s>'
     )
@@ -154,7 +159,10 @@ BAD_CHATS: list[tuple[list[Any] | Any, str]] = [
     ([{"role": "user"}], "messages[0].content is missing"),
     ([{"role": "user", "content": 5}], "messages[0].content"),
     ([{"role": "user", "content": "q"}, {"role": "user", "content": "r"}], "turns 0 and 1 are both from user"),
-    ([{"role": "user", "content": "q"}, {"role": "system", "content": "r"}], "turn 1 is a system message in the middle"),
+    (
+        [{"role": "user", "content": "q"}, {"role": "system", "content": "r"}],
+        "turn 1 is a system message in the middle",
+    ),
 ]
 
 

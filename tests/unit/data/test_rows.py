@@ -166,7 +166,7 @@ def test_broken_csv_is_named(tmp_path: Path, content: bytes, message: str) -> No
 
 
 def test_parquet(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     import pyarrow.parquet
 
     path = tmp_path / "x.parquet"
