@@ -17,6 +17,7 @@ USAGE = """usage: tunesmith data ACTION ...
 
   tunesmith data make nli|rag|reasoning DIR      rows over the embedded world
   tunesmith data prepare nli --output DIR ...    NLI fine-tuning files from a table, or from thoughts and reflections
+  tunesmith data prepare rag FILE OUT ...        processed retrieval rows from questions, passages and answers
   tunesmith data download NAME DIR               a hub data set that the documents name, as JSON lines
 
 `tunesmith data ACTION --help` explains an action."""
@@ -97,7 +98,14 @@ def _reasoning_files(num_train: int, num_heldout: int, seed: int) -> dict[str, l
 
 
 def prepare(argv: Sequence[str]) -> int:
-    """``tunesmith data prepare nli --output DIR``: train_ft.jsonl, eval_ft.jsonl, and prepared.json with the counts."""
+    """``tunesmith data prepare nli --output DIR``: train_ft.jsonl, eval_ft.jsonl, and prepared.json with the counts.
+
+    ``tunesmith data prepare rag`` has options of its own.
+    """
+    if argv and argv[0] == "rag":
+        from tunesmith.cli import prepare_rag
+
+        return prepare_rag.run(argv[1:])
     parser = VerbParser(
         "data prepare",
         "Make NLI fine-tuning files. No premise stands on both sides, and every selection from the same files and seed "

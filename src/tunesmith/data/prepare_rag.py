@@ -162,7 +162,7 @@ def explain(question: Question, passages: Sequence[str]) -> tuple[str, bool]:
         if told:
             words = set(re.findall(r"\w+", question.query.casefold()))
             best = max(told, key=lambda sentence: len(words & set(re.findall(r"\w+", sentence.casefold()))))
-            quote = f"Passage [{number}] says {QUOTE[0]}{best}{QUOTE[1]}."
+            quote = f"Passage [{number}] says {QUOTE[0]}{best}{QUOTE[1]}"
             return (f"{question.reason} {quote}" if question.reason else quote), True
     numbers = [f"[{number}]" for number, passage in enumerate(passages, start=1) if passage in question.positives]
     cited = f"This follows from {' and '.join(numbers)}." if numbers else "None of the passages says it."

@@ -28,6 +28,7 @@ from tunesmith.model.adapters import (
 )
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.fingerprint import fingerprint
+from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, weights_dtype
 from tunesmith.model.quantize import compute_alike, is_quantized, quantization_config
 
@@ -54,12 +55,17 @@ class Inference:
 def load_model(resolved: Resolved, precision: Precision) -> PreTrainedModel | PeftModel:
     """The model of a run: base, quantization, adapter, checkpointing, in this order.
 
+    A model class of an installed package (``model.model_class``) does all of that itself.
+
     Raises:
         ModelError: the model is not there, does not fit the settings or the machine.
         UnsafeError: it would run code, or open a pickle, that nobody allowed.
     """
     config = resolved.config
-    model: PreTrainedModel | PeftModel = load_base(resolved, precision)
+    if config.model.model_class is not None:
+        model: PreTrainedModel | PeftModel = model_class(config.model.model_class)(resolved, precision)
+        return model
+    model = load_base(resolved, precision)
     if config.adapter.use_lora:
         model = attach_adapter(model, lora_config(config.adapter))
     if config.training.gradient_checkpointing:
