@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from tunesmith.config.schema import DataSection
-from tunesmith.data.conversation import Conversation
+from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.encoding import Encoder
 from tunesmith.data.formats import FORMATS, Reading, detect, nli_reference, rename
 from tunesmith.data.ledger import Ledger
@@ -119,6 +119,14 @@ class ExampleBuilder:
         if self.format_of(row) == "nli":
             return nli_reference(row)
         return self._conversation(row, need_answer=False).answer
+
+    def stop_token_ids(self, row: Row) -> list[int]:
+        """Ids at which generation for such a row has to stop: the end token and, first, the template's end of turn."""
+        render = self._renderer(self.format_of(row))
+        rendered = render(Conversation((Message("user", "a"), Message(ASSISTANT, "b"))), "stop tokens")
+        (ids, _counts) = encode([rendered], self.encoder)[0]
+        end = self.encoder.eos_token_id
+        return [end] if rendered.ends or ids[-1] == end else [ids[-1], end]
 
     def prompt_text(self, row: Row) -> str:
         """The text of a row's prompt, for comparison; of a text row without a marker, all of it."""

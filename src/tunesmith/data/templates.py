@@ -84,6 +84,12 @@ def choose_renderer(tokenizer: PreTrainedTokenizerBase, data: DataSection, forma
                 where=f"data.template = {template}",
                 remedy="leave template unset, or give rows with separate columns",
             )
+        if instruction is not None:
+            raise ConfigError(
+                "rows with a literal text have no place for an instruction",
+                where="data.instruction",
+                remedy="write it into the texts, or give rows with separate columns",
+            )
         return LiteralRenderer(specials, None)
     if template is None and format_name == "prompt_completion":
         chat = _chat_renderer(tokenizer, None, specials, instruction, data.instruction_in_prompt, last_only)

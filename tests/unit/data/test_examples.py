@@ -180,3 +180,23 @@ def test_real_rows_of_four_kinds(real_data: Path, stories_tokenizer: Any, mistra
                 assert example.input_ids[: example.num_prompt_tokens] == prompt
                 assert example.input_ids.count(1) == 1
                 assert example.labels[-1] == 2
+
+
+def test_generation_stops_where_training_ended(real_data: Path, tmp_path: Path, mistral_tokenizer: Any) -> None:
+    from transformers import AutoTokenizer
+
+    template = tmp_path / "chatml.jinja"
+    template.write_text(
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(real_data / "model_stories260k" / "hf")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>", "<|user|>", "<|assistant|>"]})
+    row = Row({"question": "q", "answer": "a"}, "f", 1)
+    builder = ExampleBuilder(tokenizer, DataSection(template=str(template)))
+    example = builder.example(row)
+    assert example is not None
+    assert builder.stop_token_ids(row) == [tokenizer.convert_tokens_to_ids("<|end|>"), 2]
+    assert example.labels[-1] == builder.stop_token_ids(row)[0]
+    for other in (pair(1), Row({"text": "[INST] q [/INST] a"}, "t", 1), row):
+        assert ExampleBuilder(mistral_tokenizer, DataSection()).stop_token_ids(other) == [2]

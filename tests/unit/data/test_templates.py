@@ -180,6 +180,8 @@ def test_missing_files_are_refused(stories_tokenizer: Any) -> None:
             choose_renderer(stories_tokenizer, DataSection(**settings), "rag")
     with pytest.raises(ConfigError, match="bring their own template"):
         choose_renderer(stories_tokenizer, DataSection(template="chat"), "text")
+    with pytest.raises(ConfigError, match="no place for an instruction"):
+        choose_renderer(stories_tokenizer, DataSection(instruction="Be brief."), "text")
 
 
 def test_an_instruction_is_a_file_or_a_text(tmp_path: Path) -> None:
