@@ -63,15 +63,15 @@ def describe_metrics(metrics: dict[str, Any]) -> list[str]:
         shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
         lines.append(f"{'class ' + str(name):<20} {shown}")
     if "confusion_matrix" in metrics:
-        lines += _matrix(metrics)
+        lines += _matrix(metrics["confusion_matrix"])
     if metrics.get("read_as"):
         lines.append(f"{'read_as':<20} " + "  ".join(f"{how}: {count:,}" for how, count in metrics["read_as"].items()))
     return lines
 
 
-def _matrix(metrics: dict[str, Any]) -> list[str]:
+def _matrix(matrix: dict[str, Any]) -> list[str]:
     lines = ["confusion matrix (rows: truth, columns: answer)"]
-    lines.append(" " * 20 + "".join(f"{column!s:>12}" for column in metrics["confusion_columns"]))
-    for label, counts in zip(metrics["confusion_rows"], metrics["confusion_matrix"], strict=True):
+    lines.append(" " * 20 + "".join(f"{column!s:>12}" for column in matrix["columns"]))
+    for label, counts in zip(matrix["labels"], matrix["counts"], strict=True):
         lines.append(f"{label!s:>20}" + "".join(f"{count:>12,}" for count in counts))
     return lines

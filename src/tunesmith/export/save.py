@@ -100,7 +100,21 @@ def _write_adapter(
     (stage / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     folder = source.local_folder(source.locate(base.model_name_or_path, base.revision), base.revision)
     save_file(tensors, stage / ADAPTER_WEIGHTS, metadata={"format": "pt", FINGERPRINT_KEY: fingerprint(folder)})
+    _sort_metadata(stage / ADAPTER_WEIGHTS)
     return tensors
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes its metadata in a random order; sorted, equal adapters are equal files."""
+    with path.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":")).encode()
+        if len(text) > size:
+            raise StorageError("the header cannot be rewritten in place", where=str(path))
+        stream.seek(8)
+        stream.write(text.ljust(size))
 
 
 def _write_full(
