@@ -6,14 +6,11 @@ It neither loads base models nor writes files.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.optimizers import create_loraplus_optimizer
 from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -117,9 +114,7 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     except (ValueError, TypeError) as error:
         raise ModelError(f"the adapter does not fit the model ({error})") from error
     _check_layers(adapted, config)
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    _hold_trained_layers_in_float32(adapted)
     if mutates_base(config.init_lora_weights):  # type: ignore[arg-type]
         adapted.initial_adapter = {name: tensor.clone() for name, tensor in adapter_tensors(adapted).items()}
     return adapted
@@ -218,7 +213,9 @@ def load_adapter_strictly(model: PreTrainedModel, folder: Path, base_fingerprint
             where=str(folder),
             remedy=f"give the base that {ADAPTER_CONFIG} names, in the revision that was trained",
         )
-    adapted = attach_adapter(model, read_lora_config(folder))
+    config = read_lora_config(folder)
+    config.inference_mode = False  # so that what was trained whole is held in float32 here as it was there
+    adapted = attach_adapter(model, config)
     _compare(tensors, adapter_tensors(adapted), path)
     set_peft_model_state_dict(adapted, tensors)
     for parameter in adapted.parameters():
@@ -226,47 +223,18 @@ def load_adapter_strictly(model: PreTrainedModel, folder: Path, base_fingerprint
     return adapted.eval()
 
 
-def loraplus_optimizer(
-    model: PeftModel, optimizer_class: type[torch.optim.Optimizer], section: AdapterSection, keywords: Mapping[str, Any]
-) -> torch.optim.Optimizer:
-    """An optimizer with the learning rate of B ``loraplus_lr_ratio`` times that of A (LoRA+, Hayou et al. 2024).
-
-    PEFT groups the parameters; weight decay and the rate of embeddings, which it would set by its own defaults, follow
-    the run's settings.
-
-    Args:
-        keywords: of the optimizer class, ``lr`` and ``weight_decay`` among them.
-    """
-    if section.loraplus_lr_ratio is None:
-        raise ValueError("loraplus_lr_ratio is not set")
-    others = {name: value for name, value in keywords.items() if name not in ("lr", "weight_decay")}
-    optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
-        model,
-        optimizer_class,
-        lr=keywords["lr"],
-        loraplus_lr_ratio=section.loraplus_lr_ratio,
-        loraplus_weight_decay=keywords.get("weight_decay", 0.0),
-        loraplus_lr_embedding=keywords["lr"],
-        **others,
-    )
-    return optimizer
-
-
-@contextmanager
-def trained_weights_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Undo what happens inside to the values and types of trained weights.
-
-    TRL's trainer rounds the adapters of a quantized model to bfloat16 when it is made, where small optimizer steps are
-    lost; made inside of this, it leaves them in float32.
-    """
-    kept = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
-    yield
-    for parameter, data in kept:
-        parameter.data = data
-
-
 def _matches(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
+
+
+def _hold_trained_layers_in_float32(model: torch.nn.Module) -> None:
+    """Trained weights, and the frozen ones of the same layer: a bias in another type than its weight cannot be used."""
+    for layer in model.modules():
+        own = list(layer.parameters(recurse=False))
+        if any(parameter.requires_grad for parameter in own):
+            for parameter in own:
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.float()
 
 
 def _check_layers(adapted: PeftModel, config: LoraConfig) -> None:

@@ -119,7 +119,7 @@ def align_types(model: torch.nn.Module) -> int:
 
     A layer in float32 among layers in 16 bits (an output head that is trained whole, a norm) meets inputs of the other
     type, and torch refuses to multiply them; the trainer's autocast hides that, an evaluation outside of it meets it.
-    Each plain linear layer then takes its input in its own type, and embeddings hand on the type of the rest. Hooks do
+    Each plain linear layer and LayerNorm then takes its input in its own type, and embeddings hand on the type of the rest. Hooks do
     that and ``forward`` stays what it is: a wrapper that hid its ``**kwargs`` would make the trainer average
     accumulated losses wrongly. Inside autocast nothing changes.
 
@@ -138,13 +138,13 @@ def align_types(model: torch.nn.Module) -> int:
     if len(types) < 2:
         return 0
     narrow = min(types, key=lambda dtype: torch.finfo(dtype).bits)
-    linear = [part for part in parts if type(part) in (torch.nn.Linear, Conv1D)]
+    strict = [part for part in parts if type(part) in (torch.nn.Linear, torch.nn.LayerNorm, Conv1D)]
     embeddings = [part for part in parts if type(part) is torch.nn.Embedding and part.weight.dtype != narrow]
-    for layer in linear:
+    for layer in strict:
         layer.register_forward_pre_hook(_input_in_weight_type)
     for layer in embeddings:
         layer.register_forward_hook(_OutputInType(narrow))
-    return len(linear) + len(embeddings)
+    return len(strict) + len(embeddings)
 
 
 def _input_in_weight_type(

@@ -5,6 +5,7 @@ It loads nothing and trains nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import QuantizationSection
 from tunesmith.model.precision import Precision
+from tunesmith.notices import say
 
 
 def is_quantized(section: QuantizationSection) -> bool:
@@ -27,6 +29,9 @@ def quantization_config(section: QuantizationSection, precision: Precision) -> B
     layers are quantized, the output head and everything that is not linear stay as they are.
     """
     if section.load_in_8bit:
+        # The library repeats this at every product of every layer.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        say("int8 layers round their inputs to 8 bits by way of float16, whatever the precision of the run")
         return BitsAndBytesConfig(load_in_8bit=True)
     if not section.load_in_4bit:
         return None
