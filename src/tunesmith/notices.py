@@ -6,6 +6,7 @@ once a listener is attached.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -13,7 +14,8 @@ _said: list[str] = []
 
 
 def _to_stderr(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one talks
+        print(f"note: {text}", file=sys.stderr)
 
 
 _listener: Callable[[str], None] = _to_stderr

@@ -45,7 +45,8 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
         return subprocess.run(torchrun.command(program, wanted), check=False).returncode
     from tunesmith.cli.progress import Plain, make_listener
     from tunesmith.train.callbacks import Silent
-    from tunesmith.train.run import is_main_process, train
+    from tunesmith.train.processes import is_main_process
+    from tunesmith.train.run import train
 
     main = is_main_process()
     listener: Silent | Plain | object = make_listener() if main else Silent()

@@ -5,7 +5,6 @@ It translates the document's names and adds its configuration file to the finish
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -20,6 +19,7 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import DataSection
 from tunesmith.errors import ConfigError
 from tunesmith.report.folder import write_json
+from tunesmith.train.processes import is_main_process
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +151,7 @@ class ModelTrainer:
         environment.prepare(resolved.config.launch.gpu_id)
         from tunesmith.cli.progress import make_listener
         from tunesmith.train.callbacks import Silent
-        from tunesmith.train.run import is_main_process, train
+        from tunesmith.train.run import train
 
         main_process = is_main_process()
         result = train(resolved, command=["python", *sys.argv], listener=make_listener() if main_process else Silent())
@@ -191,7 +191,7 @@ class ReasoningDataset:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """``input_ids``, ``labels`` (-100 on the prompt) and ``attention_mask`` of one example, each of shape (tokens,)."""
+        """``input_ids``, ``labels`` (-100 on the prompt) and ``attention_mask`` of one example, of shape (tokens,)."""
         import torch
 
         example = self.examples[index]
@@ -227,8 +227,9 @@ def _train(arguments: list[str]) -> int:
         raise ConfigError("train_file is not set", remedy="give --train_file data/formatted/combined_formatted.json")
     from tunesmith.cli.train import train_resolved
 
-    code = train_resolved(resolved, [sys.argv[0], *arguments], as_json=options.json)
-    if code == 0 and os.environ.get("RANK", "0") == "0":
+    program = [argument for argument in arguments if not argument.startswith(("--local_rank", "--local-rank"))]
+    code = train_resolved(resolved, [sys.argv[0], *program], as_json=options.json)
+    if code == 0 and is_main_process():
         write_training_config(resolved)
     return code
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
-from transformers import PrinterCallback, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, PrinterCallback, set_seed
 from trl import SFTConfig
 
 from tunesmith.config.resolve import Resolved
@@ -39,10 +38,12 @@ from tunesmith.model.precision import Precision, choose_precision
 from tunesmith.model.tokenizer import load_tokenizer
 from tunesmith.report import record
 from tunesmith.report.folder import write_json
-from tunesmith.train import checkpoint, trackers
+from tunesmith.train import checkpoint, deepspeed, trackers
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, Silent, keep_metrics_until
 from tunesmith.train.plan import Plan, make_plan
+from tunesmith.train.processes import is_main_process, num_processes
+from tunesmith.train.samples import make_samples
 from tunesmith.train.trainer import GenerationMetrics, Trainer
 
 OWN_FILES = (record.RECORD, METRICS, "ledger.json", "evaluation", "gen_results", "inference.json")
@@ -68,13 +69,9 @@ class PreparedData:
     evaluation: list[Example]
     eval_rows: list[Row]
     builder: ExampleBuilder
+    first_row: Row
     train_ledger: Ledger
     eval_ledger: Ledger
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that writes and talks."""
-    return PartialState().is_main_process
 
 
 def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
@@ -91,19 +88,23 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener = listener or Silent()
     started = time.perf_counter()
     training = resolved.config.training
+    deepspeed.check(resolved)
     folder = Path(training.output_dir)
     resume = checkpoint.find(folder, training.resume_from_checkpoint)
     check_folder(folder, resolved, resuming=resume is not None)
     tokenizer = load_tokenizer(resolved.config.model)
     data = prepare_data(resolved, tokenizer)
+    samples = make_samples(resolved, tokenizer, data.builder, data.first_row)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
-    plan = make_plan(resolved, len(rows), PartialState().num_processes)
+    plan = make_plan(resolved, len(rows), num_processes())
     precision = choose_precision(resolved)
     set_seed(training.seed)
     model = load_model(resolved, precision)
     trainer = build_trainer(resolved, model, tokenizer, precision, plan, data, rows, eval_rows, resuming=resume is not None)
     facts = describe(resolved, model, precision, plan, data, trainer)
     trainer.add_callback(RunLog(folder, listener))
+    if samples is not None:
+        trainer.add_callback(samples)
     if is_main_process():
         begin_folder(folder, resolved, command, facts, data, resume)
         listener.started(facts)
@@ -174,7 +175,7 @@ def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Prep
     eval_examples = build_examples(eval_rows, builder, eval_ledger) if eval_rows else []
     if eval_rows:
         refuse_leaks(leaks(train_rows, eval_rows, builder), allow=data.allow_leak)
-    return PreparedData(train_examples, eval_examples, eval_rows, builder, train_ledger, eval_ledger)
+    return PreparedData(train_examples, eval_examples, eval_rows, builder, train_rows[0], train_ledger, eval_ledger)
 
 
 def to_dataset(examples: Sequence[Example], resolved: Resolved, *, evaluation: bool = False) -> Dataset | None:
@@ -321,10 +322,11 @@ def finish_folder(
     training = resolved.config.training
     model_folder = folder / training.final_subdir if training.final_subdir else folder
     merged_too = training.save_merged_model and resolved.config.adapter.use_lora
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    whole = deepspeed.gathered_weights(model)
     if is_main_process():
-        model = trainer.accelerator.unwrap_model(trainer.model)
         adapter_folder = model_folder / "lora_weights" if merged_too else model_folder
-        save_model(model, tokenizer, adapter_folder, resolved.config.model)
+        save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole)
         if merged_too:
             stage = model_folder / ".merged"
             shutil.rmtree(stage, ignore_errors=True)

@@ -203,6 +203,7 @@ class Trainer(SFTTrainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         transformers.Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would add a model card of its own
+        self.accelerator.wait_for_everyone()  # other processes save their random states, or pieces of the weights
         if not self.args.should_save:
             return
         folder = Path(self.args.output_dir)
