@@ -153,7 +153,8 @@ def may_run_code(section: ModelSection, located: str) -> bool:
     allowed = asked and section.allow_remote_code
     if not code:
         if asked and not allowed:
-            say(f"{section.model_name_or_path}: trust_remote_code is not honoured without --allow_remote_code, and not needed")
+            why = "is not honoured without --allow_remote_code; the model needs no code of its own"
+            say(f"{section.model_name_or_path}: trust_remote_code {why}")
         return False
     if allowed:
         if not Path(located).is_dir() and not _COMMIT.fullmatch(section.revision or ""):
