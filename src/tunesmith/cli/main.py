@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from tunesmith.errors import TunesmithError
 
 VERBS: dict[str, str] = {
+    "init": "lay a working copy of a recipe into a new folder",
     "config": "show the settings of a run with the origin of each value",
     "train": "fine-tune a model",
     "evaluate": "judge a model by the answers it writes",

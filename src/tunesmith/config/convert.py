@@ -110,8 +110,13 @@ def _spelled(path: str, value: Any, before: Any, candidates: Iterable[str], name
         for text in (value, True):  # switches such as use_packing stand for a value when they are on
             meaning = spelling.convert(text, before) if spelling.convert else text
             if _accepts(spelling, text) and meaning == value:
-                return name, text
+                return name, _as_written(text)
     raise ConfigError(f"{path} = {value!r} cannot be written in this dialect")
+
+
+def _as_written(value: Any) -> Any:
+    """A whole number without its point, as a person writes it."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e6 else value
 
 
 def _accepts(spelling: Spelling, value: Any) -> bool:

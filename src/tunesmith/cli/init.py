@@ -1,0 +1,239 @@
+"""``tunesmith init RECIPE DIR``: a working copy of a recipe, on small data and the embedded model.
+
+The recipe's files are copied as they are, but for its default configuration: that one is kept beside a small one that
+takes its name, so the documented commands run here and now. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tunesmith
+from tunesmith.cli.arguments import VerbParser
+from tunesmith.config.convert import convert
+from tunesmith.config.load import load
+from tunesmith.errors import ConfigError, StorageError
+
+NUM_TRAIN, NUM_HELDOUT = 4000, 200
+"""Rows of the small data."""
+
+Rows = list[dict[str, Any]]
+
+
+def nli_files(folder: Path) -> dict[str, Rows]:
+    """Fine-tuning rows of both sides, and the thoughts and reflections from which the ablations are prepared."""
+    from tunesmith.data.nli import nli_text
+    from tunesmith.world.nli import make_nli, make_nli_thoughts
+
+    columns = ("premise", "hypothesis", "thought_process", "predicted_label")
+    train, heldout = (
+        [{"id": row["id"], "text": nli_text(*(row[column] for column in columns))} for row in rows]
+        for rows in make_nli(NUM_TRAIN, NUM_HELDOUT)
+    )
+    thoughts, reflections = make_nli_thoughts(NUM_TRAIN)
+    return {
+        "data/finetune/train_ft.jsonl": train,
+        "data/finetune/eval_ft.jsonl": heldout,
+        "data/thoughts.jsonl": thoughts,
+        "data/reflections.jsonl": reflections,
+    }
+
+
+def reasoning_files(folder: Path) -> dict[str, Rows]:
+    """Prompts and responses of both sides."""
+    from tunesmith.world.reasoning import make_reasoning
+
+    train, heldout = make_reasoning(NUM_TRAIN, NUM_HELDOUT)
+    return {"data/formatted/combined_formatted.json": train, "data/formatted/validation.json": heldout}
+
+
+def rag_files(folder: Path) -> dict[str, Rows]:
+    """Questions with passages and answers of both sides, and the processed rows that are prepared from them."""
+    from tunesmith.data.prepare_rag import prepare_rag
+    from tunesmith.world.rag import make_rag
+
+    prompt = (folder / "ragfit/processing/prompts/qa.txt").read_text(encoding="utf-8")
+    files: dict[str, Rows] = {}
+    for side, rows in zip(("train", "heldout"), make_rag(NUM_TRAIN, NUM_HELDOUT), strict=True):
+        source = folder / f"data/questions-{side}.jsonl"
+        _write_rows(source, rows)
+        files[f"data/{side}.jsonl"] = prepare_rag(str(source), prompt=prompt, num_passages=3).rows
+    return files
+
+
+def sft_files(folder: Path) -> dict[str, Rows]:
+    """Questions and answers of both sides."""
+    from tunesmith.world.reasoning import make_reasoning
+
+    train, heldout = (
+        [{"question": row["prompt"], "answer": row["response"]} for row in rows]
+        for rows in make_reasoning(NUM_TRAIN, NUM_HELDOUT)
+    )
+    return {"data/train.jsonl": train, "data/heldout.jsonl": heldout}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe: its default configuration, the settings of the small one, its data, and what to type next."""
+
+    config: str
+    dialect: str
+    small: tuple[str, ...]
+    files: Callable[[Path], dict[str, Rows]]
+    commands: tuple[str, ...]
+
+
+SMALL = (
+    "--model_name_or_path=nano-mistral",
+    "--no_load_in_4bit",
+    "--no_load_in_8bit",
+    "--max_length=256",
+    "--per_device_train_batch_size=16",
+    "--gradient_accumulation_steps=1",
+    "--num_train_epochs=2",
+    "--optim=adamw_torch",
+    "--no_gradient_checkpointing",
+    "--logging_steps=20",
+    "--eval_steps=100",
+    "--save_steps=100",
+)
+"""What every small configuration says: the embedded model, rows that fit it, a processor instead of a GPU."""
+
+RECIPES: dict[str, Recipe] = {
+    "nli_cot": Recipe(
+        config="train/configs/default.py",
+        dialect="python",
+        small=(*SMALL, "--learning_rate=2e-3", "--no_use_wandb", "--output_dir=models/nano-mistral-nli-cot"),
+        files=nli_files,
+        commands=(
+            "./run_training.sh --native",
+            "tunesmith evaluate models/nano-mistral-nli-cot",
+        ),
+    ),
+    "reasoning": Recipe(
+        config="training/configs/default.json",
+        dialect="json",
+        small=(
+            *SMALL,
+            "--learning_rate=2e-3",
+            "--no_fp16",
+            "--train_data=data/formatted/combined_formatted.json",
+            "--eval_data=data/formatted/validation.json",
+            "--output_dir=checkpoints/nano-mistral-reasoning",
+        ),
+        files=reasoning_files,
+        commands=(
+            "python -m training.trainers.model_trainer --config training/configs/default.json",
+            "tunesmith evaluate checkpoints/nano-mistral-reasoning",
+        ),
+    ),
+    "rag": Recipe(
+        config="configs/training.yaml",
+        dialect="hydra",
+        small=(
+            *SMALL,
+            "--learning_rate=2e-3",
+            "--max_length=512",
+            "--target_modules=q_proj,k_proj,v_proj,o_proj",
+            "--completion_start=none",
+            "--train_data=data/train.jsonl",
+            "--eval_data=data/heldout.jsonl",
+            "--output_key=answers",
+            "--save_total_limit=2",
+            "--output_dir=trained_models/nano-mistral-rag",
+        ),
+        files=rag_files,
+        commands=(
+            "python training.py",
+            "tunesmith evaluate trained_models/nano-mistral-rag",
+        ),
+    ),
+    "sft": Recipe(
+        config="default_train_config.yaml",
+        dialect="yaml",
+        small=(
+            *SMALL,
+            "--learning_rate=1e-3",
+            "--max_steps=-1",
+            "--train_data=data/train.jsonl",
+            "--subset=none",
+            "--eval_data=data/heldout.jsonl",
+            "--gen_questions_file=data/questions.txt",
+            "--gen_every_n_steps=100",
+            "--max_new_tokens=64",
+        ),
+        files=sft_files,
+        commands=("accelerate launch sft.py --config default_train_config.yaml", "tunesmith evaluate outputs"),
+    ),
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Lay a copy of a recipe into a new folder and say what to type next."""
+    parser = VerbParser("init", "Lay a working copy of a recipe into a new folder.", takes_settings=False)
+    parser.add_argument("recipe", choices=sorted(RECIPES), help="recipe to copy")
+    parser.add_argument("folder", metavar="DIR", help="new or empty folder")
+    options, rest = parser.split(argv)
+    if rest:
+        raise ConfigError(f"do not know what to do with {rest[0]!r}", where="command line", remedy="see --help")
+    folder = Path(options.folder)
+    lay(options.recipe, folder)
+    print("\n".join([f"cd {options.folder}", *RECIPES[options.recipe].commands]))
+    return 0
+
+
+def lay(name: str, folder: Path) -> None:
+    """Copy the recipe ``name`` into ``folder`` and make its small data and configuration.
+
+    Raises:
+        StorageError: the folder holds something, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StorageError("is there and not empty", where=str(folder), remedy="name a new folder")
+    recipe = RECIPES[name]
+    try:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(recipes_folder() / name, folder, ignore=ignored, dirs_exist_ok=True)
+        for script in folder.glob("*.sh"):
+            script.chmod(0o755)
+        for file, rows in recipe.files(folder).items():
+            _write_rows(folder / file, rows)
+        with contextlib.chdir(folder):  # so that files are named as they are called from there
+            _make_small(Path(recipe.config), recipe, name)
+    except OSError as error:
+        raise StorageError(f"cannot write: {error.strerror or error}", where=str(folder)) from error
+
+
+def recipes_folder() -> Path:
+    """Where the recipes lie: inside the installed package, or in the checkout that it is imported from.
+
+    Raises:
+        StorageError: in neither place.
+    """
+    package = Path(tunesmith.__file__).parent
+    for candidate in (package / "recipes", package.parents[1] / "recipes"):
+        if candidate.is_dir():
+            return candidate
+    raise StorageError("this installation has no recipes", where=str(package), remedy="install tunesmith again")
+
+
+def _write_rows(path: Path, rows: Rows) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    text = "[\n" + ",\n".join(lines) + "\n]\n" if path.suffix == ".json" else "\n".join(lines) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _make_small(config: Path, recipe: Recipe, name: str) -> None:
+    """Put the small configuration in the place of the default one, which moves beside it."""
+    resolved = load(config, recipe.small, dialect=recipe.dialect)
+    kept = config.with_name(f"{config.stem}_full{config.suffix}")
+    text = convert(resolved, recipe.dialect, f"{kept.name} of the recipe {name}, made small: embedded model, made data")
+    config.rename(kept)
+    config.write_text(text, encoding="utf-8")
