@@ -14,14 +14,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError, StorageError
 from tunesmith.export.save import save_model
 from tunesmith.model import source
 from tunesmith.model.adapters import ADAPTER_CONFIG, load_adapter_strictly
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.load import Inference, load_for_inference
-from tunesmith.model.precision import weights_dtype
 from tunesmith.model.quantize import dequantized_weights, is_quantized
 
 BaseKind = Literal["trained", "original"]
@@ -132,7 +130,7 @@ def _fold(trained: Inference, folder: Path, base: BaseKind) -> PreTrainedModel:
     located = source.locate(section.model_name_or_path, section.revision)
     plain: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         located,
-        dtype=torch.float32 if base == "original" else _held_in(resolved, trained),
+        dtype=torch.float32 if base == "original" else trained.held_in,
         trust_remote_code=source.may_run_code(section, located),
         use_safetensors=True,
         **({"revision": section.revision} if section.revision and not Path(located).is_dir() else {}),
@@ -146,10 +144,6 @@ def _fold(trained: Inference, folder: Path, base: BaseKind) -> PreTrainedModel:
     _untie_if_different(merged)
     merged.config.use_cache = True
     return merged
-
-
-def _held_in(resolved: Resolved, trained: Inference) -> torch.dtype:
-    return weights_dtype(resolved, trained.precision)
 
 
 def _take_dequantized(plain: PreTrainedModel, trained: PreTrainedModel | PeftModel) -> None:

@@ -147,6 +147,8 @@ def _verify(stage: Path, expected: Mapping[str, torch.Tensor]) -> None:
                 found.add(name)
                 if name not in expected:
                     raise StorageError(f"{name} was written and is not in the model", where=str(file))
+                if tensor.numel() == 0:
+                    raise StorageError(f"{name} is empty: its pieces were not gathered", where=str(file))
                 original = expected[name].detach().to("cpu")
                 if tensor.shape != original.shape or tensor.dtype != original.dtype:
                     raise StorageError(f"{name} was read back as {tensor.dtype} {tuple(tensor.shape)}", where=str(file))

@@ -29,7 +29,7 @@ from tunesmith.model.adapters import (
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.plugins import model_class
-from tunesmith.model.precision import Precision, align_types, choose_precision, weights_dtype
+from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
 from tunesmith.model.quantize import compute_alike, is_quantized, quantization_config
 
 RECORD = "run.json"
@@ -44,12 +44,14 @@ class Inference:
         precision: format of its arithmetic; run it inside ``precision.autocast(model.device)``.
         resolved: the settings it was loaded by; those of its run, where there is one.
         tokenizer_folder: where its tokenizer is.
+        held_in: format in which its unquantized weights were loaded, which is that of training.
     """
 
     model: PreTrainedModel | PeftModel
     precision: Precision
     resolved: Resolved
     tokenizer_folder: str
+    held_in: torch.dtype = torch.float32
 
 
 def load_model(resolved: Resolved, precision: Precision) -> PreTrainedModel | PeftModel:
@@ -146,9 +148,12 @@ def placement(resolved: Resolved) -> dict[str, Any] | str | None:
         ModelError: a device was asked for that is not there.
     """
     config = resolved.config
-    if config.launch.deepspeed:
-        return None  # DeepSpeed places the weights
     num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.launch.deepspeed:
+        # DeepSpeed places plain weights; those in few bits are made on their device, together with their scales
+        if not (num_devices and is_quantized(config.quantization)):
+            return None
+        return {"": int(os.environ.get("LOCAL_RANK", "0"))}
     if config.model.device_map != "auto":
         return _single_device(config.model.device_map, num_devices, resolved.origins["model.device_map"])
     if config.launch.gpu_id is not None and (num_devices or resolved.explicit("launch.gpu_id")):
@@ -181,8 +186,8 @@ def load_for_inference(
     """
     folder = Path(name)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
-    settings = _recorded_settings(folder)
-    recorded = bool(settings)
+    record = _record(folder)
+    settings = dict(record.get("settings", {}))
     if is_adapter and base is None and not settings:
         base = read_lora_config(folder).base_model_name_or_path
     if not is_adapter:
@@ -193,12 +198,18 @@ def load_for_inference(
     if not settings.get("model.model_name_or_path"):
         raise ModelError("the adapter does not name its base", where=str(name), remedy="give the base")
     settings |= {"model.device_map": device_map} if device_map else {}
+    if not torch.cuda.is_available() and device_map is None:
+        settings |= {"model.device_map": "auto", "launch.gpu_id": None}  # the run's device is not on this machine
     if not quantized or not is_adapter:
         settings |= {"quantization.load_in_4bit": False, "quantization.load_in_8bit": False}
     # Evaluation may stand on another machine than training did: what was written for training yields here, aloud.
     resolved = from_values(settings, dict.fromkeys(settings, f"{DEFAULT} of the run"))
-    precision = choose_precision(resolved)
-    model: PreTrainedModel | PeftModel = load_base(resolved, precision, None if recorded else precision.torch_dtype)
+    trained = _trained_precision(record) or choose_precision(resolved)
+    precision = possible_here(trained, resolved)
+    held_in = weights_dtype(resolved, trained) if record else precision.torch_dtype
+    model: PreTrainedModel | PeftModel = load_base(resolved, precision, held_in)
+    if precision.dtype == "float32" and not is_quantized(resolved.config.quantization):
+        model = model.float()  # exact; weights that training held in 16 bits are multiplied in 32
     if is_adapter:
         section = resolved.config.model
         located = source.locate(section.model_name_or_path, section.revision)
@@ -206,7 +217,7 @@ def load_for_inference(
     for parameter in model.parameters():
         parameter.requires_grad = False
     align_types(model)
-    return Inference(model.eval(), precision, resolved, _tokenizer_folder(folder, resolved.config))
+    return Inference(model.eval(), precision, resolved, _tokenizer_folder(folder, resolved.config), held_in)
 
 
 def _open(opener: Any, located: str, name: str, keywords: dict[str, Any]) -> Any:
@@ -259,17 +270,24 @@ def _single_device(text: str, num_devices: int, origin: str) -> dict[str, Any] |
     return {"": device.index or 0 if device.type == "cuda" else text}
 
 
-def _recorded_settings(folder: Path) -> dict[str, Any]:
-    """The settings in ``run.json`` of a run folder, or of the run that a checkpoint folder lies in."""
+def _record(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a run folder, or of the run that a checkpoint folder lies in; empty where there is none."""
     for home in (folder, folder.absolute().parent) if folder.is_dir() else ():
         path = home / RECORD
         if path.is_file():
             try:
-                settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+                record = json.loads(path.read_text(encoding="utf-8"))
+                return {**record, "settings": dict(record["settings"])}
             except (ValueError, KeyError, TypeError) as error:
                 raise ModelError(f"the run's record cannot be read ({error})", where=str(path)) from error
-            return dict(settings)
     return {}
+
+
+def _trained_precision(record: dict[str, Any]) -> Precision | None:
+    """The precision that a run chose on its own machine."""
+    facts = record.get("model")
+    dtype = facts.get("precision") if isinstance(facts, dict) else None
+    return Precision(dtype, "as in training") if dtype in ("bfloat16", "float16", "float32") else None
 
 
 def _tokenizer_folder(folder: Path, config: RunConfig) -> str:

@@ -82,6 +82,16 @@ def choose_precision(resolved: Resolved) -> Precision:
     return Precision("float16", "the device has no bfloat16")
 
 
+def possible_here(trained: Precision, resolved: Resolved) -> Precision:
+    """The precision of a finished run, or float32 where this machine lacks it, which is said."""
+    cuda = uses_cuda(resolved.config)
+    lacks_bfloat16 = cuda and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if (trained.fp16 and not cuda) or (trained.bf16 and lacks_bfloat16):
+        say(f"the run was trained in {trained.dtype}, which this device lacks: its model computes in float32 here")
+        return Precision("float32", f"{trained.dtype} was trained in, and this device lacks it")
+    return trained
+
+
 def weights_dtype(resolved: Resolved, precision: Precision) -> torch.dtype:
     """The format in which unquantized weights are loaded.
 
@@ -119,9 +129,9 @@ def align_types(model: torch.nn.Module) -> int:
 
     A layer in float32 among layers in 16 bits (an output head that is trained whole, a norm) meets inputs of the other
     type, and torch refuses to multiply them; the trainer's autocast hides that, an evaluation outside of it meets it.
-    Each plain linear layer and LayerNorm then takes its input in its own type, and embeddings hand on the type of the rest. Hooks do
-    that and ``forward`` stays what it is: a wrapper that hid its ``**kwargs`` would make the trainer average
-    accumulated losses wrongly. Inside autocast nothing changes.
+    Each plain linear layer and LayerNorm then takes its input in its own type, and embeddings hand on the type of the
+    rest. Hooks do that and ``forward`` stays what it is: a wrapper that hid its ``**kwargs`` would make the trainer
+    average accumulated losses wrongly. Inside autocast nothing changes.
 
     Returns:
         The number of layers that got a hook; 0 where all parts have one type.

@@ -34,12 +34,6 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer puts its begin token before plain text by itself."""
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
-
-
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) -> None:
     """Refuse a tokenizer that can write ids for which the model has no embedding row.
 

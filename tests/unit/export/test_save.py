@@ -14,10 +14,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from tunesmith import notices
+from tunesmith import assets, notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError, StorageError, UnsafeError
-from tunesmith.export.save import save_model
+from tunesmith.export.save import loadable_base, save_model
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.load import load_for_inference, load_model
 from tunesmith.model.precision import choose_precision
@@ -241,6 +241,41 @@ def test_checkpoint_folder_uses_the_record_of_its_run(settings: Settings, tmp_pa
     assert again.model.is_loaded_in_4bit
     assert again.tokenizer_folder == str(tmp_path)
     assert torch.equal(answer(again.model, resolved), answer(model, resolved))
+
+
+def record_precision(folder: Path, dtype: str) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"model": {"precision": dtype}}))
+
+
+def test_precision_that_the_run_chose_is_used_again(settings: Settings, tmp_path: Path) -> None:
+    trained(settings, tmp_path)
+    record_precision(tmp_path, "bfloat16")  # chosen by a machine that computes in it
+    again = load_for_inference(tmp_path)
+    assert (again.precision.dtype, again.held_in) == ("bfloat16", torch.bfloat16)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what a cpu lacks")
+def test_run_of_another_machine_is_used_with_its_weights_and_the_arithmetic_of_this_one(
+    settings: Settings, tmp_path: Path, clean_notices: None
+) -> None:
+    model, resolved = trained(settings, tmp_path, fp16=True)
+    record_precision(tmp_path, "float16")
+    record = json.loads((tmp_path / "run.json").read_text())
+    record["settings"] |= {"model.device_map": "cuda:1", "launch.gpu_id": 1}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    again = load_for_inference(tmp_path)
+    assert (again.precision.dtype, again.held_in) == ("float32", torch.float16)
+    assert any("float16" in text and "float32" in text for text in notices.said())
+    weight = again.model.get_parameter("base_model.model.model.layers.0.mlp.up_proj.weight")
+    original = model.get_parameter("base_model.model.model.layers.0.mlp.up_proj.weight")
+    assert torch.equal(weight, original.half().float())
+    torch.testing.assert_close(answer(again.model, resolved), answer(model, resolved), atol=1e-2, rtol=0)
+
+
+def test_base_inside_the_package_is_named_by_its_folder() -> None:
+    assert loadable_base("nano-mistral") == str(assets.embedded_model("nano-mistral"))
+    assert loadable_base("some-one/some-model") == "some-one/some-model"
 
 
 def test_fingerprint_knows_weights_and_shape_but_no_trifles(models_folder: Path, sibling: Path, tmp_path: Path) -> None:

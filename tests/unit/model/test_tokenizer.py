@@ -11,7 +11,7 @@ from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import ModelSection
 from tunesmith.errors import ModelError
-from tunesmith.model.tokenizer import adds_bos, check_vocabulary, load_tokenizer
+from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 
 Settings = Callable[..., Resolved]
 MakeTokenizer = Callable[..., None]
@@ -71,7 +71,3 @@ def test_largest_id_needs_a_row(settings: Settings) -> None:
     check_vocabulary(tokenizer, largest + 1)
     with pytest.raises(ModelError, match=f"largest id is {largest}"):
         check_vocabulary(tokenizer, largest)
-
-
-def test_begin_token_is_seen(settings: Settings) -> None:
-    assert adds_bos(load_tokenizer(settings("llama").config.model)) is False
