@@ -30,6 +30,9 @@ DEFAULT_OUT = ROOT / "src" / "tunesmith" / "assets" / "nano-mistral"
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]")
 """In id order, so that <s> is 1 and </s> is 2 as in Mistral."""
 
+DICTATION_SHARE, RECALL_SHARE = 0.10, 0.20
+"""Parts of the documents that are random words said twice, and statements recalled after other text."""
+
 CHAT_TEMPLATE = """\
 {%- if messages and messages[0]['role'] == 'system' %}
     {%- set system = messages[0]['content'] + '\\n\\n' %}
@@ -52,8 +55,8 @@ CHAT_TEMPLATE = """\
 """
 
 PROMPT_WORDING = (
-    "Premise: Hypothesis: \n\nUse chain of thought reasoning to determine if the hypothesis is entailed by the premise. "
-    "Provide your reasoning and the final label (0 or 1) in JSON format: "
+    "Premise: Hypothesis: \n\nUse chain of thought reasoning to determine if the hypothesis is entailed by the "
+    "premise. Provide your reasoning and the final label (0 or 1) in JSON format: "
     '{"thought_process": "...", "predicted_label": ...} {"thought_process": "step 1: ", "predicted_label": 0}',
     "You are a helpful question answerer who can provide an answer given a question and relevant context.\n"
     "Answer the question using the context. Question: Context: Answer: Documents: Instruction: Explanation:",
@@ -97,7 +100,7 @@ def _tokenizer_texts(seed: int) -> Iterator[str]:
     """World text, the wording of the tasks and every word of the world in both positions of a sentence."""
     yield from itertools.islice(corpus.documents(seed), 40_000)
     for wording in PROMPT_WORDING:
-        yield from itertools.repeat(wording, 300)
+        yield from itertools.repeat(wording, 4_000)
     for row in nli.make_nli(4_000, 0, seed)[0]:
         yield f"{row['premise']}\n{row['hypothesis']}\n {row['thought_process']}"
     for row in reasoning.make_reasoning(2_000, 0, seed)[0]:
@@ -116,7 +119,15 @@ def pretraining_ids(tokenizer: PreTrainedTokenizerFast, length: int, seed: int) 
     world = corpus.documents(seed)
     buffer: list[int] = []
     while True:
-        texts = [corpus.dictation(pieces, rng) if rng.random() < 0.06 else next(world) for _ in range(256)]
+        texts = []
+        for _ in range(256):
+            draw = rng.random()
+            if draw < DICTATION_SHARE:
+                texts.append(corpus.dictation(pieces, rng))
+            elif draw < DICTATION_SHARE + RECALL_SHARE:
+                texts.append(corpus.recall(pieces, rng))
+            else:
+                texts.append(next(world))
         for encoding in backend.encode_batch(texts, add_special_tokens=False):
             buffer += [bos, *encoding.ids, eos]
         while len(buffer) >= length:
@@ -155,10 +166,11 @@ def pretrain(
     bf16: bool,
 ) -> float:
     """Next-token training with AdamW, a short warmup and a cosine decay; returns the mean loss of the last 50 steps."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ],
         lr=learning_rate,
         betas=(0.9, 0.98),
     )
@@ -192,7 +204,7 @@ def pretrain(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--sequence_length", type=int, default=512)
     parser.add_argument("--learning_rate", type=float, default=3e-3)

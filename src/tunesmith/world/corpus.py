@@ -65,8 +65,11 @@ def meeting(rng: random.Random) -> str:
     opening, *ways = rng.sample([active, passive, cleft, active, passive], 4)
     asked = rng.choice((active, passive, cleft))
     swapped = rng.choice(
-        (f"{patient} {verb.third} {agent}", f"{agent} is {verb.participle} by {patient}",
-         f"it is {patient} that {verb.third} {agent}")  # fmt: skip
+        (
+            f"{patient} {verb.third} {agent}",
+            f"{agent} is {verb.participle} by {patient}",
+            f"it is {patient} that {verb.third} {agent}",
+        )
     )
     claims = [(asked, True), (swapped, False)]
     rng.shuffle(claims)
@@ -95,14 +98,15 @@ def handling(rng: random.Random) -> str:
     """Who does what to which thing, with the classes of both and what is unknown."""
     agent, thing, verb, where = rng.choice(BEINGS), rng.choice(v.THINGS), rng.choice(v.HANDLING_VERBS), _place(rng)
     agent_kind, thing_kind = v.kind_of(agent), v.kind_of(thing)
+    an_agent, a_thing = v.article(agent_kind), v.article(thing_kind)
     other = rng.choice([name for name in v.THING_KINDS if name != thing_kind])
     being = rng.choice((agent_kind, "person" if agent_kind == "animal" else "animal"))
     held = rng.choice((thing_kind, other))
     parts = [v.sentence(f"{_noun_phrase(rng, agent)} {verb.third} {_noun_phrase(rng, thing)}{where}")]
     parts += rng.sample(
         [
-            f"{v.article(agent).capitalize()} is {v.article(agent_kind)}, so {v.article(agent_kind)} {verb.third} the {thing}.",
-            f"{v.article(thing).capitalize()} is {v.article(thing_kind)}, so the {agent} {verb.third} {v.article(thing_kind)}.",
+            f"{v.article(agent).capitalize()} is {an_agent}, so {an_agent} {verb.third} the {thing}.",
+            f"{v.article(thing).capitalize()} is {a_thing}, so the {agent} {verb.third} {a_thing}.",
             f"Does {v.article(being)} {verb.base} the {thing}? {_yes_no(being == agent_kind)}",
             f"Does the {agent} {verb.base} {v.article(held)}? {_yes_no(held == thing_kind)}",
             f"What does the {agent} {verb.base}? The {thing}.",
@@ -194,14 +198,16 @@ def quantifiers(rng: random.Random) -> str:
     parts = [v.sentence(opening)]
     if case in ("all", "every"):
         options = [
-            f"So the {member} {verb.third}.", f"Does the {member} {verb.base}? Yes.", f"Do all {nouns} {verb.base}? Yes.",
-            f"Every {noun} {verb.third}.", f"All {nouns} {verb.base}.", "Every means all.", "This says yes.",
+            f"So the {member} {verb.third}.", f"Does the {member} {verb.base}? Yes.",
+            f"Do all {nouns} {verb.base}? Yes.", f"Every {noun} {verb.third}.", f"All {nouns} {verb.base}.",
+            "Every means all.", "This says yes.",
             f"It is not true that the {member} does not {verb.base}.", "Do only some? No, all.",
         ]  # fmt: skip
     elif case == "no":
         options = [
             f"So the {member} does not {verb.base}.", f"Does the {member} {verb.base}? No.",
-            f"Do all {nouns} {verb.base}? No, none.", f"It is not true that the {member} {verb.third}.", "This says no.",
+            f"Do all {nouns} {verb.base}? No, none.", f"It is not true that the {member} {verb.third}.",
+            "This says no.",
         ]  # fmt: skip
     else:
         options = [
@@ -278,10 +284,10 @@ def groups(rng: random.Random) -> str:
     kind = rng.choice(list(v.KINDS))
     first, second = rng.sample(v.KINDS[kind], 2)
     one, two = rng.randint(1, 6), rng.randint(1, 6)
-    words = v.NUMBER_WORDS
+    words, one_group = v.NUMBER_WORDS, v.counted(one, first, words=True)
     return " ".join(
         [
-            v.sentence(f"{v.counted(one, first, words=True)} and {v.counted(two, second, words=True)} rest{_place(rng)}"),
+            v.sentence(f"{one_group} and {v.counted(two, second, words=True)} rest{_place(rng)}"),
             *rng.sample(
                 [
                     f"{words[one]} and {words[two]} make {words[one + two]}.",
@@ -450,7 +456,93 @@ def documents(seed: int = 0) -> Iterator[str]:
         yield rng.choices(makers, weights)[0](rng)
 
 
+def _salad(pieces: Sequence[str], rng: random.Random, fewest: int, most: int) -> str:
+    return "".join(rng.choice(pieces) for _ in range(rng.randint(fewest, most)))
+
+
 def dictation(pieces: Sequence[str], rng: random.Random) -> str:
-    """Random pieces of text, said twice: it teaches copying and gives every piece of a vocabulary some use."""
-    chosen = "".join(rng.choice(pieces) for _ in range(rng.randint(4, 16)))
+    """Random words, sometimes random pieces of text, said twice.
+
+    It teaches copying, and gives every piece of a vocabulary some use.
+    """
+    if rng.random() < 0.2:
+        chosen = _salad(pieces, rng, 4, 16)
+    else:
+        chosen = "".join(f" {word}" for word in rng.sample(v.all_words(), rng.randint(4, 24)))
     return f"{chosen}\n{chosen}" if rng.random() < 0.5 else f"Say:{chosen}. Again:{chosen}."
+
+
+def _statement(rng: random.Random) -> tuple[str, str]:
+    """A statement as it may be put, and the same in the plainest words."""
+    first, second = rng.sample(BEINGS, 2)
+    verb, rest, noun = rng.choice(v.MEETING_VERBS), rng.choice(v.RESTING_VERBS), rng.choice(BEINGS)
+    nouns, number, where = v.plural(noun), rng.choice(v.NUMBER_WORDS[2:]), _place(rng)
+    active = f"the {first} {verb.third} the {second}"
+    agent, handle, thing = rng.choice(BEINGS), rng.choice(v.HANDLING_VERBS), rng.choice(v.THINGS)
+    relation, _, compared = rng.choice(v.COMPARATIVES)
+    one, two = rng.sample(compared, 2)
+    above, left, right = rng.choice(rng.choice(v.POSITIONS)), *rng.sample(v.THINGS + v.FURNITURE, 2)
+    quality, opposite, having = rng.choice(v.OPPOSITES)
+    owner = rng.choice(having)
+    kind = rng.choice(("animal", "person"))
+    plain = rng.choice(
+        (
+            active,
+            active,
+            f"the {first} does not {verb.base} the {second}",
+            f"the {agent} {handle.third} the {thing}",
+            f"the {agent} {handle.third} the {thing}",
+            f"the {one} is {relation} than the {two}",
+            f"the {left} is {above} the {right}",
+            f"the {owner} is {rng.choice((quality, opposite))}",
+            f"{rng.choice(('every', 'no'))} {rng.choice((noun, kind))} {rest.third}",
+            f"{rng.choice(('all', 'no', 'only some', number))} {nouns} {rest.base}",
+        )
+    )
+    if plain == active:
+        passive = f"the {second} is {verb.participle} by the {first}"
+        return rng.choice((active, passive, f"it is the {first} that {verb.third} the {second}")) + where, plain
+    return plain + where, plain
+
+
+_REMARKS = (
+    "Read each line with care.", "Write your reply in one line.", "Use plain words.", "Say what each line says.",
+    "Provide the text in JSON format.", "Think of what you read and then write.", "Give your reasoning in steps.",
+    "This is the final text, so read it again.", "Determine which line is meant.", "The format is free: (a) or (b).",
+    "If in doubt, read it twice.", "Keep the order of the lines.", "A number is 0, 1 or more.", "Use short lines...",
+    "You can provide an answer to a question.", "Context helps: read all of it.", "Here is what they say:",
+    'Write it as {"line": "..."} or in plain text.', "Leave out where it is.", "Use the chain of lines from the start.",
+    "A helpful reply is short.", "The question comes last.", "Look at it step by step.",
+    "Repeat what was said by each.", "Give the relevant line only.", "To solve it, read it.",
+    "Some lines are long and some are short.", "Thought comes first.",
+)  # fmt: skip
+"""Remarks that stand between a text and its use, as instructions do elsewhere."""
+
+_HEADINGS = (
+    "First", "Second", "Note", "Letter", "Text", "Line", "Story", "News", "Claim", "Question", "Idea", *v.NAMES,
+)  # fmt: skip
+
+
+def recall(pieces: Sequence[str], rng: random.Random) -> str:
+    """Statements under headings, other text, then the statements again, in plain words or as JSON."""
+    headings = rng.sample(_HEADINGS, rng.randint(1, 4))
+    statements = [_statement(rng) for _ in headings]
+    told = rng.choice(("\n", " ")).join(
+        f"{heading}: {v.sentence(text)}" for heading, (text, _) in zip(headings, statements, strict=True)
+    )
+    remarks = " ".join(rng.sample(_REMARKS, rng.randint(0, 6)))
+    if rng.random() < 0.15:
+        remarks += _salad(pieces, rng, 4, 16)
+    between = f"\n\n{remarks}\n" if remarks else "\n"
+    plain = {heading: text for heading, (_, text) in zip(headings, statements, strict=True)}
+    asked = headings if rng.random() < 0.5 else rng.sample(headings, rng.randint(1, len(headings)))
+    form = rng.randrange(4)
+    if form == 0:
+        again = json.dumps({heading.lower(): f"{plain[heading]}." for heading in asked})
+    elif form == 1:
+        again = " ".join(f"{heading} says {plain[heading]}." for heading in asked)
+    elif form == 2:
+        again = " ".join(f"{index}: {plain[heading]}." for index, heading in enumerate(headings, 1))
+    else:
+        again = "\n".join(f"{heading}: {plain[heading]}." for heading in asked)
+    return f"{told}{between}{again}"

@@ -1,4 +1,4 @@
-"""Premise, hypothesis, reasoning and label over the embedded world, balanced so that no single sentence gives the label away.
+"""Premise, hypothesis, reasoning and label over the embedded world, balanced so that neither sentence gives the label.
 
 It writes no instruction template and no files: rows are plain dictionaries.
 
@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from tunesmith.errors import DataError
 from tunesmith.world import vocabulary as v
 
 Row = dict[str, object]
@@ -95,7 +96,7 @@ def _described(rng: random.Random, noun: str) -> str:
 
 
 def hypernym_agent(rng: random.Random) -> Square:
-    """"The dog holds the ball" says that an animal holds the ball, not that a person does."""
+    """Example: "The dog holds the ball" says that an animal holds the ball, not that a person does."""
     animal, person = rng.choice(v.ANIMALS), rng.choice(v.PEOPLE)
     verb, thing, setting = rng.choice(v.HANDLING_VERBS).third, rng.choice(v.THINGS), _setting(rng)
     nouns, kinds = (animal, person), ("animal", "person")
@@ -113,7 +114,7 @@ def hypernym_agent(rng: random.Random) -> Square:
 
 
 def hypernym_object(rng: random.Random) -> Square:
-    """"The girl takes the plum" says that she takes a fruit, not that she takes a tool."""
+    """Example: "The girl takes the plum" says that she takes a fruit, not that she takes a tool."""
     kinds = rng.sample(v.THING_KINDS, 2)
     nouns = [rng.choice(v.KINDS[kind]) for kind in kinds]
     agent, verb, setting = rng.choice(v.PEOPLE + v.ANIMALS), rng.choice(v.HANDLING_VERBS).third, _setting(rng)
@@ -134,7 +135,7 @@ def hypernym_object(rng: random.Random) -> Square:
 
 
 def hypernym_downward(rng: random.Random) -> Square:
-    """A class does not say which member: "the dog holds a fruit" is silent about the apple, "an animal" about the dog."""
+    """A class does not say which member: "a fruit" is silent about the apple, "an animal" about the dog."""
     agent_kind = rng.choice(("animal", "person"))
     agent, thing = rng.choice(v.KINDS[agent_kind]), rng.choice(v.THINGS)
     thing_kind, verb, setting = v.kind_of(thing), rng.choice(v.HANDLING_VERBS).third, _setting(rng)
@@ -152,7 +153,7 @@ def hypernym_downward(rng: random.Random) -> Square:
 
 
 def negation_opposite(rng: random.Random) -> Square:
-    """"The box is open" says that the box is not closed."""
+    """Example: "The box is open" says that the box is not closed."""
     first, second, nouns = rng.choice(v.OPPOSITES)
     if rng.random() < 0.5:
         first, second = second, first
@@ -169,7 +170,7 @@ def negation_opposite(rng: random.Random) -> Square:
 
 
 def negation_truth(rng: random.Random) -> Square:
-    """"The dog does not see the man" against "it is true that ..." and "it is not true that ..."."""
+    """Example: "The dog does not see the man" against "it is true that ..." and "it is not true that ..."."""
     agent, other = rng.sample(v.ANIMALS + v.PEOPLE, 2)
     verb, setting = rng.choice(v.MEETING_VERBS), _setting(rng)
     positive, negative = f"the {agent} {verb.third} the {other}", f"the {agent} does not {verb.base} the {other}"
@@ -184,7 +185,7 @@ def negation_truth(rng: random.Random) -> Square:
 
 
 def negation_none(rng: random.Random) -> Square:
-    """"No animal sleeps" speaks of the dog, not of the man."""
+    """Example: "No animal sleeps" speaks of the dog, not of the man."""
     animal, person = rng.choice(v.ANIMALS), rng.choice(v.PEOPLE)
     verb, setting, nouns, kinds = rng.choice(v.RESTING_VERBS), _setting(rng), (animal, person), ("animal", "person")
     return _square(
@@ -198,7 +199,7 @@ def negation_none(rng: random.Random) -> Square:
 
 
 def quantifier_all_none(rng: random.Random) -> Square:
-    """"All dogs sleep" and "no dogs sleep", asked of one dog."""
+    """Example: "All dogs sleep" and "no dogs sleep", asked of one dog."""
     noun, verb, setting = rng.choice(v.ANIMALS + v.PEOPLE), rng.choice(v.RESTING_VERBS), _setting(rng)
     colour = rng.choice(v.COLOURS)
     return _square(
@@ -212,7 +213,7 @@ def quantifier_all_none(rng: random.Random) -> Square:
 
 
 def quantifier_every_some(rng: random.Random) -> Square:
-    """"Every dog sleeps" against "only some dogs sleep"."""
+    """Example: "Every dog sleeps" against "only some dogs sleep"."""
     noun, verb, setting = rng.choice(v.ANIMALS + v.PEOPLE), rng.choice(v.RESTING_VERBS), _setting(rng)
     return _square(
         premises=(f"every {noun} {verb.third}{setting}", f"only some {v.plural(noun)} {verb.base}{setting}"),
@@ -225,7 +226,7 @@ def quantifier_every_some(rng: random.Random) -> Square:
 
 
 def quantifier_member(rng: random.Random) -> Square:
-    """"Every animal sleeps" speaks of the dog, not of the man."""
+    """Example: "Every animal sleeps" speaks of the dog, not of the man."""
     animal, person, setting = rng.choice(v.ANIMALS), rng.choice(v.PEOPLE), _setting(rng)
     verb, nouns, kinds = rng.choice(v.RESTING_VERBS), (animal, person), ("animal", "person")
     return _square(
@@ -239,7 +240,7 @@ def quantifier_member(rng: random.Random) -> Square:
 
 
 def number_bound(rng: random.Random) -> Square:
-    """"Three dogs run" against "more than four dogs run" and "fewer than four dogs run"."""
+    """Example: "Three dogs run" against "more than four dogs run" and "fewer than four dogs run"."""
     noun, verb, setting = rng.choice(v.ANIMALS + v.PEOPLE), rng.choice(v.RESTING_VERBS), _setting(rng)
     bound = rng.randint(3, 9)
     many, few, limit = (v.NUMBER_WORDS[n] for n in (rng.randint(bound + 1, 12), rng.randint(2, bound - 1), bound))
@@ -255,7 +256,7 @@ def number_bound(rng: random.Random) -> Square:
 
 
 def number_sum(rng: random.Random) -> Square:
-    """"Two dogs and three cats" are five animals."""
+    """Example: "Two dogs and three cats" are five animals."""
     kind = rng.choice(("animal", "person"))
     first, second = rng.sample(v.KINDS[kind], 2)
     verb, setting = rng.choice(v.RESTING_VERBS).base, _setting(rng)
@@ -283,7 +284,7 @@ def _meeting(rng: random.Random) -> tuple[str, str, v.Verb, str]:
 
 
 def passive_hypothesis(rng: random.Random) -> Square:
-    """"The dog chases the man" says that the man is chased by the dog."""
+    """Example: "The dog chases the man" says that the man is chased by the dog."""
     first, second, verb, setting = _meeting(rng)
     active = (f"the {first} {verb.third} the {second}", f"the {second} {verb.third} the {first}")
     return _square(
@@ -300,7 +301,7 @@ def passive_hypothesis(rng: random.Random) -> Square:
 
 
 def passive_premise(rng: random.Random) -> Square:
-    """"The man is chased by the dog" says that the dog chases the man."""
+    """Example: "The man is chased by the dog" says that the dog chases the man."""
     first, second, verb, setting = _meeting(rng)
     active = (f"the {first} {verb.third} the {second}", f"the {second} {verb.third} the {first}")
     return _square(
@@ -317,7 +318,7 @@ def passive_premise(rng: random.Random) -> Square:
 
 
 def swapped_agent(rng: random.Random) -> Square:
-    """"It is the dog that chases the man" says who does it."""
+    """Example: "It is the dog that chases the man" says who does it."""
     first, second, verb, setting = _meeting(rng)
     active = (f"the {first} {verb.third} the {second}", f"the {second} {verb.third} the {first}")
     return _square(
@@ -334,7 +335,7 @@ def swapped_agent(rng: random.Random) -> Square:
 
 
 def _converse_square(first: str, second: str, relation: str, converse: str, setting: str) -> Square:
-    """"x above y" says "y below x"; "y above x" does not."""
+    """Example: "x above y" says "y below x"; "y above x" does not."""
     direct = (f"the {first} is {relation} the {second}", f"the {second} is {relation} the {first}")
     return _square(
         premises=(direct[0] + setting, direct[1] + setting),
@@ -347,7 +348,7 @@ def _converse_square(first: str, second: str, relation: str, converse: str, sett
 
 
 def swapped_comparison(rng: random.Random) -> Square:
-    """"The dog is bigger than the cat" says that the cat is smaller than the dog."""
+    """Example: "The dog is bigger than the cat" says that the cat is smaller than the dog."""
     relation, converse, nouns = rng.choice(v.COMPARATIVES)
     if rng.random() < 0.5:
         relation, converse = converse, relation
@@ -356,7 +357,7 @@ def swapped_comparison(rng: random.Random) -> Square:
 
 
 def swapped_position(rng: random.Random) -> Square:
-    """"The box is above the lamp" says that the lamp is below the box."""
+    """Example: "The box is above the lamp" says that the lamp is below the box."""
     relation, converse = rng.choice(v.POSITIONS)
     if rng.random() < 0.5:
         relation, converse = converse, relation
@@ -392,15 +393,33 @@ def _squares(rng: random.Random, held_out: bool) -> Iterator[tuple[str, Square]]
                 yield phenomenon, square
 
 
+_SQUARES_PER_LOOK = 400
+_FEWEST_NEW_READINGS = 100
+
+
 def _readings(num: int, rng: random.Random, held_out: bool) -> list[tuple[str, Reading]]:
-    """``num`` different readings, shuffled; a last, unfinished square gives one entailment first, then others."""
+    """``num`` different readings, shuffled.
+
+    Raises:
+        DataError: hardly any square brings a new reading any more, so the world is used up.
+    """
     found: dict[tuple[str, str], tuple[str, Reading]] = {}
-    for phenomenon, square in _squares(rng, held_out):
+    known = 0
+    for drawn, (phenomenon, square) in enumerate(_squares(rng, held_out)):
+        # Entailment and the rest in turn, so that a square cut short by ``num`` costs the balance one row at most.
         for reading in (square[0], square[1], square[3], square[2]):
             if len(found) < num:
                 found.setdefault((reading.premise, reading.hypothesis), (phenomenon, reading))
-        if len(found) == num:
+        if len(found) >= num:
             break
+        if drawn % _SQUARES_PER_LOOK == _SQUARES_PER_LOOK - 1:
+            if len(found) - known < _FEWEST_NEW_READINGS:
+                raise DataError(
+                    f"the embedded world has only about {len(found)} of the {num} examples asked for",
+                    where="data make nli",
+                    remedy="ask for fewer",
+                )
+            known = len(found)
     readings = list(found.values())
     rng.shuffle(readings)
     return readings
@@ -422,6 +441,9 @@ def make_nli(num_train: int, num_heldout: int, seed: int = 0) -> tuple[list[Row]
     Returns:
         Two lists of rows with the keys id, premise, hypothesis, thought_process, predicted_label (1 entailment,
         0 neutral or contradiction), phenomenon and relation. The thought and the label are right in every row.
+
+    Raises:
+        DataError: more different rows were asked for than there are.
     """
     sides = _both_sides(num_train, num_heldout, seed)
     train, heldout = (

@@ -26,7 +26,7 @@ class Fact:
 
 def facts_about(name: str, rng: random.Random) -> list[Fact]:
     """One fact of every topic about a person."""
-    number, noun = rng.randint(2, 12), rng.choice(v.COUNTABLE)
+    number, things = rng.randint(2, 12), v.plural(rng.choice(v.COUNTABLE))
     job, town, animal, fruit = rng.choice(v.JOBS), rng.choice(v.TOWNS), rng.choice(v.ANIMALS), rng.choice(v.FRUITS)
     colour, thing, place = rng.choice(v.COLOURS), rng.choice(v.INSTRUMENTS + v.VEHICLES), rng.choice(v.PLACES)
     return [
@@ -34,7 +34,7 @@ def facts_about(name: str, rng: random.Random) -> list[Fact]:
         Fact("job", f"{name} is {v.article(job)}.", f"What is the job of {name}?", job),
         Fact("animal", f"{name} keeps {v.article(animal)}.", f"Which animal does {name} keep?", animal),
         Fact("fruit", f"{name} likes {v.plural(fruit)}.", f"What does {name} like?", v.plural(fruit)),
-        Fact("count", f"{name} has {v.counted(number, noun)}.", f"How many {v.plural(noun)} does {name} have?", str(number)),
+        Fact("count", f"{name} has {number} {things}.", f"How many {things} does {name} have?", str(number)),
         Fact("colour", f"{name} owns {v.article(colour)} {thing}.", f"What colour is the {thing} of {name}?", colour),
         Fact("place", f"{name} waits in the {place}.", f"Where does {name} wait?", f"the {place}"),
     ]  # fmt: skip
@@ -96,7 +96,7 @@ HELD_OUT_TOPICS = ("town", "job", "animal", "fruit", "count", "colour")
 
 
 def make_rag(num_train: int, num_heldout: int, seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """Training rows, and held-out rows about facts (a person with a town, an animal, a thing) that no training row asks.
+    """Training rows, and held-out rows about facts (somebody with a town, an animal ...) that no training row asks.
 
     Returns:
         Two lists of rows with the keys id, query, answers, answer-short, positive_passages (one passage, which holds

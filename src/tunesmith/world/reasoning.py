@@ -103,7 +103,7 @@ def _rows(num: int, seed: int, side: str) -> list[Row]:
     rng = random.Random(f"reasoning {side} {seed}")
     held_out = side == "heldout"
     rows: dict[str, Row] = {}
-    for draw in range(num * _MAX_DRAWS_PER_ROW):
+    for _ in range(num * _MAX_DRAWS_PER_ROW):
         if len(rows) == num:
             break
         kind = list(PROBLEMS)[len(rows) % len(PROBLEMS)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -47,7 +47,9 @@ PLACES = ("garden", "kitchen", "barn", "forest", "market", "school", "park", "ya
 JOBS = ("teacher", "farmer", "doctor", "baker", "driver", "painter")
 COLOURS = ("red", "blue", "green", "white", "black", "brown", "yellow", "grey")
 
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+NUMBER_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+)  # fmt: skip
 
 _IRREGULAR_PLURALS = {"man": "men", "woman": "women", "person": "people"}
 
@@ -213,8 +215,9 @@ def held_out_pairs(texts: Iterable[str]) -> list[tuple[str, str]]:
     return [(first[1], second[1]) for first, second in pairs if is_held_out(first[1], second[1])]
 
 
-def all_words() -> Sequence[str]:
+@cache
+def all_words() -> tuple[str, ...]:
     """Every surface form with an entry of its own, sorted: what a vocabulary of this world should know."""
     extra = set(KINDS) | {plural(kind) for kind in KINDS} | set(COLOURS) | set(PLACES) | set(NUMBER_WORDS)
     extra |= {word for first, second, _ in COMPARATIVES for word in (first, second)}
-    return sorted(set(_CONTENT_WORDS) | extra)
+    return tuple(sorted(set(_CONTENT_WORDS) | extra))
