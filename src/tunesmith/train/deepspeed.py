@@ -33,7 +33,7 @@ def check(resolved: Resolved) -> None:
 
     Raises:
         ConfigError: the file is missing, no JSON object, or says something else than the run's settings.
-        ModelError: DeepSpeed is not installed, or cannot do what is asked.
+        ModelError: DeepSpeed is not installed.
     """
     path = resolved.config.launch.deepspeed
     if path is None:
@@ -43,13 +43,6 @@ def check(resolved: Resolved) -> None:
     _check_agreement(content, resolved, path)
     if importlib.util.find_spec("deepspeed") is None:
         raise ModelError("DeepSpeed is not installed", where=origin, remedy="pip install 'tunesmith[deepspeed]'")
-    quantization = resolved.config.quantization
-    if zero_stage(content) == 3 and quantization.load_in_8bit:
-        raise ModelError(
-            "ZeRO stage 3 cuts weights into pieces, and an 8-bit layer keeps its scales beside the whole weight",
-            where=f"{resolved.origins['quantization.load_in_8bit']}, {path}",
-            remedy="use load_in_4bit, or ZeRO stage 2",
-        )
 
 
 def _check_agreement(content: dict[str, Any], resolved: Resolved, path: str) -> None:
@@ -65,11 +58,6 @@ def _check_agreement(content: dict[str, Any], resolved: Resolved, path: str) -> 
                 where=path,
                 remedy='write "auto", which follows the run\'s settings',
             )
-
-
-def zero_stage(content: dict[str, Any]) -> int:
-    """The stage of ZeRO that a DeepSpeed configuration asks for."""
-    return int(_at(content, "zero_optimization.stage") or 0)
 
 
 def gathered_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
