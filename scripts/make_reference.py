@@ -24,7 +24,15 @@ def page() -> str:
         if path.split(".")[0] != section:
             section = path.split(".")[0]
             about = " ".join((SECTIONS[section].__doc__ or "").split())
-            lines += ["", f"## {section}", "", about, "", "| setting | default | meaning | also accepted |", "|---|---|---|---|"]
+            lines += [
+                "",
+                f"## {section}",
+                "",
+                about,
+                "",
+                "| setting | default | meaning | also accepted |",
+                "|---|---|---|---|",
+            ]
         name = path.split(".")[1]
         also = ", ".join(f"`{other}`" for other in others)
         lines.append(f"| `{name}` | `{default}` | {meaning.replace('|', chr(92) + '|')} | {also} |")

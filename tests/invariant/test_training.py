@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers import logged, resolved_from, run_training, story_rows, tensors
 
 LORA = {"use_lora": True, "lora_r": 4, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
@@ -60,7 +61,10 @@ def test_accumulated_loss_is_the_token_mean_of_the_whole_step(tmp_path, stories_
     total, count = 0.0, 0
     for row in rows:
         prompt = [tokenizer.bos_token_id, *tokenizer(row["prompt"], add_special_tokens=False).input_ids]
-        whole = [tokenizer.bos_token_id, *tokenizer(row["prompt"] + row["completion"], add_special_tokens=False).input_ids]
+        whole = [
+            tokenizer.bos_token_id,
+            *tokenizer(row["prompt"] + row["completion"], add_special_tokens=False).input_ids,
+        ]
         assert whole[: len(prompt)] == prompt
         whole.append(tokenizer.eos_token_id)
         with torch.no_grad():
@@ -208,8 +212,8 @@ def test_evaluating_changes_nothing(tmp_path, stories_model):
     common = {"max_steps": 4, **LORA, "lora_dropout": 0.1}
     run_training(tmp_path / "without", stories_model, rows, **common)
     run_training(
-        tmp_path / "with", stories_model, rows, eval_rows=held, eval_steps=1, generate=True, max_new_tokens=4, task="exact",
-        **common,
+        tmp_path / "with", stories_model, rows, eval_rows=held, eval_steps=1, generate=True, max_new_tokens=4,
+        task="exact", **common,
     )  # fmt: skip
     assert len(logged(tmp_path / "with/run", "eval_loss", "eval_exact_match")) == 4
     assert curve(tmp_path / "without/run") == curve(tmp_path / "with/run")

@@ -17,8 +17,12 @@ class VerbParser(argparse.ArgumentParser):
         self._values_of: dict[str, bool] = {}
         self._num_positionals = 0
         usage = f"tunesmith {verb} [options]" + (" [settings]" if takes_settings else "")
-        epilog = "Every setting of the schema may follow: `tunesmith config --list` names them." if takes_settings else None
-        super().__init__(prog=f"tunesmith {verb}", usage=None, description=description, epilog=epilog, allow_abbrev=False)
+        epilog = (
+            "Every setting of the schema may follow: `tunesmith config --list` names them." if takes_settings else None
+        )
+        super().__init__(
+            prog=f"tunesmith {verb}", usage=None, description=description, epilog=epilog, allow_abbrev=False
+        )
         self._short_usage = usage
         self.add_argument("--debug", action="store_true", help="show tracebacks")
 
@@ -43,14 +47,20 @@ class VerbParser(argparse.ArgumentParser):
             token = rest.pop(0)
             name, equals, _ = token.partition("=")
             dashed = name.replace("_", "-") if name.startswith("--") else name
-            known = next((option for option in (name, dashed, name.replace("-", "_")) if option in self._values_of), None)
+            known = next(
+                (option for option in (name, dashed, name.replace("-", "_")) if option in self._values_of), None
+            )
             if known is None and name.startswith("--"):
-                known = next((option for option in self._values_of if option.replace("-", "_") == name.replace("-", "_")), None)
+                known = next(
+                    (option for option in self._values_of if option.replace("-", "_") == name.replace("-", "_")), None
+                )
             if known is not None:
                 own.append(known + token[len(name) :])
                 if self._values_of[known] and not equals and rest:
                     own.append(rest.pop(0))
-            elif not token.startswith("-") and not settings and positionals < self._num_positionals and "=" not in token:
+            elif (
+                not token.startswith("-") and not settings and positionals < self._num_positionals and "=" not in token
+            ):
                 own.append(token)
                 positionals += 1
             else:

@@ -51,7 +51,9 @@ def describe_entry(entry: dict[str, Any]) -> str:
 
 def _number(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.2e}" if value and abs(value) < 1e-3 else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return (
+            f"{value:.2e}" if value and abs(value) < 1e-3 else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+        )
     return str(value)
 
 

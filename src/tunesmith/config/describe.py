@@ -50,7 +50,12 @@ def reference() -> Iterator[tuple[str, str, str, list[str]]]:
         for name, field in model.model_fields.items():
             path = f"{section}.{name}"
             default = "required" if field.is_required() else _text(field.get_default(call_default_factory=True))
-            yield path, default, " ".join((field.description or "").split()), [n for n in others.get(path, []) if n != name]
+            yield (
+                path,
+                default,
+                " ".join((field.description or "").split()),
+                [n for n in others.get(path, []) if n != name],
+            )
 
 
 def _text(value: Any) -> str:

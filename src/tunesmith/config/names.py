@@ -183,5 +183,7 @@ def unknown_name(name: str, known: Mapping[str, Any], where: str) -> ConfigError
     last = name.rpartition(".")[2]
     if not nearest and last != name:
         nearest = difflib.get_close_matches(last, known, n=3, cutoff=0.6)
-    remedy = f"did you mean {' or '.join(repr(near) for near in nearest)}?" if nearest else "see `tunesmith config --list`"
+    remedy = (
+        f"did you mean {' or '.join(repr(near) for near in nearest)}?" if nearest else "see `tunesmith config --list`"
+    )
     return ConfigError(f"unknown setting {name!r}", where=where, remedy=remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import types
 import typing
@@ -69,8 +70,10 @@ def _long_option(token: str, rest: list[str], names: NameTable) -> Setting:
 
 
 def parse_value(text: str, spelling: Spelling) -> Any:
-    """The value that ``text`` stands for, given the type of the setting; text that fits no reading is returned as it is,
-    for validation to refuse."""
+    """The value that ``text`` stands for, given the type of the setting.
+
+    Text that fits no reading is returned as it is, for validation to refuse.
+    """
     adapter = _adapter(spelling)
     candidates = list(_readings(text))
     for candidate in candidates:
@@ -82,14 +85,9 @@ def parse_value(text: str, spelling: Spelling) -> Any:
 
 
 def _readings(text: str) -> Iterator[Any]:
-    try:
-        yield json.loads(text)
-    except ValueError:
-        pass
-    try:
-        yield float(text)
-    except ValueError:
-        pass
+    for read in (json.loads, float):
+        with contextlib.suppress(ValueError):
+            yield read(text)
     if text.lower() in _BOOLEANS:
         yield _BOOLEANS[text.lower()]
     if text.lower() in _NOTHING:

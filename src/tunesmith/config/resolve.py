@@ -44,7 +44,7 @@ class Resolved:
 
 
 def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
-    """Put defaults, a draft and overrides on top of each other and validate each value (``rules`` looks at them together).
+    """Put defaults, a draft and overrides on top of each other and validate each value (``rules`` sees them all).
 
     Raises:
         ConfigError: values have the wrong type or range; every problem is in the error.

@@ -40,7 +40,7 @@ class ModelSection(Section):
     attn_implementation: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     """Attention; ``auto`` takes FlashAttention 2 where it is installed and the device has it, else sdpa."""
     device_map: str = "auto"
-    """``auto`` spreads the model over the visible accelerators (cpu without one); or one device such as ``cuda:0``, ``cpu``."""
+    """``auto`` spreads the model over the visible accelerators (cpu without one); or one, ``cuda:0``, ``cpu``."""
     trust_remote_code: bool = False
     """Asks to run code that comes with the model; works only together with the flag ``--allow_remote_code``."""
     allow_remote_code: bool = False
@@ -48,9 +48,9 @@ class ModelSection(Section):
     eos_token: str | None = None
     """End token for a tokenizer that has none."""
     model_class: str | None = None
-    """Entry point (group ``tunesmith.models``) of an installed package that loads the model; unset, tunesmith loads it."""
+    """Entry point (group ``tunesmith.models``) of an installed package that loads the model; unset, tunesmith does."""
     pad_token: str | None = None
-    """Padding token; when unset the tokenizer's own, else its end token (labels are masked by position, so that is safe)."""
+    """Padding token; unset, the tokenizer's own, else its end token (labels are masked by position, so it is safe)."""
 
 
 class AdapterSection(Section):
@@ -77,7 +77,7 @@ class AdapterSection(Section):
     use_dora: bool = False
     """Weight-decomposed adaptation (DoRA, Liu et al. 2024)."""
     init_lora_weights: str | bool = True
-    """Initial values: true (zero B), ``gaussian``, ``pissa``, ``pissa_niter_16`` (PiSSA, Meng et al. 2024), ``olora`` ..."""
+    """Initial values: true (zero B), ``gaussian``, ``pissa``, ``pissa_niter_16`` (Meng et al. 2024), ``olora`` ..."""
     loraplus_lr_ratio: PositiveFloat | None = None
     """Learning rate of B over that of A (LoRA+, Hayou et al. 2024)."""
     layers_pattern: str | list[str] | None = None
@@ -127,7 +127,7 @@ class DataSection(Section):
     columns: dict[str, str] = {}
     """Renames columns before the format reads them: {name the format expects: name in the file}."""
     template: str | None = None
-    """How a conversation becomes text: unset (the tokenizer's chat template for chat rows, the row's own text for others),
+    """How a conversation becomes text: unset (the tokenizer's chat template for chats, the row's own text for others),
     a ``.jinja`` file, or a text file with the placeholders ``{query}`` and ``{output}``."""
     instruction: str | None = None
     """File (or text) with the system message."""
@@ -230,7 +230,7 @@ class TrainingSection(Section):
     load_best_model_at_end: bool = False
     """Keep the best checkpoint by ``metric_for_best_model`` as the result of the run."""
     metric_for_best_model: str | None = None
-    """Metric that decides what is best (``eval_loss``, ``eval_accuracy``, ``eval_macro_f1`` ...); unset means ``eval_loss``."""
+    """Metric that decides what is best (``eval_accuracy``, ``eval_macro_f1`` ...); unset means ``eval_loss``."""
     greater_is_better: bool | None = None
     """Direction of the metric; unset means smaller for losses, greater for all others."""
     early_stopping_patience: PositiveInt | None = None
@@ -248,7 +248,7 @@ class TrainingSection(Section):
     dataloader_num_workers: NonNegativeInt = 0
     """Worker processes that make batches."""
     save_merged_model: bool = False
-    """After training with LoRA, write the merged model to ``output_dir`` and the adapter to ``output_dir/lora_weights``."""
+    """After LoRA training, write the merged model to ``output_dir`` and the adapter to ``output_dir/lora_weights``."""
     final_subdir: str | None = None
     """Folder inside ``output_dir`` for the finished model; unset means ``output_dir`` itself."""
     gen_every_n_steps: PositiveInt | None = None

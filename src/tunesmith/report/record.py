@@ -17,7 +17,17 @@ from tunesmith.errors import StorageError
 from tunesmith.report.folder import read_json, write_json
 
 RECORD = "run.json"
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "safetensors", "tokenizers")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "bitsandbytes",
+    "safetensors",
+    "tokenizers",
+)
 
 
 @dataclass(frozen=True, slots=True)

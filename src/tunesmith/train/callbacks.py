@@ -61,6 +61,8 @@ class RunLog(TrainerCallback):
         self._last_time = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the last step's loss is never left out
         if state.is_world_process_zero:
             self._listener.stepped(state.global_step, state.max_steps)
 

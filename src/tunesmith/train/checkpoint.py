@@ -79,7 +79,9 @@ def find(output_dir: Path, asked: str | None) -> Checkpoint | None:
         folder = Path(asked)
         reason = problem(folder)
         if reason:
-            raise StorageError(f"cannot resume: {reason}", where=asked, remedy="name a complete checkpoint, or `latest`")
+            raise StorageError(
+                f"cannot resume: {reason}", where=asked, remedy="name a complete checkpoint, or `latest`"
+            )
         return Checkpoint(folder, read_json(folder / MANIFEST)["step"])
     candidates = list_checkpoints(output_dir)
     if not candidates:

@@ -19,6 +19,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, set_seed
 from trl import SFTConfig
 
+from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rules import evaluates
 from tunesmith.data.batching import items
@@ -35,7 +36,7 @@ from tunesmith.export.merge import merge
 from tunesmith.export.save import save_model
 from tunesmith.model.load import load_model, trainable_parameters
 from tunesmith.model.precision import Precision, choose_precision
-from tunesmith.model.tokenizer import load_tokenizer
+from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 from tunesmith.report import record
 from tunesmith.report.folder import write_json
 from tunesmith.train import checkpoint, deepspeed, trackers
@@ -100,7 +101,10 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     precision = choose_precision(resolved)
     set_seed(training.seed)
     model = load_model(resolved, precision)
-    trainer = build_trainer(resolved, model, tokenizer, precision, plan, data, rows, eval_rows, resuming=resume is not None)
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    trainer = build_trainer(
+        resolved, model, tokenizer, precision, plan, data, rows, eval_rows, resuming=resume is not None
+    )
     facts = describe(resolved, model, precision, plan, data, trainer)
     trainer.add_callback(RunLog(folder, listener))
     if samples is not None:
@@ -124,7 +128,9 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     metrics = final_metrics(trainer)
     if is_main_process():
         result = {"steps": trainer.state.global_step, "seconds": round(seconds, 1), "metrics": metrics}
-        record.finish(folder, "finished", {"result": result, "best_checkpoint": _name(trainer.state.best_model_checkpoint)})
+        record.finish(
+            folder, "finished", {"result": result, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
+        )
     return TrainResult(folder, model_folder, trainer.state.global_step, seconds, metrics)
 
 
@@ -164,10 +170,10 @@ def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Prep
     data = resolved.config.data
     if not data.train_data:
         raise ConfigError("train_data is not set", remedy="name the training rows, for example --train_data rows.jsonl")
-    train_rows, eval_rows = load_rows(data)
     if not evaluates(resolved):
-        eval_rows = []
-    elif not eval_rows:
+        data = data.model_copy(update={"eval_data": None, "eval_split": None, "dev_split": 0.0})
+    train_rows, eval_rows = load_rows(data)
+    if evaluates(resolved) and not eval_rows:
         raise DataError("no evaluation rows", remedy="give eval_data with rows, or --eval_strategy no")
     builder = ExampleBuilder(tokenizer, data)
     train_ledger, eval_ledger = Ledger(), Ledger()
@@ -210,6 +216,8 @@ def build_trainer(
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         resuming=resuming,
     )
+    if training.optim.startswith("paged_") and not torch.cuda.is_available():
+        notices.say(f"{training.optim}: there is no GPU memory to page, so the optimizer's states stay where they are")
     callbacks = []
     if training.early_stopping_patience is not None and eval_interval(resolved)[0] != "no":
         callbacks.append(EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold))

@@ -56,7 +56,9 @@ def _begin_wandb(resolved: Resolved) -> None:
     mode = os.environ.get("WANDB_MODE")
     if mode is None and not wandb.api.api_key:
         mode = "offline"
-        notices.say(f"no WANDB_API_KEY, so W&B keeps the run offline in {output_dir / 'wandb'}; `wandb sync` uploads it")
+        notices.say(
+            f"no WANDB_API_KEY, so W&B keeps the run offline in {output_dir / 'wandb'}; `wandb sync` uploads it"
+        )
     wandb.init(
         mode=mode,
         project=tracking.wandb_project or "tunesmith",
@@ -75,4 +77,4 @@ def finish() -> None:
     """Close what ``callbacks`` opened, so that a process can train again."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish(quiet=True)
+        wandb.finish()

@@ -135,6 +135,7 @@ class Trainer(SFTTrainer):
             optimizer_class,
             lr=learning_rate,
             loraplus_lr_ratio=self._loraplus_lr_ratio,
+            loraplus_lr_embedding=learning_rate,
             loraplus_weight_decay=self.args.weight_decay,
             **keywords,
         )

@@ -125,7 +125,7 @@ def _assignments(file: Path, roots: list[str], seen: set[Path]) -> dict[str, tup
                 elif alias.name in inside:
                     found[alias.asname or alias.name] = inside[alias.name]
         else:
-            found |= {name: (file, statement.lineno) for name in _assigned_names(statement)}
+            found |= dict.fromkeys(_assigned_names(statement), (file, statement.lineno))
     return found
 
 

@@ -24,7 +24,7 @@ KeyPath = tuple[str | int, ...]
 class _CoreLoader(yaml.SafeLoader):
     """A SafeLoader whose plain scalars follow YAML 1.2."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - as the base declares it
 
 
 for _tag, _pattern, _first in [
