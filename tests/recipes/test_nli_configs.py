@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tunesmith import notices
-from tunesmith.cli import nli_door as door
 from tunesmith.config.load import load
 from tunesmith.config.nli_door import DOCUMENT_NAMES, MINIMAL_DEFAULTS, flat, open_config
 from tunesmith.config.readers.python_file import LoadError
+from tunesmith.doors import nli as door
 from tunesmith.errors import ConfigError
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "nli_cot"

@@ -6,8 +6,8 @@
 import sys
 from pathlib import Path
 
-from tunesmith.cli.nli_door import load_config as load
-from tunesmith.cli.nli_door import show_config
+from tunesmith.doors.nli import load_config as load
+from tunesmith.doors.nli import show_config
 
 DEFAULT = Path(__file__).with_name("configs") / "default.py"
 
