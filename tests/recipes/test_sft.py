@@ -189,8 +189,10 @@ def test_fault_prompt_longer_than_max_seq_length_leaves_nothing_to_train_on(sft,
     """Such a row is left out and named; a run of nothing else does not begin, instead of a loss that is no number."""
     long = {"question": "why " * 400, "answer": "so"}
     assert sft("some", rows_file(tmp_path / "rows.jsonl", [*GOOD, long])) == 0
-    account = json.dumps(read_json(tmp_path / "some" / "ledger.json"))
-    assert "rows.jsonl:9" in account or '"9"' in account or "[9]" in account
+    ledger = read_json(tmp_path / "some" / "ledger.json")["training"]
+    (account,) = ledger["sources"].values()
+    assert account["dropped"] == {"too_long": [f"{tmp_path / 'rows.jsonl'}:9"]}
+    assert ledger["total"]["kept"] == 8
     assert all(0 < loss < 20 for loss in losses(tmp_path / "some"))
     capsys.readouterr()
     assert sft("all", rows_file(tmp_path / "long.jsonl", [long] * 3)) == 3

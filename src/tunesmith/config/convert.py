@@ -16,10 +16,12 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from tunesmith import notices
 from tunesmith.config.load import READERS, read
 from tunesmith.config.names import NameTable, Spelling, leaf_type
 from tunesmith.config.nli_door import DOCUMENT_NAMES
 from tunesmith.config.resolve import Resolved, resolve, schema_defaults
+from tunesmith.config.rules import find_problems
 from tunesmith.errors import ConfigError
 
 SUFFIXES = {"python": ".py", "json": ".json", "yaml": ".yaml", "hydra": ".yaml"}
@@ -214,3 +216,5 @@ def _check(text: str, dialect: str, resolved: Resolved) -> None:
                 f"{path} = {value!r} cannot be said in the dialect {dialect}: it would be {theirs[path]!r}",
                 remedy="choose another dialect",
             )
+    for problem in find_problems(again):  # a default that waits for something is a wish once it is written down
+        notices.say(f"written out in a file, these settings ask for more: {problem.what}; {problem.remedy}")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from pydantic import BaseModel
 
+from tunesmith import notices
 from tunesmith.cli.main import main
 from tunesmith.config.convert import SUFFIXES, convert, needed
 from tunesmith.config.load import load, read
@@ -198,6 +199,20 @@ def test_the_permission_to_run_code_is_never_written() -> None:
         text = convert(resolved, dialect, "a test")
         assert "allow_remote_code" not in text
         assert "trust_remote_code" in text
+
+
+def test_a_waiting_default_that_becomes_a_wish_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Document 3 stops early where there are evaluation rows; written down, that asks for such rows."""
+    notices.forget()
+    source = tmp_path / "source.json"
+    source.write_text('{"model_name_or_path": "some/model"}')
+    assert main(["config", str(source), "--to", "yaml"]) == 0
+    printed = capsys.readouterr()
+    assert "early_stopping_patience: 5" in printed.out
+    assert "early stopping has no evaluation to watch" in printed.err
+    notices.forget()
+    assert main(["config", str(source), "--to", "yaml", "--eval_file", "held_out.jsonl"]) == 0
+    assert "evaluation" not in capsys.readouterr().err
 
 
 def test_unknown_dialect() -> None:
