@@ -16,14 +16,8 @@ class VerbParser(argparse.ArgumentParser):
     def __init__(self, verb: str, description: str, *, takes_settings: bool = True) -> None:
         self._values_of: dict[str, bool] = {}
         self._num_positionals = 0
-        usage = f"tunesmith {verb} [options]" + (" [settings]" if takes_settings else "")
-        epilog = (
-            "Every setting of the schema may follow: `tunesmith config --list` names them." if takes_settings else None
-        )
-        super().__init__(
-            prog=f"tunesmith {verb}", usage=None, description=description, epilog=epilog, allow_abbrev=False
-        )
-        self._short_usage = usage
+        more = "Every setting may follow: `tunesmith config --list` names them." if takes_settings else None
+        super().__init__(prog=f"tunesmith {verb}", description=description, epilog=more, allow_abbrev=False)
         self.add_argument("--debug", action="store_true", help="show tracebacks")
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
@@ -46,14 +40,7 @@ class VerbParser(argparse.ArgumentParser):
         while rest:
             token = rest.pop(0)
             name, equals, _ = token.partition("=")
-            dashed = name.replace("_", "-") if name.startswith("--") else name
-            known = next(
-                (option for option in (name, dashed, name.replace("-", "_")) if option in self._values_of), None
-            )
-            if known is None and name.startswith("--"):
-                known = next(
-                    (option for option in self._values_of if option.replace("-", "_") == name.replace("-", "_")), None
-                )
+            known = next((option for option in self._values_of if _plain(option) == _plain(name)), None)
             if known is not None:
                 own.append(known + token[len(name) :])
                 if self._values_of[known] and not equals and rest:
@@ -67,14 +54,22 @@ class VerbParser(argparse.ArgumentParser):
                 settings.append(token)
         return self.parse_args(own), settings
 
+    def parse_all(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The options of a verb that takes no settings.
+
+        Raises:
+            ConfigError: something is left over.
+        """
+        options, rest = self.split(argv)
+        if rest:
+            self.error(f"do not know what to do with {rest[0]!r}")
+        return options
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message, where="command line", remedy=f"`{self.prog} --help` explains")
 
 
-def yes_no(text: str) -> bool:
-    """An argparse type for switches that take a value (``--json true``)."""
-    if text.lower() in ("true", "1", "yes", "on"):
-        return True
-    if text.lower() in ("false", "0", "no", "off"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+def _plain(option: str) -> str:
+    """Dashes and underscores are the same inside an option's name."""
+    return "--" + option[2:].replace("-", "_") if option.startswith("--") else option
+

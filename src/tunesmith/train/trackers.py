@@ -69,7 +69,7 @@ def _begin_wandb(resolved: Resolved) -> None:
         resume="allow" if tracking.wandb_run_id else None,
         config=resolved.values(),
         dir=str(output_dir),
-        settings=wandb.Settings(disable_git=True, disable_code=True, console="off"),
+        settings=wandb.Settings(disable_git=True, disable_code=True, console="off", silent=True),
     )
 
 
