@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith import notices
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.main import guarded
+from tunesmith.config.draft import Draft
 from tunesmith.config.load import finish
 from tunesmith.config.readers import flat_json
-from tunesmith.config.resolve import Resolved
+from tunesmith.config.resolve import Resolved, resolve
 from tunesmith.config.schema import DataSection
 from tunesmith.errors import ConfigError
 from tunesmith.report.folder import write_json
@@ -130,7 +132,8 @@ class ModelTrainer:
     def __init__(self, config: TrainingConfig | None = None, **settings: Any) -> None:
         self.config = TrainingConfig() if config is None else config
         self._settings = settings
-        self._resolve()  # wrong values are told before anything is loaded
+        notices.forget()
+        resolve(self._draft({}))  # wrong values are told at once; how they fit together depends on the files
 
     def train(self, train_file: str | list[str], eval_file: str | list[str] | None = None) -> str:
         """Fine-tune and return the folder of the finished model, ``output_dir/final``.
@@ -145,7 +148,7 @@ class ModelTrainer:
             TunesmithError: whatever prevents the run, with what, where and what to do.
         """
         files = {"train_file": train_file} | ({} if eval_file is None else {"eval_file": eval_file})
-        resolved = self._resolve(files)
+        resolved = finish(self._draft(files))
         from tunesmith.cli import environment
 
         environment.prepare(resolved.config.launch.gpu_id)
@@ -159,8 +162,8 @@ class ModelTrainer:
             write_training_config(resolved)
         return str(result.model_folder)
 
-    def _resolve(self, files: dict[str, Any] | None = None) -> Resolved:
-        return finish(flat_json.from_keywords(self.config.written() | self._settings | (files or {})))
+    def _draft(self, files: dict[str, Any]) -> Draft:
+        return flat_json.from_keywords(self.config.written() | self._settings | files)
 
 
 class ReasoningDataset:

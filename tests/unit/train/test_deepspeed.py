@@ -1,0 +1,95 @@
+"""DeepSpeed files are checked before anything is loaded; weights that are not spread are left alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import resolved_from
+
+from tunesmith.config.resolve import Resolved
+from tunesmith.errors import ConfigError
+from tunesmith.train import processes
+from tunesmith.train.deepspeed import FOLLOWING, check, gathered_weights
+
+SHIPPED = (
+    Path(__file__).resolve().parents[3] / "recipes" / "reasoning" / "training" / "configs" / "deepspeed_zero3.json"
+)
+
+
+def run_with(file: Path, **settings: Any) -> Resolved:
+    return resolved_from(model_name_or_path="m", deepspeed_config=str(file), **settings)
+
+
+def written(folder: Path, content: Any) -> Path:
+    path = folder / "ds.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("settings", [{}, {"load_in_4bit": True}, {"load_in_8bit": True}, {"use_lora": False}])
+def test_shipped_file_fits_every_kind_of_run(settings: dict[str, Any]) -> None:
+    check(run_with(SHIPPED, **settings))
+
+
+def test_runs_without_deepspeed_are_not_checked() -> None:
+    check(resolved_from(model_name_or_path="m"))
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [("{", "not valid JSON"), ("[]", "no JSON object"), ("", "not valid JSON")],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, content: str, part: str) -> None:
+    with pytest.raises(ConfigError, match=part):
+        check(run_with(written(tmp_path, content)))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the DeepSpeed file"):
+        check(run_with(tmp_path / "absent.json"))
+
+
+def test_every_repeated_setting_must_agree(tmp_path: Path) -> None:
+    values = run_with(SHIPPED).values()
+    swept = 0
+    for key, setting in FOLLOWING.items():
+        for value, fits in (("auto", True), (values[setting], True), (12345, False)):
+            content: Any = value
+            for part in reversed(key.split(".")):
+                content = {part: content}
+            resolved = run_with(written(tmp_path, content))
+            if fits:
+                check(resolved)
+            else:
+                with pytest.raises(ConfigError, match="auto"):
+                    check(resolved)
+            swept += 1
+    assert swept == 3 * 7
+
+
+def test_rows_of_a_step_over_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    resolved = run_with(
+        written(tmp_path, {"train_batch_size": 24}), per_device_train_batch_size=3, gradient_accumulation_steps=4
+    )
+    check(resolved)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(ConfigError, match="train_batch_size is 24"):
+        check(resolved)
+
+
+def test_whole_weights_need_no_gathering() -> None:
+    assert gathered_weights(torch.nn.Linear(2, 2)) is None
+
+
+def test_processes_are_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert (processes.rank(), processes.num_processes(), processes.is_main_process()) == (0, 1, True)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert (processes.rank(), processes.num_processes(), processes.is_main_process()) == (1, 2, False)
