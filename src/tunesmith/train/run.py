@@ -21,15 +21,10 @@ from trl import SFTConfig
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.rules import evaluates
 from tunesmith.data.batching import items
 from tunesmith.data.collate import Collator
-from tunesmith.data.examples import ExampleBuilder, build_examples
-from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import Example
-from tunesmith.data.rows import Row
-from tunesmith.data.selection import leaks, load_rows, refuse_leaks
-from tunesmith.errors import ConfigError, DataError, StorageError, TunesmithError
+from tunesmith.errors import ConfigError, StorageError, TunesmithError
 from tunesmith.evaluate.run import evaluate_rows, scalar_metrics
 from tunesmith.evaluate.tasks import choose_task
 from tunesmith.export.merge import merge
@@ -43,6 +38,7 @@ from tunesmith.train import checkpoint, deepspeed, trackers
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, Silent, keep_metrics_until
 from tunesmith.train.plan import Plan, make_plan
+from tunesmith.train.prepare import PreparedData, prepare_data
 from tunesmith.train.processes import is_main_process, num_processes
 from tunesmith.train.samples import make_samples
 from tunesmith.train.trainer import GenerationMetrics, Trainer
@@ -60,19 +56,6 @@ class TrainResult:
     steps: int
     seconds: float
     metrics: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedData:
-    """Examples of a run, ready for batches, and what the evaluation by generation needs."""
-
-    train: list[Example]
-    evaluation: list[Example]
-    eval_rows: list[Row]
-    builder: ExampleBuilder
-    first_row: Row
-    train_ledger: Ledger
-    eval_ledger: Ledger
 
 
 def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
@@ -159,29 +142,6 @@ def check_folder(folder: Path, resolved: Resolved, *, resuming: bool) -> None:
             where=resolved.origins["training.output_dir"],
             remedy="choose another output_dir, or --resume_from_checkpoint latest, or --overwrite_output_dir",
         )
-
-
-def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
-    """Read, split, check and encode the rows of a run.
-
-    Raises:
-        DataError: a row is wrong, nothing is left to train on, or evaluation rows occur among the training rows.
-    """
-    data = resolved.config.data
-    if not data.train_data:
-        raise ConfigError("train_data is not set", remedy="name the training rows, for example --train_data rows.jsonl")
-    if not evaluates(resolved):
-        data = data.model_copy(update={"eval_data": None, "eval_split": None, "dev_split": 0.0})
-    train_rows, eval_rows = load_rows(data)
-    if evaluates(resolved) and not eval_rows:
-        raise DataError("no evaluation rows", remedy="give eval_data with rows, or --eval_strategy no")
-    builder = ExampleBuilder(tokenizer, data)
-    train_ledger, eval_ledger = Ledger(), Ledger()
-    train_examples = build_examples(train_rows, builder, train_ledger)
-    eval_examples = build_examples(eval_rows, builder, eval_ledger) if eval_rows else []
-    if eval_rows:
-        refuse_leaks(leaks(train_rows, eval_rows, builder), allow=data.allow_leak)
-    return PreparedData(train_examples, eval_examples, eval_rows, builder, train_rows[0], train_ledger, eval_ledger)
 
 
 def to_dataset(examples: Sequence[Example], resolved: Resolved, *, evaluation: bool = False) -> Dataset | None:
