@@ -106,8 +106,14 @@ def make_samples(
             remedy="leave out gen_every_n_steps and evaluate checkpoints instead",
         )
     questions = read_questions(training.gen_questions_file, builder.format_of(first_row), builder)
-    folder = Path(training.output_dir)
-    return Samples(questions, tokenizer, folder, training.gen_every_n_steps, resolved.config.evaluation)
+    return Samples(
+        questions,
+        tokenizer,
+        Path(training.output_dir),
+        training.gen_every_n_steps,
+        resolved.config.evaluation,
+        builder.stop_token_ids(first_row),
+    )
 
 
 class Samples(TrainerCallback):
@@ -120,6 +126,7 @@ class Samples(TrainerCallback):
         folder: the run folder; answers go to ``gen_results/gen_step_N.json`` in it.
         every: optimizer steps between samples.
         settings: how answers are decoded.
+        stop_token_ids: tokens that end an answer.
     """
 
     def __init__(
@@ -129,12 +136,14 @@ class Samples(TrainerCallback):
         folder: Path,
         every: int,
         settings: EvaluationSection,
+        stop_token_ids: list[int],
     ) -> None:
         self._questions = questions
         self._tokenizer = tokenizer
         self._folder = folder / RESULTS
         self._every = every
         self._settings = settings
+        self._stop_token_ids = stop_token_ids
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
@@ -151,6 +160,7 @@ class Samples(TrainerCallback):
             temperature=settings.temperature,
             top_p=settings.top_p,
             seed=args.seed,
+            stop_token_ids=self._stop_token_ids,
             names=[question.where for question in self._questions],
         )
         samples = [
