@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from tunesmith import notices
-from tunesmith.config.resolve import DEFAULT, Resolved, from_values
+from tunesmith.config.draft import DEFAULT
+from tunesmith.config.resolve import Resolved, from_values
 
 VOCABULARY = 96
 

@@ -9,6 +9,8 @@ from typing import Any
 from tunesmith.config.names import NameTable, Spelling
 
 COMMAND_LINE = "command line"
+DEFAULT = "default"
+"""How the origin of a value begins that nobody wrote."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tunesmith import notices
-from tunesmith.config.draft import COMMAND_LINE, Draft, Setting
+from tunesmith.config.adjust import adjust_defaults, align_saves
+from tunesmith.config.draft import COMMAND_LINE, DEFAULT, Draft, Setting
 from tunesmith.config.names import leaf_paths
 from tunesmith.config.schema import SECTIONS, RunConfig
 from tunesmith.errors import ConfigError, ConfigErrors, UnsafeError
-
-DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,47 +62,10 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
             where=origins["model.allow_remote_code"],
             remedy="give --allow_remote_code on the command line if you trust the model's code",
         )
-    _defaults_give_way(values, origins)
+    adjust_defaults(values, origins)
     if draft.align_saves:
-        _align_saves(values, origins)
+        align_saves(values, origins)
     return Resolved(_validate(values, origins, written), origins)
-
-
-GIVES_WAY: tuple[tuple[str, str, bool], ...] = (
-    ("training.fp16", "training.bf16", True),
-    ("training.bf16", "training.fp16", True),
-    ("quantization.load_in_4bit", "quantization.load_in_8bit", True),
-    ("quantization.load_in_8bit", "quantization.load_in_4bit", True),
-    ("quantization.load_in_4bit", "adapter.use_lora", False),
-    ("quantization.load_in_8bit", "adapter.use_lora", False),
-)
-"""(a switch, another path, its value): a dialect's default for the switch ends where somebody wrote that value."""
-
-
-def _defaults_give_way(values: dict[str, Any], origins: dict[str, str]) -> None:
-    """A dialect's default does not contradict what somebody wrote: ``--bf16`` is enough where fp16 is a default."""
-    for path, other, value in GIVES_WAY:
-        is_default, is_written = origins[path].startswith(DEFAULT), not origins[other].startswith(DEFAULT)
-        if values[path] is True and is_default and is_written and values[other] is value:
-            name, written = path.partition(".")[2], f"{other.partition('.')[2]} {str(value).lower()}"
-            notices.say(f"{name} is only a {origins[path]} and gives way to {written} ({origins[other]})")
-            origins[path] += f" (gives way to {written})"
-            values[path] = False
-
-
-def _align_saves(values: dict[str, Any], origins: dict[str, str]) -> None:
-    """Document 3 saves every 500 steps, evaluates every 200 and wants the best model: save at the next multiple."""
-    save_steps, eval_steps = values["training.save_steps"], values["training.eval_steps"]
-    evaluates = values["data.eval_data"] or values["data.eval_split"] or values["data.dev_split"]
-    wanted = values["training.load_best_model_at_end"] and evaluates
-    if not wanted or not isinstance(save_steps, int) or not isinstance(eval_steps, int) or eval_steps <= 0:
-        return
-    aligned = -(-save_steps // eval_steps) * eval_steps
-    if aligned != save_steps:
-        notices.say(f"save_steps {save_steps} becomes {aligned}, a multiple of eval_steps {eval_steps}: "
-                    "only evaluated checkpoints can be the best one")  # fmt: skip
-        origins["training.save_steps"] += f" ({save_steps}, aligned with eval_steps)"
-        values["training.save_steps"] = aligned
 
 
 def from_values(values: dict[str, Any], origins: dict[str, str] | None = None) -> Resolved:

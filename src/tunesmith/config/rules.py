@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith import assets
+from tunesmith.config.model_facts import max_positions
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, ConfigErrors
 
@@ -107,8 +106,6 @@ def early_stopping_needs_evaluation(resolved: Resolved) -> Problem | None:
     training = resolved.config.training
     if training.early_stopping_patience is None or evaluates(resolved):
         return None
-    if not resolved.explicit("training.early_stopping_patience"):
-        return None  # a dialect's default waits for evaluation data; without it there is nothing to stop early by
     return Problem(
         ("training.early_stopping_patience", "training.eval_strategy", "data.eval_data"),
         "early stopping has no evaluation to watch",
@@ -120,8 +117,6 @@ def early_stopping_needs_evaluation(resolved: Resolved) -> Problem | None:
 def best_model_needs_evaluation(resolved: Resolved) -> Problem | None:
     training = resolved.config.training
     if not training.load_best_model_at_end or evaluates(resolved):
-        return None
-    if not resolved.explicit("training.load_best_model_at_end"):
         return None
     return Problem(
         ("training.load_best_model_at_end", "training.eval_strategy", "data.eval_data"),
@@ -191,26 +186,15 @@ def warmup_fits(resolved: Resolved) -> Problem | None:
 
 @rule
 def length_fits_positions(resolved: Resolved) -> Problem | None:
-    positions = _max_positions(resolved.config.model.model_name_or_path)
+    positions = max_positions(resolved.config.model.model_name_or_path)
     length = resolved.config.data.max_length
-    if positions is None or length <= positions or not resolved.explicit("data.max_length"):
+    if positions is None or length <= positions:
         return None
     return Problem(
         ("data.max_length", "model.model_name_or_path"),
         f"max_length {length} is beyond the model's {positions} positions",
         f"set max_length {positions} or less",
     )
-
-
-def _max_positions(name: str) -> int | None:
-    """Positions of a local model, from its config.json alone; None where that cannot be known without loading."""
-    path = (assets.embedded_model(name) or Path(name)) / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    value = config.get("max_position_embeddings", config.get("n_positions")) if isinstance(config, dict) else None
-    return value if isinstance(value, int) else None
 
 
 @rule

@@ -15,7 +15,8 @@ import torch
 from peft import PeftModel, prepare_model_for_kbit_training
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from tunesmith.config.resolve import DEFAULT, Resolved, from_values
+from tunesmith.config.draft import DEFAULT
+from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import RunConfig
 from tunesmith.errors import ModelError
 from tunesmith.model import source

@@ -1,0 +1,19 @@
+"""Facts about a local model that its config.json tells without loading anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tunesmith import assets
+
+
+def max_positions(name: str) -> int | None:
+    """Positions of a local model; None where that cannot be known without loading."""
+    path = (assets.embedded_model(name) or Path(name)) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    value = config.get("max_position_embeddings", config.get("n_positions")) if isinstance(config, dict) else None
+    return value if isinstance(value, int) else None
