@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import resolved_from
 
+from helpers import resolved_from
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError
 from tunesmith.train import processes
