@@ -73,6 +73,16 @@ def test_rows_of_the_two_sides_are_apart(name: str, few_rows: None, tmp_path: Pa
     assert not texts[0] & texts[1]
 
 
+def test_documented_overrides_work_on_the_small_rag_configuration(few_rows: None, tmp_path: Path) -> None:
+    """Hydra refuses keys that the file does not have, so the small file has those of the full one."""
+    from tunesmith.config.readers.hydra_compose import compose
+
+    init.lay("rag", tmp_path / "mine")
+    overrides = ["train.max_steps=3", "limit=5", "shuffle=1", "hfhub_tag=me/mine", "model.lora.r=2", "template=x.txt"]
+    tree = compose(tmp_path / "mine" / "configs", "training", overrides).tree
+    assert (tree["train"]["max_steps"], tree["limit"], tree["model"]["lora"]["r"]) == (3, 5, 2)
+
+
 @pytest.mark.parametrize("content", ["file", "folder"])
 def test_a_place_that_is_taken_is_left_alone(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     taken = tmp_path / "taken"

@@ -80,11 +80,12 @@ def sft_files(folder: Path) -> dict[str, Rows]:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A recipe: its default configuration, the settings of the small one, its data, and what to type next."""
+    """A recipe: its default configuration, the small one (settings on top of it, or a text), its data, the commands
+    to type next."""
 
     config: str
     dialect: str
-    small: tuple[str, ...]
+    small: tuple[str, ...] | str
     files: Callable[[Path], dict[str, Rows]]
     commands: tuple[str, ...]
 
@@ -104,6 +105,38 @@ SMALL = (
     "--save_steps=100",
 )
 """What every small configuration says: the embedded model, rows that fit it, a processor instead of a GPU."""
+
+RAG_CONFIG = """\
+# {comment}.
+# Every key of training_full.yaml can be overridden here and on the command line.
+defaults:
+    - training_full
+    - _self_
+
+model:
+    model_name_or_path: nano-mistral
+    load_in_8bit: false
+    lora:
+        target_modules: [q_proj, k_proj, v_proj, o_proj]
+    completion_start:
+    max_sequence_len: 512
+
+train:
+    output_dir: trained_models/nano-mistral-rag
+    num_train_epochs: 2
+    per_device_train_batch_size: 16
+    gradient_accumulation_steps: 1
+    learning_rate: 2e-3
+    optim: adamw_torch
+    logging_steps: 20
+    eval_steps: 100
+    save_steps: 100
+
+data_file: data/train.jsonl
+eval_data: data/heldout.jsonl
+output_key: answers
+"""
+"""The small configuration of rag. It rests on the full one, because Hydra overrides only keys that a file has."""
 
 RECIPES: dict[str, Recipe] = {
     "nli_cot": Recipe(
@@ -136,18 +169,7 @@ RECIPES: dict[str, Recipe] = {
     "rag": Recipe(
         config="configs/training.yaml",
         dialect="hydra",
-        small=(
-            *SMALL,
-            "--learning_rate=2e-3",
-            "--max_length=512",
-            "--target_modules=q_proj,k_proj,v_proj,o_proj",
-            "--completion_start=none",
-            "--train_data=data/train.jsonl",
-            "--eval_data=data/heldout.jsonl",
-            "--output_key=answers",
-            "--save_total_limit=2",
-            "--output_dir=trained_models/nano-mistral-rag",
-        ),
+        small=RAG_CONFIG,
         files=rag_files,
         commands=(
             "python training.py",
@@ -232,8 +254,11 @@ def _write_rows(path: Path, rows: Rows) -> None:
 
 def _make_small(config: Path, recipe: Recipe, name: str) -> None:
     """Put the small configuration in the place of the default one, which moves beside it."""
-    resolved = load(config, recipe.small, dialect=recipe.dialect)
     kept = config.with_name(f"{config.stem}_full{config.suffix}")
-    text = convert(resolved, recipe.dialect, f"{kept.name} of the recipe {name}, made small: embedded model, made data")
+    comment = f"{kept.name} of the recipe {name}, made small: embedded model, made data"
+    if isinstance(recipe.small, str):
+        text = recipe.small.format(comment=comment)
+    else:
+        text = convert(load(config, recipe.small, dialect=recipe.dialect), recipe.dialect, comment)
     config.rename(kept)
     config.write_text(text, encoding="utf-8")
