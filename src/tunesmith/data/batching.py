@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from tunesmith.data.masking import Example
@@ -90,3 +90,26 @@ def length_grouped_order(lengths: Sequence[int], batch_size: int, seed: int, *, 
     generator.shuffle(whole)
     whole.sort(key=lambda batch: max(lengths[index] for index in batch) < max(lengths))
     return [index for batch in whole for index in batch] + rest
+
+
+class LengthGroupedSampler:
+    """The order of ``length_grouped_order``, another in each epoch, which the epoch's number and the seed decide.
+
+    An order that depends on nothing else is the same again when a run is continued in the middle of an epoch.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(length_grouped_order(self.lengths, self.batch_size, self.seed + self.epoch))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader before each pass."""
+        self.epoch = epoch

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from tunesmith.data.batching import Batching
 from tunesmith.data.masking import IGNORE_INDEX
+
+Boundaries = Literal["positions", "lengths", "cu_seq_lens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,9 @@ class Collator:
     right. Padding is known by its position, so a pad token that is also the end token hides nothing.
 
     packed, unpadded: one row, shape (1, tokens), with ``position_ids`` that start again at 0 for every example and no
-    attention mask: the model keeps the examples apart by the positions. The label of each example's first token is
-    IGNORE_INDEX, because the token before it belongs to another example.
+    attention mask. The label of each example's first token is IGNORE_INDEX, because the token before it belongs to
+    another example. ``boundaries`` says what else tells the model where examples begin: nothing (``positions``), their
+    lengths as numbers (``segment_lengths``), or the offsets that FlashAttention takes (``cu_seq_lens_q`` ...).
 
     Each batch also has ``origins``: the addresses of its examples, which the trainer takes out before the forward pass.
     """
@@ -29,9 +32,12 @@ class Collator:
     batching: Batching
     pad_token_id: int
     pad_to_multiple_of: int | None = None
+    boundaries: Boundaries = "positions"
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = dict(self._padded(features) if self.pads else _laid_end_to_end(features))
+        if not self.pads:
+            batch |= _boundaries([length for feature in features for length in _lengths(feature)], self.boundaries)
         batch["origins"] = [origin for feature in features for origin in _origins(feature)]
         return batch
 
@@ -64,12 +70,26 @@ def _laid_end_to_end(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.T
         start = len(labels)
         input_ids += feature["input_ids"]
         labels += feature["labels"]
-        for length in feature.get("lengths") or [len(feature["input_ids"])]:
+        for length in _lengths(feature):
             labels[start] = IGNORE_INDEX
             position_ids += range(length)
             start += length
     rows = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
     return {name: torch.tensor([values], dtype=torch.long) for name, values in rows.items()}
+
+
+def _lengths(feature: Mapping[str, Any]) -> list[int]:
+    return list(feature.get("lengths") or [len(feature["input_ids"])])
+
+
+def _boundaries(lengths: list[int], kind: Boundaries) -> dict[str, Any]:
+    if kind == "positions":
+        return {}
+    if kind == "lengths":
+        return {"segment_lengths": lengths}
+    offsets = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    longest = max(lengths)
+    return {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets, "max_length_q": longest, "max_length_k": longest}
 
 
 def _origins(feature: Mapping[str, Any]) -> list[str]:

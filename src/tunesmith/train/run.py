@@ -31,6 +31,7 @@ from tunesmith.export.merge import merge
 from tunesmith.export.save import save_model
 from tunesmith.model.load import load_model, trainable_parameters
 from tunesmith.model.precision import Precision, choose_precision
+from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 from tunesmith.report import record
 from tunesmith.report.folder import write_json
@@ -189,7 +190,7 @@ def build_trainer(
         processing_class=tokenizer,
         train_dataset=rows,
         eval_dataset=eval_rows,
-        data_collator=Collator(training.batching, tokenizer.pad_token_id),
+        data_collator=training_collator(resolved, model, tokenizer, precision),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
         generation_metrics=generation_metrics(resolved, tokenizer, data),
         generate_every=resolved.config.evaluation.generate_every,
@@ -199,6 +200,20 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def training_collator(
+    resolved: Resolved, model: Any, tokenizer: PreTrainedTokenizerBase, precision: Precision
+) -> Collator:
+    """The collator of training batches; where a row holds several examples, the model is made to keep them apart.
+
+    Raises:
+        ModelError: the model cannot keep them apart.
+    """
+    batching = resolved.config.training.batching
+    if batching in ("padded", "length_grouped"):
+        return Collator(batching, tokenizer.pad_token_id)
+    return Collator(batching, tokenizer.pad_token_id, boundaries=keep_examples_apart(model, precision))
 
 
 def generation_metrics(

@@ -18,6 +18,7 @@ import torch
 import transformers
 from trl import SFTTrainer
 
+from tunesmith.data.batching import LengthGroupedSampler
 from tunesmith.errors import NumericsError
 from tunesmith.train import checkpoint
 from tunesmith.train.loss import keeps_logits, token_losses
@@ -74,6 +75,15 @@ class Trainer(SFTTrainer):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     # ---- training ----
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Rows of like lengths together, where that is the layout; else transformers' random order."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(rows)
+        return LengthGroupedSampler(
+            list(rows[self.args.length_column_name]), self.args.train_batch_size, self.args.data_seed
+        )
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of one optimizer step and the number of labelled tokens in them, over all processes."""

@@ -1,0 +1,194 @@
+"""Attention of several examples in one row, each by itself, without a mask over the whole row.
+
+A row of T tokens that holds examples end to end needs a block-diagonal mask of T x T when one kernel call covers it; a
+call for each example needs none. Which layout a batch has is decided elsewhere; this module trains nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from tunesmith.errors import ModelError
+from tunesmith.model.precision import Precision
+from tunesmith.notices import say
+
+SEGMENTED = "segmented_sdpa"
+"""Name under which the attention of this module is known to transformers."""
+
+Boundaries = Literal["lengths", "cu_seq_lens", "positions"]
+"""How a model learns where examples begin: lengths as numbers, FlashAttention's offsets, or positions alone."""
+
+PROBE_LENGTH = 12
+"""Tokens of each of the two examples with which separation is proved."""
+PROBE_TOLERANCE = 0.02
+"""Share of the largest logit; equal bits are the rule, but 8-bit layers round a whole row together."""
+
+
+def segmented_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    segment_lengths: Sequence[int] | None = None,
+    sliding_window: int | None = None,
+    **keywords: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' sdpa, called for each example of the row; without ``segment_lengths`` it is that function itself.
+
+    Args:
+        module: the attention layer.
+        query: [1, heads, tokens, size]; key and value likewise, with their own number of heads.
+        attention_mask: ignored where ``segment_lengths`` says how the row is divided.
+        segment_lengths: tokens of each example; they are numbers of Python, so that no device has to be waited for.
+        sliding_window: tokens that a token sees, itself included; None for all before it.
+        **keywords: dropout, scaling and whatever else the layer hands on.
+
+    Raises:
+        ModelError: the row holds several examples and the model did not hand on their lengths.
+    """
+    if segment_lengths is None:
+        if attention_mask is not None and attention_mask.numel() == 0:
+            raise ModelError(
+                f"{type(module).__name__} does not say where the examples of a row begin",
+                remedy="set batching padded or length_grouped",
+            )
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, sliding_window=sliding_window, **keywords
+        )
+    lengths = list(segment_lengths)
+    parts = [
+        sdpa_attention_forward(module, *states, _window_mask(states[0], sliding_window), **keywords)[0]
+        for states in zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
+    ]
+    return torch.cat(parts, dim=1), None
+
+
+def _window_mask(query: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:
+    """What each token of one example sees, [1, 1, length, length]; None where plain causal attention says the same."""
+    length = query.shape[2]
+    if sliding_window is None or length <= sliding_window:
+        return None
+    position = torch.arange(length, device=query.device)
+    distance = position[:, None] - position[None, :]
+    return ((distance >= 0) & (distance < sliding_window))[None, None]
+
+
+def segmented_mask(
+    *,
+    attention_mask: torch.Tensor | None = None,
+    allow_is_causal_skip: bool = True,
+    q_length: int,
+    kv_length: int,
+    device: torch.device | str = "cpu",
+    **keywords: Any,
+) -> torch.Tensor | None:
+    """The mask of a padded batch as for sdpa; of a row with several examples an empty tensor, for nothing is masked.
+
+    The empty tensor, unlike None, tells ``segmented_attention`` that it must know the lengths.
+    """
+    if attention_mask is None and not allow_is_causal_skip and q_length == kv_length:
+        return torch.empty(0, device=device)
+    mask: torch.Tensor | None = sdpa_mask(
+        attention_mask=attention_mask,
+        allow_is_causal_skip=allow_is_causal_skip,
+        q_length=q_length,
+        kv_length=kv_length,
+        device=device,
+        **keywords,
+    )
+    return mask
+
+
+def keep_examples_apart(model: torch.nn.Module, precision: Precision) -> Boundaries:
+    """Prepare a model for rows that hold several examples, and prove on the model that they do not see each other.
+
+    sdpa becomes ``segmented_attention`` where the architecture takes other attention functions; FlashAttention 2 has
+    kernels for such rows; else the model derives a dense mask from the positions, which is said.
+
+    Args:
+        model: with its adapters.
+        precision: format of its arithmetic.
+
+    Returns:
+        what the batches must tell the model.
+
+    Raises:
+        ModelError: the model lets examples of one row see each other.
+    """
+    base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    boundaries: Boundaries = "positions"
+    if base.config._attn_implementation == "flash_attention_2":
+        return "cu_seq_lens"  # proven by its own kernels; they need 16 bits and a device
+    obstacle = segments_obstacle(base)
+    if obstacle is None:
+        register()
+        base.set_attn_implementation(SEGMENTED)
+        boundaries = "lengths"
+        say("attention: sdpa, for each example of a row by itself")
+    else:
+        say(f"attention: a dense mask keeps the examples of a row apart; its cost grows with the square ({obstacle})")
+    _prove_apart(model, base, boundaries, precision)
+    return boundaries
+
+
+def segments_obstacle(model: PreTrainedModel) -> str | None:
+    """Why ``segmented_attention`` cannot take the place of a model's own attention; None when it can."""
+    config = model.config
+    if config._attn_implementation not in ("sdpa", SEGMENTED):
+        return f"attention is {config._attn_implementation}"
+    if not (model._supports_attention_backend and model._can_set_attn_implementation()):
+        return f"{type(model).__name__} takes no other attention function"
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds or getattr(config, "attention_chunk_size", None):
+        return f"its layers are {', '.join(sorted(kinds)) or 'chunked'}"
+    return None
+
+
+def register() -> None:
+    """Make the attention known to transformers; doing it again changes nothing."""
+    AttentionInterface.register(SEGMENTED, segmented_attention)
+    AttentionMaskInterface.register(SEGMENTED, segmented_mask)
+
+
+def _prove_apart(model: torch.nn.Module, base: PreTrainedModel, boundaries: Boundaries, precision: Precision) -> None:
+    """Other tokens in the first of two examples must leave the logits of the second as they were."""
+    if is_deepspeed_zero3_enabled():
+        return  # the weights are spread over the processes; the first batch is the first time they meet
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        raise ModelError(
+            f"{type(base).__name__} takes no positions, so several examples cannot stand in one row",
+            remedy="set batching padded or length_grouped",
+        )
+    vocabulary = base.get_input_embeddings().num_embeddings
+    ids = torch.randint(vocabulary, (3, PROBE_LENGTH), generator=torch.Generator().manual_seed(0))
+    inputs: dict[str, Any] = {"position_ids": torch.arange(PROBE_LENGTH).repeat(2)[None].to(base.device)}
+    if boundaries == "lengths":
+        inputs["segment_lengths"] = [PROBE_LENGTH, PROBE_LENGTH]
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), precision.autocast(base.device):
+            one, other = (
+                model(input_ids=torch.cat([ids[first], ids[2]])[None].to(base.device), use_cache=False, **inputs)
+                .logits[0, PROBE_LENGTH:]
+                .float()
+                for first in (0, 1)
+            )
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if float((one - other).abs().max()) > PROBE_TOLERANCE * float(one.abs().max()):
+        raise ModelError(
+            f"in {type(base).__name__} the examples of one row would see each other",
+            remedy="set batching padded or length_grouped",
+        )
