@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tunesmith import notices
 from tunesmith.config.load import detect_dialect, load
 from tunesmith.config.readers import hydra_yaml
 from tunesmith.config.readers.hydra_compose import READABLE_ENVIRONMENT, compose, split_sweep
@@ -93,7 +94,7 @@ def test_values_of_the_document() -> None:
 
 
 def test_a_file_that_says_little_gets_the_documented_defaults(tmp_path: Path) -> None:
-    resolved = read(write(tmp_path, MODEL + "train:\n"))
+    resolved = read(write(tmp_path, "model:\n  model_name_or_path: some/model\ntrain:\n"))
     assert resolved.config.training.learning_rate == 1e-4
     assert resolved.config.data.max_length == 4000
     assert resolved.config.adapter.use_lora is False
@@ -255,6 +256,13 @@ def test_dicts_and_lists_on_the_command_line() -> None:
     assert resolved.config.training.lr_scheduler_kwargs == {"a": 1}
     assert resolved.origins["adapter.lora_r"] == "command line"
     assert resolved.origins["adapter.use_rslora"].endswith("training.yaml:21")
+
+
+def test_what_hydra_warns_of_is_a_notice(tmp_path: Path) -> None:
+    notices.forget()
+    write(tmp_path, MODEL, "base.yaml")
+    read(write(tmp_path, "defaults:\n  - base\ntrain:\n"))
+    assert any("missing `_self_`" in text for text in notices.said())
 
 
 def test_a_sweep_is_every_combination() -> None:

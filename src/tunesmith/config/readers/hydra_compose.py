@@ -8,6 +8,7 @@ read, and Hydra's own folders, logging, launchers and callbacks are never used. 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from tunesmith import notices
 from tunesmith.config.draft import COMMAND_LINE, shown
 from tunesmith.config.readers.yaml_lines import read_yaml
 from tunesmith.errors import ConfigError, TunesmithError, UnsafeError
@@ -88,7 +90,7 @@ def compose(
         if not extra.is_dir():
             raise ConfigError("no such configuration folder", where=shown(extra), remedy="give another one with -cd")
         given.append(f"hydra.searchpath=['file://{extra}']")
-    with _hydra(folder) as loader, _guarded_environment(), _in_our_words(primary):
+    with _hydra(folder) as loader, _guarded_environment(), _in_our_words(primary), _warnings_as_notices():
         config, files, origins = _load(loader, name, given)
         _check_hydra_part(config, files)
         return Composition(_resolve(config, origins), _as_yaml(config), _hydra_as_yaml(config), _sweep(config), origins)
@@ -171,6 +173,16 @@ def _guarded_environment() -> Iterator[None]:
         yield
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+@contextmanager
+def _warnings_as_notices() -> Iterator[None]:
+    """Say what Hydra warns of, each on one line and without the place in its source."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        notices.say(" ".join(str(warning.message).split()))
 
 
 @contextmanager
