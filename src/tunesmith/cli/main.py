@@ -16,6 +16,7 @@ from tunesmith.errors import TunesmithError
 VERBS: dict[str, str] = {
     "init": "lay a working copy of a recipe into a new folder",
     "config": "show the settings of a run with the origin of each value",
+    "preview": "show what is trained, token by token, before training",
     "train": "fine-tune a model",
     "evaluate": "judge a model by the answers it writes",
     "data": "make, prepare and download data",

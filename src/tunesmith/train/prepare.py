@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rules import evaluates
+from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder, build_examples
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import Example
@@ -38,11 +39,7 @@ def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Prep
     Raises:
         DataError: a row is wrong, nothing is left to train on, or evaluation rows occur among the training rows.
     """
-    data = resolved.config.data
-    if not data.train_data:
-        raise ConfigError("train_data is not set", remedy="name the training rows, for example --train_data rows.jsonl")
-    if not evaluates(resolved):
-        data = data.model_copy(update={"eval_data": None, "eval_split": None, "dev_split": 0.0})
+    data = data_section(resolved)
     train_rows, eval_rows = load_rows(data)
     if evaluates(resolved) and not eval_rows:
         raise DataError("no evaluation rows", remedy="give eval_data with rows, or --eval_strategy no")
@@ -53,3 +50,17 @@ def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Prep
     if eval_rows:
         refuse_leaks(leaks(train_rows, eval_rows, builder), allow=data.allow_leak)
     return PreparedData(train_examples, eval_examples, eval_rows, builder, train_rows[0], train_ledger, eval_ledger)
+
+
+def data_section(resolved: Resolved) -> DataSection:
+    """The data settings in force: without evaluation, nothing is held out or read for it.
+
+    Raises:
+        ConfigError: there is no training data.
+    """
+    data = resolved.config.data
+    if not data.train_data:
+        raise ConfigError("train_data is not set", remedy="name the training rows, for example --train_data rows.jsonl")
+    if not evaluates(resolved):
+        data = data.model_copy(update={"eval_data": None, "eval_split": None, "dev_split": 0.0})
+    return data

@@ -1,0 +1,94 @@
+"""The preview as one page: every token of the shown rows, coloured by whether it is trained.
+
+The page needs no network and runs no script; text from the data can neither become markup nor steer anything.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tunesmith.data.preview import PreviewRow, Token
+
+TEMPLATE = "preview.html.jinja"
+HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Categories of characters that steer, hide or reorder text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A token as the page writes it: classes, tooltip, and its text by lines."""
+
+    kind: str
+    title: str
+    lines: list[str]
+    weight: str
+
+
+def visible_characters(text: str) -> str:
+    """Text in which every character that steers, hides or reorders is written as an escape; line ends stay."""
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    if character == "\n" or unicodedata.category(character) not in HIDDEN:
+        return character
+    if character == "\t":
+        return "⇥"
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def page(title: str, model: str, facts: Sequence[str], rows: Sequence[PreviewRow]) -> str:
+    """The whole page.
+
+    Args:
+        title: what is shown.
+        model: name of the model whose tokenizer made the tokens.
+        facts: sentences about all rows.
+        rows: what is shown, in order.
+    """
+    environment = Environment(
+        loader=PackageLoader("tunesmith", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = [(row, visible_characters(row.source), visible_characters(row.note or ""), _cells(row)) for row in rows]
+    return environment.get_template(TEMPLATE).render(
+        title=title, model=visible_characters(model), facts=[visible_characters(fact) for fact in facts], rows=shown
+    )
+
+
+def _cells(row: PreviewRow) -> list[Cell]:
+    cells = []
+    weight = 1.0
+    for index, token in enumerate(row.tokens):
+        changed = token.trained and token.weight != weight
+        weight = token.weight if token.trained else weight
+        cells.append(Cell(_kind(token, index), _title(token), _lines(token), f"×{weight:g}" if changed else ""))
+    return cells
+
+
+def _kind(token: Token, index: int) -> str:
+    kinds = ["trained" if token.trained else "context"]
+    if token.ends:
+        kinds.append("end")
+    elif token.special:
+        kinds.append("special")
+    if index % 2:
+        kinds.append("odd")
+    return " ".join(kinds)
+
+
+def _title(token: Token) -> str:
+    return f"id {token.id}, " + (f"trained, weight {token.weight:g}" if token.trained else "not trained")
+
+
+def _lines(token: Token) -> list[str]:
+    """An empty text is a token that is only a piece of a character."""
+    return visible_characters(token.text).split("\n") if token.text else ["·"]

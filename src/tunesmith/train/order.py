@@ -1,0 +1,37 @@
+"""The order in which a run draws its batch rows, known without a model or a trainer.
+
+The trainer shuffles by the same functions and seeds; a test holds the two together. No row is read or changed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import BatchSampler, RandomSampler
+
+from tunesmith.config.resolve import Resolved
+from tunesmith.data.batching import LengthGroupedSampler
+
+
+def epoch_order(resolved: Resolved, lengths: Sequence[int], epoch: int = 0) -> list[int]:
+    """Indices of the batch rows in the order of an epoch, over all processes.
+
+    Args:
+        resolved: the run's configuration.
+        lengths: tokens of each batch row.
+        epoch: counted from 0.
+    """
+    training = resolved.config.training
+    seed = training.data_seed if training.data_seed is not None else training.seed
+    if training.batching == "length_grouped":
+        sampler = LengthGroupedSampler(lengths, training.per_device_train_batch_size, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+    return list(RandomSampler(range(len(lengths)), generator=torch.Generator().manual_seed(seed + epoch)))
+
+
+def batches(resolved: Resolved, lengths: Sequence[int], epoch: int = 0) -> list[list[int]]:
+    """The batches of an epoch as indices; of several processes, each takes the next one in turn."""
+    size = resolved.config.training.per_device_train_batch_size
+    return list(BatchSampler(epoch_order(resolved, lengths, epoch), size, drop_last=False))

@@ -1,0 +1,115 @@
+"""What a run will train on, row by row: its own first batches, or rows that somebody asks for.
+
+The same functions read, encode, order and collate as in training. No model is loaded and no trainer is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+
+from transformers import PreTrainedTokenizerBase
+
+from tunesmith.config.resolve import Resolved
+from tunesmith.data.batching import items
+from tunesmith.data.collate import Collator
+from tunesmith.data.examples import ExampleBuilder
+from tunesmith.data.preview import PreviewRow, RowViewer, TokenReader, Which, rows_of_batch, shape_of_batch
+from tunesmith.data.rows import Row
+from tunesmith.data.selection import load_rows
+from tunesmith.model.tokenizer import load_tokenizer
+from tunesmith.train.order import batches
+from tunesmith.train.prepare import data_section, prepare_data
+
+MOST_BY_DEFAULT = 8
+"""Rows that are shown when nobody says how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Rows to show, what they are, and what is to be known about all of them."""
+
+    title: str
+    rows: list[PreviewRow]
+    facts: list[str] = field(default_factory=list)
+
+
+def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
+    """The first rows that the trainer draws, in its order and layout.
+
+    Args:
+        resolved: the run's configuration.
+        number: examples to show; None shows the first batch, at most ``MOST_BY_DEFAULT``.
+
+    Raises:
+        TunesmithError: as training would before it loads the model.
+    """
+    training = resolved.config.training
+    tokenizer = load_tokenizer(resolved.config.model)
+    data = prepare_data(resolved, tokenizer)
+    batch_rows = items(data.train, training.batching, resolved.config.data.max_length)
+    order = batches(resolved, [len(row["input_ids"]) for row in batch_rows])
+    collator, reader = _collator(resolved, tokenizer), _reader(data.builder, data.first_row)
+    shown: list[PreviewRow] = []
+    facts: list[str] = []
+    for index, batch_indices in enumerate(order):
+        wanted = number if number is not None else min(len(shown) or MOST_BY_DEFAULT, MOST_BY_DEFAULT)
+        if len(shown) >= wanted:
+            break
+        batch = collator([batch_rows[at] for at in batch_indices])
+        shape = shape_of_batch(batch)
+        padding = f", {shape.padding / (shape.rows * shape.length):.1%} padding" if collator.pads else ""
+        rows = rows_of_batch(batch, reader)[: wanted - len(shown)]
+        shown += rows
+        facts.append(
+            f"batch {index + 1} ({training.batching}): {len(batch['origins'])} examples in "
+            f"{shape.rows} x {shape.length} tokens{padding}"
+        )
+    account = data.train_ledger.total()
+    facts.append(
+        f"all rows: {account.kept:,} kept of {account.read:,}, {account.tokens:,} tokens, "
+        f"{account.trained_tokens / account.tokens:.1%} of them trained"
+    )
+    return Preview("first rows in the trainer's order", shown, facts)
+
+
+def row_at(resolved: Resolved, line: int) -> Preview:
+    """The training or evaluation rows at a line of their files.
+
+    Raises:
+        TunesmithError: as training would before it loads the model, or there is no such row.
+    """
+    viewer, train_rows, eval_rows = _viewer(resolved)
+    rows = train_rows if any(row.line == line for row in train_rows) else [*train_rows, *eval_rows]
+    return Preview(f"line {line}", list(viewer.at_line(rows, line)))
+
+
+def rows_where(resolved: Resolved, which: Which, number: int | None = None) -> Preview:
+    """Training rows that are shortened, left out, or the longest.
+
+    Raises:
+        TunesmithError: as training would before it loads the model.
+    """
+    viewer, rows, _ = _viewer(resolved)
+    found: Iterable[PreviewRow] = viewer.where(rows, which, number or MOST_BY_DEFAULT)
+    title = "the longest rows" if which == "longest" else f"rows that are {which}"
+    shown = list(islice(found, number or MOST_BY_DEFAULT))
+    return Preview(title, shown, [] if shown else [f"none of the {len(rows):,} training rows is {which}"])
+
+
+def _viewer(resolved: Resolved) -> tuple[RowViewer, list[Row], list[Row]]:
+    tokenizer = load_tokenizer(resolved.config.model)
+    data = data_section(resolved)
+    train_rows, eval_rows = load_rows(data)
+    builder = ExampleBuilder(tokenizer, data)
+    viewer = RowViewer(builder, _collator(resolved, tokenizer), _reader(builder, train_rows[0]))
+    return viewer, train_rows, eval_rows
+
+
+def _collator(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Collator:
+    return Collator(resolved.config.training.batching, tokenizer.pad_token_id)
+
+
+def _reader(builder: ExampleBuilder, row: Row) -> TokenReader:
+    return TokenReader(builder.tokenizer, builder.stop_token_ids(row))
