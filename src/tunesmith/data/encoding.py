@@ -33,6 +33,8 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, add_bos: bool | None = None) -> None:
         self.tokenizer = tokenizer
+        # The same ids as the tokenizer's own call gives, in half the time: no offsets, no masks, no dictionaries.
+        self._backend = tokenizer._tokenizer if _is_plain(tokenizer) else None
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end token", remedy="set model.eos_token")
         self.eos_token_id: int = int(tokenizer.eos_token_id)
@@ -86,6 +88,11 @@ class Encoder:
         return last is not None and last.end() == len(text) and last.group() in self._plain_ends
 
     def _call(self, texts: list[str], split: bool = False) -> list[list[int]]:
+        if self._backend is not None:
+            self._backend.no_truncation()
+            self._backend.no_padding()
+            self._backend.encode_special_tokens = split
+            return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
         ids: list[list[int]] = self.tokenizer(
             texts,
             add_special_tokens=False,
@@ -129,3 +136,14 @@ class Encoder:
             if both[: len(before)] == before:
                 return both[len(before) :]
         raise DataError(f"the tokenizer cannot encode {stretch[:40]!r} as the continuation of a text")
+
+
+def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer of the tokenizers library encodes, with nothing of its class around it."""
+    from transformers import TokenizersBackend
+
+    kind = type(tokenizer)
+    methods = ("__call__", "_encode_plus")
+    return isinstance(tokenizer, TokenizersBackend) and all(
+        getattr(kind, method) is getattr(TokenizersBackend, method) for method in methods
+    )

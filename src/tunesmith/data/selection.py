@@ -79,16 +79,16 @@ def leaks(train_rows: Iterable[Row], eval_rows: Iterable[Row], builder: ExampleB
     """Evaluation rows whose prompt also occurs in training: (address in evaluation, first address in training).
 
     Prompts are compared as rendered text after NFKC normalisation, with every run of white space as one space.
+    Only those of the evaluation rows are remembered, so the training rows may be read from disk one by one.
     """
+    held = [(row.where, _prompt_key(row, builder)) for row in eval_rows]
+    wanted = {key for _, key in held}
     first: dict[str, str] = {}
-    for row in train_rows:
-        first.setdefault(_prompt_key(row, builder), row.where)
-    found = []
-    for row in eval_rows:
-        where = first.get(_prompt_key(row, builder))
-        if where is not None:
-            found.append((row.where, where))
-    return found
+    for row in train_rows if wanted else ():
+        key = _prompt_key(row, builder)
+        if key in wanted:
+            first.setdefault(key, row.where)
+    return [(where, first[key]) for where, key in held if key in first]
 
 
 def refuse_leaks(found: Sequence[tuple[str, str]], *, allow: bool) -> None:
