@@ -55,6 +55,13 @@ def align_saves(values: dict[str, Any], origins: dict[str, str]) -> None:
         values["training.save_steps"] = aligned
 
 
+NEEDS_EVALUATION: dict[str, Any] = {
+    "training.load_best_model_at_end": False,
+    "training.early_stopping_patience": None,
+}
+"""Settings whose defaults end where nothing is evaluated, and what they then are."""
+
+
 def has_evaluation(values: dict[str, Any]) -> bool:
     """Whether there are evaluation rows, and a strategy that uses them."""
     rows = values["data.eval_data"] or values["data.eval_split"] or values["data.dev_split"]
@@ -65,7 +72,7 @@ def _defaults_need_evaluation(values: dict[str, Any], origins: dict[str, str]) -
     """A dialect's early stopping and best model wait for evaluation rows: without them nothing can be chosen."""
     if has_evaluation(values):
         return
-    for path, off in (("training.load_best_model_at_end", False), ("training.early_stopping_patience", None)):
+    for path, off in NEEDS_EVALUATION.items():
         if values[path] not in (off, None) and origins[path].startswith(DEFAULT):
             values[path] = off
             origins[path] += " (off: no evaluation)"

@@ -16,12 +16,11 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from tunesmith import notices
+from tunesmith.config.adjust import NEEDS_EVALUATION
 from tunesmith.config.load import READERS, read
 from tunesmith.config.names import NameTable, Spelling, leaf_type
 from tunesmith.config.nli_door import DOCUMENT_NAMES
 from tunesmith.config.resolve import Resolved, resolve, schema_defaults
-from tunesmith.config.rules import find_problems
 from tunesmith.errors import ConfigError
 
 SUFFIXES = {"python": ".py", "json": ".json", "yaml": ".yaml", "hydra": ".yaml"}
@@ -64,7 +63,8 @@ def needed(resolved: Resolved, dialect: str) -> Written:
     for path, value in values.items():
         if path in NOT_IN_FILES or path in implied.values():
             continue
-        if value == before[path] and not values.get(implied.get(path, "")):
+        wish = path in NEEDS_EVALUATION and value != NEEDS_EVALUATION[path]  # left out, it would end without evaluation
+        if value == before[path] and not wish and not values.get(implied.get(path, "")):
             continue
         candidates = [name for name in preferred if names.find(name, dialect).path == path]
         if implied and path.startswith("adapter.") and not values["adapter.use_lora"]:
@@ -216,5 +216,3 @@ def _check(text: str, dialect: str, resolved: Resolved) -> None:
                 f"{path} = {value!r} cannot be said in the dialect {dialect}: it would be {theirs[path]!r}",
                 remedy="choose another dialect",
             )
-    for problem in find_problems(again):  # a default that waits for something is a wish once it is written down
-        notices.say(f"written out in a file, these settings ask for more: {problem.what}; {problem.remedy}")

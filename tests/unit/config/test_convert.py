@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from pydantic import BaseModel
 
-from tunesmith import notices
 from tunesmith.cli.main import main
 from tunesmith.config.convert import SUFFIXES, convert, needed
 from tunesmith.config.load import load, read
@@ -142,12 +141,30 @@ def test_adapters_on_and_off(dialect: str, use_lora: bool, tmp_path: Path) -> No
 _NO_OTHER = object()
 
 
+def _choices(annotation: Any) -> list[Any]:
+    """Every word of every Literal in a type."""
+    import typing
+
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return list(arguments)
+    return [choice for argument in arguments for choice in _choices(argument)]
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The values of every Literal inside an annotation."""
+    import typing
+
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return list(arguments)
+    return [choice for argument in arguments for choice in _choices(argument)]
+
+
 def _other_value(path: str, current: Any) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
-    words = ("float32", "eager", "nf4", "fp4", "all", "none", "no", "epoch", "packed", "cosine", "messages")
-    more = ("assistant", "drop", "keep", "rag", "wandb", "x")
-    for value in (*words, *more, not current, 7, 0.25, ["wandb"], ["x"], {"x": "y"}):
+    for value in (*_choices(leaf_type(path)), not current, 7, 0.25, 0.75, "x", ["wandb"], ["x"], [0.5], {"x": "y"}):
         try:
             valid = TypeAdapter(leaf_type(path)).validate_python(value, strict=True)
         except ValidationError:
@@ -201,18 +218,16 @@ def test_the_permission_to_run_code_is_never_written() -> None:
         assert "trust_remote_code" in text
 
 
-def test_a_waiting_default_that_becomes_a_wish_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Document 3 stops early where there are evaluation rows; written down, that asks for such rows."""
-    notices.forget()
+def test_a_default_that_needs_evaluation_is_written_only_with_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Document 3 stops early where there are evaluation rows; what is written asks for no more than that."""
     source = tmp_path / "source.json"
     source.write_text('{"model_name_or_path": "some/model"}')
     assert main(["config", str(source), "--to", "yaml"]) == 0
-    printed = capsys.readouterr()
-    assert "early_stopping_patience: 5" in printed.out
-    assert "early stopping has no evaluation to watch" in printed.err
-    notices.forget()
+    assert "early_stopping_patience" not in capsys.readouterr().out
     assert main(["config", str(source), "--to", "yaml", "--eval_file", "held_out.jsonl"]) == 0
-    assert "evaluation" not in capsys.readouterr().err
+    assert "early_stopping_patience: 5" in capsys.readouterr().out
 
 
 def test_unknown_dialect() -> None:
