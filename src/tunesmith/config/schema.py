@@ -126,9 +126,16 @@ class DataSection(Section):
     """Shape of a row; ``auto`` decides by the columns of the first row and says what it took."""
     columns: dict[str, str] = {}
     """Renames columns before the format reads them: {name the format expects: name in the file}."""
+    mix_weights: list[PositiveFloat] | None = None
+    """How often each entry of ``train_data`` is drawn from, relative to the others; unset, all rows follow one another.
+    """
+    mix_stop: Literal["first_exhausted", "all_exhausted"] = "first_exhausted"
+    """When mixing ends: as soon as one entry has no row left (no row occurs twice), or when each was used up once
+    (smaller ones then start again)."""
     template: str | None = None
     """How a conversation becomes text: unset (the tokenizer's chat template for chats, the row's own text for others),
-    a ``.jinja`` file, or a text file with the placeholders ``{query}`` and ``{output}``."""
+    a ``.jinja`` file, a text file with the placeholders ``{query}`` and ``{output}``, or a name: ``alpaca``,
+    ``chatml``, ``gemma``, ``llama-3``, ``mistral-instruct``, ``phi-3``, ``plain``, ``question-answer``, ``zephyr``."""
     instruction: str | None = None
     """File (or text) with the system message."""
     instruction_in_prompt: bool = False
@@ -136,7 +143,10 @@ class DataSection(Section):
     completion_start: str | None = None
     """Text after whose last match loss begins; unset, the format knows where the completion begins."""
     loss_on: Literal["completion", "assistant", "last_assistant", "all"] = "completion"
-    """Which tokens carry loss: the completion (every assistant turn of a chat), the last assistant turn, or all."""
+    """Which tokens carry loss: ``completion`` (the answer; of a chat every assistant turn, but none that stands in a
+    list ``prompt``), ``assistant`` (every assistant turn), ``last_assistant`` or ``all``."""
+    special_in_content: Literal["split", "error", "allow"] = "split"
+    """What happens to content that spells a special token: it is trained as plain text, refused, or becomes one."""
     add_bos: bool | None = None
     """Whether plain text starts with the tokenizer's begin token; unset does what the tokenizer itself does."""
     max_length: PositiveInt = 1024
@@ -151,6 +161,16 @@ class DataSection(Section):
     """Use only the first N evaluation rows."""
     shuffle_seed: NonNegativeInt | None = None
     """Shuffle the training rows once, with this seed, before ``limit`` and ``dev_split``."""
+    duplicates: Literal["report", "drop"] = "report"
+    """What happens to the second and later ones of equal examples."""
+    min_trained_share: Share = 0.0005
+    """Refuse a run in which a smaller share of the tokens carries loss."""
+    max_dropped: Share = 0.25
+    """Refuse a run that drops a larger share of the rows."""
+    max_cut: Share = 1.0
+    """Refuse a run that shortens a larger share of the rows."""
+    max_duplicates: Share = 0.5
+    """Refuse a run in which a larger share of the rows repeats an earlier one."""
     allow_leak: bool = False
     """Go on although evaluation prompts occur among the training rows."""
 
