@@ -104,7 +104,12 @@ def test_document_json_with_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(written) == 16
     assert resolved.origins["model.model_name_or_path"] == "config.json:2"
     assert resolved.origins["training.gradient_checkpointing"] == "config.json:17"
-    expected = EXPECTED_DEFAULTS | {"training.save_steps": 400}
+    assert {path: resolved.values()[path] for path in EXPECTED_DEFAULTS} == EXPECTED_DEFAULTS | WITHOUT_EVALUATION
+
+
+def test_defaults_with_evaluation_rows(tmp_path: Path) -> None:
+    resolved = resolve_text(tmp_path, '{"eval_file": "rows.json"}')
+    expected = EXPECTED_DEFAULTS | {"training.save_steps": 600}
     assert {path: resolved.values()[path] for path in expected} == expected
 
 
