@@ -154,7 +154,7 @@ def test_dataset_rows_are_begin_prompt_response_end(stories_tokenizer: Any) -> N
 
 
 def test_too_long_rows_keep_their_end_or_go(stories_tokenizer: Any) -> None:
-    dataset = ReasoningDataset(TRAIN_FILE, stories_tokenizer, 70)
+    dataset = ReasoningDataset(TRAIN_FILE, stories_tokenizer, 100)
     account = dataset.ledger.total()
     assert account.read == 160
     assert 0 < len(dataset) < 160
