@@ -1,4 +1,4 @@
-"""Files that travel inside the package: the embedded base model. Nothing is loaded here, only located."""
+"""Files that travel inside the package: the base model, templates. Nothing is loaded here, only located."""
 
 from __future__ import annotations
 
@@ -11,3 +11,13 @@ EMBEDDED_MODELS = ("nano-mistral",)
 def embedded_model(name: str) -> Path | None:
     """Folder of the embedded model called ``name``, or None when no embedded model has that name."""
     return _HERE / name if name in EMBEDDED_MODELS else None
+
+
+def template_names() -> list[str]:
+    """Names of the templates that ship with tunesmith."""
+    return sorted(path.stem for path in (_HERE / "templates").iterdir())
+
+
+def template(name: str) -> Path | None:
+    """File of the template called ``name`` (jinja for chats, a text for one question and answer), or None."""
+    return next((path for path in (_HERE / "templates").iterdir() if path.stem == name), None)

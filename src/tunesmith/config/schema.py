@@ -173,6 +173,14 @@ class DataSection(Section):
     """Refuse a run in which a larger share of the rows repeats an earlier one."""
     allow_leak: bool = False
     """Go on although evaluation prompts occur among the training rows."""
+    cache: bool = True
+    """Keep tokenised data on disk, by the contents of everything that decides it, and take it from there next time."""
+    cache_dir: str | None = None
+    """Folder of kept data; unset, that of the variable TUNESMITH_CACHE, else the user's cache folder."""
+    num_proc: PositiveInt = 1
+    """Threads that tokenise; the result does not depend on their number."""
+    streaming: bool = False
+    """Tokenise while training, in the order of the rows, instead of before; needs ``max_steps``."""
 
 
 class TrainingSection(Section):

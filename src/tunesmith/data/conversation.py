@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 ASSISTANT = "assistant"
@@ -16,6 +16,10 @@ class Message:
     content: str
     extra: dict[str, Any] = field(default_factory=dict)
     """Further keys for the chat template, such as ``tool_calls``."""
+    weight: float = 1.0
+    """What the loss of an assistant turn is multiplied by."""
+    given: bool = False
+    """An assistant turn that belongs to the row's prompt and not to its completion."""
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that chat templates read."""
@@ -38,6 +42,8 @@ class Conversation:
     tools: tuple[dict[str, Any], ...] = ()
     list_answer: bool = False
     """The answer was a list of several, of which the first was taken."""
+    weight: float = 1.0
+    """What the loss of the whole row is multiplied by."""
 
     @property
     def answer(self) -> str | None:
@@ -49,4 +55,4 @@ class Conversation:
         """The same conversation up to the last assistant turn, as inference sees it."""
         if self.answer is None:
             return self
-        return Conversation(self.messages[:-1], self.literal, self.controls, self.begins, self.tools)
+        return replace(self, messages=self.messages[:-1], list_answer=False)

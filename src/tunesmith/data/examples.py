@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING
 from tunesmith.config.schema import DataSection
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.encoding import Encoder
-from tunesmith.data.formats import FORMATS, Reading, detect, nli_reference, rename
+from tunesmith.data.formats import COLUMNS, FORMATS, Reading, detect, nli_reference, rename, row_weight
 from tunesmith.data.ledger import Ledger
-from tunesmith.data.masking import Example, TooLongError, encode, fit, make_example, prompt_ids, start_after
+from tunesmith.data.masking import (
+    Example,
+    TooLongError,
+    encode,
+    fit,
+    is_weightless,
+    make_example,
+    prompt_ids,
+    start_after,
+)
 from tunesmith.data.rag import cut_documents
 from tunesmith.data.rows import MAX_PROBLEMS, Problems, Row
 from tunesmith.data.templates import Rendered, Renderer, choose_renderer
@@ -27,6 +36,8 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 512
 """Rows that are tokenised in one call."""
+LABELLED = ("nli", "text")
+"""Formats whose answers may hold a class label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +134,10 @@ class ExampleBuilder:
     def stop_token_ids(self, row: Row) -> list[int]:
         """Ids at which generation for such a row has to stop: the end token and, first, the template's end of turn."""
         render = self._renderer(self.format_of(row))
-        rendered = render(Conversation((Message("user", "a"), Message(ASSISTANT, "b"))), "stop tokens")
+        literal = self.format_of(row) == "prompt_completion" and isinstance(
+            rename(row, self.data.columns).values.get("prompt"), str
+        )
+        rendered = render(Conversation((Message("user", "a"), Message(ASSISTANT, "b")), literal), "stop tokens")
         (ids, _counts) = encode([rendered], self.encoder)[0]
         end = self.encoder.eos_token_id
         return [end] if rendered.ends or ids[-1] == end else [ids[-1], end]
@@ -163,7 +177,12 @@ class ExampleBuilder:
     def _training_text(self, original: Row, ledger: Ledger) -> Rendered | None:
         row = rename(original, self.data.columns)
         conversation = self._conversation(row, need_answer=True)
-        ledger.read(row, list_answer=conversation.list_answer)
+        ledger.read(
+            row,
+            COLUMNS[self.format_of(row)] | set(self.data.columns.values()),
+            list_answer=conversation.list_answer,
+            answer=conversation.answer if self.format_of(row) in LABELLED else None,
+        )
         answer = conversation.messages[-1]
         if not answer.content.strip() and not answer.extra.get("tool_calls") and self.data.empty_completion != "keep":
             if self.data.empty_completion == "drop":
@@ -174,7 +193,11 @@ class ExampleBuilder:
                 where=row.where,
                 remedy="set empty_completion to drop or keep, or remove the row",
             )
-        return self._render(row, conversation)
+        rendered = self._render(row, replace(conversation, weight=row_weight(row)))
+        if is_weightless(rendered, self.data.loss_on):
+            ledger.drop(row, "weight_0")
+            return None
+        return rendered
 
     def _render(self, row: Row, conversation: Conversation) -> Rendered:
         rendered = self._renderer(self.format_of(row))(conversation, row.where)
@@ -192,6 +215,9 @@ class ExampleBuilder:
             example = fit(whole, self.data.max_length, self.data.too_long, self.encoder)
         if example is None:
             ledger.drop(row, "too_long", whole.full_length)
+        elif ledger.is_duplicate(row, example) and self.data.duplicates == "drop":
+            ledger.drop(row, "duplicate")
+            return None
         else:
             ledger.keep(row, example)
         return example
@@ -249,14 +275,25 @@ def build_examples(rows: Iterable[Row], builder: ExampleBuilder, ledger: Ledger)
     """All examples of ``rows``.
 
     Raises:
-        DataError: rows cannot be used, or none is left.
+        DataError: rows cannot be used, none is left, or the ledger passes one of the settings' limits.
     """
     examples = list(builder.examples(rows, ledger))
-    if not examples:
+    check_kept(len(examples), ledger, builder.data)
+    return examples
+
+
+def check_kept(number: int, ledger: Ledger, data: DataSection) -> None:
+    """What holds of examples once all of them were made, however they are kept.
+
+    Raises:
+        DataError: none is left, or the ledger passes one of the settings' limits.
+    """
+    if not number:
         total = ledger.total()
         reasons = ", ".join(f"{len(where)} {reason}" for reason, where in total.dropped.items())
         raise DataError(
             f"no examples are left of {total.read} rows" + (f" (dropped: {reasons})" if reasons else ""),
             remedy="change the policy that drops them or give other rows",
         )
-    return examples
+    ledger.refuse(data)
+    ledger.say_what_stands_out()

@@ -5,8 +5,9 @@ Wrong types, missing keys and nulls are errors that name the row. How a conversa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
@@ -16,6 +17,7 @@ from tunesmith.errors import DataError
 from tunesmith.notices import say
 
 DEFAULT_MARKER = "[/INST]"
+SAME_ROLE = {"developer": "system"}
 ROLES = ("system", "user", ASSISTANT, "tool")
 SHAREGPT_ROLES = {
     "system": "system",
@@ -105,8 +107,8 @@ def prompt_completion(row: Row, reading: Reading) -> Conversation:
     answer_key = "completion" if "completion" in row.values or "response" not in row.values else "response"
     if isinstance(row.values.get("prompt"), list):
         answered = reading.need_answer or answer_key in row.values
-        turns = [*_turns(row, "prompt"), *(_turns(row, answer_key) if answered else [])]
-        return _chat(row, turns, reading)
+        given = [replace(turn, given=True) for turn in _turns(row, "prompt")]
+        return _chat(row, [*given, *(_turns(row, answer_key) if answered else [])], reading)
     prompt = _string(row, "prompt", "completion")
     if reading.need_answer and not prompt:
         say("some prompts are empty; their completions are learnt without any context")
@@ -183,6 +185,18 @@ FORMATS: dict[str, Format] = {
     "question_answer": question_answer,
     "rag": rag,
 }
+
+COLUMNS: dict[str, frozenset[str]] = {
+    "text": frozenset({"text"}),
+    "prompt_completion": frozenset({"prompt", "completion", "response", "tools"}),
+    "nli": frozenset({"premise", "hypothesis", "thought_process", "predicted_label", "true_label", "label"}),
+    "messages": frozenset({"messages", "tools"}),
+    "alpaca": frozenset({"instruction", "input", "output"}),
+    "sharegpt": frozenset({"conversations", "system", "tools"}),
+    "question_answer": frozenset({"question", "answer"}),
+    "rag": frozenset({"prompt", "completion", "query", "answers", "passages", "context_spans"}),
+}
+"""Columns that each format reads, besides ``weight``; a retrieval row may have others that hold its documents."""
 
 _SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
     ("messages", frozenset({"messages"})),
@@ -295,17 +309,82 @@ def _turn(row: Row, turn: Any, path: str) -> Message:
     role_key, content_key = ("from", "value") if "from" in turn else ("role", "content")
     said = turn.get(role_key)
     role = SHAREGPT_ROLES.get(said) if role_key == "from" and isinstance(said, str) else said
+    role = SAME_ROLE.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
         known = ", ".join(SHAREGPT_ROLES if role_key == "from" else ROLES)
         raise DataError(f"{path}.{role_key} is {said!r}", where=row.where, remedy=f"roles are {known}")
-    extra = {name: value for name, value in turn.items() if name not in (role_key, content_key) and value is not None}
+    own = (role_key, content_key, "weight")
+    extra = {name: value for name, value in turn.items() if name not in own and value is not None}
+    if extra.get("tool_calls"):
+        extra["tool_calls"] = _tool_calls(row, extra["tool_calls"], path)
     content = turn.get(content_key)
     if content is None and extra.get("tool_calls"):
         content = ""
     if content is None:
         problem = "is null" if content_key in turn else "is missing"
         raise DataError(f"{path}.{content_key} {problem}", where=row.where)
-    return Message(str(role), _as_string(content, row, f"{path}.{content_key}"), extra)
+    if isinstance(content, list):
+        content = _text_of_parts(row, content, f"{path}.{content_key}")
+    weight = 1.0
+    if turn.get("weight") is not None:
+        weight = _weight(row, turn["weight"], f"{path}.weight")
+        if role != ASSISTANT:
+            raise DataError(f"{path} has a weight and is from {role}", where=row.where, remedy="only answers have one")
+    return Message(str(role), _as_string(content, row, f"{path}.{content_key}"), extra, weight)
+
+
+def _text_of_parts(row: Row, parts: list[Any], path: str) -> str:
+    """Content given as a list of ``{type: text, text: ...}``, joined; pictures and sounds cannot be trained here."""
+    texts = []
+    for index, part in enumerate(parts):
+        if isinstance(part, dict) and part.get("type", "text") != "text":
+            raise DataError(f"{path}[{index}] is of type {part['type']!r}", where=row.where, remedy="only text is read")
+        texts.append(_as_string(part.get("text") if isinstance(part, dict) else part, row, f"{path}[{index}]"))
+    return "".join(texts)
+
+
+def _tool_calls(row: Row, calls: Any, path: str) -> list[Any]:
+    """Tool calls with their arguments as objects: chat templates write them as JSON, and a string would be quoted."""
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise DataError(f"{path}.tool_calls must be a list of objects", where=row.where)
+    made = []
+    for call in calls:
+        function = call.get("function", call)
+        arguments = function.get("arguments") if isinstance(function, dict) else None
+        if isinstance(arguments, str):
+            try:
+                parsed = json.loads(arguments)
+            except ValueError:
+                raise DataError(
+                    f"{path}.tool_calls has arguments that are not JSON: {arguments[:40]!r}", where=row.where
+                ) from None
+            function = {**function, "arguments": parsed}
+            call = {**call, "function": function} if "function" in call else function
+        made.append(call)
+    return made
+
+
+def row_weight(row: Row) -> float:
+    """What the row's ``weight`` multiplies its loss by; 1 without one.
+
+    Raises:
+        DataError: it is no number of at least 0.
+    """
+    value = row.values.get("weight")
+    if value is None:
+        return 1.0
+    say("rows carry a weight: the loss of their tokens is multiplied by it")
+    return _weight(row, value, "weight")
+
+
+def _weight(row: Row, value: Any, path: str) -> float:
+    try:
+        weight = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        weight = float("nan")
+    if not 0 <= weight < float("inf"):
+        raise DataError(f"{path} is {value!r}", where=row.where, remedy="a weight is a number of at least 0")
+    return weight
 
 
 def _chat(row: Row, turns: Sequence[Message], reading: Reading) -> Conversation:
@@ -318,7 +397,9 @@ def _chat(row: Row, turns: Sequence[Message], reading: Reading) -> Conversation:
             raise DataError(f"turns {index - 1} and {index} are both from {turn.role}", where=row.where)
         previous = turn.role
     if reading.need_answer and not any(turn.role == ASSISTANT for turn in turns):
-        raise DataError("no assistant turn, so nothing to learn", where=row.where)
+        raise DataError(
+            "no assistant turn, so nothing to learn", where=row.where, remedy="add the answer, or remove the row"
+        )
     while reading.need_answer and turns[-1].role != ASSISTANT:
         turns = turns[:-1]  # words after the last answer teach nothing
     tools = row.values.get("tools") or []

@@ -31,7 +31,8 @@ class Example:
 
     ``input_ids`` and ``labels`` have the same length. ``num_prompt_tokens`` of them are what inference feeds before the
     last answer, ``num_head_tokens`` what stands before the first. ``cut`` names how a too long row was shortened, or is
-    None; ``full_length`` is its length before that, in tokens.
+    None; ``full_length`` is its length before that, in tokens. ``weights``, where there are any, belong to the labels:
+    the loss of a token is multiplied by its weight; None means 1 everywhere.
     """
 
     input_ids: list[int]
@@ -41,6 +42,7 @@ class Example:
     num_head_tokens: int
     full_length: int
     cut: str | None = None
+    weights: list[float] | None = None
 
     @property
     def num_trained_tokens(self) -> int:
@@ -49,7 +51,8 @@ class Example:
 
     def as_item(self) -> dict[str, object]:
         """The dictionary that a data set hands to the collator."""
-        return {"input_ids": self.input_ids, "labels": self.labels, "origin": self.origin}
+        item: dict[str, object] = {"input_ids": self.input_ids, "labels": self.labels, "origin": self.origin}
+        return item if self.weights is None else item | {"weights": self.weights}
 
 
 class TooLongError(DataError):
@@ -132,26 +135,57 @@ def make_example(
         loss_on: which spans carry loss; the first token never does, for nothing predicts it.
 
     Raises:
-        DataError: not one token would carry loss.
+        DataError: not one token would carry loss, or the begin token comes twice.
     """
     ids, counts = encoded
     begin = encoder.begin(rendered.begins)
     input_ids = begin + ids
+    if encoder.bos_token_id != encoder.eos_token_id and input_ids[:2] == [encoder.bos_token_id] * 2:
+        raise DataError(
+            f"begins with the begin token {encoder.tokenizer.bos_token} twice",
+            where=origin,
+            remedy="remove it from the row or the template, or set add_bos: false",
+        )
     labels = [IGNORE_INDEX] * len(input_ids)
+    weights = [1.0] * len(input_ids)
     starts = [0, *counts[:-1]]
-    last = rendered.spans[-1]
-    for span, start, end in zip(rendered.spans, starts, counts, strict=True):
-        if loss_on == "all" or (span.role == ASSISTANT and (span is last or loss_on != "last_assistant")):
+    trained = [span.weight > 0 and has_loss(span, rendered, loss_on) for span in rendered.spans]
+    for span, chosen, start, end in zip(rendered.spans, trained, starts, counts, strict=True):
+        if chosen:
             labels[len(begin) + start : len(begin) + end] = ids[start:end]
+            weights[len(begin) + start : len(begin) + end] = [span.weight] * (end - start)
     if rendered.ends:
         input_ids.append(encoder.eos_token_id)
-        labels.append(encoder.eos_token_id)
+        weight = rendered.spans[-1].weight
+        labels.append(encoder.eos_token_id if weight > 0 else IGNORE_INDEX)
+        weights.append(weight if weight > 0 else 1.0)
     labels[0] = IGNORE_INDEX
     if labels.count(IGNORE_INDEX) == len(labels):
         raise DataError("not one token of this row would carry loss", where=origin, remedy="give it a completion")
     context = [len(begin) + end for span, end in zip(rendered.spans, counts, strict=True) if span.role == CONTEXT]
     answers = [len(begin) + start for span, start in zip(rendered.spans, starts, strict=True) if span.role != CONTEXT]
-    return Example(input_ids, labels, origin, context[-1] if context else len(begin), answers[0], len(input_ids))
+    return Example(
+        input_ids,
+        labels,
+        origin,
+        num_prompt_tokens=context[-1] if context else len(begin),
+        num_head_tokens=answers[0],
+        full_length=len(input_ids),
+        weights=weights if any(weight != 1.0 for weight in weights) else None,
+    )
+
+
+def has_loss(span: Span, rendered: Rendered, loss_on: LossOn) -> bool:
+    """Whether the tokens of a span carry loss, its weight aside."""
+    if loss_on == "all":
+        return True
+    return span.role == ASSISTANT and (span is rendered.spans[-1] or loss_on != "last_assistant")
+
+
+def is_weightless(rendered: Rendered, loss_on: LossOn) -> bool:
+    """Whether every span that would carry loss has the weight 0, so that the row teaches nothing on purpose."""
+    weights = [span.weight for span in rendered.spans if has_loss(span, rendered, loss_on)]
+    return bool(weights) and not any(weights)
 
 
 def start_after(rendered: Rendered, marker: str, encoder: Encoder, origin: str) -> Rendered:
@@ -177,9 +211,9 @@ def start_after(rendered: Rendered, marker: str, encoder: Encoder, origin: str) 
         if span.role == CONTEXT or span.start >= first:
             spans.append(span)
         elif span.end <= first:
-            spans.append(Span(span.start, span.end, GIVEN))
+            spans.append(replace(span, role=GIVEN))
         else:
-            spans += [Span(span.start, first, GIVEN), Span(first, span.end, span.role)]
+            spans += [replace(span, end=first, role=GIVEN), replace(span, start=first)]
     return replace(rendered, spans=tuple(spans))
 
 
@@ -224,6 +258,7 @@ def _without_head(example: Example, max_length: int, encoder: Encoder) -> Exampl
         example,
         input_ids=ids[:kept] + ids[kept + excess :],
         labels=labels[:kept] + labels[kept + excess :],
+        weights=None if example.weights is None else example.weights[:kept] + example.weights[kept + excess :],
         num_prompt_tokens=example.num_prompt_tokens - excess,
         num_head_tokens=example.num_head_tokens - excess,
         cut="truncate_prompt",
@@ -243,7 +278,11 @@ def _without_tail(example: Example, max_length: int, encoder: Encoder) -> Exampl
             remedy=f"set max_length: {needed} or more, or too_long to drop or truncate_prompt",
             needed=needed,
         )
+    weights = None if example.weights is None else example.weights[: len(ids)]
     if ids[-1] != end:
         ids, labels = [*ids, end], [*labels, end]
+        weights = None if weights is None else [*weights, weights[-1]]
     prompt = min(example.num_prompt_tokens, len(ids))
-    return replace(example, input_ids=ids, labels=labels, num_prompt_tokens=prompt, cut="truncate_completion")
+    return replace(
+        example, input_ids=ids, labels=labels, weights=weights, num_prompt_tokens=prompt, cut="truncate_completion"
+    )

@@ -9,12 +9,16 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from tunesmith import assets
 from tunesmith.config.schema import DataSection
+from tunesmith.data import sandbox
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.formats import strip_markers
+from tunesmith.data.jinja_engine import Cuts
 from tunesmith.data.nli import NLI_TEMPLATE
 from tunesmith.errors import ConfigError, DataError, ModelError
 from tunesmith.notices import say
@@ -22,28 +26,28 @@ from tunesmith.notices import say
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_RENDERED_CHARACTERS = 64 * 2**20
 CONTEXT = "context"
 """Role of a span that nobody is trained on unless loss is on everything."""
+SHIPPED_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+"""How templates that ship with tunesmith end a turn where they do not name the end token."""
+JINJA_ENDINGS = (".jinja", ".jinja2", ".j2")
 
-PLAIN_CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{{- '### ' + message['role'] | capitalize + ':\\n' + message['content'] -}}
-{%- if message['role'] == 'assistant' %}{{ eos_token }}{% endif -%}
-{{- '\\n\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif -%}
-"""
-"""Used, and said, for chats when the tokenizer brings no template of its own."""
+SpecialInContent = Literal["split", "error", "allow"]
+Piece = tuple[str, str, float]
+"""Text, role and weight of a stretch of a rendered conversation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Characters ``start`` to ``end`` of a rendered text and their role: an assistant turn with its end, or context."""
+    """Characters ``start`` to ``end`` of a rendered text and their role: an assistant turn with its end, or context.
+
+    ``weight`` is what the loss of their tokens is multiplied by, where they carry loss.
+    """
 
     start: int
     end: int
     role: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +75,10 @@ def choose_renderer(tokenizer: PreTrainedTokenizerBase, data: DataSection, forma
 
     Raises:
         ConfigError: the template or instruction file cannot be read, lacks a placeholder or does not suit the format.
-        ModelError: the tokenizer's chat template is asked for and there is none.
+        ModelError: the tokenizer's chat template is asked for and there is none, or a chat template cannot be trained.
     """
     instruction = read_instruction(data.instruction)
-    specials = special_pattern(tokenizer)
-    last_only = data.loss_on == "last_assistant"
+    content = ContentPolicy(special_pattern(tokenizer), data.special_in_content)
     template = data.template
     if format_name == "text":
         if template is not None:
@@ -90,65 +93,107 @@ def choose_renderer(tokenizer: PreTrainedTokenizerBase, data: DataSection, forma
                 where="data.instruction",
                 remedy="write it into the texts, or give rows with separate columns",
             )
-        return LiteralRenderer(specials, None)
+        return LiteralRenderer(content, None)
     if template is None and format_name == "prompt_completion":
-        chat = _chat_renderer(tokenizer, None, specials, instruction, data.instruction_in_prompt, last_only)
-        return LiteralRenderer(specials, instruction, chat)
+        make_chat = partial(_chat_renderer, tokenizer, data, None, content, instruction)
+        return LiteralRenderer(content, instruction, make_chat)
     if template is None and format_name == "nli":
         parts = parse_string_template(NLI_TEMPLATE.removeprefix("<s>").removesuffix("</s>"), "nli")
         begins = True if tokenizer.bos_token == "<s>" else None
-        return StringRenderer(parts, specials, instruction, begins)
-    if template is None or template == "chat" or template.endswith((".jinja", ".jinja2", ".j2")):
-        return _chat_renderer(tokenizer, template, specials, instruction, data.instruction_in_prompt, last_only)
+        return StringRenderer(parts, content, instruction, begins)
+    if template is None or template == "chat" or template.endswith(JINJA_ENDINGS):
+        return _chat_renderer(tokenizer, data, template, content, instruction)
+    named = assets.template(template)
+    if named is not None and named.suffix in JINJA_ENDINGS:
+        return _chat_renderer(tokenizer, data, template, content, instruction)
     bos, eos = _token(tokenizer.bos_token), _token(tokenizer.eos_token)
-    body, begins_literally = strip_markers(read_text(template, "template"), bos, eos)
-    return StringRenderer(parse_string_template(body, template), specials, instruction, begins_literally or None)
+    body, begins_literally = strip_markers(read_text(str(named or template), "template"), bos, eos)
+    if bos and body.startswith(bos):
+        raise ConfigError(
+            f"the template begins with the begin token {bos} twice", where=f"data.template = {template}",
+            remedy="write it once, or not at all",
+        )  # fmt: skip
+    return StringRenderer(parse_string_template(body, template), content, instruction, begins_literally or None)
 
 
 def _chat_renderer(
     tokenizer: PreTrainedTokenizerBase,
+    data: DataSection,
     template: str | None,
-    specials: re.Pattern[str] | None,
+    content: ContentPolicy,
     instruction: str | None,
-    instruction_in_prompt: bool,
-    last_only: bool,
 ) -> ChatRenderer:
-    begins: bool | None = False
+    name, begins, ours = template, False, False
     if template is not None and template != "chat":
-        source = read_text(template, "template")
+        shipped = assets.template(template)
+        source, ours = read_text(str(shipped or template), "template"), shipped is not None
+        if ours:
+            source = _with_own_end(source, content.specials, tokenizer)
     elif isinstance(tokenizer.chat_template, (str, dict)) and tokenizer.chat_template:
-        source = tokenizer.get_chat_template()
+        source, name = tokenizer.get_chat_template(), "the tokenizer's"
     elif template == "chat":
         raise ModelError(
-            "the tokenizer has no chat template", where="data.template = chat", remedy="give template a .jinja file"
+            "the tokenizer has no chat template",
+            where="data.template = chat",
+            remedy=f"give template a .jinja file or one of {', '.join(assets.template_names())}",
         )
     else:
-        source, begins = PLAIN_CHAT_TEMPLATE, None
-    return ChatRenderer(tokenizer, source, specials, instruction, instruction_in_prompt, last_only, begins)
+        source, ours, name = read_text(str(assets.template("plain")), "template"), True, None
+    # A template that names the begin token decides about it; one that does not leaves it to the settings.
+    decides = "bos_token" in source or not ours
+    return ChatRenderer(
+        variables={key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, (str, list))},
+        source=source,
+        name=name,
+        ours=ours,
+        content=content,
+        instruction=instruction,
+        instruction_in_prompt=data.instruction_in_prompt,
+        loss_on=data.loss_on,
+        begins=begins if decides else None,
+    )
+
+
+def _with_own_end(source: str, specials: re.Pattern[str] | None, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A template that ships with tunesmith, ending turns with the tokenizer's end token where it lacks the template's.
+
+    A turn that ends with a text that is no token would teach nothing that generation can stop at.
+    """
+    for token in SHIPPED_ENDS:
+        known = specials is not None and specials.fullmatch(token) is not None
+        if f"'{token}'" in source and not known:
+            end = _token(tokenizer.eos_token) or ""
+            say(f"the tokenizer has no {token}: turns end with its end token {end} instead")
+            source = source.replace(f"'{token}'", "eos_token")
+    return source
 
 
 # The three ways
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LiteralRenderer:
-    """Prompt and completion as they stand; conversations that are not literal go to ``chat``."""
+    """Prompt and completion as they stand; for conversations that are not literal ``make_chat`` is called once."""
 
-    specials: re.Pattern[str] | None
+    content: ContentPolicy
     instruction: str | None
+    make_chat: Callable[[], ChatRenderer] | None = None
     chat: ChatRenderer | None = None
 
     def __call__(self, conversation: Conversation, where: str) -> Rendered:
-        if not conversation.literal and self.chat is not None:
+        if not conversation.literal and self.make_chat is not None:
+            self.chat = self.chat or self.make_chat()
             return self.chat(conversation, where)
+        if not conversation.controls:
+            self.content.check(conversation.messages, where)
         prompt = "".join(turn.content for turn in conversation.messages if turn.role != ASSISTANT)
         if self.instruction is not None:
             prompt = f"{self.instruction}\n\n{prompt}"
-        pieces = [(prompt, CONTEXT)]
+        pieces: list[Piece] = [(prompt, CONTEXT, conversation.weight)]
         if conversation.answer is not None:
-            pieces.append((conversation.answer, ASSISTANT))
+            pieces.append((conversation.answer, ASSISTANT, conversation.weight))
         text, spans = _join(pieces)
-        found = self.specials.finditer(text) if self.specials and not conversation.controls else ()
+        found = self.content.hidden.finditer(text) if self.content.hidden and not conversation.controls else ()
         protected = tuple(match.span() for match in found)
         _note_protected(protected, text)
         return Rendered(text, spans, protected, conversation.begins or None, conversation.answer is not None)
@@ -159,15 +204,16 @@ class StringRenderer:
     """One question and one answer put into a text with ``{query}``, ``{output}`` and, if wanted, ``{instruction}``."""
 
     parts: tuple[str, ...]
-    specials: re.Pattern[str] | None
+    content: ContentPolicy
     instruction: str | None
     begins: bool | None
 
     def __call__(self, conversation: Conversation, where: str) -> Rendered:
-        guard = Guard(self.specials, conversation.messages)
+        self.content.check(conversation.messages, where)
+        guard = Guard(self.content.hidden, conversation.messages)
         system = "\n\n".join(turn.content for turn in guard.messages if turn.role == "system") or self.instruction or ""
         queries = [turn.content for turn in guard.messages if turn.role == "user"]
-        answers = [turn.content for turn in guard.messages if turn.role == ASSISTANT]
+        answers = [turn for turn in guard.messages if turn.role == ASSISTANT]
         if len(queries) != 1 or len(answers) > 1:
             raise DataError(
                 f"a template with {{query}} and {{output}} takes one question and one answer, not {len(queries)} and "
@@ -183,54 +229,84 @@ class StringRenderer:
         before = "".join(values.get(part, part) for part in self.parts[:at])
         # Spaces right before the answer belong to the answer: tokenizers join a space with the word after it.
         prompt = before.rstrip(" ") if self.parts[at - 1] not in values else before
-        pieces = [(prompt, CONTEXT)]
+        pieces: list[Piece] = [(prompt, CONTEXT, conversation.weight)]
         if not answers:
             return guard.rendered(pieces, begins=self.begins)
-        completion = (
-            before[len(prompt) :] + answers[0] + "".join(values.get(part, part) for part in self.parts[at + 1 :])
-        )
-        completion, ends = _end_of_turn(completion, self.specials)
-        return guard.rendered([*pieces, (completion, ASSISTANT)], begins=self.begins, ends=ends)
+        after = "".join(values.get(part, part) for part in self.parts[at + 1 :])
+        completion, ends = _end_of_turn(before[len(prompt) :] + answers[0].content + after, self.content.specials)
+        weight = conversation.weight * answers[0].weight
+        return guard.rendered([*pieces, (completion, ASSISTANT, weight)], begins=self.begins, ends=ends)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRenderer:
-    """A jinja chat template, run in transformers' sandbox; spans come from rendering one turn more at a time."""
+    """A jinja chat template in its sandbox; spans come from rendering one turn more at a time.
 
-    tokenizer: PreTrainedTokenizerBase
-    template: str
-    specials: re.Pattern[str] | None
+    Raises:
+        ModelError: at once, when a model trained on this template could not be used with it.
+    """
+
+    variables: dict[str, Any]
+    source: str
+    name: str | None
+    ours: bool
+    content: ContentPolicy
     instruction: str | None
     instruction_in_prompt: bool
-    last_only: bool
+    loss_on: str
     begins: bool | None
 
+    def __post_init__(self) -> None:
+        problem = self._problem()
+        if problem is not None:
+            what, remedy = problem
+            raise ModelError(f"the chat template {what}", where=f"data.template = {self.name}", remedy=remedy)
+
     def __call__(self, conversation: Conversation, where: str) -> Rendered:
-        if self.begins is None:
+        if self.name is None:
             say("the tokenizer has no chat template: turns are written plainly, as ### User: and ### Assistant:")
-        guard = Guard(self.specials, self._instructed(conversation.messages))
+        self.content.check(conversation.messages, where)
+        guard = Guard(self.content.hidden, self._instructed(conversation.messages))
         turns = [turn.as_dict() for turn in guard.messages]
-        tools = list(conversation.tools)
         answered = conversation.answer is not None
-        whole = self._text(turns, tools, where, prompt=not answered)
-        pieces: list[tuple[str, str]] = []
+        number = len(turns)
+        chosen = [
+            index
+            for index, turn in enumerate(guard.messages)
+            if turn.role == ASSISTANT and (self._has_loss(turn) or (answered and index == number - 1))
+        ]
+        cuts = [(number, not answered)]
+        for index in chosen:
+            cuts += [(index, True)] if index == number - 1 else [(index, True), (index + 1, False)]
+        whole, *texts = self._texts(turns, list(conversation.tools), cuts, where)
+        pieces: list[Piece] = []
         done, ends = 0, False
-        for index, turn in enumerate(turns):
-            last = answered and index == len(turns) - 1
-            if turn["role"] != ASSISTANT or (self.last_only and not last):
-                continue
-            start = self._length(whole, self._text(turns[:index], tools, where, prompt=True), index, where)
-            upto = whole if last else self._text(turns[: index + 1], tools, where, prompt=False)
-            end = self._length(whole, upto, index, where)
-            said, unended = _end_of_turn(whole[start:end], self.specials)
-            pieces += [(whole[done:start], CONTEXT), (said, ASSISTANT)]
+        for index in chosen:
+            last = index == number - 1
+            turn = guard.messages[index]
+            start = self._length(whole, texts.pop(0), index, where)
+            end = len(whole) if last else self._end(whole, start, texts.pop(0), index, where)
+            said, unended = _end_of_turn(whole[start:end], self.content.specials)
+            weight = conversation.weight * turn.weight
+            pieces += [(whole[done:start], CONTEXT, conversation.weight), (said, ASSISTANT, weight)]
             done = start + len(said)
             ends = last and unended
-            if unended and not last:
-                say("the chat template writes no end token after earlier assistant turns; they teach no stopping")
+            if unended and not last and weight > 0:
+                raise ModelError(
+                    f"{where}: the chat template writes no end token after the answer in turn {index} "
+                    f"({said[-24:]!r}), so the model would not learn to stop there",
+                    remedy="use loss_on: last_assistant, or a template that ends turns with one of the special tokens",
+                )
         if not answered:
-            pieces.append((whole[done:], CONTEXT))
+            pieces.append((whole[done:], CONTEXT, conversation.weight))
         return guard.rendered(pieces, begins=self.begins, ends=ends)
+
+    def _has_loss(self, turn: Message) -> bool:
+        if self.loss_on == "all":
+            return True
+        if self.loss_on == "last_assistant" or (turn.given and self.loss_on == "completion"):
+            return False
+        return turn.weight > 0
 
     def _instructed(self, turns: tuple[Message, ...]) -> tuple[Message, ...]:
         if self.instruction is None or any(turn.role == "system" for turn in turns):
@@ -243,33 +319,81 @@ class ChatRenderer:
         asked = replace(turns[first], content=f"{self.instruction}\n\n{turns[first].content}")
         return (*turns[:first], asked, *turns[first + 1 :])
 
-    def _text(self, turns: Sequence[dict[str, Any]], tools: list[Any], where: str, *, prompt: bool) -> str:
+    def _texts(self, turns: list[dict[str, Any]], tools: list[Any], cuts: Cuts, where: str) -> list[str]:
         try:
-            text = self.tokenizer.apply_chat_template(
-                list(turns),
-                tools=tools or None,
-                chat_template=self.template,
-                tokenize=False,
-                add_generation_prompt=prompt,
-            )
-        except Exception as error:  # whatever a template raises while it looks at this conversation
+            return sandbox.render(self.source, self.variables, turns, tools, cuts, ours=self.ours)
+        except sandbox.TemplateRefusal as refusal:
             system = any(turn["role"] == "system" for turn in turns)
             remedy = "if it knows no system message, set instruction_in_prompt: true" if system else None
-            raise DataError(f"the chat template refuses this row ({error})", where=where, remedy=remedy) from error
-        if not isinstance(text, str) or len(text) > MAX_RENDERED_CHARACTERS:
-            raise DataError("the chat template writes more text than can be trained on", where=where)
-        return text
+            raise DataError(f"the chat template refuses this row ({refusal})", where=where, remedy=remedy) from refusal
+
+    def _length(self, whole: str, start: str, index: int, where: str) -> int:
+        if not whole.startswith(start):
+            raise self._unstable(index, where)
+        return len(start)
+
+    def _end(self, whole: str, start: int, upto: str, index: int, where: str) -> int:
+        """Where turn ``index`` ends in ``whole``; ``upto`` is what the template writes when nothing follows it.
+
+        Some templates close a text with a further token when no turn follows. Then the turn ends with the last special
+        token that both texts have.
+        """
+        if whole.startswith(upto):
+            return len(upto)
+        same = _common(whole, upto)
+        last = last_match(self.content.specials, whole[:same], start) if self.content.specials else None
+        if last is None:
+            raise self._unstable(index, where)
+        return last.end()
 
     @staticmethod
-    def _length(whole: str, start: str, index: int, where: str) -> int:
-        if not whole.startswith(start):
-            raise DataError(
-                f"the chat template changes what stands before turn {index} when later turns follow, so inference "
-                "would see another prompt than training",
-                where=where,
-                remedy="use loss_on: last_assistant, or a template that keeps prompts as prefixes",
+    def _unstable(index: int, where: str) -> DataError:
+        return DataError(
+            f"the chat template changes what stands before turn {index} when later turns follow, so inference "
+            "would see another prompt than training",
+            where=where,
+            remedy="use loss_on: last_assistant, or a template that keeps prompts as prefixes",
+        )
+
+    def _problem(self) -> tuple[str, str] | None:
+        """What makes this template unfit for training, and the remedy; looked for with one question and answer."""
+        question, answer = {"role": "user", "content": "q1"}, {"role": ASSISTANT, "content": "a1"}
+        cuts = [(1, False), (1, True), (2, False)]
+        try:
+            asked, prompt, whole = sandbox.render(
+                self.source, self.variables, [question, answer], [], cuts, ours=self.ours
             )
-        return len(start)
+        except sandbox.TemplateRefusal as refusal:
+            if any(sign in str(refusal) for sign in sandbox.LIMITS):
+                return f"cannot be used: {refusal}", "use another template"
+            return None  # it may want a system message, or other keys; the rows will tell
+        if not whole.startswith(prompt):
+            same = _common(whole, prompt)
+            return (
+                f"does not keep the prompt: for inference it writes {prompt[same:][:40]!r} where training has "
+                f"{whole[same:][:40]!r}, so inference would see another prompt than training",
+                "use the variant of this template that is made for training, or another one",
+            )
+        said = whole[len(prompt) :]
+        if "a1" not in said:
+            return "does not write the assistant's words", "use another template"
+        header = said[: said.index("a1")]
+        if prompt == asked and header.strip():
+            return (
+                f"has no generation prompt: it writes {header[:40]!r} before an answer in training, and not when "
+                "add_generation_prompt asks for it",
+                "add {% if add_generation_prompt %} with that text at its end",
+            )
+        begin = self.variables.get("bos_token")
+        if begin and whole.lstrip().removeprefix(begin).lstrip().startswith(begin):
+            return f"writes the begin token {begin} twice", "let it write bos_token once"
+        return None
+
+
+def _common(first: str, second: str) -> int:
+    """Number of characters with which both texts begin."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def _end_of_turn(said: str, specials: re.Pattern[str] | None) -> tuple[str, bool]:
@@ -282,10 +406,10 @@ def _end_of_turn(said: str, specials: re.Pattern[str] | None) -> tuple[str, bool
     return said, True
 
 
-def _join(pieces: Iterable[tuple[str, str]]) -> tuple[str, tuple[Span, ...]]:
+def _join(pieces: Iterable[Piece]) -> tuple[str, tuple[Span, ...]]:
     text, spans = "", []
-    for piece, role in pieces:
-        spans.append(Span(len(text), len(text) + len(piece), role))
+    for piece, role, weight in pieces:
+        spans.append(Span(len(text), len(text) + len(piece), role, weight))
         text += piece
     return text, tuple(spans)
 
@@ -307,6 +431,36 @@ def last_match(pattern: re.Pattern[str], text: str, start: int = 0) -> re.Match[
     return found[0] if found else None
 
 
+@dataclass(frozen=True, slots=True)
+class ContentPolicy:
+    """What happens to content that spells a special token: split into plain text, refused, or allowed to be one."""
+
+    specials: re.Pattern[str] | None
+    policy: SpecialInContent
+
+    @property
+    def hidden(self) -> re.Pattern[str] | None:
+        """Texts that have to be kept from becoming tokens; None when they may."""
+        return None if self.policy == "allow" else self.specials
+
+    def check(self, messages: Iterable[Message], where: str) -> None:
+        """Refuse content that spells a special token, where the policy says so.
+
+        Raises:
+            DataError: names the turn and the token.
+        """
+        if self.policy != "error" or self.specials is None:
+            return
+        for index, turn in enumerate(messages):
+            found = self.specials.search(turn.content) or self.specials.search(repr(turn.extra))
+            if found:
+                raise DataError(
+                    f"the content of turn {index} ({turn.role}) spells the special token {found.group()}",
+                    where=where,
+                    remedy="remove it, or set special_in_content: split (it is trained as plain text)",
+                )
+
+
 class Guard:
     """Keeps special-token text in content apart from a template's own special tokens.
 
@@ -323,17 +477,19 @@ class Guard:
         everything = repr(messages) + "".join(turn.content for turn in messages)
         self.mark = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in everything)
         self.messages = tuple(
-            Message(turn.role, self._hide(specials, turn.content), self._hide(specials, turn.extra))
+            replace(turn, content=self._hide(specials, turn.content), extra=self._hide(specials, turn.extra))
             for turn in messages
         )
 
-    def rendered(self, pieces: Iterable[tuple[str, str]], *, begins: bool | None, ends: bool = False) -> Rendered:
-        """Join rendered pieces of (text, role) with the hidden texts back in their places."""
+    def rendered(self, pieces: Iterable[Piece], *, begins: bool | None, ends: bool = False) -> Rendered:
+        """Join rendered pieces with the hidden texts back in their places."""
         if not self.hidden:
             text, spans = _join(pieces)
             return Rendered(text, spans, (), begins, ends)
-        shown, protected, length = [], [], 0
-        for piece, role in pieces:
+        shown: list[Piece] = []
+        protected: list[tuple[int, int]] = []
+        length = 0
+        for piece, role, weight in pieces:
             parts = re.split(f"{self.mark}(\\d+){self.mark}", piece)
             for index in range(1, len(parts), 2):
                 parts[index] = self.hidden[int(parts[index])]
@@ -341,7 +497,7 @@ class Guard:
                 if index % 2:
                     protected.append((length, length + len(part)))
                 length += len(part)
-            shown.append(("".join(parts), role))
+            shown.append(("".join(parts), role, weight))
         text, spans = _join(shown)
         _note_protected(protected, text)
         return Rendered(text, spans, tuple(protected), begins, ends)
@@ -404,7 +560,10 @@ def read_text(name: str, setting: str) -> str:
         return Path(name).expanduser().read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"the file cannot be read ({reason})", where=f"data.{setting} = {name}") from None
+        remedy = f"name a file or one of {', '.join(assets.template_names())}" if setting == "template" else None
+        raise ConfigError(
+            f"the file cannot be read ({reason})", where=f"data.{setting} = {name}", remedy=remedy
+        ) from None
 
 
 def parse_string_template(template: str, where: str) -> tuple[str, ...]:

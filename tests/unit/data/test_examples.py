@@ -105,13 +105,14 @@ def test_too_long_rows_are_counted_to_the_end(stories_tokenizer: Any) -> None:
 @pytest.mark.parametrize("policy", ["drop", "truncate_prompt", "truncate_completion"])
 def test_everything_cut_or_dropped_is_in_the_ledger(stories_tokenizer: Any, policy: Any) -> None:
     rows = [
-        pair(line, prompt="Say it again: " * (8 if line % 3 == 0 else 1), completion=" word" * 9) for line in range(30)
+        pair(line, prompt=f"{line:02d} Say it again: " * (8 if line % 3 == 0 else 1), completion=" word" * 9)
+        for line in range(30)
     ]
     whole = build_examples(rows, ExampleBuilder(stories_tokenizer, DataSection()), Ledger())
     limit = max(len(example.input_ids) for example in whole) - 5
     ledger = Ledger()
     examples = build_examples(
-        rows, ExampleBuilder(stories_tokenizer, DataSection(max_length=limit, too_long=policy)), ledger
+        rows, ExampleBuilder(stories_tokenizer, DataSection(max_length=limit, too_long=policy, max_dropped=0.5)), ledger
     )
     longer = [example.origin for example in whole if len(example.input_ids) > limit]
     account = ledger.to_dict()["sources"]["f.jsonl"]
@@ -131,7 +132,7 @@ def test_empty_completions_follow_their_policy(stories_tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"f\.jsonl:2: the completion is empty"):
         build_examples(rows, ExampleBuilder(stories_tokenizer, DataSection()), Ledger())
     ledger = Ledger()
-    dropping = ExampleBuilder(stories_tokenizer, DataSection(empty_completion="drop"))
+    dropping = ExampleBuilder(stories_tokenizer, DataSection(empty_completion="drop", max_dropped=0.5))
     assert [example.origin for example in build_examples(rows, dropping, ledger)] == ["f.jsonl:1", "f.jsonl:3"]
     assert ledger.to_dict()["total"]["dropped"] == {"empty_completion": 1}
     keeping = ExampleBuilder(stories_tokenizer, DataSection(empty_completion="keep"))

@@ -112,7 +112,7 @@ def test_a_plain_template_is_said(stories_tokenizer: Any) -> None:
 def test_a_template_that_rewrites_earlier_turns_is_refused(stories_tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "counting.jinja"
     path.write_text("{{ messages | length }}{% for m in messages %}:{{ m.content }}{% endfor %}")
-    with pytest.raises(DataError, match="would see another prompt"):
+    with pytest.raises(ModelError, match="would see another prompt"):
         render(stories_tokenizer, "messages", chat("q", "a"), template=str(path))
 
 
@@ -198,7 +198,7 @@ def test_special_tokens_in_content_come_back_in_their_places(mistral_tokenizer: 
     hidden = guard.messages[0].content
     assert "</s>" not in hidden
     assert "[INST]" not in hidden
-    rendered = guard.rendered([("<s>", "context"), (hidden, "assistant")], begins=False)
+    rendered = guard.rendered([("<s>", "context", 1.0), (hidden, "assistant", 1.0)], begins=False)
     assert rendered.text == "<s>" + content
     assert [rendered.text[start:end] for start, end in rendered.protected] == ["</s>", "[INST]"]
     assert rendered.spans[1].end == len(rendered.text)

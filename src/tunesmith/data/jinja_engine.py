@@ -1,0 +1,155 @@
+"""Chat templates run in jinja's sandbox; as a program, the same behind a pipe, with a cap on memory.
+
+This file imports nothing of tunesmith, so that a child process starts quickly and holds no secrets. What a template may
+not do at all is jinja's sandbox's; how long it may take is ``sandbox.py``'s.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, BinaryIO
+
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+MAX_RENDERED_CHARACTERS = 16 * 2**20
+MAX_MEMORY_BYTES = 2**30
+HEADER = struct.Struct(">I")
+
+Cuts = Sequence[tuple[int, bool]]
+"""(number of messages, whether to add the generation prompt), one for each text that is wanted."""
+
+
+class GenerationBlock(Extension):
+    """Accepts ``{% generation %}`` ... ``{% endgeneration %}`` and writes what stands inside."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja reads it from the class)
+
+    def parse(self, parser: Any) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+class GuardedNamespace(Namespace):
+    """Jinja's namespace without names that begin with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        values = dict(*args[1:], **kwargs)
+        for name in values:
+            _refuse_underscore(name)
+        Namespace.__init__(args[0], values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_underscore(name)
+        super().__setitem__(name, value)
+
+
+class Engine:
+    """Compiled templates of one process; the names they know are those that transformers gives them."""
+
+    def __init__(self) -> None:
+        self._templates: dict[str, Any] = {}
+        self._environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
+        )
+        self._environment.filters["tojson"] = _to_json
+        self._environment.globals |= {
+            "raise_exception": _raise_exception,
+            "strftime_now": lambda form: datetime.now().strftime(form),
+            "namespace": GuardedNamespace,
+        }
+
+    def render(
+        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: Cuts
+    ) -> list[str]:
+        """The texts of the first messages, one for each cut.
+
+        Raises:
+            Exception: whatever the template raises; ValueError when it writes too much.
+        """
+        if source not in self._templates:
+            self._templates[source] = self._environment.from_string(source)
+        template = self._templates[source]
+        texts = []
+        for number, prompt in cuts:
+            text = template.render(
+                messages=messages[:number],
+                tools=tools or None,
+                documents=None,
+                add_generation_prompt=prompt,
+                **variables,
+            )
+            if len(text) > MAX_RENDERED_CHARACTERS:
+                raise ValueError(f"it writes more than {MAX_RENDERED_CHARACTERS} characters")
+            texts.append(text)
+        return texts
+
+
+def _refuse_underscore(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace takes no name with an underscore in front, such as {name!r}")
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None,
+             sort_keys: bool = False) -> str:  # fmt: skip
+    """JSON as chat templates want it: characters as they are and nothing escaped for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def send(stream: BinaryIO, value: Any) -> None:
+    """Write one message: its length in four bytes, then JSON."""
+    body = json.dumps(value).encode()
+    stream.write(HEADER.pack(len(body)) + body)
+    stream.flush()
+
+
+def receive(read: Callable[[int], bytes]) -> Any:
+    """Read one message; EOFError at the end of the stream."""
+    header = read(HEADER.size)
+    if len(header) < HEADER.size:
+        raise EOFError
+    return json.loads(read(HEADER.unpack(header)[0]))
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # not on this system: the time limit remains
+        return
+    for kind, limit in (("RLIMIT_AS", MAX_MEMORY_BYTES), ("RLIMIT_CORE", 0), ("RLIMIT_FSIZE", 0)):
+        resource.setrlimit(getattr(resource, kind), (limit, limit))
+
+
+def serve() -> None:
+    """Answer requests on standard input until it ends: [source or None for the last one, variables, ...]."""
+    _limit_memory()
+    engine, source = Engine(), ""
+    while True:
+        try:
+            given, *rest = receive(sys.stdin.buffer.read)
+        except EOFError:
+            return
+        source = source if given is None else given
+        try:
+            answer: list[Any] = [True, engine.render(source, *rest)]
+        except MemoryError:
+            answer = [False, f"it takes more than {MAX_MEMORY_BYTES} bytes of memory"]
+        except Exception as error:  # whatever a template raises
+            answer = [False, f"{error}"[:1000] or type(error).__name__]
+        send(sys.stdout.buffer, answer)
+
+
+if __name__ == "__main__":
+    serve()

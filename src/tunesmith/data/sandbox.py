@@ -1,0 +1,136 @@
+"""Chat templates from outside run in one child process with a limit on time and memory; ours run right here.
+
+A template can ask for 10 GB in a few characters, which jinja's sandbox does not forbid; a limit of the operating system
+does. What templates know and how they run is ``jinja_engine.py``'s.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from typing import Any
+
+from tunesmith.data import jinja_engine
+from tunesmith.data.jinja_engine import MAX_RENDERED_CHARACTERS, Cuts, Engine
+
+MAX_SECONDS = 10.0
+"""Time for one conversation, the template's compilation included."""
+MAX_ANSWER_BYTES = 16 * MAX_RENDERED_CHARACTERS
+PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
+"""Environment variables of the child; nothing secret is among them."""
+
+LIMITS = ("it takes longer than", "it takes more than", "it writes more than", "it ended the process")
+"""How a refusal begins that came from a limit and not from the template."""
+
+_engine = Engine()
+
+
+class TemplateRefusal(Exception):
+    """The template raised, or took more time, memory or text than it may."""
+
+
+def render(
+    source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: Cuts, *, ours: bool
+) -> list[str]:
+    """Texts of a conversation under a chat template.
+
+    Args:
+        source: the template.
+        variables: further names that the template knows, such as ``eos_token``.
+        messages: dictionaries of plain JSON values.
+        tools: JSON schemas of tools.
+        cuts: for each text that is wanted, how many messages and whether to add the generation prompt.
+        ours: the template ships with tunesmith and needs no process of its own.
+
+    Raises:
+        TemplateRefusal: with the template's own words where it has some.
+    """
+    if ours:
+        try:
+            return _engine.render(source, variables, messages, tools, cuts)
+        except Exception as error:  # a template raises what it likes
+            raise TemplateRefusal(str(error)) from error
+    return _child().render(source, variables, messages, tools, cuts)
+
+
+class Child:
+    """One process that renders; started again after it had to be stopped."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._source: str | None = None
+
+    def render(
+        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: Cuts
+    ) -> list[str]:
+        """See the function ``render``."""
+        process = self._started()
+        given = None if source == self._source else source
+        deadline = time.monotonic() + MAX_SECONDS
+        try:
+            assert process.stdin is not None
+            jinja_engine.send(process.stdin, [given, variables, messages, tools, cuts])  # type: ignore[arg-type]
+            fine, answer = jinja_engine.receive(lambda size: self._read(process, size, deadline))
+        except TimeoutError:
+            self.stop()
+            raise TemplateRefusal(f"it takes longer than {MAX_SECONDS:g} s for one conversation") from None
+        except (EOFError, OSError, ValueError):
+            self.stop()
+            raise TemplateRefusal("it ended the process that renders it") from None
+        self._source = source
+        if not fine:
+            raise TemplateRefusal(str(answer))
+        return [str(text) for text in answer]
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        self._process = self._source = None
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self._source = None
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", jinja_engine.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
+                close_fds=True,
+                bufsize=0,
+            )
+        return self._process
+
+    @staticmethod
+    def _read(process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:
+        assert process.stdout is not None
+        if size > MAX_ANSWER_BYTES:
+            raise ValueError("the answer is too long")
+        pieces, missing, descriptor = [], size, process.stdout.fileno()
+        while missing:
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            piece = os.read(descriptor, min(missing, 2**20))
+            if not piece:
+                break
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+
+_the_child: Child | None = None
+
+
+def _child() -> Child:
+    """This process's child; a process made by forking gets its own."""
+    global _the_child
+    if _the_child is None or _the_child.owner != os.getpid():
+        _the_child = Child()
+    return _the_child
