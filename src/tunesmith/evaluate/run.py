@@ -170,7 +170,7 @@ def evaluate_rows(
     Raises:
         DataError: there are no rows, or some have no prompt or do not say what their answer should be.
     """
-    from tunesmith.evaluate.generate import generate
+    from tunesmith.evaluate.generate import default_stop_token_ids, generate
 
     if not rows:
         raise DataError("there are no rows to evaluate")
@@ -185,6 +185,8 @@ def evaluate_rows(
         temperature=evaluation.temperature,
         top_p=evaluation.top_p,
         seed=seed,
+        # the end of turn that the template taught, and what the model itself stops at
+        stop_token_ids=list({*builder.stop_token_ids(rows[0]), *default_stop_token_ids(model, tokenizer)}),
         names=[row.where for row in rows],
         on_progress=progress,
     )

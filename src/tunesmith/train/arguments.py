@@ -108,6 +108,7 @@ def sft_keywords(
         "length_column_name": "length",
         "remove_unused_columns": False,  # the collator takes the rows apart, origins included
         "average_tokens_across_devices": True,
+        "ddp_find_unused_parameters": False,  # every trained weight gets a gradient at every step
         "report_to": [name for name in tracking.trackers() if name != "tensorboard"] or "none",
         "run_name": tracking.run_name,
         "disable_tqdm": True,
