@@ -118,17 +118,13 @@ def marked(row: PreviewRow) -> str:
     """The text of a row; trained stretches between markers, with their weight where it is not 1."""
     parts = []
     for (trained, weight), tokens in groupby(row.tokens, key=lambda token: (token.trained, token.weight)):
-        text = "".join(_shown(token) for token in tokens)
+        text = visible("".join(token.text for token in tokens))
         parts.append(f"{OPENING}{_weight(weight)}{text}{CLOSING}" if trained else text)
     return "".join(parts)
 
 
 def _weight(weight: float) -> str:
     return "" if weight == 1 else f"x{weight:g} "
-
-
-def _shown(token: Token) -> str:
-    return visible(token.text) if token.text else PIECE
 
 
 def visible(text: str) -> str:
@@ -156,7 +152,7 @@ def coloured(row: PreviewRow) -> Text:
         if token.trained and token.weight != weight:
             weight = token.weight
             text.append(f"×{weight:g}", style="bold magenta")
-        text.append(_shown(token), style=_style(token, index % 2))
+        text.append(visible(token.text) or PIECE, style=_style(token, index % 2))
     return text
 
 
