@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TUNESMITH_CACHE"] = tempfile.mkdtemp(prefix="tunesmith-tests-")  # nobody's own cache is read or filled
+atexit.register(shutil.rmtree, os.environ["TUNESMITH_CACHE"], ignore_errors=True)
+
+# The same examples at every run, and no clock: a slow machine must not fail a test. HYPOTHESIS_RANDOM=1 explores.
+hypothesis.settings.register_profile(
+    "steady",
+    deadline=None,
+    derandomize=os.environ.get("HYPOTHESIS_RANDOM") != "1",
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("steady")
 
 PROJECT = Path(__file__).resolve().parents[1]
 
