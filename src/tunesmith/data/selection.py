@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.rows import Row, read_rows
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.notices import say
 
 LEAKS_SHOWN = 5
+MOST_PASSES = 100
 
 
 def load_rows(data: DataSection) -> tuple[list[Row], list[Row]]:
@@ -26,7 +27,11 @@ def load_rows(data: DataSection) -> tuple[list[Row], list[Row]]:
     """
     if data.train_data is None:
         raise DataError("no training data", remedy="set train_data")
-    train = read_rows(data.train_data, subset=data.subset, split=data.train_split)
+    sources = [data.train_data] if isinstance(data.train_data, str) or data.mix_weights is None else data.train_data
+    read = [read_rows(source, subset=data.subset, split=data.train_split) for source in sources]
+    if data.mix_weights is not None:
+        return _mixed(data, read)
+    (train,) = read
     if data.shuffle_seed is not None:
         train = shuffled(train, data.shuffle_seed)
     train = train[: data.limit]
@@ -36,6 +41,65 @@ def load_rows(data: DataSection) -> tuple[list[Row], list[Row]]:
     elif data.dev_split > 0:
         train, held = hold_out(train, data.dev_split, data.shuffle_seed or 0)
     return train, held[: data.eval_limit]
+
+
+def _mixed(data: DataSection, sources: list[list[Row]]) -> tuple[list[Row], list[Row]]:
+    """``load_rows`` with weights: what is held out is taken away first, so that no row drawn again can be in it."""
+    seed = data.shuffle_seed or 0
+    held: list[Row] = []
+    if data.eval_data is not None or data.eval_split is not None:
+        held = evaluation_rows(data)
+    elif data.dev_split > 0:
+        _, held = hold_out([row for rows in sources for row in rows], data.dev_split, seed)
+        away = {id(row) for row in held}
+        sources = [[row for row in rows if id(row) not in away] for rows in sources]
+    train = mix(sources, data.mix_weights or [], seed, until_all=data.mix_stop == "all_exhausted")
+    return train[: data.limit], held[: data.eval_limit]
+
+
+def mix(sources: Sequence[Sequence[Row]], weights: Sequence[float], seed: int, *, until_all: bool) -> list[Row]:
+    """Rows drawn at random from several sources, each source in a random order of its own.
+
+    Args:
+        sources: rows of each source.
+        weights: how often a source is drawn from, relative to the others.
+        seed: decides the draws; the same rows, weights and seed give the same result.
+        until_all: False ends when a source has no row left, and no row occurs twice. True starts such a source again,
+            in a new order, and ends when each has been used up once.
+
+    Raises:
+        ConfigError: there is not one weight for each source.
+        DataError: a source is empty, or mixing would draw the rows more than ``MOST_PASSES`` times over.
+    """
+    if len(weights) != len(sources):
+        raise ConfigError(
+            f"mix_weights has {len(weights)} numbers for {len(sources)} entries of train_data",
+            remedy="give one for each entry",
+        )
+    if not all(sources):
+        raise DataError("one entry of train_data has no rows to mix", remedy="give more rows or hold out fewer")
+    num_rows = sum(map(len, sources))
+    draws = max(len(rows) * sum(weights) / weight for rows, weight in zip(sources, weights, strict=True))
+    if until_all and draws > MOST_PASSES * num_rows:
+        raise DataError(
+            f"mix_weights {list(weights)} need about {draws:.0f} draws from {num_rows} rows until all are used up",
+            remedy="give small entries smaller weights, or set mix_stop: first_exhausted",
+        )
+    generator = random.Random(seed)
+    numbers = range(len(sources))
+    waiting: list[list[Row]] = [[] for _ in sources]
+    rounds = [0 for _ in sources]
+    drawn: list[Row] = []
+    while True:
+        (number,) = generator.choices(numbers, weights)
+        if not waiting[number]:
+            if rounds[number] and not until_all:
+                return drawn
+            waiting[number] = generator.sample(sources[number], len(sources[number]))
+            rounds[number] += 1
+        drawn.append(waiting[number].pop())
+        if until_all and all(done > bool(left) for done, left in zip(rounds, waiting, strict=True)):
+            return drawn
 
 
 def evaluation_rows(data: DataSection) -> list[Row]:

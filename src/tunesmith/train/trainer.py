@@ -21,7 +21,7 @@ from trl import SFTTrainer
 from tunesmith.data.batching import LengthGroupedSampler
 from tunesmith.errors import NumericsError
 from tunesmith.train import checkpoint
-from tunesmith.train.loss import keeps_logits, token_losses
+from tunesmith.train.loss import keeps_logits, label_weight, token_losses
 
 GenerationMetrics = Callable[[torch.nn.Module], dict[str, float]]
 """Generates answers with the model as it is and scores them."""
@@ -82,7 +82,7 @@ class Trainer(SFTTrainer):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(rows)
         return LengthGroupedSampler(
-            list(rows[self.args.length_column_name]), self.args.train_batch_size, self.args.data_seed
+            list(rows.with_format(None)[self.args.length_column_name]), self.args.train_batch_size, self.args.data_seed
         )
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
@@ -94,6 +94,16 @@ class Trainer(SFTTrainer):
             self._tokens = self._tokens + (batch["input_ids"].numel() if mask is None else mask.sum())
         return batches, num_items
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
+        """Weight of all labelled tokens of one step, over all processes; without weights that is their number."""
+        if not batch_samples:
+            return None
+        weight = sum(label_weight(batch["labels"], batch.get("weights")).to(device) for batch in batch_samples)
+        weight = torch.as_tensor(weight, device=device)
+        if self.args.world_size > 1:
+            weight = self.accelerator.gather(weight).sum()
+        return weight / (self.get_tp_size() * self.get_cp_size() * self.get_sp_size())
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -101,11 +111,13 @@ class Trainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Summed loss of the labelled tokens over the tokens of the whole step (all batches, all processes)."""
+        """Summed loss of the labelled tokens over their weight in the whole step (all batches, all processes)."""
         inputs = dict(inputs)
-        losses = token_losses(model, inputs, inputs.pop("labels"), chosen_positions=self._chosen_positions)
-        count = losses.labelled.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = losses.nll.sum() / torch.as_tensor(count, device=losses.nll.device).clamp(min=1)
+        labels, weights = inputs.pop("labels"), inputs.pop("weights", None)
+        losses = token_losses(model, inputs, labels, weights, chosen_positions=self._chosen_positions)
+        total = losses.weight.sum() if num_items_in_batch is None else num_items_in_batch
+        total = torch.as_tensor(total).to(losses.nll)
+        loss = losses.nll.sum() / (total + (total == 0))
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return loss
@@ -184,18 +196,18 @@ class Trainer(SFTTrainer):
     def _token_metrics(self, dataloader: torch.utils.data.DataLoader[Any]) -> dict[str, float]:
         model = self.model_wrapped if self.is_in_train or self.is_deepspeed_enabled else self.model
         model.eval()
-        totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        totals = torch.zeros(4, dtype=torch.float64, device=self.args.device)
         for batch in dataloader:
             batch.pop("origins")
             inputs = self._prepare_inputs(batch)
+            labels, weights = inputs.pop("labels"), inputs.pop("weights", None)
             with self.compute_loss_context_manager():
-                losses = token_losses(model, inputs, inputs.pop("labels"), chosen_positions=self._chosen_positions)
-            per_row = torch.stack(
-                [losses.nll.double().sum(1), losses.labelled.double().sum(1), losses.correct.double().sum(1)], dim=1
-            )
+                losses = token_losses(model, inputs, labels, weights, chosen_positions=self._chosen_positions)
+            counted = (losses.nll, losses.weight, losses.labelled, losses.correct)
+            per_row = torch.stack([values.double().sum(1) for values in counted], dim=1)
             totals += self.accelerator.gather_for_metrics(per_row.to(self.args.device)).sum(0)
-        nll, count, correct = totals.tolist()
-        return {"loss": nll / count, "token_accuracy": correct / count}
+        nll, weight, count, correct = totals.tolist()
+        return {"loss": nll / weight, "token_accuracy": correct / count}
 
     # ---- logging and saving ----
 
