@@ -5,33 +5,70 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from tunesmith.data.masking import Example
+from tunesmith.data.store import ExampleStore
 
 Batching = Literal["padded", "length_grouped", "packed", "unpadded"]
 
 
-def items(examples: Sequence[Example], batching: Batching, max_length: int) -> list[dict[str, Any]]:
-    """The elements of a data set: one example each, or, packed, several that fill ``max_length`` together.
+class BatchRows(Sequence[dict[str, Any]]):
+    """The elements of a data set, made when they are asked for: an example each, or, packed, several together.
 
-    Returns:
-        Dictionaries with ``input_ids``, ``labels``, ``lengths`` (tokens of each example inside) and ``origins``.
+    An element is a dictionary with ``input_ids``, ``labels``, ``lengths`` (tokens of each example inside) and
+    ``origins``; with ``weights`` too where any example of the whole set has some (1.0 for the others).
+
+    Attributes:
+        groups: numbers of the examples of each element.
+        lengths: tokens of each element.
     """
-    if batching == "packed":
-        groups = pack([len(example.input_ids) for example in examples], max_length)
-    else:
-        groups = [[index] for index in range(len(examples))]
-    return [_item([examples[index] for index in group]) for group in groups]
+
+    def __init__(self, examples: Sequence[Example], batching: Batching, max_length: int) -> None:
+        self._examples = examples
+        lengths: list[int]
+        if isinstance(examples, ExampleStore):
+            lengths, self.weighted = examples.lengths().tolist(), examples.weighted
+        else:
+            lengths = [len(example.input_ids) for example in examples]
+            self.weighted = any(example.weights is not None for example in examples)
+        self.groups: Sequence[Sequence[int]]
+        if batching == "packed":
+            self.groups = pack(lengths, max_length)
+            self.lengths: list[int] = [sum(lengths[index] for index in group) for group in self.groups]
+        else:
+            self.groups = [(index,) for index in range(len(lengths))]
+            self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        return joined([self._examples[at] for at in self.groups[index]], weighted=self.weighted)
 
 
-def _item(group: Sequence[Example]) -> dict[str, Any]:
-    return {
+def items(examples: Sequence[Example], batching: Batching, max_length: int) -> BatchRows:
+    """The elements of a data set in one layout, see ``BatchRows``."""
+    return BatchRows(examples, batching, max_length)
+
+
+def joined(group: Sequence[Example], *, weighted: bool = False) -> dict[str, Any]:
+    """Examples that stand in one element, end to end."""
+    item: dict[str, Any] = {
         "input_ids": [token for example in group for token in example.input_ids],
         "labels": [label for example in group for label in example.labels],
         "lengths": [len(example.input_ids) for example in group],
         "origins": [example.origin for example in group],
     }
+    if weighted:
+        item["weights"] = [weight for example in group for weight in example.weights or [1.0] * len(example.labels)]
+    return item
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -26,6 +26,8 @@ class Collator:
     another example. ``boundaries`` says what else tells the model where examples begin: nothing (``positions``), their
     lengths as numbers (``segment_lengths``), or the offsets that FlashAttention takes (``cu_seq_lens_q`` ...).
 
+    Where examples have weights, ``weights`` has the shape of ``labels`` (float32, 0 at padding).
+
     Each batch also has ``origins``: the addresses of its examples, which the trainer takes out before the forward pass.
     """
 
@@ -59,7 +61,12 @@ class Collator:
             input_ids[row, :length] = torch.tensor(feature["input_ids"])
             attention_mask[row, :length] = 1
             labels[row, :length] = torch.tensor(feature["labels"])
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if "weights" in features[0]:
+            batch["weights"] = torch.zeros(shape)
+            for row, feature in enumerate(features):
+                batch["weights"][row, : len(feature["weights"])] = torch.tensor(feature["weights"])
+        return batch
 
 
 def _laid_end_to_end(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -75,7 +82,11 @@ def _laid_end_to_end(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.T
             position_ids += range(length)
             start += length
     rows = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
-    return {name: torch.tensor([values], dtype=torch.long) for name, values in rows.items()}
+    batch = {name: torch.tensor([values], dtype=torch.long) for name, values in rows.items()}
+    if "weights" in features[0]:
+        weights = [weight for feature in features for weight in feature["weights"]]
+        batch["weights"] = torch.tensor([weights], dtype=torch.float32)
+    return batch
 
 
 def _lengths(feature: Mapping[str, Any]) -> list[int]:

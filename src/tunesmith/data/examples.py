@@ -64,7 +64,7 @@ class ExampleBuilder:
         self.tokenizer = tokenizer
         self.data = data
         self.encoder = Encoder(tokenizer, data.add_bos)
-        self._formats: dict[str, str] = {}
+        self.formats: dict[str, str] = {}
         self._renderers: dict[str, Renderer] = {}
         if data.format != "auto":
             self._renderer(data.format)
@@ -153,10 +153,10 @@ class ExampleBuilder:
         """Name of the row's format: the setting's, else what the columns of its source's first row say."""
         if self.data.format != "auto":
             return self.data.format
-        if row.source not in self._formats:
-            self._formats[row.source] = detect(rename(row, self.data.columns))
-            say(f"{row.source}: rows are read as {self._formats[row.source]}")
-        return self._formats[row.source]
+        if row.source not in self.formats:
+            self.formats[row.source] = detect(rename(row, self.data.columns))
+            say(f"{row.source}: rows are read as {self.formats[row.source]}")
+        return self.formats[row.source]
 
     def _renderer(self, format_name: str) -> Renderer:
         if format_name not in self._renderers:

@@ -1,55 +1,216 @@
 """The rows of a run, read, split, checked and encoded, before anything heavy is loaded.
 
-Preview and check call it as training does; no trainer, model or data set library is imported.
+Preview and check call it as training does; no trainer, model or data set library is imported. Examples lie in a file,
+so that memory does not grow with their number.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rules import evaluates
 from tunesmith.config.schema import DataSection
-from tunesmith.data.examples import ExampleBuilder, build_examples
+from tunesmith.data import cache
+from tunesmith.data.examples import ExampleBuilder, check_kept
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import Example
-from tunesmith.data.rows import Row
-from tunesmith.data.selection import leaks, load_rows, refuse_leaks
-from tunesmith.errors import ConfigError, DataError
+from tunesmith.data.rows import Row, iter_rows
+from tunesmith.data.selection import evaluation_rows, leaks, load_rows, refuse_leaks
+from tunesmith.data.store import ExampleStore, ExampleWriter
+from tunesmith.errors import ConfigError, DataError, StorageError
+
+TRAIN, EVALUATION = "train.arrow", "evaluation.arrow"
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Examples of a run, ready for batches, and what the evaluation by generation needs."""
+    """Examples of a run, ready for batches, and what the evaluation by generation needs.
 
-    train: list[Example]
-    evaluation: list[Example]
+    The fingerprints are sha256 over the tokens and labels of the examples in order: equal data, template and tokenizer
+    give equal ones.
+    """
+
+    train: Sequence[Example]
+    evaluation: Sequence[Example]
     eval_rows: list[Row]
     builder: ExampleBuilder
     first_row: Row
     train_ledger: Ledger
     eval_ledger: Ledger
+    train_fingerprint: str
+    eval_fingerprint: str | None
 
 
 def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
-    """Read, split, check and encode the rows of a run.
+    """Read, split, check and encode the rows of a run, or take them from where an earlier run kept them.
 
     Raises:
         DataError: a row is wrong, nothing is left to train on, or evaluation rows occur among the training rows.
+        StorageError: examples cannot be written.
     """
     data = data_section(resolved)
-    train_rows, eval_rows = load_rows(data)
-    if evaluates(resolved) and not eval_rows:
-        raise DataError("no evaluation rows", remedy="give eval_data with rows, or --eval_strategy no")
     builder = ExampleBuilder(tokenizer, data)
+    folder = cache.cache_folder(data)
+    key = cache.key_of(data, tokenizer) if data.cache else None
+    entry = cache.find(folder, key) if key is not None else None
+    if entry is not None:
+        return _kept(entry, builder)
+    stage, temporary = _stage(data, folder, keeping=key is not None)
+    try:
+        before = notices.said()
+        with tokenizing_threads(data.num_proc):
+            made = _make(data, builder, stage, evaluates(resolved))
+        rows = cache.rows_to_json([made.first_row, *made.eval_rows])
+        # the data must still be what the key says: a file that changed while it was read belongs to no key
+        if key is None or temporary or rows is None or cache.key_of(data, tokenizer) != key:
+            prepared = _opened(made, builder, stage)
+            weakref.finalize(prepared.train, shutil.rmtree, stage, ignore_errors=True)
+            return prepared
+        said = [text for text in notices.said() if text not in before]
+        place = cache.keep(folder, key, stage, _about(data, made, rows, builder, said))
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    notices.say(f"tokenised data is kept in {place}")
+    return _opened(made, builder, place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """All of a preparation but the examples, which lie in files."""
+
+    first_row: Row
+    eval_rows: list[Row]
+    train_ledger: Ledger
+    eval_ledger: Ledger
+    train_fingerprint: str
+    eval_fingerprint: str | None
+
+
+def _make(data: DataSection, builder: ExampleBuilder, stage: Path, evaluating: bool) -> _Made:
+    """Write the examples into ``stage``."""
+    train_rows, eval_rows = select_rows(data)
+    if evaluating and not eval_rows:
+        raise DataError("no evaluation rows", remedy="give eval_data with rows, or --eval_strategy no")
     train_ledger, eval_ledger = Ledger(), Ledger()
-    train_examples = build_examples(train_rows, builder, train_ledger)
-    eval_examples = build_examples(eval_rows, builder, eval_ledger) if eval_rows else []
+    first_row = next(iter(train_rows()), None)
+    if first_row is None:
+        raise DataError("no training rows", remedy="the data holds no rows")
+    train_fingerprint = _write(train_rows(), builder, train_ledger, stage / TRAIN)
+    eval_fingerprint = _write(eval_rows, builder, eval_ledger, stage / EVALUATION) if eval_rows else None
     if eval_rows:
-        refuse_leaks(leaks(train_rows, eval_rows, builder), allow=data.allow_leak)
-    return PreparedData(train_examples, eval_examples, eval_rows, builder, train_rows[0], train_ledger, eval_ledger)
+        eval_ledger.leaks = leaks(train_rows(), eval_rows, builder)
+        refuse_leaks(eval_ledger.leaks, allow=data.allow_leak)
+    return _Made(first_row, eval_rows, train_ledger, eval_ledger, train_fingerprint, eval_fingerprint)
+
+
+def _opened(made: _Made, builder: ExampleBuilder, place: Path) -> PreparedData:
+    return PreparedData(
+        ExampleStore(place / TRAIN),
+        ExampleStore(place / EVALUATION) if made.eval_rows else [],
+        made.eval_rows,
+        builder,
+        made.first_row,
+        made.train_ledger,
+        made.eval_ledger,
+        made.train_fingerprint,
+        made.eval_fingerprint,
+    )
+
+
+def _about(
+    data: DataSection, made: _Made, rows: list[list[Any]], builder: ExampleBuilder, said: list[str]
+) -> dict[str, Any]:
+    """What is kept beside the examples, so that nothing has to be read or said anew."""
+    return {
+        "source": data.train_data,
+        "examples": [ledger.total().kept for ledger in (made.train_ledger, made.eval_ledger)],
+        "fingerprints": [made.train_fingerprint, made.eval_fingerprint],
+        "ledgers": [made.train_ledger.to_dict(), made.eval_ledger.to_dict()],
+        "rows": rows,
+        "formats": builder.formats,
+        "notices": said,
+    }
+
+
+def _kept(entry: cache.Entry, builder: ExampleBuilder) -> PreparedData:
+    """What an earlier run prepared, its ledgers and notices included."""
+    about = entry.about
+    notices.say(f"tokenised data is taken from {entry.folder}")
+    for text in about["notices"]:
+        notices.say(text)
+    builder.formats.update(about["formats"])
+    first_row, *eval_rows = cache.rows_from_json(about["rows"])
+    ledgers = [Ledger.from_dict(values) for values in about["ledgers"]]
+    return _opened(_Made(first_row, eval_rows, *ledgers, *about["fingerprints"]), builder, entry.folder)
+
+
+def select_rows(data: DataSection) -> tuple[Callable[[], Iterable[Row]], list[Row]]:
+    """The training rows, read afresh from their files at each call where the settings allow it, and those held out.
+
+    Shuffling, mixing and holding out choose among all rows; their text, not their tokens, then stays in memory.
+    """
+    if data.shuffle_seed is not None or data.mix_weights is not None or _holds_out(data):
+        train, held = load_rows(data)
+        return lambda: train, held
+
+    def rows() -> Iterator[Row]:
+        return islice(iter_rows(data.train_data or [], subset=data.subset, split=data.train_split), data.limit)
+
+    return rows, [] if data.eval_data is None and data.eval_split is None else evaluation_rows(data)
+
+
+def _holds_out(data: DataSection) -> bool:
+    return data.dev_split > 0 and data.eval_data is None and data.eval_split is None
+
+
+def _write(rows: Iterable[Row], builder: ExampleBuilder, ledger: Ledger, path: Path) -> str:
+    with ExampleWriter(path) as writer:
+        for example in builder.examples(rows, ledger):
+            writer.write(example)
+    check_kept(writer.number, ledger, builder.data)
+    return writer.fingerprint
+
+
+def _stage(data: DataSection, folder: Path, *, keeping: bool) -> tuple[Path, bool]:
+    """A folder for the examples, and whether it is a passing one: kept data needs a place that can be written."""
+    if keeping:
+        try:
+            return cache.new_stage(folder), False
+        except StorageError as error:
+            if data.cache_dir is not None:
+                raise
+            notices.say(f"tokenised data is not kept: {error.line()}")
+    return Path(tempfile.mkdtemp(prefix="tunesmith-")), True
+
+
+@contextmanager
+def tokenizing_threads(number: int) -> Iterator[None]:
+    """Let the tokenizers library use ``number`` threads; the ids and their order do not depend on it."""
+    names = ("TOKENIZERS_PARALLELISM", "RAYON_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ |= {"TOKENIZERS_PARALLELISM": "true" if number > 1 else "false", "RAYON_NUM_THREADS": str(number)}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def data_section(resolved: Resolved) -> DataSection:

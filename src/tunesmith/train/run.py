@@ -5,7 +5,6 @@ Everything that can be checked without weights is checked before weights are loa
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
@@ -21,7 +20,7 @@ from trl import SFTConfig
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
-from tunesmith.data.batching import items
+from tunesmith.data.batching import BatchRows, items
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
 from tunesmith.errors import ConfigError, StorageError, TunesmithError
@@ -146,12 +145,27 @@ def check_folder(folder: Path, resolved: Resolved, *, resuming: bool) -> None:
 
 
 def to_dataset(examples: Sequence[Example], resolved: Resolved, *, evaluation: bool = False) -> Dataset | None:
-    """Examples as the data set that the trainer draws batches from; None when there are none."""
+    """Examples as the data set that the trainer draws batches from; None when there are none.
+
+    It holds numbers of examples; their tokens are read when a batch is made.
+    """
     if not examples:
         return None
     batching = "padded" if evaluation else resolved.config.training.batching
     rows = items(examples, batching, resolved.config.data.max_length)
-    return Dataset.from_list([row | {"length": len(row["input_ids"])} for row in rows])
+    table = Dataset.from_dict({"row": range(len(rows)), "length": rows.lengths})
+    return table.with_transform(ReadRows(rows))
+
+
+class ReadRows:
+    """Numbers of batch rows to their tokens and labels; a class, so that worker processes can be given one."""
+
+    def __init__(self, rows: BatchRows) -> None:
+        self.rows = rows
+
+    def __call__(self, numbers: dict[str, list[int]]) -> dict[str, list[Any]]:
+        chosen = [self.rows[number] for number in numbers["row"]]
+        return {name: [row[name] for row in chosen] for name in chosen[0]}
 
 
 def build_trainer(
@@ -259,20 +273,12 @@ def describe(
             "trained_share": account.trained_tokens / account.tokens,
             "dropped": sum(map(len, account.dropped.values())),
             "cut": sum(map(len, account.cut.values())),
-            "train_fingerprint": fingerprint(data.train),
-            "eval_fingerprint": fingerprint(data.evaluation),
+            "train_fingerprint": data.train_fingerprint,
+            "eval_fingerprint": data.eval_fingerprint,
         },
         "plan": asdict(plan),
         "seeds": {"seed": trainer.args.seed, "data_seed": trainer.args.data_seed},
     }
-
-
-def fingerprint(examples: Sequence[Example]) -> str:
-    """sha256 over the tokens and labels of the examples in order: equal data, template and tokenizer, equal result."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(repr((example.input_ids, example.labels)).encode())
-    return digest.hexdigest()
 
 
 def begin_folder(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 
 from tunesmith.data.batching import items
@@ -52,3 +54,31 @@ def test_packed_items_keep_their_examples_apart() -> None:
     assert batch["labels"].tolist() == [[-100, -100, 6, 2, -100, 8, 2, -100, 2]]
     assert EXAMPLES[1].labels == [7, 2]
     assert packed[1]["labels"] == [7, 2]
+
+
+def test_weights_lie_beside_the_labels_and_are_0_at_padding() -> None:
+    weighted = [replace(EXAMPLES[0], weights=[1.0, 1.0, 0.5, 2.0]), EXAMPLES[1]]
+    padded = Collator("padded", pad_token_id=0)(items(weighted, "padded", 8))
+    assert padded["weights"].tolist() == [[1.0, 1.0, 0.5, 2.0], [1.0, 1.0, 0.0, 0.0]]
+    assert Collator("packed", 0)(items(weighted, "packed", 8))["weights"].tolist() == [[1.0, 1.0, 0.5, 2.0, 1.0, 1.0]]
+    assert padded["weights"].dtype == torch.float32
+    assert "weights" not in Collator("padded", 0)(items(EXAMPLES, "padded", 8))
+
+
+@pytest.mark.parametrize(
+    ("boundaries", "expected"),
+    [
+        ("positions", {}),
+        ("lengths", {"segment_lengths": [4, 3, 2]}),
+        (
+            "cu_seq_lens",
+            {"cu_seq_lens_q": [0, 4, 7, 9], "cu_seq_lens_k": [0, 4, 7, 9], "max_length_q": 4, "max_length_k": 4},
+        ),
+    ],
+)
+def test_boundaries_are_told_as_the_attention_wants_them(boundaries: Any, expected: dict[str, Any]) -> None:
+    batch = Collator("packed", 0, boundaries=boundaries)(items(EXAMPLES, "packed", 7))
+    told = {name: batch[name] for name in batch if name not in ("input_ids", "labels", "position_ids", "origins")}
+    assert {name: value.tolist() if hasattr(value, "tolist") else value for name, value in told.items()} == expected
+    if boundaries == "cu_seq_lens":
+        assert batch["cu_seq_lens_q"].dtype == torch.int32

@@ -1,0 +1,253 @@
+"""Tokenised data kept on disk under a key of everything that decides it, so that a stale copy is never found.
+
+It keeps and finds; how rows become examples is ``examples.py``'s. Nothing that has a doubtful key is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache as once
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith import __version__
+from tunesmith.config.schema import DataSection
+from tunesmith.data.rows import Row, local_files
+from tunesmith.errors import StorageError
+from tunesmith.notices import say
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VARIABLE = "TUNESMITH_CACHE"
+ABOUT = "about.json"
+PREFIX = "data-"
+MECHANICS = {"cache", "cache_dir", "num_proc"}
+"""Settings that say how data is prepared and change nothing in the result."""
+LIBRARIES = ("tokenizers", "transformers", "sentencepiece", "jinja2", "pyarrow")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One kept preparation: its folder, its size on disk in bytes and what its ``about.json`` says."""
+
+    folder: Path
+    num_bytes: int
+    about: dict[str, Any]
+
+
+def cache_folder(data: DataSection | None = None) -> Path:
+    """Where prepared data is kept: the setting, else ``TUNESMITH_CACHE``, else the user's cache folder."""
+    if data is not None and data.cache_dir:
+        return Path(data.cache_dir).expanduser()
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith"
+
+
+def key_of(data: DataSection, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """sha256 over everything that decides the examples of a run; None where that cannot be known.
+
+    It covers the contents of all data files in order, every data setting, the files that settings name, the tokenizer
+    as it would be saved, our version and code, and the libraries that render and tokenise. A hub data set has no
+    contents that could be read cheaply; its examples are not kept.
+    """
+    names = [*_names(data.train_data), *_names(data.eval_data)]
+    files: list[list[str]] = []
+    for name in names:
+        found = local_files(name, data.train_split)
+        if found is None:
+            return None
+        if Path(name).is_dir():
+            found = [path for path in sorted(Path(name).rglob("*")) if path.is_file()]
+        files += [[str(path), file_hash(path)] for path in found]
+    if data.eval_split is not None and data.eval_data is None and not any(Path(name).is_dir() for name in names):
+        return None
+    settings = data.model_dump(mode="json", exclude=MECHANICS)
+    parts = {
+        "version": __version__,
+        "code": _code_hash(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "settings": settings,
+        "files": files,
+        "named_files": [[text, file_hash(Path(text))] for text in _texts(settings) if _is_file(text)],
+        "tokenizer": tokenizer_hash(tokenizer),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def find(folder: Path, key: str) -> Entry | None:
+    """What is kept under ``key``, whole and unchanged; a damaged copy is said, removed and not returned."""
+    place = folder / (PREFIX + key)
+    if not place.is_dir():
+        return None
+    damage = _damage(place, key)
+    if damage is None:
+        return _entry(place)
+    say(f"prepared data in {place} is damaged ({damage}); it is made again")
+    shutil.rmtree(place, ignore_errors=True)
+    return None
+
+
+def keep(folder: Path, key: str, stage: Path, about: dict[str, Any]) -> Path:
+    """Move the finished files of ``stage`` to their place at one stroke, with the sha256 of each.
+
+    Returns:
+        the place; where another process was faster, its copy is taken.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    place = folder / (PREFIX + key)
+    files = {path.name: file_hash(path) for path in sorted(stage.iterdir())}
+    try:
+        with (stage / ABOUT).open("w", encoding="utf-8") as file:
+            json.dump({"key": key, "files": files, **about}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            stage.rename(place)
+        except OSError:
+            if not place.is_dir():
+                raise
+            shutil.rmtree(stage)
+    except OSError as error:
+        raise StorageError(f"prepared data cannot be kept ({error.strerror or error})", where=str(folder)) from error
+    return place
+
+
+def new_stage(folder: Path) -> Path:
+    """An empty folder beside the kept ones, for files that are not finished yet.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    except OSError as error:
+        raise StorageError(
+            f"prepared data cannot be kept there ({error.strerror or error})",
+            where=str(folder),
+            remedy=f"set cache_dir or {VARIABLE} to a folder that can be written, or cache: false",
+        ) from error
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Everything that is kept, the newest first."""
+    places = [path for path in folder.glob(PREFIX + "*") if (path / ABOUT).is_file()]
+    return [_entry(place) for place in sorted(places, key=lambda path: (path / ABOUT).stat().st_mtime, reverse=True)]
+
+
+def clear(folder: Path) -> tuple[int, int]:
+    """Remove everything that is kept or was left unfinished; nothing else in the folder is touched.
+
+    Returns:
+        number of folders removed, and their size in bytes.
+    """
+    places = [path for pattern in (PREFIX + "*", ".unfinished-*") for path in folder.glob(pattern) if path.is_dir()]
+    num_bytes = sum(_size(place) for place in places)
+    for place in places:
+        shutil.rmtree(place)
+    return len(places), num_bytes
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over the files that the tokenizer would be saved as, and its class."""
+    digest = hashlib.sha256(type(tokenizer).__qualname__.encode())
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                digest.update(str(path.relative_to(folder)).encode() + file_hash(path).encode())
+    return digest.hexdigest()
+
+
+def rows_to_json(rows: Iterable[Row]) -> list[list[Any]] | None:
+    """Rows as JSON that gives equal rows again; None where one holds something that JSON does not."""
+    plain = [[row.values, row.source, row.line] for row in rows]
+    try:
+        same = json.loads(json.dumps(plain, allow_nan=False)) == plain
+    except (TypeError, ValueError):
+        return None
+    return plain if same else None
+
+
+def rows_from_json(plain: Sequence[Sequence[Any]]) -> list[Row]:
+    """The rows that ``rows_to_json`` wrote."""
+    return [Row(values, source, line) for values, source, line in plain]
+
+
+def _damage(place: Path, key: str) -> str | None:
+    try:
+        about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
+        if about["key"] != key:
+            return "its key is another one"
+        for name, digest in about["files"].items():
+            if file_hash(place / name) != digest:
+                return f"{name} changed"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _entry(place: Path) -> Entry:
+    return Entry(place, _size(place), json.loads((place / ABOUT).read_text(encoding="utf-8")))
+
+
+def _size(place: Path) -> int:
+    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+
+
+def _names(data: str | list[str] | None) -> list[str]:
+    return [data] if isinstance(data, str) else list(data or ())
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, ValueError):  # a long or strange text is no name
+        return False
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@once
+def _code_hash() -> str:
+    """sha256 over the sources that turn rows into examples, and the templates that come with them."""
+    package = Path(__file__).parents[1]
+    sources = [*(package / "data").glob("*.py"), *(package / "assets" / "templates").rglob("*")]
+    digest = hashlib.sha256()
+    for path in sorted(sources):
+        if path.is_file():
+            digest.update(path.name.encode() + file_hash(path).encode())
+    return digest.hexdigest()
