@@ -19,6 +19,7 @@ USAGE = """usage: tunesmith data ACTION ...
   tunesmith data prepare nli --output DIR ...    NLI fine-tuning files from a table, or from thoughts and reflections
   tunesmith data prepare rag FILE OUT ...        processed retrieval rows from questions, passages and answers
   tunesmith data download NAME DIR               a hub data set that the documents name, as JSON lines
+  tunesmith data cache [--clear]                 tokenised data that is kept, or remove it
 
 `tunesmith data ACTION --help` explains an action."""
 
@@ -30,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     action = arguments.pop(0)
-    actions: dict[str, Callable[[Sequence[str]], int]] = {"make": make, "prepare": prepare, "download": download}
+    actions: dict[str, Callable[[Sequence[str]], int]] = {"make": make, "prepare": prepare, "download": download, "cache": cache}
     if action not in actions:
         remedy = f"actions are {', '.join(actions)}"
         raise ConfigError(f"unknown action {action!r}", where="command line", remedy=remedy)
@@ -204,6 +205,48 @@ def download_main(default_folder: str | Path, argv: Sequence[str] | None = None)
     if len(names) == 1 and "--help" not in arguments:
         arguments.insert(arguments.index(names[0]) + 1, str(Path(default_folder) / names[0]))
     return guarded(lambda: download(arguments), debug="--debug" in arguments)
+
+
+# cache ----------------------------------------------------------------------------------------------------------------
+
+
+def cache(argv: Sequence[str]) -> int:
+    """``tunesmith data cache``: what is kept, the newest first; with ``--clear`` all of it is removed."""
+    from tunesmith.data.cache import cache_folder, clear, entries
+
+    parser = VerbParser("data cache", "List tokenised data that earlier runs kept, or remove it.", takes_settings=False)
+    parser.add_argument("--clear", action="store_true", help="remove everything that is kept")
+    parser.add_argument("--cache_dir", metavar="DIR", help="folder (TUNESMITH_CACHE, else the user's cache folder)")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    options = _parse(parser, argv)
+    folder = Path(options.cache_dir).expanduser() if options.cache_dir else cache_folder()
+    if options.clear:
+        removed, num_bytes = clear(folder)
+        result: dict[str, Any] = {"folder": str(folder), "removed": removed, "bytes": num_bytes}
+        print(json.dumps(result) if options.json else f"{folder}: {removed} removed, {_megabytes(num_bytes)}")
+        return 0
+    kept = [
+        {
+            "folder": str(entry.folder),
+            "bytes": entry.num_bytes,
+            "train_data": entry.about["source"],
+            "examples": sum(entry.about["examples"]),
+        }
+        for entry in entries(folder)
+    ]
+    if options.json:
+        print(json.dumps({"folder": str(folder), "kept": kept}))
+        return 0
+    for entry in kept:
+        size = _megabytes(entry["bytes"])
+        print(f"{Path(entry['folder']).name[:17]}  {entry['examples']:>9,} examples  {size:>10}  {entry['train_data']}")
+    total = _megabytes(sum(entry["bytes"] for entry in kept))
+    print(f"{folder}: {len(kept)} kept, {total}")
+    return 0
+
+
+def _megabytes(number: int) -> str:
+    return f"{number / 1e6:,.1f} MB"
 
 
 # shared ---------------------------------------------------------------------------------------------------------------

@@ -101,3 +101,25 @@ def test_class_labels_become_names() -> None:
     )
     data = datasets.Dataset.from_dict({"premise": ["a", "b", "c"], "label": [0, 1, -1]}, features=features)
     assert [row["label"] for row in named_labels(data)] == ["entailment", "neutral", "-"]
+
+
+def test_cache_lists_and_clears(tmp_path: Path, stories_model: Path, capsys: Any, monkeypatch: Any) -> None:
+    from helpers import resolved_from, story_rows, write_rows
+    from tunesmith.model.tokenizer import load_tokenizer
+    from tunesmith.train.prepare import prepare_data
+
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "kept"))
+    assert main(["data", "cache"]) == 0
+    assert "0 kept" in capsys.readouterr().out
+    train = write_rows(tmp_path / "train.jsonl", story_rows(6))
+    resolved = resolved_from(model_name_or_path=str(stories_model), train_data=train)
+    prepare_data(resolved, load_tokenizer(resolved.config.model))
+    assert main(["data", "cache", "--json"]) == 0
+    (kept,) = json.loads(capsys.readouterr().out)["kept"]
+    assert kept["examples"] == 6
+    assert kept["train_data"] == train
+    assert main(["data", "cache", "--clear", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == 1
+    assert list((tmp_path / "kept").iterdir()) == []
+    assert main(["data", "cache", "--clear", "--cache_dir", str(tmp_path / "nowhere")]) == 0
+    assert main(["data", "cache", "extra"]) == 2
