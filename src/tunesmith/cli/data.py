@@ -31,7 +31,12 @@ def run(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     action = arguments.pop(0)
-    actions: dict[str, Callable[[Sequence[str]], int]] = {"make": make, "prepare": prepare, "download": download, "cache": cache}
+    actions: dict[str, Callable[[Sequence[str]], int]] = {
+        "make": make,
+        "prepare": prepare,
+        "download": download,
+        "cache": cache,
+    }
     if action not in actions:
         remedy = f"actions are {', '.join(actions)}"
         raise ConfigError(f"unknown action {action!r}", where="command line", remedy=remedy)
