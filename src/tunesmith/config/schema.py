@@ -136,6 +136,8 @@ class DataSection(Section):
     """How a conversation becomes text: unset (the tokenizer's chat template for chats, the row's own text for others),
     a ``.jinja`` file, a text file with the placeholders ``{query}`` and ``{output}``, or a name: ``alpaca``,
     ``chatml``, ``gemma``, ``llama-3``, ``mistral-instruct``, ``phi-3``, ``plain``, ``question-answer``, ``zephyr``."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Further names for a chat template, such as ``enable_thinking``."""
     instruction: str | None = None
     """File (or text) with the system message."""
     instruction_in_prompt: bool = False

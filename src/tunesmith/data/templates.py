@@ -141,8 +141,9 @@ def _chat_renderer(
         source, ours, name = read_text(str(assets.template("plain")), "template"), True, None
     # A template that names the begin token decides about it; one that does not leaves it to the settings.
     decides = "bos_token" in source or not ours
-    return ChatRenderer(
-        variables={key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, (str, list))},
+    tokens = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, (str, list))}
+    renderer = ChatRenderer(
+        variables=tokens | data.chat_template_kwargs,
         source=source,
         name=name,
         ours=ours,
@@ -152,6 +153,10 @@ def _chat_renderer(
         loss_on=data.loss_on,
         begins=begins if decides else None,
     )
+    if not renderer.writes_answers() and replace(renderer, parts=True).writes_answers():
+        renderer = replace(renderer, parts=True)
+    renderer.check()
+    return renderer
 
 
 def _with_own_end(source: str, specials: re.Pattern[str] | None, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -242,8 +247,7 @@ class StringRenderer:
 class ChatRenderer:
     """A jinja chat template in its sandbox; spans come from rendering one turn more at a time.
 
-    Raises:
-        ModelError: at once, when a model trained on this template could not be used with it.
+    ``parts`` hands content to the template as a list of one text part, as templates of models that see pictures want.
     """
 
     variables: dict[str, Any]
@@ -255,8 +259,14 @@ class ChatRenderer:
     instruction_in_prompt: bool
     loss_on: str
     begins: bool | None
+    parts: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Look at the template with one question and answer.
+
+        Raises:
+            ModelError: a model trained on this template could not be used with it.
+        """
         problem = self._problem()
         if problem is not None:
             what, remedy = problem
@@ -267,7 +277,7 @@ class ChatRenderer:
             say("the tokenizer has no chat template: turns are written plainly, as ### User: and ### Assistant:")
         self.content.check(conversation.messages, where)
         guard = Guard(self.content.hidden, self._instructed(conversation.messages))
-        turns = [turn.as_dict() for turn in guard.messages]
+        turns = [self._as_dict(turn) for turn in guard.messages]
         answered = conversation.answer is not None
         number = len(turns)
         chosen = [
@@ -300,6 +310,10 @@ class ChatRenderer:
         if not answered:
             pieces.append((whole[done:], CONTEXT, conversation.weight))
         return guard.rendered(pieces, begins=self.begins, ends=ends)
+
+    def _as_dict(self, turn: Message) -> dict[str, Any]:
+        values = turn.as_dict()
+        return values | {"content": [{"type": "text", "text": turn.content}]} if self.parts else values
 
     def _has_loss(self, turn: Message) -> bool:
         if self.loss_on == "all":
@@ -335,34 +349,49 @@ class ChatRenderer:
     def _end(self, whole: str, start: int, upto: str, index: int, where: str) -> int:
         """Where turn ``index`` ends in ``whole``; ``upto`` is what the template writes when nothing follows it.
 
-        Some templates close a text with a further token when no turn follows. Then the turn ends with the last special
-        token that both texts have.
+        Some templates close the last turn otherwise than earlier ones: with one token more (then the turn ends with the
+        special token before it), or with another one in its place.
         """
         if whole.startswith(upto):
             return len(upto)
-        same = _common(whole, upto)
-        last = last_match(self.content.specials, whole[:same], start) if self.content.specials else None
-        if last is None:
+        specials = self.content.specials
+        if specials is None:
             raise self._unstable(index, where)
-        return last.end()
+        same = _common(whole, upto)
+        differing = next((match for match in specials.finditer(whole, start) if match.end() > same), None)
+        inside = differing is not None and differing.start() <= same
+        until = differing.start() if differing is not None and inside else same
+        last = last_match(specials, whole[:until], start)
+        if last is not None and not whole[last.end() : until].strip():
+            return last.end()
+        if differing is not None and inside and specials.match(upto, differing.start()):
+            return differing.end()
+        raise self._unstable(index, where)
 
     @staticmethod
-    def _unstable(index: int, where: str) -> DataError:
-        return DataError(
+    def _unstable(index: int, where: str) -> ModelError:
+        return ModelError(
             f"the chat template changes what stands before turn {index} when later turns follow, so inference "
             "would see another prompt than training",
             where=where,
-            remedy="use loss_on: last_assistant, or a template that keeps prompts as prefixes",
+            remedy="use loss_on: last_assistant, or a variant of the template that is made for training",
         )
 
+    def writes_answers(self) -> bool:
+        """Whether an answer's words stand in the text that the template writes."""
+        turns = [self._as_dict(Message("user", "q1")), self._as_dict(Message(ASSISTANT, "a1"))]
+        try:
+            (whole,) = sandbox.render(self.source, self.variables, turns, [], [(2, False)], ours=self.ours)
+        except sandbox.TemplateRefusal:
+            return False
+        return "a1" in whole
+
     def _problem(self) -> tuple[str, str] | None:
-        """What makes this template unfit for training, and the remedy; looked for with one question and answer."""
-        question, answer = {"role": "user", "content": "q1"}, {"role": ASSISTANT, "content": "a1"}
+        """What makes this template unfit for training, and the remedy."""
+        turns = [self._as_dict(Message("user", "q1")), self._as_dict(Message(ASSISTANT, "a1"))]
         cuts = [(1, False), (1, True), (2, False)]
         try:
-            asked, prompt, whole = sandbox.render(
-                self.source, self.variables, [question, answer], [], cuts, ours=self.ours
-            )
+            asked, prompt, whole = sandbox.render(self.source, self.variables, turns, [], cuts, ours=self.ours)
         except sandbox.TemplateRefusal as refusal:
             if any(sign in str(refusal) for sign in sandbox.LIMITS):
                 return f"cannot be used: {refusal}", "use another template"
@@ -372,7 +401,8 @@ class ChatRenderer:
             return (
                 f"does not keep the prompt: for inference it writes {prompt[same:][:40]!r} where training has "
                 f"{whole[same:][:40]!r}, so inference would see another prompt than training",
-                "use the variant of this template that is made for training, or another one",
+                "use the variant of this template that is made for training, or set its switches with "
+                "chat_template_kwargs (enable_thinking: false)",
             )
         said = whole[len(prompt) :]
         if "a1" not in said:

@@ -1,0 +1,350 @@
+"""Every chat template that is installed here and can be trained, over random rows: exact spans, prompts as prefixes.
+
+The templates are those of the great families as an installed library holds them; each gets a byte tokenizer that knows
+the special tokens which the template writes. Templates that cannot be trained are listed, and have to be refused.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tunesmith import assets
+from tunesmith.config.schema import DataSection
+from tunesmith.data.examples import ExampleBuilder
+from tunesmith.data.ledger import Ledger
+from tunesmith.data.masking import IGNORE_INDEX, Example
+from tunesmith.data.rows import Row
+from tunesmith.errors import DataError, ModelError
+
+REFUSED = {
+    "deepseek_r1_distill": "prompts end with <think>, which training leaves out",
+    "deepseek_r1_distill_training": "prompts end with <think>, which training leaves out",
+    "deepseekv3": "prompts end with <think>, which training leaves out",
+    "deepseekv3_training": "prompts end with <think>, which training leaves out",
+}
+"""Templates of which no row can be trained, and why."""
+SWITCHES = {"nemotron": {"enable_thinking": False}}
+"""Switches without which the templates of a family end prompts with other words than training has there."""
+LAST_ONLY = {
+    "glm4moe": "the end of an answer is the next role's token",
+    "qwen3": "earlier answers lose their empty thoughts",
+    "qwen3_5_nothink": "earlier answers lose their empty thoughts",
+    "qwen3_5_think": "earlier answers lose their empty thoughts",
+    "qwen3_6": "earlier answers lose their empty thoughts",
+}
+"""Templates that rewrite or do not end earlier answers: only the last answer of a chat can be trained."""
+PARTS = ("idefics3", "llava_next", "smolvlm")
+"""Families whose templates want content as a list of parts."""
+
+SPECIAL = re.compile(r"<\|[^|<>{}'\"\s]+\|>|<｜[^｜]+｜>|</?[a-z_]+>|\[/?[A-Z_]+\]|<[a-z_]+\|>|<\|[a-z_]+>")
+
+
+@dataclass(frozen=True, repr=False)
+class Case:
+    """One template with its tokenizer, and builders for chats."""
+
+    name: str
+    tokenizer: Any
+    last_only: bool
+    switches: dict[str, Any]
+    template: str = "chat"
+
+    def builder(self, **given: Any) -> ExampleBuilder:
+        defaults: dict[str, Any] = {
+            "format": "messages",
+            "template": self.template,
+            "max_length": 1_000_000,
+            "loss_on": "last_assistant" if self.last_only else "completion",
+            "chat_template_kwargs": self.switches,
+        }
+        return ExampleBuilder(self.tokenizer, DataSection(**defaults | given))
+
+
+def byte_tokenizer(specials: list[str], bos: str = "<s>", eos: str = "</s>") -> Any:
+    """One token a byte, and the special tokens."""
+    vocabulary = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    tokenizer.add_special_tokens({"bos_token": bos, "eos_token": eos, "pad_token": "<pad>"})
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [token for token in specials if token not in (bos, eos)]}
+    )
+    return tokenizer
+
+
+def installed_templates() -> dict[str, str]:
+    """Name to source of every chat template that the installed library brings."""
+    spec = importlib.util.find_spec("trl")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "chat_templates"
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
+
+
+def family(name: str, families: Any) -> str | None:
+    return next((member for member in families if name.startswith(member)), None)
+
+
+@pytest.fixture(scope="module")
+def all_tokenizers() -> dict[str, Any]:
+    made = {}
+    for name, source in installed_templates().items():
+        made[name] = byte_tokenizer(sorted(set(SPECIAL.findall(source))))
+        made[name].chat_template = source
+    return made
+
+
+@pytest.fixture(scope="module")
+def cases(all_tokenizers: dict[str, Any]) -> list[Case]:
+    """Every trainable installed template, and those that ship with tunesmith."""
+    found = []
+    for name, tokenizer in all_tokenizers.items():
+        if name not in REFUSED:
+            switches = SWITCHES.get(family(name, SWITCHES) or "", {})
+            found.append(Case(name, tokenizer, name in LAST_ONLY, switches))
+    for name in assets.template_names():
+        path = assets.template(name)
+        assert path is not None
+        if path.suffix == ".jinja":
+            specials = sorted({*SPECIAL.findall(path.read_text()), "<|user|>", "<|assistant|>", "<|system|>"})
+            found.append(Case(f"our {name}", byte_tokenizer(specials), False, {}, name))
+    return found
+
+
+def test_number_of_templates(cases: list[Case], all_tokenizers: dict[str, Any]) -> None:
+    assert len(all_tokenizers) >= 70
+    assert REFUSED.keys() <= all_tokenizers.keys()
+    assert LAST_ONLY.keys() <= all_tokenizers.keys()
+    ours = [case for case in cases if case.name.startswith("our ")]
+    assert len(ours) == 7
+    assert len(cases) - len(ours) == len(all_tokenizers) - len(REFUSED)
+    for wanted in ("llama3", "phi3", "qwen2_5", "qwen3", "gemma", "gemma3", "gptoss", "cohere", "glm4moe", "lfm2"):
+        assert any(case.name == wanted for case in cases), wanted
+
+
+def test_templates_that_cannot_be_trained_are_refused_at_load(all_tokenizers: dict[str, Any]) -> None:
+    for name in REFUSED:
+        with pytest.raises(ModelError, match="does not keep the prompt") as caught:
+            Case(name, all_tokenizers[name], False, {}).builder()
+        assert len(caught.value.lines()) == 1
+    for name in ("nemotron_3_nano",):
+        with pytest.raises(ModelError, match="chat_template_kwargs"):
+            Case(name, all_tokenizers[name], False, {}).builder()
+    row = chat_row(["q", "a", "r", "b"])
+    for name in LAST_ONLY:
+        builder = Case(name, all_tokenizers[name], False, {}).builder()
+        with pytest.raises(ModelError, match="last_assistant"):
+            builder.example(row)
+
+
+characters = st.characters(codec="utf-8", exclude_categories=["Cs", "Zs", "Zl", "Zp"], exclude_characters="\0")
+pieces = st.one_of(
+    st.text(characters, max_size=8),
+    st.sampled_from(
+        ["<s>", "</s>", "[INST]", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|user|>", "<think>",
+         "</think>", " ", "\n", "\n\n", "é", "😀", "{{ x }}", "{% if %}", "assistant"]
+    ),
+)  # fmt: skip
+# Templates trim the ends of content; inside, everything has to come through as it is.
+texts = st.lists(pieces, max_size=5).map(lambda parts: "x" + "".join(parts) + "y")
+chats = st.lists(texts, min_size=2, max_size=6).filter(lambda turns: len(turns) % 2 == 0)
+many = settings(
+    max_examples=int(os.environ.get("TUNESMITH_EXAMPLES", "60")) // 6,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def messages_of(turns: list[str]) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[index % 2], "content": turn} for index, turn in enumerate(turns)]
+
+
+def chat_row(turns: list[str]) -> Row:
+    return Row({"messages": messages_of(turns)}, "f", 1)
+
+
+def trained_runs(example: Example) -> list[list[int]]:
+    """The stretches of tokens with loss."""
+    return [
+        [label for label, _ in run]
+        for trained, run in groupby(
+            zip(example.labels, example.input_ids, strict=True), key=lambda pair: pair[0] != IGNORE_INDEX
+        )
+        if trained
+    ]
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    return {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+@many
+@given(turns=chats)
+def test_spans_are_exact_and_prompts_are_prefixes(cases: list[Case], turns: list[str]) -> None:
+    """N5, N6, N7, N13, N14."""
+    for case in cases:
+        builder, decode = case.builder(), case.tokenizer.decode
+        example = builder.example(chat_row(turns))
+        assert example is not None
+        answers = turns[-1:] if case.last_only else turns[1::2]
+        runs = trained_runs(example)
+        assert len(runs) == len(answers), case.name
+        controls = special_ids(case.tokenizer)
+        for run, answer in zip(runs, answers, strict=True):
+            assert answer in decode(run), case.name
+            assert run[-1] in controls, case.name
+            assert len(decode(run)) <= len(answer) + 40, case.name
+        assert runs[-1][-1] == builder.stop_token_ids(chat_row(turns))[0], case.name
+        assert example.input_ids.count(case.tokenizer.bos_token_id) <= 1, case.name
+        ends = range(len(turns) - 1, 0, -2 if not case.last_only else -len(turns))
+        assert case.last_only or len(ends) == len(answers)
+        for index in ends:
+            fed = builder.prompt(chat_row(turns[:index])).input_ids
+            assert example.input_ids[: len(fed)] == fed, case.name
+            assert example.labels[len(fed)] == example.input_ids[len(fed)], case.name
+            assert fed == builder.prompt(chat_row(turns[: index + 1])).input_ids, case.name
+        assert example.labels[: len(builder.prompt(chat_row(turns[:1])).input_ids)].count(IGNORE_INDEX) == len(
+            builder.prompt(chat_row(turns[:1])).input_ids
+        ), case.name
+
+
+@many
+@given(turns=chats)
+def test_content_becomes_no_control_token(cases: list[Case], turns: list[str]) -> None:
+    """N12: the control tokens are those of a chat of the same shape that spells none; the texts come back."""
+    for case in cases:
+        controls = special_ids(case.tokenizer)
+        builder = case.builder()
+        example = builder.example(chat_row(turns))
+        plain = builder.example(chat_row(["xy"] * len(turns)))
+        assert example is not None
+        assert plain is not None
+        found = [number for number in example.input_ids if number in controls]
+        assert found == [number for number in plain.input_ids if number in controls], case.name
+        for answer in turns[-2:]:
+            assert answer in case.tokenizer.decode(example.input_ids), case.name
+
+
+@many
+@given(question=texts, answer=texts, limits=st.tuples(st.integers(1, 200), st.integers(1, 200)))
+def test_a_higher_limit_never_removes_a_trained_token(
+    cases: list[Case], question: str, answer: str, limits: tuple[int, int]
+) -> None:
+    """N27, for every policy."""
+    row = chat_row([question, answer])
+    swept = 0
+    for case in cases[::7]:
+        for policy in ("truncate_completion", "truncate_prompt", "drop"):
+            numbers = []
+            for limit in sorted(limits):
+                try:
+                    example = case.builder(max_length=limit, too_long=policy).example(row, Ledger())
+                except DataError:
+                    example = None
+                numbers.append(example.num_trained_tokens if example else 0)
+                swept += 1
+            assert numbers == sorted(numbers), (case.name, policy)
+    assert swept >= 60
+
+
+@many
+@given(question=texts, answer=texts)
+def test_all_formats_give_the_same_tokens(cases: list[Case], question: str, answer: str) -> None:
+    shapes: dict[str, dict[str, Any]] = {
+        "sharegpt": {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]},
+        "alpaca": {"instruction": question, "output": answer},
+        "question_answer": {"question": question, "answer": answer},
+        "prompt_completion": {"prompt": question, "completion": answer},
+        "rag": {"prompt": question, "completion": [answer, "another"]},
+    }
+    turns = messages_of([question, answer])
+    for case in cases:
+        expected = case.builder().example(chat_row([question, answer]))
+        assert expected is not None
+        for name, values in shapes.items():
+            example = case.builder(format=name).example(Row(values, "f", 1))
+            assert example is not None
+            assert (example.input_ids, example.labels) == (expected.input_ids, expected.labels), (case.name, name)
+        response = case.builder(format="prompt_completion").example(
+            Row({"prompt": turns[:1], "response": turns[1:]}, "f", 1)
+        )
+        assert response is not None
+        assert (response.input_ids, response.labels) == (expected.input_ids, expected.labels), case.name
+
+
+def test_our_engine_writes_what_the_library_writes(cases: list[Case]) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object",
+              "properties": {"x": {"type": "integer"}}}}}]  # fmt: skip
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    asked = [{"role": "user", "content": "f of 1?"}]
+    called = [
+        *asked,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "f", "content": "2"},
+    ]
+    compared = refused = 0
+    for case in cases:
+        if case.template != "chat":
+            continue
+        for turns in (asked, messages_of(["q", "a", "r"]), [{"role": "system", "content": "s"}, *asked], called):
+            row = Row({"messages": turns, "tools": tools if turns is called else None}, "f", 1)
+            given = [dict(turn) for turn in turns]
+            if family(case.name, PARTS):
+                given = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in given]
+            try:
+                expected = case.tokenizer.apply_chat_template(
+                    given,
+                    tools=tools if turns is called else None,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    **case.switches,
+                )
+            except Exception:
+                with pytest.raises(DataError):
+                    case.builder().prompt_rendered(row)
+                refused += 1
+                continue
+            assert case.builder().prompt_rendered(row).text == expected, case.name
+            compared += 1
+    assert compared >= 200
+    assert refused <= 30
+
+
+def test_tool_calls_are_trained_and_tool_results_are_not(cases: list[Case]) -> None:
+    called = [
+        {"role": "user", "content": "f of 1?"},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "call12345", "type": "function", "function": {"name": "look", "arguments": '{"number": 77}'}}]},
+        {"role": "tool", "name": "look", "tool_call_id": "call12345", "content": "RESULT"},
+        {"role": "assistant", "content": "It is two."},
+    ]  # fmt: skip
+    trained = []
+    for case in cases:
+        if case.template != "chat" or case.last_only:
+            continue
+        try:
+            example = case.builder().example(Row({"messages": called}, "f", 1))
+        except (DataError, ModelError):
+            continue  # this template knows no tools, or closes a turn only when no result follows
+        assert example is not None
+        runs = [case.tokenizer.decode(run) for run in trained_runs(example)]
+        assert all("RESULT" not in run for run in runs), case.name
+        assert "It is two." in runs[-1], case.name
+        if "look" in runs[0] and "77" in runs[0]:
+            assert '\\"number' not in runs[0], case.name  # arguments are an object, not a string in a string
+            trained.append(case.name)
+    assert len(trained) >= 15, trained
