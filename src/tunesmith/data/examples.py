@@ -66,6 +66,7 @@ class ExampleBuilder:
         self.encoder = Encoder(tokenizer, data.add_bos)
         self.formats: dict[str, str] = {}
         self._renderers: dict[str, Renderer] = {}
+        self._columns: dict[str, frozenset[str]] = {}
         if data.format != "auto":
             self._renderer(data.format)
 
@@ -158,6 +159,11 @@ class ExampleBuilder:
             say(f"{row.source}: rows are read as {self.formats[row.source]}")
         return self.formats[row.source]
 
+    def _columns_read(self, format_name: str) -> frozenset[str]:
+        if format_name not in self._columns:
+            self._columns[format_name] = COLUMNS[format_name] | {"weight"} | set(self.data.columns.values())
+        return self._columns[format_name]
+
     def _renderer(self, format_name: str) -> Renderer:
         if format_name not in self._renderers:
             self._renderers[format_name] = choose_renderer(self.tokenizer, self.data, format_name)
@@ -179,7 +185,7 @@ class ExampleBuilder:
         conversation = self._conversation(row, need_answer=True)
         ledger.read(
             row,
-            COLUMNS[self.format_of(row)] | set(self.data.columns.values()),
+            self._columns_read(self.format_of(row)),
             list_answer=conversation.list_answer,
             answer=conversation.answer if self.format_of(row) in LABELLED else None,
         )

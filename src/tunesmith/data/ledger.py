@@ -22,7 +22,8 @@ from tunesmith.notices import say
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 ROWS_SHOWN = 5
-DEFAULT_KEYS = ("weight", "id", "idx", "index", "pairID", "pair_id")
+LINE_BITS = 40
+DEFAULT_KEYS = ("id", "idx", "index", "pairID", "pair_id")
 """Columns that no format reads as text and that are no news."""
 
 _LABEL = re.compile(r'"predicted_label"\s*:\s*"?([\w.-]+)')
@@ -102,7 +103,8 @@ class Ledger:
     def __init__(self) -> None:
         self.sources: dict[str, SourceAccount] = {}
         self.leaks: list[tuple[str, str]] = []
-        self._seen: dict[bytes, str] = {}
+        self._seen: dict[int, int] = {}
+        self._numbers: dict[str, int] = {}
 
     def account(self, source: str) -> SourceAccount:
         """The account of ``source``, opened when it is new."""
@@ -161,16 +163,21 @@ class Ledger:
 
         The same row again (drawn twice by mixing) is counted as repeated and is no duplicate.
         """
-        digest = hashlib.blake2b(array("q", example.input_ids).tobytes(), digest_size=16)
+        digest = hashlib.blake2b(array("q", example.input_ids).tobytes(), digest_size=8)
         digest.update(array("q", example.labels).tobytes())
-        first = self._seen.setdefault(digest.digest(), row.where)
-        if first is row.where:
+        key = int.from_bytes(digest.digest(), "big")
+        # Two small numbers a row, not texts: there may be millions of rows.
+        place = self._numbers.setdefault(row.source, len(self._numbers)) << LINE_BITS | row.line
+        first = self._seen.get(key)
+        if first is None:
+            self._seen[key] = place
             return False
         account = self.account(row.source)
-        if first == row.where:
+        if first == place:
             account.repeated += 1
             return False
-        account.duplicates.append((row.where, first))
+        source = list(self._numbers)[first >> LINE_BITS]
+        account.duplicates.append((row.where, f"{source}:{first & (2**LINE_BITS - 1)}"))
         return True
 
     def total(self) -> SourceAccount:

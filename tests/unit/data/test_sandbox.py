@@ -1,0 +1,104 @@
+"""What a chat template from outside may not do, and how soon it is stopped."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.config.schema import DataSection
+from tunesmith.data import sandbox
+from tunesmith.data.jinja_engine import MAX_RENDERED_CHARACTERS
+from tunesmith.data.templates import choose_renderer
+from tunesmith.errors import ModelError
+
+TURNS = [{"role": "user", "content": "hé"}, {"role": "assistant", "content": "b"}]
+
+EVIL = {
+    "ten gigabytes": ("{{ 'a' * 10**10 }}", "bytes of memory"),
+    "a long loop": ("{% for i in range(10**9) %}{% endfor %}", "MAX_RANGE"),
+    "doubling": (
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "bytes of memory",
+    ),
+    "a wide number": ("{{ '%9999999999d' % 1 }}", "bytes of memory"),
+    "much text": ("{{ 'a' * (17 * 2**20) }}", f"more than {MAX_RENDERED_CHARACTERS} characters"),
+    "classes": ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    "globals": ("{{ cycler.__init__.__globals__ }}", "unsafe"),
+    "changing messages": ("{{ messages.append(1) }}", "unsafe"),
+    "hidden names": ("{% set n = namespace(__class__=1) %}", "underscore"),
+    "an exception": ("{{ raise_exception('no system message') }}", "no system message"),
+}
+
+
+def render(source: str, *, ours: bool = False) -> list[str]:
+    return sandbox.render(source, {"eos_token": "</s>"}, TURNS, [], [(2, False), (1, True)], ours=ours)
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_a_template_that_asks_for_too_much_is_stopped(name: str) -> None:
+    source, words = EVIL[name]
+    started = time.monotonic()
+    with pytest.raises(sandbox.TemplateRefusal, match=words):
+        render(source)
+    assert time.monotonic() - started < sandbox.MAX_SECONDS
+    assert render("{{ messages[0].content }}") == ["hé", "hé"]
+
+
+def test_a_template_that_does_not_end_is_stopped_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", 1.5)
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    started = time.monotonic()
+    with pytest.raises(sandbox.TemplateRefusal, match=r"longer than 1\.5 s"):
+        render(loops)
+    assert time.monotonic() - started < 4
+    assert render("{{ eos_token }}") == ["</s>", "</s>"]
+
+
+def test_the_child_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_sentinel")
+    child = sandbox.Child()
+    try:
+        assert child.render("{{ 1 + 1 }}", {}, TURNS, [], [(1, False)]) == ["2"]
+        assert child._process is not None
+        environment = Path(f"/proc/{child._process.pid}/environ")
+        if environment.exists():
+            assert b"sentinel" not in environment.read_bytes()
+    finally:
+        child.stop()
+
+
+def test_ours_and_others_render_alike() -> None:
+    source = (
+        "{%- for m in messages %}\n    {{ m.content | tojson }}{% generation %}[{{ m.role }}]{% endgeneration %}\n"
+        "{% if loop.last %}{% break %}{% endif %}{% endfor %}{{ add_generation_prompt }}{{ strftime_now('%Y') }}"
+    )
+    assert render(source) == render(source, ours=True)
+    assert '"hé"' in render(source)[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_gets_a_child_of_its_own() -> None:
+    assert render("{{ messages | length }}") == ["2", "1"]
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        text = "".join(render("{{ messages[0].content }}!"))
+        os.write(writing, text.encode())
+        sandbox._child().stop()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(reading, 100).decode() == "hé!hé!"
+    assert render("{{ messages | length }}") == ["2", "1"]
+
+
+def test_an_evil_template_of_a_tokenizer_is_a_model_error_before_any_row(
+    stories_tokenizer: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "evil.jinja"
+    path.write_text("{{ 'a' * 10**10 }}{{ messages[0].content }}")
+    with pytest.raises(ModelError, match="bytes of memory"):
+        choose_renderer(stories_tokenizer, DataSection(template=str(path)), "messages")
