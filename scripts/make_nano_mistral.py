@@ -4,17 +4,19 @@ It fine-tunes nothing: the tasks are left for the user's run. It needs torch, tr
 and ten minutes on two cores. The same seed, thread count, precision and library versions give the same weights.
 
     python scripts/make_nano_mistral.py                 # writes src/tunesmith/assets/nano-mistral
-    python scripts/make_nano_mistral.py --out /tmp/nano --steps 200
+    python scripts/make_nano_mistral.py --out /tmp/nano --steps 200 50
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,8 +32,26 @@ DEFAULT_OUT = ROOT / "src" / "tunesmith" / "assets" / "nano-mistral"
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]")
 """In id order, so that <s> is 1 and </s> is 2 as in Mistral."""
 
-DICTATION_SHARE, RECALL_SHARE = 0.10, 0.20
-"""Parts of the documents that are random words said twice, and statements recalled after other text."""
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of pretraining: how long, how fast, and on what.
+
+    ``dictation`` and ``recall`` are the parts of the documents that are random words said twice, and statements
+    recalled after other text; the rest comes from ``mixture``.
+    """
+
+    steps: int
+    learning_rate: float
+    mixture: corpus.Mixture
+    dictation: float
+    recall: float
+
+
+STAGES = (
+    Stage(steps=1800, learning_rate=3e-3, mixture=corpus.MIXTURE, dictation=0.10, recall=0.20),
+    Stage(steps=600, learning_rate=2e-3, mixture=corpus.COMPARING_MIXTURE, dictation=0.05, recall=0.15),
+)
 
 CHAT_TEMPLATE = """\
 {%- if messages and messages[0]['role'] == 'system' %}
@@ -109,22 +129,22 @@ def _tokenizer_texts(seed: int) -> Iterator[str]:
         yield f"{row['query']}\n{row['positive_passages']}"
 
 
-def pretraining_ids(tokenizer: PreTrainedTokenizerFast, length: int, seed: int) -> Iterator[torch.Tensor]:
+def pretraining_ids(tokenizer: PreTrainedTokenizerFast, length: int, seed: int, stage: Stage) -> Iterator[torch.Tensor]:
     """Token sequences of one length, without end: documents between <s> and </s>, one after the other."""
     backend = tokenizer.backend_tokenizer
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     pieces = [tokenizer.decode([index]) for index in range(len(SPECIAL_TOKENS), len(tokenizer))]
     pieces = [piece for piece in pieces if piece.isascii()]
     rng = random.Random(f"dictation {seed}")
-    world = corpus.documents(seed)
+    world = corpus.documents(seed, stage.mixture)
     buffer: list[int] = []
     while True:
         texts = []
         for _ in range(256):
             draw = rng.random()
-            if draw < DICTATION_SHARE:
+            if draw < stage.dictation:
                 texts.append(corpus.dictation(pieces, rng))
-            elif draw < DICTATION_SHARE + RECALL_SHARE:
+            elif draw < stage.dictation + stage.recall:
                 texts.append(corpus.recall(pieces, rng))
             else:
                 texts.append(next(world))
@@ -201,13 +221,20 @@ def pretrain(
     return sum(losses[-50:]) / len(losses[-50:])
 
 
+def _name_tokenizer_class(path: Path) -> None:
+    """Write the class name that transformers 4 and 5 both know; 5 alone knows the one that it writes itself."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--first_stage", type=Path, help="folder of a finished first stage, to run only the second")
+    parser.add_argument("--steps", type=int, nargs=2, default=[stage.steps for stage in STAGES], metavar="N")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--sequence_length", type=int, default=512)
-    parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--vocab_size", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -216,17 +243,35 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    tokenizer = make_tokenizer(args.vocab_size, args.seed)
-    model = MistralForCausalLM(make_config(tokenizer))
+    if args.first_stage:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.first_stage)
+        model = MistralForCausalLM.from_pretrained(args.first_stage, dtype=torch.float32)
+        stages = [(1, STAGES[1], args.steps[1])]
+    else:
+        tokenizer = make_tokenizer(args.vocab_size, args.seed)
+        model = MistralForCausalLM(make_config(tokenizer))
+        stages = list(zip((0, 1), STAGES, args.steps, strict=True))
     print(f"{len(tokenizer)} tokens, {model.num_parameters():,} parameters, transformers {transformers.__version__}")
-    loss = pretrain(
-        model,
-        pretraining_ids(tokenizer, args.sequence_length, args.seed),
-        steps=args.steps,
-        batch_size=args.batch_size,
-        learning_rate=args.learning_rate,
-        bf16=not args.fp32,
-    )
+    for number, stage, steps in stages:
+        loss = pretrain(
+            model,
+            pretraining_ids(tokenizer, args.sequence_length, args.seed + number, stage),
+            steps=steps,
+            batch_size=args.batch_size,
+            learning_rate=stage.learning_rate,
+            bf16=not args.fp32,
+        )
+        print(f"stage {number + 1}: loss {loss:.4f}")
+        # Each stage ends as it is saved, so that a second stage from a folder equals one that follows directly.
+        model.to(torch.bfloat16)
+        folder = args.out if number == len(STAGES) - 1 else args.out.with_name(f"{args.out.name}-stage-1")
+        save(model, tokenizer, folder)
+        model.to(torch.float32)
+        print(f"wrote {folder}")
+
+
+def save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write weights, configurations and tokenizer as they are loaded by the usual classes."""
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -234,10 +279,12 @@ def main() -> None:
         do_sample=False,
         max_new_tokens=128,
     )
-    args.out.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
-    print(f"final loss {loss:.4f}; wrote {args.out}")
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _name_tokenizer_class(folder / "tokenizer_config.json")
+    for path in folder.iterdir():
+        path.chmod(0o644)
 
 
 if __name__ == "__main__":

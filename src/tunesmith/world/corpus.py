@@ -428,7 +428,67 @@ def listing(rng: random.Random) -> str:
     return f"Words: {' '.join(words)}. What comes after {words[index]}? {words[index + 1]}. Again: {' '.join(words)}."
 
 
-MIXTURE: tuple[tuple[Callable[[random.Random], str], int], ...] = (
+def compared(rng: random.Random) -> str:
+    """Pairs of statements that say the same or have two words swapped, one pair after the other."""
+    lines = []
+    for _ in range(rng.randint(3, 7)):
+        form = rng.randrange(4)
+        if form == 0:
+            first, second = rng.sample(v.all_words(), 2)
+            told, swapped = f"{first} {second}", f"{second} {first}"
+            turned = told
+        elif form == 1:
+            relation, converse, nouns = rng.choice(v.COMPARATIVES)
+            first, second = rng.sample(nouns, 2)
+            told, swapped = (
+                f"the {first} is {relation} than the {second}",
+                f"the {second} is {relation} than the {first}",
+            )
+            turned = f"the {second} is {converse} than the {first}"
+        elif form == 2:
+            relation, converse = rng.choice(v.POSITIONS)
+            first, second = rng.sample(v.THINGS + v.FURNITURE, 2)
+            told, swapped = f"the {first} is {relation} the {second}", f"the {second} is {relation} the {first}"
+            turned = f"the {second} is {converse} the {first}"
+        else:
+            first, second = rng.sample(BEINGS, 2)
+            verb = rng.choice(v.MEETING_VERBS)
+            told, swapped = f"the {first} {verb.third} the {second}", f"the {second} {verb.third} the {first}"
+            turned = f"the {second} is {verb.participle} by the {first}"
+        one = rng.choice((told, told, turned))
+        two, answer = rng.choice(((told, "the same"), (swapped, "swapped")))
+        lines.append(rng.choice((f"{one}. {two}, {answer}.", f"{one}. Asked: {two}, {answer}.")))
+    return " ".join(lines)
+
+
+def checked(rng: random.Random) -> str:
+    """A class, a number or a quality in question, and whether something meets it."""
+    lines = []
+    for _ in range(rng.randint(4, 9)):
+        form = rng.randrange(4)
+        if form <= 1:
+            noun = rng.choice(CLASSED)
+            kind = v.kind_of(noun)
+            asked = v.article(kind if rng.random() < 0.5 else rng.choice([name for name in v.KINDS if name != kind]))
+            fact = f"{v.article(noun)} is {'' if asked == v.article(kind) else 'not '}{asked}"
+        elif form == 2:
+            number, limit = rng.sample(range(1, 13), 2)
+            more = rng.random() < 0.5
+            asked = f"{'more' if more else 'fewer'} than {v.NUMBER_WORDS[limit]}"
+            fact = f"{v.NUMBER_WORDS[number]} is {'' if (number > limit) == more else 'not '}{asked}"
+        else:
+            one, two, _ = rng.choice(v.OPPOSITES)
+            has, denied = rng.choice(((one, two), (two, one), (one, one), (two, two)))
+            asked = f"not {denied}"
+            fact = f"{denied} denies it" if has == denied else f"{has} means not {denied}"
+            lines.append(f"It is {has}.")
+        lines.append(f"{rng.choice(('Asked', 'Is it'))}: {asked}. {fact}.")
+    return " ".join(lines)
+
+
+Mixture = tuple[tuple[Callable[[random.Random], str], int], ...]
+
+MIXTURE: Mixture = (
     (kinds, 10),
     (meeting, 16),
     (handling, 10),
@@ -447,11 +507,15 @@ MIXTURE: tuple[tuple[Callable[[random.Random], str], int], ...] = (
 """Document makers and how often each is drawn."""
 
 
-def documents(seed: int = 0) -> Iterator[str]:
-    """Documents without end, always the same ones for a seed."""
+COMPARING_MIXTURE: Mixture = (*MIXTURE, (compared, 50), (checked, 40))
+"""The same with much comparing, for the second stage: it takes statements that can already be read and copied."""
+
+
+def documents(seed: int = 0, mixture: Mixture = MIXTURE) -> Iterator[str]:
+    """Documents without end, always the same ones for a seed and a mixture."""
     rng = random.Random(f"corpus {seed}")
-    makers = [maker for maker, _ in MIXTURE]
-    weights = [weight for _, weight in MIXTURE]
+    makers = [maker for maker, _ in mixture]
+    weights = [weight for _, weight in mixture]
     while True:
         yield rng.choices(makers, weights)[0](rng)
 

@@ -95,6 +95,16 @@ def _described(rng: random.Random, noun: str) -> str:
     return f"{rng.choice(v.COLOURS)} {noun}" if rng.random() < 0.25 else noun
 
 
+def _is_a(noun: str, kind: str) -> str:
+    """Step 2 when a noun belongs to the class in question."""
+    return f"asked: {v.article(kind)}. {v.article(noun)} is {v.article(kind)}"
+
+
+def _is_not_a(noun: str, kind: str) -> str:
+    """Step 2 when it does not."""
+    return f"asked: {v.article(kind)}. {v.article(noun)} is not {v.article(kind)}"
+
+
 def hypernym_agent(rng: random.Random) -> Square:
     """Example: "The dog holds the ball" says that an animal holds the ball, not that a person does."""
     animal, person = rng.choice(v.ANIMALS), rng.choice(v.PEOPLE)
@@ -107,8 +117,8 @@ def hypernym_agent(rng: random.Random) -> Square:
         ),
         hypotheses=(f"an animal {verb} the {thing}", f"a person {verb} the {thing}"),
         restated=(f"the {animal} {verb} the {thing}", f"the {person} {verb} the {thing}"),
-        same=tuple(f"{v.article(nouns[i])} is {v.article(kinds[i])}" for i in (0, 1)),  # type: ignore[arg-type]
-        other=tuple(f"{v.article(nouns[1 - i])} is not {v.article(kinds[i])}" for i in (0, 1)),  # type: ignore[arg-type]
+        same=(_is_a(nouns[0], kinds[0]), _is_a(nouns[1], kinds[1])),
+        other=(_is_not_a(nouns[1], kinds[0]), _is_not_a(nouns[0], kinds[1])),
         relation=NEUTRAL,
     )
 
@@ -125,11 +135,8 @@ def hypernym_object(rng: random.Random) -> Square:
         ),
         hypotheses=(f"the {agent} {verb} {v.article(kinds[0])}", f"the {agent} {verb} {v.article(kinds[1])}"),
         restated=(f"the {agent} {verb} the {nouns[0]}", f"the {agent} {verb} the {nouns[1]}"),
-        same=(f"{v.article(nouns[0])} is {v.article(kinds[0])}", f"{v.article(nouns[1])} is {v.article(kinds[1])}"),
-        other=(
-            f"{v.article(nouns[1])} is not {v.article(kinds[0])}",
-            f"{v.article(nouns[0])} is not {v.article(kinds[1])}",
-        ),
+        same=(_is_a(nouns[0], kinds[0]), _is_a(nouns[1], kinds[1])),
+        other=(_is_not_a(nouns[1], kinds[0]), _is_not_a(nouns[0], kinds[1])),
         relation=NEUTRAL,
     )
 
@@ -163,8 +170,8 @@ def negation_opposite(rng: random.Random) -> Square:
         premises=(f"{subject} is {first}", f"{subject} is {second}"),
         hypotheses=(f"the {noun} is not {second}", f"the {noun} is not {first}"),
         restated=(f"the {noun} is {first}", f"the {noun} is {second}"),
-        same=(f"{first} means not {second}", f"{second} means not {first}"),
-        other=(f"the hypothesis denies {second}", f"the hypothesis denies {first}"),
+        same=(f"asked: not {second}. {first} means not {second}", f"asked: not {first}. {second} means not {first}"),
+        other=(f"asked: not {second}. {second} denies it", f"asked: not {first}. {first} denies it"),
         relation=CONTRADICTION,
     )
 
@@ -192,8 +199,8 @@ def negation_none(rng: random.Random) -> Square:
         premises=(f"no animal {verb.third}{setting}", f"no person {verb.third}{setting}"),
         hypotheses=(f"the {animal} does not {verb.base}", f"the {person} does not {verb.base}"),
         restated=(f"no animal {verb.third}", f"no person {verb.third}"),
-        same=tuple(f"{v.article(nouns[i])} is {v.article(kinds[i])}" for i in (0, 1)),  # type: ignore[arg-type]
-        other=tuple(f"{v.article(nouns[i])} is not {v.article(kinds[1 - i])}" for i in (0, 1)),  # type: ignore[arg-type]
+        same=(_is_a(nouns[0], kinds[0]), _is_a(nouns[1], kinds[1])),
+        other=(_is_not_a(nouns[0], kinds[1]), _is_not_a(nouns[1], kinds[0])),
         relation=NEUTRAL,
     )
 
@@ -233,8 +240,8 @@ def quantifier_member(rng: random.Random) -> Square:
         premises=(f"every animal {verb.third}{setting}", f"every person {verb.third}{setting}"),
         hypotheses=(f"the {animal} {verb.third}", f"the {person} {verb.third}"),
         restated=(f"every animal {verb.third}", f"every person {verb.third}"),
-        same=tuple(f"{v.article(nouns[i])} is {v.article(kinds[i])}" for i in (0, 1)),  # type: ignore[arg-type]
-        other=tuple(f"{v.article(nouns[i])} is not {v.article(kinds[1 - i])}" for i in (0, 1)),  # type: ignore[arg-type]
+        same=(_is_a(nouns[0], kinds[0]), _is_a(nouns[1], kinds[1])),
+        other=(_is_not_a(nouns[0], kinds[1]), _is_not_a(nouns[1], kinds[0])),
         relation=NEUTRAL,
     )
 
@@ -249,8 +256,14 @@ def number_bound(rng: random.Random) -> Square:
         premises=(f"{many} {nouns} {verb.base}{setting}", f"{few} {nouns} {verb.base}{setting}"),
         hypotheses=(f"more than {limit} {nouns} {verb.base}", f"fewer than {limit} {nouns} {verb.base}"),
         restated=(f"{many} {nouns} {verb.base}", f"{few} {nouns} {verb.base}"),
-        same=(f"{many} is more than {limit}", f"{few} is fewer than {limit}"),
-        other=(f"{few} is not more than {limit}", f"{many} is not fewer than {limit}"),
+        same=(
+            f"asked: more than {limit}. {many} is more than {limit}",
+            f"asked: fewer than {limit}. {few} is fewer than {limit}",
+        ),
+        other=(
+            f"asked: more than {limit}. {few} is not more than {limit}",
+            f"asked: fewer than {limit}. {many} is not fewer than {limit}",
+        ),
         relation=CONTRADICTION,
     )
 
@@ -271,10 +284,23 @@ def number_sum(rng: random.Random) -> Square:
         ),
         hypotheses=tuple(f"{total} {kinds} {verb}" for total in totals),  # type: ignore[arg-type]
         restated=tuple(f"{words[n]} and {words[shared]} make {words[n + shared]}" for n in (one, two)),  # type: ignore[arg-type]
-        same=tuple(f"{total} is {total}" for total in totals),  # type: ignore[arg-type]
-        other=tuple(f"{totals[1 - i]} is not {totals[i]}" for i in (0, 1)),  # type: ignore[arg-type]
+        same=(f"asked: {totals[0]}. {totals[0]} is {totals[0]}", f"asked: {totals[1]}. {totals[1]} is {totals[1]}"),
+        other=(
+            f"asked: {totals[0]}. {totals[1]} is not {totals[0]}",
+            f"asked: {totals[1]}. {totals[0]} is not {totals[1]}",
+        ),
         relation=CONTRADICTION,
     )
+
+
+def _same_one(noun: str, does: str) -> str:
+    """Step 2 when premise and hypothesis say it of the same one."""
+    return f"asked: the {noun} {does}. the {noun} is the {noun}"
+
+
+def _other_one(told: str, asked: str, does: str) -> str:
+    """Step 2 when the premise says of ``told`` what the hypothesis says of ``asked``."""
+    return f"asked: the {asked} {does}. the {told} is not the {asked}"
 
 
 def _meeting(rng: random.Random) -> tuple[str, str, v.Verb, str]:
@@ -294,8 +320,8 @@ def passive_hypothesis(rng: random.Random) -> Square:
             f"the {first} is {verb.participle} by the {second}",
         ),
         restated=active,
-        same=(f"asked: {active[0]}, the same", f"asked: {active[1]}, the same"),
-        other=(f"asked: {active[0]}, swapped", f"asked: {active[1]}, swapped"),
+        same=(_same_one(first, verb.third), _same_one(second, verb.third)),
+        other=(_other_one(second, first, verb.third), _other_one(first, second, verb.third)),
         relation=NEUTRAL,
     )
 
@@ -311,8 +337,8 @@ def passive_premise(rng: random.Random) -> Square:
         ),
         hypotheses=active,
         restated=active,
-        same=(f"asked: {active[0]}, the same", f"asked: {active[1]}, the same"),
-        other=(f"asked: {active[0]}, swapped", f"asked: {active[1]}, swapped"),
+        same=(_same_one(first, verb.third), _same_one(second, verb.third)),
+        other=(_other_one(second, first, verb.third), _other_one(first, second, verb.third)),
         relation=NEUTRAL,
     )
 
@@ -328,8 +354,8 @@ def swapped_agent(rng: random.Random) -> Square:
             f"it is the {second} that {verb.third} the {first}",
         ),
         restated=active,
-        same=(f"asked: {active[0]}, the same", f"asked: {active[1]}, the same"),
-        other=(f"asked: {active[0]}, swapped", f"asked: {active[1]}, swapped"),
+        same=(_same_one(first, verb.third), _same_one(second, verb.third)),
+        other=(_other_one(second, first, verb.third), _other_one(first, second, verb.third)),
         relation=NEUTRAL,
     )
 
@@ -341,8 +367,8 @@ def _converse_square(first: str, second: str, relation: str, converse: str, sett
         premises=(direct[0] + setting, direct[1] + setting),
         hypotheses=(f"the {second} is {converse} the {first}", f"the {first} is {converse} the {second}"),
         restated=direct,
-        same=(f"asked: {direct[0]}, the same", f"asked: {direct[1]}, the same"),
-        other=(f"asked: {direct[0]}, swapped", f"asked: {direct[1]}, swapped"),
+        same=(_same_one(first, f"is {relation}"), _same_one(second, f"is {relation}")),
+        other=(_other_one(second, first, f"is {relation}"), _other_one(first, second, f"is {relation}")),
         relation=CONTRADICTION,
     )
 
@@ -498,7 +524,7 @@ def make_nli_thoughts(num: int, wrong_share: float = 0.3, seed: int = 0) -> tupl
             reflections.append(
                 {
                     **row,
-                    "error_analysis": f"step 2 is wrong: it says {reading.slip}, but {reading.compared}.",
+                    "error_analysis": f'step 2 is wrong: it says "{reading.slip}" and should say "{reading.compared}".',
                     "improved_thought_process": thought(reading.restated, reading.compared, reading.label),
                 }
             )
