@@ -225,6 +225,8 @@ def _name_tokenizer_class(path: Path) -> None:
     """Write the class name that transformers 4 and 5 both know; 5 alone knows the one that it writes itself."""
     values = json.loads(path.read_text(encoding="utf-8"))
     values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for key in ("is_local", "local_files_only"):  # how this process loaded it, not what it is
+        values.pop(key, None)
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
