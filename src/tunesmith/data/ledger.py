@@ -55,6 +55,8 @@ class SourceAccount:
     """Rows drawn once more by mixing."""
     labels: Counter[str] = field(default_factory=Counter)
     """Rows by class label, where answers hold one."""
+    first_of_label: dict[str, str] = field(default_factory=dict)
+    """The first row with each label."""
     unused_columns: Counter[str] = field(default_factory=Counter)
     """Rows by column that the format does not read."""
 
@@ -74,6 +76,7 @@ class SourceAccount:
             "duplicates": [list(pair) for pair in self.duplicates],
             "repeated": self.repeated,
             "labels": {label: self.labels[label] for label in sorted(self.labels)},
+            "first_of_label": {label: self.first_of_label[label] for label in sorted(self.first_of_label)},
             "unused_columns": {name: self.unused_columns[name] for name in sorted(self.unused_columns)},
             "list_answers": self.list_answers,
         }
@@ -84,6 +87,8 @@ class SourceAccount:
             ours, theirs = getattr(self, item.name), getattr(other, item.name)
             if item.name == "longest":
                 self.longest = max(ours, theirs)
+            elif item.name == "first_of_label":
+                self.first_of_label = theirs | ours
             elif isinstance(ours, Counter):
                 ours.update(theirs)
             elif isinstance(ours, dict):
@@ -108,7 +113,10 @@ class Ledger:
 
     def account(self, source: str) -> SourceAccount:
         """The account of ``source``, opened when it is new."""
-        return self.sources.setdefault(source, SourceAccount())
+        account = self.sources.get(source)
+        if account is None:
+            account = self.sources[source] = SourceAccount()
+        return account
 
     def read(
         self,
@@ -135,6 +143,7 @@ class Ledger:
             found = _LABEL.search(answer)
             if found:
                 account.labels[found.group(1)] += 1
+                account.first_of_label.setdefault(found.group(1), row.where)
 
     def keep(self, row: Row, example: Example) -> None:
         """Count an example that is trained on."""
@@ -237,11 +246,10 @@ class Ledger:
                 f"{total.longest} to keep them whole"
             )
         if len(total.labels) == 1 and total.labels.total() > 1:
-            label = next(iter(total.labels))
-            rows = next(name for name, account in self.sources.items() if account.labels)
+            ((label, first),) = total.first_of_label.items()
             say(
-                f"{rows}: all {total.labels.total()} rows have the one label {label}, so the model can learn to say it "
-                "always; give rows of every class"
+                f"{first}: this and all {total.labels.total() - 1} other labelled rows have the label {label}, so the "
+                "model can learn to say it always; give rows of every class"
             )
 
     # As data and as a table

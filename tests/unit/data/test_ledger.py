@@ -167,7 +167,7 @@ def test_what_stands_out_is_said(stories_tokenizer: Any) -> None:
     ledger = Ledger()
     build_examples(rows, ExampleBuilder(stories_tokenizer, DataSection()), ledger)
     said = "\n".join(notices.said())
-    assert "n.jsonl: all 6 rows have the one label 1" in said
+    assert "n.jsonl:1: this and all 5 other labelled rows have the label 1" in said
     assert "'extra' stands in 1 of 6 rows" in said
     assert "n.jsonl:6 = n.jsonl:1" in said
     table = ledger.table()

@@ -1,0 +1,271 @@
+"""A user's mistakes in data and templates: each is found before step 1, in one line with the row and the remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import story_rows, write_rows
+from tunesmith import notices
+from tunesmith.cli.main import main
+from tunesmith.data.nli import nli_text
+
+
+@dataclass
+class Outcome:
+    """How ``tunesmith train`` ended."""
+
+    code: int
+    errors: list[str]
+    notes: list[str]
+    started: bool
+
+
+Attempt = Callable[..., Outcome]
+
+
+@pytest.fixture
+def attempt(tmp_path: Path, stories_model: Path, capsys: pytest.CaptureFixture[str]) -> Attempt:
+    """Run ``tunesmith train`` on the given rows; nothing but the data is wrong."""
+
+    def run(rows: list[dict[str, Any]], **settings: str) -> Outcome:
+        notices.forget()
+        defaults = {
+            "model_name_or_path": str(stories_model),
+            "train_data": write_rows(tmp_path / "rows.jsonl", rows),
+            "output_dir": str(tmp_path / "run"),
+            "max_steps": "1",
+            "save_strategy": "no",
+        }
+        code = main(["train", *(f"--{name}={value}" for name, value in (defaults | settings).items())])
+        lines = capsys.readouterr().err.splitlines()
+        return Outcome(
+            code,
+            [line for line in lines if line.startswith("error:")],
+            [line for line in lines if line.startswith("note:")],
+            (Path(settings.get("output_dir", tmp_path / "run")) / "metrics.jsonl").exists(),
+        )
+
+    return run
+
+
+def refused(outcome: Outcome, code: int, *words: str) -> None:
+    """Exit code, one line, every one of ``words`` in it, and not one step."""
+    assert len(outcome.errors) == 1, outcome
+    for word in words:
+        assert word in outcome.errors[0]
+    assert outcome.code == code
+    assert not outcome.started, outcome
+
+
+def chat(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+ONE_TURN = (("user", "q"), ("assistant", "a"))
+
+
+def test_rows_that_are_right_are_trained(attempt: Attempt) -> None:
+    outcome = attempt(story_rows(4))
+    assert (outcome.code, outcome.errors, outcome.started) == (0, [], True)
+
+
+def test_completion_beyond_the_limit(attempt: Attempt, tmp_path: Path) -> None:
+    rows = story_rows(4)
+    rows[2]["completion"] = " word" * 90
+    outcome = attempt(rows, max_length="128")
+    refused(outcome, 3, "rows.jsonl:3: ", "tokens, max_length is 128; set max_length: ")
+    needed = outcome.errors[0].split("set max_length: ")[1].split()[0]
+    assert attempt(rows, max_length=needed).code == 0
+
+
+def test_end_token_cut(attempt: Attempt, stories_tokenizer: Any) -> None:
+    """A row for which one place is missing, that of the end token."""
+
+    def length(row: dict[str, str]) -> int:
+        return len(stories_tokenizer(row["prompt"] + row["completion"]).input_ids)
+
+    rows = sorted(story_rows(6), key=length)
+    assert length(rows[-2]) + 1 <= length(rows[-1])
+    outcome = attempt(rows, max_length=str(length(rows[-1])))
+    longest = length(rows[-1])
+    refused(outcome, 3, "rows.jsonl:6: ", f"{longest + 1} tokens, max_length is {longest}", "set max_length: ")
+    assert attempt(rows, max_length=str(longest + 1)).code == 0
+
+
+def test_an_answer_that_is_cut_is_counted_and_said(attempt: Attempt, tmp_path: Path) -> None:
+    rows = story_rows(4)
+    rows[2]["completion"] = " word" * 300
+    outcome = attempt(rows, max_length="200", too_long="truncate_completion")
+    assert outcome.code == 0
+    (note,) = [line for line in outcome.notes if "are cut" in line]
+    assert "1 answers are cut" in note
+    assert "rows.jsonl:3" in note
+    assert "set max_length: " in note
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
+    assert ledger["training"]["total"]["end_beyond_limit"] == 1
+
+
+def test_marker_not_found(attempt: Attempt) -> None:
+    rows = [{"text": nli_text("P", "H", "t", n)} for n in (0, 1)]
+    outcome = attempt([*rows, {"text": "Q: 1 + 1? A: 2"}])
+    refused(outcome, 3, "rows.jsonl:3: the text has no '[/INST]'", "set completion_start")
+    rows = [{"question": "q", "answer": "So: 5"}, {"question": "q", "answer": "It is 5"}]
+    outcome = attempt(rows, completion_start="So:")
+    refused(outcome, 3, "rows.jsonl:2: completion_start 'So:' (token ids [", "leave it unset")
+
+
+def test_no_assistant_turn(attempt: Attempt) -> None:
+    outcome = attempt([chat(*ONE_TURN), chat(("user", "q"))])
+    refused(outcome, 3, "rows.jsonl:2: no assistant turn", "add the answer")
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [
+        ([("user", "q"), ("user", "r"), ("assistant", "a")], "turns 0 and 1 are both from user"),
+        ([("user", "q"), ("system", "s"), ("assistant", "a")], "turn 1 is a system message in the middle"),
+        ([("user", "q"), ("robot", "a")], "messages[1].role is 'robot'"),
+    ],
+)
+def test_turns_that_do_not_follow(attempt: Attempt, turns: list[tuple[str, str]], words: str) -> None:
+    refused(attempt([chat(*ONE_TURN), chat(*turns)]), 3, "rows.jsonl:2: ", words)
+
+
+def test_begin_token_twice(attempt: Attempt, tmp_path: Path) -> None:
+    rows = [{"text": "<s><s>[INST] q [/INST] a </s>"}]
+    refused(attempt(rows), 3, "rows.jsonl:1: ", "begin token <s> twice", "write it once")
+    template = tmp_path / "twice.jinja"
+    template.write_text("{{ bos_token }}<s>{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}")
+    outcome = attempt([chat(*ONE_TURN)], template=str(template))
+    refused(outcome, 4, "twice.jinja", "begin token <s> twice", "let it write bos_token once")
+    text = tmp_path / "twice.txt"
+    text.write_text("<s><s>{query} {output}")
+    outcome = attempt([{"question": "q", "answer": "a"}], template=str(text))
+    refused(outcome, 2, "twice.txt", "begin token <s> twice", "write it once")
+
+
+def test_wrong_columns(attempt: Attempt) -> None:
+    rows = [{"frage": "a", "antwort": "b"}]
+    refused(attempt(rows), 3, 'rows.jsonl:1: the columns ["frage", "antwort"]', "rename yours with columns")
+    named = attempt(rows, columns='{"question": "frage", "answer": "antwort"}')
+    assert named.code == 0, named
+
+
+def test_a_column_that_is_missing_in_one_row(attempt: Attempt) -> None:
+    rows = story_rows(3)
+    del rows[1]["completion"]
+    refused(attempt(rows), 3, 'rows.jsonl:2: no "completion"; the row has ["prompt"]', "columns")
+
+
+def test_evaluation_rows_among_the_training_rows(attempt: Attempt, tmp_path: Path) -> None:
+    rows = story_rows(6)
+    held = write_rows(tmp_path / "held.jsonl", [*story_rows(9, seed=4)[7:], {**rows[4], "completion": " other"}])
+    outcome = attempt(rows, eval_data=held, eval_steps="1")
+    refused(outcome, 3, "1 evaluation prompts occur among the training rows", "held.jsonl:3 = ", "rows.jsonl:5",
+            "remove them, or set allow_leak")  # fmt: skip
+    allowed = attempt(rows, eval_data=held, eval_steps="1", allow_leak="true")
+    assert allowed.code == 0
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
+    assert [pair[0].rsplit("/", 1)[1] for pair in ledger["evaluation"]["leaks"]] == ["held.jsonl:3"]
+
+
+def test_labels_of_one_class(attempt: Attempt, tmp_path: Path) -> None:
+    rows = [{"premise": f"P{n}", "hypothesis": "H", "thought_process": "t", "predicted_label": 1} for n in range(4)]
+    outcome = attempt(rows)
+    assert outcome.code == 0
+    (note,) = [line for line in outcome.notes if "have the label" in line]
+    assert "rows.jsonl:1: this and all 3 other labelled rows have the label 1" in note
+    assert "give rows of every class" in note
+    rows[2]["predicted_label"] = 0
+    assert not [line for line in attempt(rows, overwrite_output_dir="true").notes if "have the label" in line]
+    rows[3]["predicted_label"] = 2
+    outcome = attempt(rows, output_dir=str(tmp_path / "never"))
+    refused(outcome, 3, "rows.jsonl:4: predicted_label is 2, not 0")
+
+
+HEADERS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
+REWRITES = (
+    "{% for m in messages %}{{ m.role }}: "
+    "{% if loop.last or m.role == 'user' %}{{ m.content }}{{ eos_token }}{% else %}(left out) {% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+PREFILLED = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: <think>{% endif %}"
+)
+ENDLESS = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+TEMPLATES = {
+    "no generation prompt": (HEADERS, ONE_TURN, ("no generation prompt", "<|assistant|>", "add_generation_prompt")),
+    "another prompt for inference": (PREFILLED, ONE_TURN, ("does not keep the prompt", "<think>", "for training")),
+    "earlier turns change": (
+        REWRITES,
+        (*ONE_TURN, ("user", "r"), ("assistant", "b")),
+        ("changes what stands before turn 1", "rows.jsonl:1", "last_assistant"),
+    ),
+    "end of turn not trained": (
+        ENDLESS,
+        (*ONE_TURN, ("user", "r"), ("assistant", "b")),
+        ("no end token after the answer in turn 1", "rows.jsonl:1", "last_assistant"),
+    ),
+    "ten gigabytes": ("{{ 'a' * 10**10 }}{{ messages[0].content }}", ONE_TURN, ("bytes of memory", "another template")),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_that_cannot_be_trained(attempt: Attempt, tmp_path: Path, name: str) -> None:
+    source, turns, words = TEMPLATES[name]
+    path = tmp_path / "own.jinja"
+    path.write_text(source)
+    refused(attempt([chat(*turns)] * 2, template=str(path), max_duplicates="1"), 4, *words)
+
+
+def test_a_prompt_and_completion_need_no_chat_template_that_works(attempt: Attempt, tmp_path: Path) -> None:
+    """Rows that are literal text never see the template, so its faults are not theirs."""
+    assert attempt(story_rows(2)).code == 0
+
+
+def test_special_tokens_in_content(attempt: Attempt) -> None:
+    rows = story_rows(3)
+    rows[1]["prompt"] += "</s>"
+    outcome = attempt(rows, special_in_content="error")
+    refused(outcome, 3, "rows.jsonl:2: the content of turn 0 (user) spells the special token </s>", "split")
+    outcome = attempt(rows)
+    assert outcome.code == 0
+    assert [line for line in outcome.notes if "trained as plain text" in line]
+
+
+def test_limits_on_what_is_lost(attempt: Attempt, tmp_path: Path) -> None:
+    rows = story_rows(6)
+    for row in rows[:3]:
+        row["completion"] = " word" * 300
+    outcome = attempt(rows, max_length="200", too_long="drop")
+    refused(outcome, 3, "3 of 6 rows are dropped (3 too_long)", "rows.jsonl:1", "set max_dropped: ")
+    assert attempt(rows, max_length="200", too_long="drop", max_dropped="0.5").code == 0
+    outcome = attempt([story_rows(1)[0]] * 5, output_dir=str(tmp_path / "never"))
+    refused(outcome, 3, "4 of 5 rows are equal to an earlier row", "rows.jsonl:2 = ", "set max_duplicates: ")
+    outcome = attempt(story_rows(4), min_trained_share="0.9", output_dir=str(tmp_path / "never"))
+    refused(outcome, 3, "tokens carry loss", "rows.jsonl", "set min_trained_share: ")
+
+
+def test_weights_that_are_none(attempt: Attempt) -> None:
+    rows: list[dict[str, Any]] = [*story_rows(2), story_rows(3)[2] | {"weight": -1}]
+    refused(attempt(rows), 3, "rows.jsonl:3: weight is -1", "a number of at least 0")
+    turns = chat(*ONE_TURN)
+    turns["messages"][0]["weight"] = 2
+    refused(attempt([turns]), 3, "rows.jsonl:1: messages[0] has a weight and is from user", "only answers")
+
+
+def test_mixing_needs_a_weight_for_each_file(attempt: Attempt, tmp_path: Path) -> None:
+    first, second = (write_rows(tmp_path / f"{name}.jsonl", story_rows(3, seed)) for seed, name in enumerate("ab"))
+    outcome = attempt([], train_data=json.dumps([first, second]), mix_weights="[1]")
+    refused(outcome, 2, "mix_weights has 1 numbers for 2 entries", "one for each")
+    assert attempt([], train_data=json.dumps([first, second]), mix_weights="[1, 2]").code == 0
