@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 
 from tunesmith.data.conversation import Conversation
-from tunesmith.data.formats import FORMATS, Reading, detect, nli_reference, rename, strip_markers
+from tunesmith.data.formats import (
+    COLUMNS,
+    FORMATS,
+    Reading,
+    detect,
+    nli_reference,
+    rename,
+    row_weight,
+    strip_markers,
+)
 from tunesmith.data.nli import nli_answer, nli_prompt, nli_text
 from tunesmith.data.rows import Row
 from tunesmith.errors import DataError
@@ -200,3 +209,53 @@ def test_unknown_columns_name_what_was_found_and_expected() -> None:
     assert '["foo"]' in str(caught.value)
     assert "completion + prompt" in str(caught.value)
     assert "columns" in str(caught.value)
+
+
+def test_openai_messages_with_tool_calls_parts_and_a_developer() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": [1, "é"]}'}}
+    turns = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "3"},
+        {"role": "assistant", "content": "Three.", "weight": 0.5},
+    ]
+    conversation = FORMATS["messages"](Row({"messages": turns}, "f", 1), Reading())
+    assert [turn.role for turn in conversation.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert conversation.messages[1].content == "one two"
+    (made,) = conversation.messages[2].extra["tool_calls"]
+    assert made["function"]["arguments"] == {"x": [1, "é"]}
+    assert call["function"]["arguments"] == '{"x": [1, "é"]}'
+    assert [turn.weight for turn in conversation.messages] == [1, 1, 1, 1, 0.5]
+    assert "weight" not in conversation.messages[4].as_dict()
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        ({"content": [{"type": "image_url", "image_url": "x"}]}, r"content\[0\] is of type 'image_url'"),
+        ({"content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{x"}}]}, "not JSON: '{x'"),
+        ({"content": "", "tool_calls": {"name": "f"}}, "must be a list of objects"),
+        ({"content": "a", "weight": "heavy"}, "weight is 'heavy'"),
+        ({"content": "a", "weight": True}, "weight is True"),
+    ],
+)
+def test_turns_that_cannot_be_read(turn: dict[str, Any], words: str) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", **turn}]
+    with pytest.raises(DataError, match=f"f:9: messages.1.*{words}"):
+        FORMATS["messages"](Row({"messages": turns}, "f", 9), Reading())
+
+
+@pytest.mark.parametrize(("value", "weight"), [(None, 1.0), (0, 0.0), (2, 2.0), ("0.5", 0.5)])
+def test_weight_of_a_row(value: Any, weight: float) -> None:
+    assert row_weight(Row({"weight": value}, "f", 1)) == weight
+
+
+@pytest.mark.parametrize("value", [-1, "x", "nan", float("inf"), [1], True])
+def test_weights_that_are_none(value: Any) -> None:
+    with pytest.raises(DataError, match="f:1: weight is"):
+        row_weight(Row({"weight": value}, "f", 1))
+
+
+def test_every_format_names_its_columns() -> None:
+    assert COLUMNS.keys() == FORMATS.keys()

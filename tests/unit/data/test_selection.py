@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.nli import nli_text
 from tunesmith.data.rows import Row
-from tunesmith.data.selection import hold_out, leaks, load_rows, refuse_leaks, shuffled
-from tunesmith.errors import DataError
+from tunesmith.data.selection import hold_out, leaks, load_rows, mix, refuse_leaks, shuffled
+from tunesmith.errors import ConfigError, DataError
 
 ROWS = [Row({"prompt": f"q{line}", "completion": "a"}, "train.jsonl", line) for line in range(1, 21)]
 
@@ -73,3 +75,60 @@ def test_leaks_are_refused_unless_allowed() -> None:
     refuse_leaks(found, allow=True)
     assert any("allow_leak is set" in text for text in notices.said())
     refuse_leaks([], allow=False)
+
+
+def sources(*sizes: int) -> list[list[Row]]:
+    return [[Row({"prompt": f"{number}-{line}"}, f"s{number}", line) for line in range(1, size + 1)]
+            for number, size in enumerate(sizes)]  # fmt: skip
+
+
+def test_mixing_keeps_its_shares_and_repeats_no_row_until_the_first_source_is_used_up() -> None:
+    mixed = mix(sources(2000, 1000, 1000), [1, 2, 1], seed=7, until_all=False)
+    assert len({row.where for row in mixed}) == len(mixed)
+    counts = Counter(row.source for row in mixed)
+    assert counts["s1"] == 1000
+    assert 400 < counts["s0"] < 600
+    assert 400 < counts["s2"] < 600
+    first_half = Counter(row.source for row in mixed[: len(mixed) // 2])
+    assert 430 < first_half["s1"] < 570
+    assert mixed == mix(sources(2000, 1000, 1000), [1, 2, 1], seed=7, until_all=False)
+    assert mixed != mix(sources(2000, 1000, 1000), [1, 2, 1], seed=8, until_all=False)
+    assert [row.line for row in mixed if row.source == "s1"] != sorted(range(1, 1001))
+
+
+def test_mixing_until_all_are_used_repeats_small_sources_evenly() -> None:
+    mixed = mix(sources(40, 5), [1, 1], seed=1, until_all=True)
+    times = Counter(row.where for row in mixed)
+    assert {times[f"s0:{line}"] for line in range(1, 41)} <= {1, 2}
+    small = [times[f"s1:{line}"] for line in range(1, 6)]
+    assert min(small) > 3
+    assert max(small) - min(small) <= 1
+    assert min(times.values()) == 1
+    whole = mix(sources(6, 6), [1, 1], seed=3, until_all=True)
+    assert {row.where for row in whole} == {f"s{n}:{line}" for n in (0, 1) for line in range(1, 7)}
+
+
+def test_mixing_refuses_what_cannot_be_mixed() -> None:
+    with pytest.raises(ConfigError, match="1 numbers for 2 entries"):
+        mix(sources(3, 3), [1], seed=0, until_all=False)
+    with pytest.raises(DataError, match="no rows to mix"):
+        mix(sources(3, 0), [1, 1], seed=0, until_all=False)
+    with pytest.raises(DataError, match="about 30030 draws from 31 rows"):
+        mix(sources(1, 30), [1000, 1], seed=0, until_all=True)
+
+
+def test_rows_held_out_are_never_drawn_again(tmp_path: Path) -> None:
+    names = []
+    for name, size in (("a", 30), ("b", 10)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({"prompt": f"{name}{n}", "completion": "x"}) + "\n" for n in range(size)))
+        names.append(str(path))
+    data = DataSection(
+        train_data=names, mix_weights=[1.0, 1.0], mix_stop="all_exhausted", dev_split=0.2, shuffle_seed=5, limit=70
+    )
+    train, held = load_rows(data)
+    assert len(held) == 8
+    assert 30 < len(train) <= 70
+    assert not {row.where for row in train} & {row.where for row in held}
+    assert len({row.where for row in train} | {row.where for row in held}) <= 40
+    assert load_rows(data) == (train, held)

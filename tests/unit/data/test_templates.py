@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
-from tunesmith import notices
+from tunesmith import assets, notices
 from tunesmith.config.schema import DataSection
 from tunesmith.data.conversation import Conversation, Message
+from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.formats import FORMATS, Reading
+from tunesmith.data.ledger import Ledger
+from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.nli import nli_text
 from tunesmith.data.rows import Row
 from tunesmith.data.templates import (
@@ -213,3 +216,165 @@ def test_prompts_are_what_training_starts_with(chatml_tokenizer: Any, chatml: st
         assert trained.text.startswith(prompt.text)
         assert prompt.spans == trained.spans[:-1]
         assert prompt.protected == trained.protected[: len(prompt.protected)]
+
+
+# Templates that ship with tunesmith
+
+
+NAMED = {
+    "chatml": "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>",
+    "plain": "### User:\nq\n\n### Assistant:\na</s>",
+    "mistral-instruct": "<s>[INST] q [/INST] a</s>",
+    "llama-3": "<s><|start_header_id|>user<|end_header_id|>\n\nq<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\na<|eot_id|>",
+    "gemma": "<s><start_of_turn>user\nq<end_of_turn>\n<start_of_turn>model\na<end_of_turn>",
+    "phi-3": "<|user|>\nq<|end|>\n<|assistant|>\na<|end|>",
+    "zephyr": "<|user|>\nq</s>\n<|assistant|>\na</s>",
+    "alpaca": "### Instruction:\nq\n\n### Response:\na",
+    "question-answer": "Question: q\nAnswer: a",
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_templates(real_data: Path, name: str) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(real_data / "model_stories260k" / "hf")
+    ends = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": ends})
+    rendered = render(tokenizer, "question_answer", {"question": "q", "answer": "a"}, template=name)
+    assert rendered.text == NAMED[name]
+    assert said(rendered)[-1][1].startswith((" a", "a"))
+    assert rendered.ends == (name in ("alpaca", "question-answer"))
+
+
+def test_every_named_template_is_tested_and_in_the_settings() -> None:
+    assert assets.template_names() == sorted(NAMED)
+    described = str(DataSection.model_fields["template"].description)
+    assert all(f"``{name}``" in described for name in NAMED)
+
+
+def test_a_named_template_ends_with_the_tokenizers_end_token_where_its_own_is_unknown(stories_tokenizer: Any) -> None:
+    notices.forget()
+    rendered = render(stories_tokenizer, "messages", chat("q", "a", "r", "b"), template="chatml")
+    assert [text for role, text in said(rendered) if role == "assistant"] == ["a</s>", "b</s>"]
+    assert any("has no <|im_end|>" in text for text in notices.said())
+
+
+def test_an_unknown_template_names_those_there_are(stories_tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match="chatml, gemma"):
+        render(stories_tokenizer, "messages", chat("q", "a"), template="chatlm")
+
+
+def test_switches_reach_the_template(stories_tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "switch.jinja"
+    path.write_text("{% for m in messages %}{{ m.content }}{{ tone }}{{ eos_token }}{% endfor %}")
+    rendered = render(
+        stories_tokenizer, "messages", chat("q", "a"), template=str(path), chat_template_kwargs={"tone": "!"}
+    )
+    assert rendered.text == "q!</s>a!</s>"
+
+
+# Which turns carry loss
+
+
+TURNS = [
+    {"role": "user", "content": "q"},
+    {"role": "assistant", "content": "a"},
+    {"role": "user", "content": "r"},
+    {"role": "assistant", "content": "b"},
+]
+SPLIT_ROW = {"prompt": TURNS[:3], "completion": TURNS[3:]}
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "whole", "split"),
+    [
+        ("completion", ["▁a", "</s>", "▁b", "</s>"], ["▁b", "</s>"]),
+        ("assistant", ["▁a", "</s>", "▁b", "</s>"], ["▁a", "</s>", "▁b", "</s>"]),
+        ("last_assistant", ["▁b", "</s>"], ["▁b", "</s>"]),
+    ],
+)
+def test_turns_with_loss(mistral_tokenizer: Any, loss_on: Any, whole: list[str], split: list[str]) -> None:
+    shapes: list[tuple[Any, dict[str, Any], list[str]]] = [
+        ("messages", {"messages": TURNS}, whole),
+        ("prompt_completion", SPLIT_ROW, split),
+    ]
+    for name, values, expected in shapes:
+        builder = ExampleBuilder(mistral_tokenizer, DataSection(format=name, loss_on=loss_on))
+        example = builder.example(Row(values, "f", 1))
+        assert example is not None
+        trained = [label for label in example.labels if label != IGNORE_INDEX]
+        assert mistral_tokenizer.convert_ids_to_tokens(trained) == expected
+        assert mistral_tokenizer.decode(example.input_ids) == "<s>[INST] q[/INST] a</s>[INST] r[/INST] b</s>"
+        assert mistral_tokenizer.decode(builder.prompt(Row(values, "f", 1)).input_ids).endswith("r[/INST]")
+
+
+def test_all_trains_everything_but_the_first_token(mistral_tokenizer: Any) -> None:
+    example = ExampleBuilder(mistral_tokenizer, DataSection(loss_on="all")).example(Row({"messages": TURNS}, "f", 1))
+    assert example is not None
+    assert example.labels == [IGNORE_INDEX, *example.input_ids[1:]]
+
+
+def test_weights_of_turns_and_rows(mistral_tokenizer: Any) -> None:
+    turns = [TURNS[0], TURNS[1] | {"weight": 0.5}, *TURNS[2:]]
+    builder = ExampleBuilder(mistral_tokenizer, DataSection())
+    example = builder.example(Row({"messages": turns, "weight": "4"}, "f", 1))
+    plain = builder.example(Row({"messages": TURNS}, "f", 1))
+    assert example is not None
+    assert plain is not None
+    assert (example.input_ids, example.labels) == (plain.input_ids, plain.labels)
+    assert plain.weights is None
+    assert example.weights is not None
+    trained = [weight for weight, label in zip(example.weights, example.labels, strict=True) if label != IGNORE_INDEX]
+    assert trained == [2.0, 2.0, 4.0, 4.0]
+    silent = builder.example(Row({"messages": [TURNS[0], TURNS[1] | {"weight": 0}, *TURNS[2:]]}, "f", 1))
+    assert silent is not None
+    assert mistral_tokenizer.decode([label for label in silent.labels if label != IGNORE_INDEX]) == "b</s>"
+    ledger = Ledger()
+    assert builder.example(Row({"messages": TURNS, "weight": 0}, "f", 3), ledger) is None
+    assert ledger.account("f").dropped == {"weight_0": ["f:3"]}
+    whole = ExampleBuilder(mistral_tokenizer, DataSection(loss_on="all")).example(
+        Row({"messages": TURNS, "weight": 3}, "f", 1)
+    )
+    assert whole is not None
+    assert whole.weights is not None
+    assert set(whole.weights[1:]) == {3.0}
+
+
+@pytest.mark.parametrize("policy", ["truncate_prompt", "truncate_completion"])
+def test_weights_are_cut_with_their_tokens(stories_tokenizer: Any, policy: Any) -> None:
+    row = Row(
+        {"prompt": "Once upon a time there was a dog. " * 3, "completion": " It ran far away." * 3, "weight": 2}, "f", 1
+    )
+    whole = ExampleBuilder(stories_tokenizer, DataSection()).example(row)
+    assert whole is not None
+    limit = whole.full_length - (10 if policy == "truncate_prompt" else 5)
+    cut = ExampleBuilder(stories_tokenizer, DataSection(max_length=limit, too_long=policy)).example(row)
+    assert cut is not None
+    assert cut.weights is not None
+    assert len(cut.weights) == len(cut.labels) == len(cut.input_ids) == limit
+    weighted = {label != IGNORE_INDEX for label, weight in zip(cut.labels, cut.weights, strict=True) if weight == 2.0}
+    assert weighted == {True}
+    assert cut.weights.count(2.0) == cut.num_trained_tokens
+
+
+# Special tokens in content
+
+
+def test_content_that_spells_a_special_token(mistral_tokenizer: Any) -> None:
+    row = Row(
+        {"messages": [{"role": "user", "content": "say </s> now"}, {"role": "assistant", "content": "a"}]}, "f", 1
+    )
+    literal = Row({"prompt": "say </s> now", "completion": "a"}, "f", 1)
+    for given in (row, literal):
+        counts = {}
+        for policy in ("split", "allow"):
+            example = ExampleBuilder(mistral_tokenizer, DataSection(special_in_content=policy)).example(given)
+            assert example is not None
+            counts[policy] = example.input_ids.count(2)
+        assert counts == {"split": 1, "allow": 2}
+        with pytest.raises(DataError, match=r"f:1: the content of turn 0 \(user\) spells the special token </s>"):
+            ExampleBuilder(mistral_tokenizer, DataSection(special_in_content="error")).example(given)
+    text = Row({"text": "<s>[INST] q [/INST] a </s>"}, "f", 1)
+    assert ExampleBuilder(mistral_tokenizer, DataSection(special_in_content="error")).example(text) is not None
