@@ -261,3 +261,71 @@ def test_grouped_rows_come_once_an_epoch_in_another_order_each():
     assert orders[0] != orders[1] != orders[2]
     sampler.set_epoch(0)
     assert list(sampler) == orders[0]
+
+
+# Streaming
+
+
+@pytest.mark.parametrize("layout", ["padded", "unpadded"])
+def test_a_stream_is_the_rows_in_their_order(tmp_path, stories_model, layout):
+    """Step k trains on rows 2k and 2k + 1, counted around; the ledger counts one pass."""
+    import json
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tunesmith.config.schema import DataSection
+    from tunesmith.data.examples import ExampleBuilder
+    from tunesmith.data.rows import read_rows
+
+    run_training(
+        tmp_path, stories_model, story_rows(10), streaming=True, eval_rows=story_rows(2, seed=9), max_steps=7,
+        batching=layout, learning_rate=1e-30, **LORA,
+    )  # fmt: skip
+    builder = ExampleBuilder(AutoTokenizer.from_pretrained(stories_model), DataSection())
+    made = [builder.example(row) for row in read_rows(str(tmp_path / "train.jsonl"))]
+    model = AutoModelForCausalLM.from_pretrained(stories_model, dtype=torch.float32)
+    expected = []
+    for step in range(7):
+        two = [made[(2 * step + index) % 10] for index in range(2)]
+        inputs, labels = batch(two, "padded")
+        losses = token_losses(model, inputs, labels, chosen_positions=True)
+        expected.append((losses.nll.sum() / losses.labelled.sum()).item())
+    assert [loss for (loss,) in logged(tmp_path / "run", "loss")] == pytest.approx(expected, rel=1e-5)
+    ledger = json.loads((tmp_path / "run/ledger.json").read_text())["training"]["total"]
+    assert (ledger["read"], ledger["kept"]) == (10, 10)
+
+
+def test_a_stream_continues_where_it_was(tmp_path, stories_model):
+    rows = story_rows(9)
+    common = {"max_steps": 6, "save_strategy": "steps", "save_steps": 1, "streaming": True, **LORA, "lora_dropout": 0.1}
+    run_training(tmp_path, stories_model, rows, **common)
+    whole = tmp_path / "run"
+    before, weights = steps(whole), tensors(whole)
+    for step in (5, 6):
+        (whole / f"checkpoint-{step}" / "manifest.json").unlink()
+    run_training(tmp_path, stories_model, rows, resume_from_checkpoint="latest", **common)
+    assert steps(whole) == before
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in tensors(whole).items())
+
+
+def test_a_stream_stops_at_a_leak_and_at_a_bad_row(tmp_path, stories_model):
+    from tunesmith.errors import DataError
+
+    rows = story_rows(8)
+    common = {"max_steps": 4, "streaming": True, **LORA}
+    with pytest.raises(DataError, match=r"eval.jsonl:1 = .*train.jsonl:6"):
+        run_training(tmp_path / "leak", stories_model, rows, eval_rows=[rows[5]], **common)
+    bad = [*rows[:4], {"prompt": "x", "completion": ""}]
+    with pytest.raises(DataError, match=r"train.jsonl:5.*empty"):
+        run_training(tmp_path / "bad", stories_model, bad, **common)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, *({"max_steps": 3, **more} for more in ({"shuffle_seed": 1}, {"dev_split": 0.5}, {"batching": "packed"}))],
+)
+def test_what_streaming_cannot_do_is_said_before_anything_is_read(settings):
+    from tunesmith.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="streaming does not go with"):
+        resolved_from(model_name_or_path="x", train_data="x.jsonl", streaming=True, **settings)

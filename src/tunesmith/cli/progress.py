@@ -27,8 +27,7 @@ def describe_start(facts: dict[str, Any]) -> list[str]:
     lines = [
         f"model     {model['name']}: {model['total']:,} parameters, {model['trainable']:,} trained ({share:.2%}); "
         f"{model['held']}, {model['precision']}, attention {model['attention']}, {model['device']}",
-        f"data      {data['train_rows']:,} training rows, {data['train_tokens']:,} tokens, "
-        f"{data['trained_share']:.1%} of them trained; {data['eval_rows']:,} evaluation rows",
+        f"data      {data['train_rows']:,} training rows, {_tokens(data)}; {data['eval_rows']:,} evaluation rows",
         f"steps     {plan['total_steps']:,} of {plan['global_batch_size']} rows "
         f"({plan['steps_per_epoch']:,} an epoch), {plan['warmup_steps']} of them warmup",
     ]
@@ -36,6 +35,12 @@ def describe_start(facts: dict[str, Any]) -> list[str]:
     if lost:
         lines.insert(2, f"          {data['dropped']:,} rows dropped, {data['cut']:,} cut: ledger.json names them")
     return lines
+
+
+def _tokens(data: dict[str, Any]) -> str:
+    if data["trained_share"] is None:
+        return "tokenised as they are reached"
+    return f"{data['train_tokens']:,} tokens, {data['trained_share']:.1%} of them trained"
 
 
 def describe_entry(entry: dict[str, Any]) -> str:

@@ -254,6 +254,27 @@ def sample_questions_have_a_time(resolved: Resolved) -> Problem | None:
 
 
 @rule
+def streaming_reads_in_order(resolved: Resolved) -> Problem | None:
+    data, training = resolved.config.data, resolved.config.training
+    if not data.streaming:
+        return None
+    held_out = data.dev_split > 0 and not (data.eval_data or data.eval_split)
+    for path, hinders, remedy in (
+        ("training.max_steps", training.max_steps <= 0, "set max_steps: how many rows there are is not known"),
+        ("data.shuffle_seed", data.shuffle_seed is not None, "shuffle the file itself"),
+        ("data.mix_weights", data.mix_weights is not None, "mix the files themselves"),
+        ("data.dev_split", held_out, "give eval_data"),
+        ("training.batching", training.batching in ("packed", "length_grouped"), "set batching padded or unpadded"),
+        ("training.dataloader_num_workers", training.dataloader_num_workers > 0, "set dataloader_num_workers 0"),
+    ):
+        if hinders:
+            return Problem(
+                ("data.streaming", path), f"streaming does not go with {path.rpartition('.')[2]} as it is", remedy
+            )
+    return None
+
+
+@rule
 def upload_has_a_name(resolved: Resolved) -> Problem | None:
     training = resolved.config.training
     if training.push_to_hub and not training.hub_model_id:

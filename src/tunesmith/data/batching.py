@@ -25,6 +25,7 @@ class BatchRows(Sequence[dict[str, Any]]):
     """
 
     def __init__(self, examples: Sequence[Example], batching: Batching, max_length: int) -> None:
+        self._state = (examples, batching, max_length)
         self._examples = examples
         lengths: list[int]
         if isinstance(examples, ExampleStore):
@@ -39,6 +40,12 @@ class BatchRows(Sequence[dict[str, Any]]):
         else:
             self.groups = [(index,) for index in range(len(lengths))]
             self.lengths = lengths
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._state  # small, where the examples lie in a file
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self.groups)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder
@@ -153,6 +153,22 @@ def leaks(train_rows: Iterable[Row], eval_rows: Iterable[Row], builder: ExampleB
         if key in wanted:
             first.setdefault(key, row.where)
     return [(where, first[key]) for where, key in held if key in first]
+
+
+def without_leaks(
+    train_rows: Iterable[Row], eval_rows: Iterable[Row], builder: ExampleBuilder, *, allow: bool
+) -> Iterator[Row]:
+    """The training rows one by one; the first whose prompt is also held out stops the run, or is said where allowed.
+
+    Raises:
+        DataError: there is a leak and nobody allowed it.
+    """
+    held = {_prompt_key(row, builder): row.where for row in eval_rows}
+    for row in train_rows:
+        where = held.get(_prompt_key(row, builder)) if held else None
+        if where is not None:
+            refuse_leaks([(where, row.where)], allow=allow)
+        yield row
 
 
 def refuse_leaks(found: Sequence[tuple[str, str]], *, allow: bool) -> None:

@@ -39,6 +39,13 @@ def greater_is_better(resolved: Resolved) -> bool | None:
     return asked if asked is not None else not metric.endswith(("loss", "perplexity"))
 
 
+def sampling(resolved: Resolved) -> str:
+    """How batches draw their rows, in transformers' words."""
+    if resolved.config.data.streaming:
+        return "sequential"
+    return "group_by_length" if resolved.config.training.batching == "length_grouped" else "random"
+
+
 def sft_keywords(
     resolved: Resolved,
     *,
@@ -104,7 +111,7 @@ def sft_keywords(
         "full_determinism": training.full_determinism,
         "dataloader_num_workers": training.dataloader_num_workers,
         "dataloader_pin_memory": not use_cpu,
-        "train_sampling_strategy": "group_by_length" if training.batching == "length_grouped" else "random",
+        "train_sampling_strategy": sampling(resolved),
         "length_column_name": "length",
         "remove_unused_columns": False,  # the collator takes the rows apart, origins included
         "average_tokens_across_devices": True,

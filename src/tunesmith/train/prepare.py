@@ -6,6 +6,7 @@ so that memory does not grow with their number.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -28,8 +29,9 @@ from tunesmith.data.examples import ExampleBuilder, check_kept
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import Example
 from tunesmith.data.rows import Row, iter_rows
-from tunesmith.data.selection import evaluation_rows, leaks, load_rows, refuse_leaks
+from tunesmith.data.selection import evaluation_rows, leaks, load_rows, refuse_leaks, without_leaks
 from tunesmith.data.store import ExampleStore, ExampleWriter
+from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import ConfigError, DataError, StorageError
 
 TRAIN, EVALUATION = "train.arrow", "evaluation.arrow"
@@ -43,14 +45,14 @@ class PreparedData:
     give equal ones.
     """
 
-    train: Sequence[Example]
+    train: Sequence[Example] | ExampleStream
     evaluation: Sequence[Example]
     eval_rows: list[Row]
     builder: ExampleBuilder
     first_row: Row
     train_ledger: Ledger
     eval_ledger: Ledger
-    train_fingerprint: str
+    train_fingerprint: str | None
     eval_fingerprint: str | None
 
 
@@ -71,7 +73,7 @@ def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Prep
     stage, temporary = _stage(data, folder, keeping=key is not None)
     try:
         before = notices.said()
-        with tokenizing_threads(data.num_proc):
+        with tokenizing_threads(data.num_proc), nothing_old_collected():
             made = _make(data, builder, stage, evaluates(resolved))
         rows = cache.rows_to_json([made.first_row, *made.eval_rows])
         # the data must still be what the key says: a file that changed while it was read belongs to no key
@@ -158,6 +160,39 @@ def _kept(entry: cache.Entry, builder: ExampleBuilder) -> PreparedData:
     return _opened(_Made(first_row, eval_rows, *ledgers, *about["fingerprints"]), builder, entry.folder)
 
 
+def prepare_stream(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, number: int) -> PreparedData:
+    """The same without waiting: evaluation rows are encoded, training rows once training asks for them.
+
+    Args:
+        resolved: the run's configuration.
+        tokenizer: the model's tokenizer.
+        number: training examples that the run will ask for.
+
+    Raises:
+        DataError: an evaluation row is wrong, or there is no training row. What is wrong with later rows is found when
+            they are reached.
+    """
+    data = data_section(resolved)
+    builder = ExampleBuilder(tokenizer, data)
+    train_rows, eval_rows = select_rows(data)
+    first_row = next(iter(train_rows()), None)
+    if first_row is None:
+        raise DataError("no training rows", remedy="the data holds no rows")
+
+    def rows() -> Iterator[Row]:
+        return without_leaks(train_rows(), eval_rows, builder, allow=data.allow_leak)
+
+    stream = ExampleStream(rows, builder, number)
+    stage = Path(tempfile.mkdtemp(prefix="tunesmith-"))
+    weakref.finalize(stream, shutil.rmtree, stage, ignore_errors=True)
+    eval_ledger = Ledger()
+    eval_fingerprint = _write(eval_rows, builder, eval_ledger, stage / EVALUATION) if eval_rows else None
+    evaluation: Sequence[Example] = ExampleStore(stage / EVALUATION) if eval_rows else []
+    return PreparedData(
+        stream, evaluation, eval_rows, builder, first_row, stream.ledger, eval_ledger, None, eval_fingerprint
+    )
+
+
 def select_rows(data: DataSection) -> tuple[Callable[[], Iterable[Row]], list[Row]]:
     """The training rows, read afresh from their files at each call where the settings allow it, and those held out.
 
@@ -211,6 +246,16 @@ def tokenizing_threads(number: int) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def nothing_old_collected() -> Iterator[None]:
+    """Keep the garbage collector from searching the objects of the libraries again for every few thousand rows."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def data_section(resolved: Resolved) -> DataSection:

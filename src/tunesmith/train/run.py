@@ -20,9 +20,10 @@ from trl import SFTConfig
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
-from tunesmith.data.batching import BatchRows, items
+from tunesmith.data.batching import BatchRows, items, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
+from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import ConfigError, StorageError, TunesmithError
 from tunesmith.evaluate.run import evaluate_rows, scalar_metrics
 from tunesmith.evaluate.tasks import choose_task
@@ -38,7 +39,7 @@ from tunesmith.train import checkpoint, deepspeed, trackers
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, Silent, keep_metrics_until
 from tunesmith.train.plan import Plan, make_plan
-from tunesmith.train.prepare import PreparedData, prepare_data
+from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
 from tunesmith.train.processes import is_main_process, num_processes
 from tunesmith.train.samples import make_samples
 from tunesmith.train.trainer import GenerationMetrics, Trainer
@@ -77,7 +78,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     resume = checkpoint.find(folder, training.resume_from_checkpoint)
     check_folder(folder, resolved, resuming=resume is not None)
     tokenizer = load_tokenizer(resolved.config.model)
-    data = prepare_data(resolved, tokenizer)
+    data = prepare(resolved, tokenizer)
     samples = make_samples(resolved, tokenizer, data.builder, data.first_row)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
     plan = make_plan(resolved, len(rows), num_processes())
@@ -106,6 +107,8 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     finally:
         trackers.finish()
     listener.finished()
+    if is_main_process() and isinstance(data.train, ExampleStream):
+        write_ledger(folder, data)
     model_folder = finish_folder(resolved, trainer, tokenizer, precision, folder)
     seconds = time.perf_counter() - started
     metrics = final_metrics(trainer)
@@ -144,13 +147,26 @@ def check_folder(folder: Path, resolved: Resolved, *, resuming: bool) -> None:
         )
 
 
-def to_dataset(examples: Sequence[Example], resolved: Resolved, *, evaluation: bool = False) -> Dataset | None:
+def prepare(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
+    """The data of the run: all of it made beforehand, or training rows as they are reached."""
+    if not resolved.config.data.streaming:
+        return prepare_data(resolved, tokenizer)
+    # with as many rows as the steps take, every step has its full batches and one epoch is the whole run
+    rows_per_step = make_plan(resolved, 1, num_processes()).global_batch_size
+    return prepare_stream(resolved, tokenizer, resolved.config.training.max_steps * rows_per_step)
+
+
+def to_dataset(
+    examples: Sequence[Example] | ExampleStream, resolved: Resolved, *, evaluation: bool = False
+) -> Dataset | None:
     """Examples as the data set that the trainer draws batches from; None when there are none.
 
     It holds numbers of examples; their tokens are read when a batch is made.
     """
     if not examples:
         return None
+    if isinstance(examples, ExampleStream):
+        return Dataset.from_dict({"row": range(len(examples))}).with_transform(ReadRows(examples))
     batching = "padded" if evaluation else resolved.config.training.batching
     rows = items(examples, batching, resolved.config.data.max_length)
     table = Dataset.from_dict({"row": range(len(rows)), "length": rows.lengths})
@@ -160,12 +176,20 @@ def to_dataset(examples: Sequence[Example], resolved: Resolved, *, evaluation: b
 class ReadRows:
     """Numbers of batch rows to their tokens and labels; a class, so that worker processes can be given one."""
 
-    def __init__(self, rows: BatchRows) -> None:
+    def __init__(self, rows: BatchRows | ExampleStream) -> None:
         self.rows = rows
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReadRows:
+        return self
+
     def __call__(self, numbers: dict[str, list[int]]) -> dict[str, list[Any]]:
-        chosen = [self.rows[number] for number in numbers["row"]]
+        chosen = [self._row(number) for number in numbers["row"]]
         return {name: [row[name] for row in chosen] for name in chosen[0]}
+
+    def _row(self, number: int) -> dict[str, Any]:
+        row = self.rows[number]
+        # whether a later row of a stream has weights is not known, so all of them bring theirs
+        return joined([row], weighted=True) if isinstance(row, Example) else row
 
 
 def build_trainer(
@@ -270,7 +294,8 @@ def describe(
             "train_rows": len(data.train),
             "eval_rows": len(data.evaluation),
             "train_tokens": account.tokens,
-            "trained_share": account.trained_tokens / account.tokens,
+            "trained_share": account.trained_tokens / account.tokens if account.tokens else None,
+            "streaming": resolved.config.data.streaming,
             "dropped": sum(map(len, account.dropped.values())),
             "cut": sum(map(len, account.cut.values())),
             "train_fingerprint": data.train_fingerprint,
@@ -299,9 +324,15 @@ def begin_folder(
     else:
         keep_metrics_until(folder, resume.step)
         facts = facts | {"resumed_from": {"checkpoint": resume.path.name, "step": resume.step}}
-    evaluation = data.eval_ledger.to_dict() if data.eval_rows else None
-    write_json(folder / "ledger.json", {"training": data.train_ledger.to_dict(), "evaluation": evaluation})
+    write_ledger(folder, data)
     record.begin(folder, resolved, command, facts)
+
+
+def write_ledger(folder: Path, data: PreparedData) -> None:
+    """The account of all rows; of a stream, of those that were reached by now."""
+    training = data.train.ledger if isinstance(data.train, ExampleStream) else data.train_ledger
+    evaluation = data.eval_ledger.to_dict() if data.eval_rows else None
+    write_json(folder / "ledger.json", {"training": training.to_dict(), "evaluation": evaluation})
 
 
 def finish_folder(

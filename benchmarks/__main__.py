@@ -1,0 +1,48 @@
+"""``python -m benchmarks``: every comparison in turn, as tables on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from benchmarks import layouts, prepare
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run what was asked for, everything by default."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=("prepare", "large", "layouts", []), help="comparisons to run (all)")
+    parser.add_argument("--rows", type=int, default=30_000, help="rows that are prepared (30000)")
+    parser.add_argument("--large", type=int, default=1_000_000, help="rows of the comparison large (1000000)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side (3)")
+    parser.add_argument("--tokenizer", help="tokenizer folder (that of nano-mistral)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    options = parser.parse_args()
+    results = {}
+    from tunesmith.model.source import locate
+
+    tokenizer = options.tokenizer or locate("nano-mistral", None)
+    if not options.what or "prepare" in options.what:
+        _note("preparing rows")
+        results["prepare"] = prepare.compare(options.rows, options.rounds, tokenizer, _note)
+        print("Rows of a file to tokenised examples", *prepare.table(results["prepare"]), "", sep="\n", flush=True)
+    if not options.what or "large" in options.what:
+        _note("many rows")
+        results["large"] = prepare.large(options.large, tokenizer)
+        print("Many rows", *prepare.table_of_large(results["large"]), "", sep="\n", flush=True)
+    if not options.what or "layouts" in options.what:
+        _note("a packed row")
+        results["layouts"] = layouts.compare([512] * 8, options.rounds, _note)
+        print("Eight examples in one row", *layouts.table(results["layouts"]), "", sep="\n", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
