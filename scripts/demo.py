@@ -6,10 +6,14 @@ Runs the same commands that a user types, in one process, and ends with a table 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
 from pathlib import Path
+
+# so small a model gains nothing from a second thread, and loses much when another program wants the core
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from rich.console import Console
 from rich.table import Table

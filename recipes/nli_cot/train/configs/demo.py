@@ -12,7 +12,7 @@ num_epochs = 1
 max_seq_length = 256
 batch_size = 16
 grad_accumulation_steps = 1
-learning_rate = 2e-3  # a small model bears a higher rate
+learning_rate = 4e-3  # a small model bears a higher rate
 optim = "adamw_torch"  # nothing to page without a GPU
 gradient_checkpointing = False  # there is memory enough
 
