@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache as once
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 VARIABLE = "TUNESMITH_CACHE"
 ABOUT = "about.json"
-PREFIX = "data-"
+PREFIX, UNFINISHED = "data-", ".unfinished-"
+ABANDONED = 7 * 24 * 3600
+"""Seconds after which what a killed process left unfinished is removed."""
 MECHANICS = {"cache", "cache_dir", "num_proc"}
 """Settings that say how data is prepared and change nothing in the result."""
 LIBRARIES = ("tokenizers", "transformers", "sentencepiece", "jinja2", "pyarrow")
@@ -131,7 +134,10 @@ def new_stage(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+        for left in folder.glob(UNFINISHED + "*"):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
     except OSError as error:
         raise StorageError(
             f"prepared data cannot be kept there ({error.strerror or error})",
@@ -152,7 +158,7 @@ def clear(folder: Path) -> tuple[int, int]:
     Returns:
         number of folders removed, and their size in bytes.
     """
-    places = [path for pattern in (PREFIX + "*", ".unfinished-*") for path in folder.glob(pattern) if path.is_dir()]
+    places = [path for pattern in (PREFIX + "*", UNFINISHED + "*") for path in folder.glob(pattern) if path.is_dir()]
     num_bytes = sum(_size(place) for place in places)
     for place in places:
         shutil.rmtree(place)

@@ -273,7 +273,10 @@ def test_what_a_killed_process_left_is_not_found_and_can_be_cleared(files, stori
     stage = cache.new_stage(files / "cache")
     (stage / "train.arrow").write_bytes(b"half")
     assert cache.entries(files / "cache") == []
+    old = cache.new_stage(files / "cache")
+    os.utime(old, (0, 0))
     prepare(files, stories_model)
+    assert (stage.exists(), old.exists()) == (True, False)
     (files / "cache" / "mine.txt").write_text("not ours")
     number, num_bytes = cache.clear(files / "cache")
     assert number == 2
