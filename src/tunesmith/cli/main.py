@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "init": "lay a working copy of a recipe into a new folder",
     "config": "show the settings of a run with the origin of each value",
     "preview": "show what is trained, token by token, before training",
+    "check": "check everything short of training: settings, data, steps, memory, disk",
     "train": "fine-tune a model",
     "evaluate": "judge a model by the answers it writes",
     "data": "make, prepare and download data",

@@ -90,7 +90,7 @@ def load_base(resolved: Resolved, precision: Precision, dtype: torch.dtype | Non
     if section.revision and not Path(located).is_dir():
         keywords["revision"] = section.revision
     config = _open(AutoConfig.from_pretrained, located, section.model_name_or_path, keywords)
-    _check_not_quantized(config, section.model_name_or_path)
+    check_not_quantized(config, section.model_name_or_path)
     model: PreTrainedModel = _open(
         AutoModelForCausalLM.from_pretrained,
         located,
@@ -241,7 +241,8 @@ def _supports_sdpa(config: PreTrainedConfig) -> bool:
     return bool(getattr(model_class, "_supports_sdpa", True))
 
 
-def _check_not_quantized(config: PreTrainedConfig, name: str) -> None:
+def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a base whose file is in few bits already."""
     if getattr(config, "quantization_config", None):
         raise ModelError("was saved in a quantized format already", where=name, remedy="name its unquantized original")
 

@@ -47,7 +47,7 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
 from tunesmith.model.adapters import attach_adapter, check_targets, lora_config
-from tunesmith.model.load import trainable_parameters
+from tunesmith.model.load import check_not_quantized, trainable_parameters
 from tunesmith.model.precision import Precision, uses_cuda, weights_dtype
 from tunesmith.model.quantize import is_quantized
 from tunesmith.notices import say
@@ -113,6 +113,10 @@ class Memory:
     loss: int
     overhead: int
     peak: int
+    trained_bytes: int
+    """What the trained weights take in a file."""
+    checkpoint: int
+    """The same with the optimizer's states."""
 
 
 class FewBits(torch.nn.Linear):
@@ -137,6 +141,7 @@ def skeleton(resolved: Resolved, precision: Precision) -> PreTrainedModel:
         keywords["revision"] = section.revision
     try:
         model_config = AutoConfig.from_pretrained(located, **keywords)
+        check_not_quantized(model_config, section.model_name_or_path)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
                 model_config,
@@ -202,6 +207,8 @@ def estimate(
         loss=loss,
         overhead=overhead + unpacked,
         peak=tensors + overhead,
+        trained_bytes=sum(map(_size, trained)),
+        checkpoint=sum(map(_size, trained)) + states,
     )
 
 

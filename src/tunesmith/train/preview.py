@@ -12,7 +12,7 @@ from itertools import islice
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.data.batching import items
+from tunesmith.data.batching import items, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.preview import PreviewRow, RowViewer, TokenReader, Which, rows_of_batch, shape_of_batch
@@ -20,7 +20,7 @@ from tunesmith.data.rows import Row
 from tunesmith.data.selection import load_rows
 from tunesmith.model.tokenizer import load_tokenizer
 from tunesmith.train.order import batches
-from tunesmith.train.prepare import data_section, prepare_data
+from tunesmith.train.prepare import data_section, prepare_data, prepare_stream
 
 MOST_BY_DEFAULT = 8
 """Rows that are shown when nobody says how many."""
@@ -47,9 +47,11 @@ def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
     """
     training = resolved.config.training
     tokenizer = load_tokenizer(resolved.config.model)
+    if resolved.config.data.streaming:
+        return _first_of_stream(resolved, tokenizer, number or MOST_BY_DEFAULT)
     data = prepare_data(resolved, tokenizer)
     batch_rows = items(data.train, training.batching, resolved.config.data.max_length)
-    order = batches(resolved, [len(row["input_ids"]) for row in batch_rows])
+    order = batches(resolved, batch_rows.lengths)
     collator, reader = _collator(resolved, tokenizer), _reader(data.builder, data.first_row)
     shown: list[PreviewRow] = []
     facts: list[str] = []
@@ -72,6 +74,16 @@ def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
         f"{account.trained_tokens / account.tokens:.1%} of them trained"
     )
     return Preview("first rows in the trainer's order", shown, facts)
+
+
+def _first_of_stream(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, number: int) -> Preview:
+    """The first rows of data that nobody has read to its end: training draws them in this order."""
+    data = prepare_stream(resolved, tokenizer, number)
+    collator, reader = _collator(resolved, tokenizer), _reader(data.builder, data.first_row)
+    shown: list[PreviewRow] = []
+    for index in range(number):
+        shown += rows_of_batch(collator([joined([data.train[index]], weighted=True)]), reader)
+    return Preview("first rows of the stream", shown, ["the data is streamed, so it is not known as a whole"])
 
 
 def row_at(resolved: Resolved, line: int) -> Preview:

@@ -1,0 +1,105 @@
+"""``tunesmith check``: everything that can be known about a run before it trains."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.cli import environment
+from tunesmith.cli.arguments import VerbParser
+from tunesmith.config import describe
+from tunesmith.config.load import READERS, load
+from tunesmith.config.resolve import Resolved
+from tunesmith.errors import TunesmithError
+
+if TYPE_CHECKING:
+    from tunesmith.train.check import Report
+
+GIB = 2**30
+
+
+def run(argv: Sequence[str]) -> int:
+    """Check a configuration file of any dialect, or settings alone."""
+    parser = VerbParser("check", "Check everything short of training: settings, data, steps, memory and disk.")
+    parser.add_argument("file", nargs="?", help="configuration file")
+    parser.add_argument("--config", help="the same, as an option")
+    parser.add_argument("--dialect", choices=sorted(READERS), help="dialect of the file; detected when left out")
+    parser.add_argument("--gpu", metavar="SIZE", help="plan for a device of this memory (24GB) or name (RTX 3090)")
+    parser.add_argument("--json", action="store_true", help='print {"ledger", "steps", "memory", "problems"}')
+    options, settings = parser.split(argv)
+    try:
+        resolved = load(options.file or options.config, settings, dialect=options.dialect)
+    except TunesmithError as error:
+        if options.json:
+            print(json.dumps({"ledger": None, "steps": None, "memory": None, "problems": error.lines()}))
+        raise
+    environment.prepare(resolved.config.launch.gpu_id)
+    from tunesmith.train.check import check
+
+    report = check(resolved, options.gpu)
+    problems = [line for problem in report.problems for line in problem.lines()]
+    if options.json:
+        parts = {"ledger": report.ledger, "steps": report.steps, "memory": report.memory, "problems": problems}
+        print(json.dumps(parts, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(lines(resolved, report)))
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return report.exit_code
+
+
+def lines(resolved: Resolved, report: Report) -> Iterator[str]:
+    """The report for people, section by section."""
+    yield "SETTINGS that somebody wrote (`tunesmith config` shows all)"
+    yield from describe.table(resolved, only_written=True)
+    if report.ledger_lines:
+        yield from ("", "DATA", *(f"  {line}" for line in report.ledger_lines))
+    if report.template:
+        yield from ("", "TEMPLATE", *(f"  {line}" for line in report.template))
+    if report.steps is not None:
+        yield from ("", "STEPS", *_steps(report.steps))
+    if report.memory is not None:
+        yield from ("", "MEMORY", *_memory(report.memory))
+        yield from ("", "DISK", *_disk(report.memory["disk"]))
+    yield ""
+    number = sum(len(problem.lines()) for problem in report.problems)
+    yield f"problems: {number}" if number else "no problems"
+
+
+def _steps(steps: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"  {steps['total_steps']:,} steps of {steps['global_batch_size']} rows "
+        f"({steps['steps_per_epoch']:,} an epoch, "
+        f"{steps['epochs']:g} epochs), {steps['warmup_steps']} of them warmup"
+    )
+    rates = ", ".join(f"step {step}: {rate:.2e}" for step, rate in steps["learning_rate"].items())
+    yield f"  learning rate ({steps['lr_scheduler_type']}): {rates}"
+    yield f"  {steps['evaluations']:,} evaluations, {steps['checkpoints']:,} checkpoints"
+
+
+def _memory(memory: dict[str, Any]) -> Iterator[str]:
+    share = memory["trainable"] / max(memory["parameters"], 1)
+    batch = memory["batch"]
+    yield f"  {memory['parameters']:,} parameters, {memory['trainable']:,} trained ({share:.2%}), {memory['precision']}"
+    yield f"  largest batch: {batch['rows']} x {batch['length']} tokens, {batch['labelled']} positions with loss"
+    for name in ("weights", "gradients", "optimizer", "activations", "loss", "overhead"):
+        yield f"  {name:<12} {_size(memory[name]):>10}"
+    verdict = "fits" if memory["fits"] else "does not fit"
+    yield f"  {'peak':<12} {_size(memory['peak']):>10} of {_size(memory['available'])} on {memory['device']}: {verdict}"
+
+
+def _disk(disk: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"  {disk['checkpoints']} checkpoints of {_size(disk['checkpoint_bytes'])}, "
+        f"model {_size(disk['model_bytes'])}: "
+        f"{_size(disk['needed'])} of {_size(disk['free'])} free in {disk['folder']}"
+    )
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GiB", GIB), ("MiB", 2**20)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 1024:,.1f} KiB"
