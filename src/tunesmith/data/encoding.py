@@ -64,9 +64,29 @@ class Encoder:
             return []
         return [self.bos_token_id] if begins or self.add_bos or self._adds_bos else []
 
-    def batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of many texts in one call; special tokens in them are special."""
-        return self._call(texts) if texts else []
+    def batch(self, texts: Sequence[tuple[str, Protected]]) -> list[list[int]]:
+        """Ids of many texts, each with its protected ranges, in two calls of the tokenizer at most."""
+        plain = iter(self._call_if_any([text for text, protected in texts if not protected], split=False))
+        guarded = [list(self._stretches(text, protected)) for text, protected in texts if protected]
+        pieces = iter(
+            self._call_if_any([stretch for item in guarded for stretch, _ in item if stretch], split=True)
+            if self.splits_at_specials
+            else ()
+        )
+        waiting = iter(guarded)
+        ids: list[list[int]] = []
+        for text, protected in texts:
+            if not protected:
+                ids.append(next(plain))
+            elif not self.splits_at_specials:
+                ids.append(self._guarded(text, protected, continues=False))
+            else:
+                found: list[int] = []
+                for stretch, token in next(waiting):
+                    found += next(pieces) if stretch else []
+                    found += [self._ids[token]] if token else []
+                ids.append(found)
+        return ids
 
     def __call__(self, text: str, protected: Protected = ()) -> list[int]:
         """Ids of one text; special-token text inside ``protected`` ranges stays ordinary text."""
@@ -86,6 +106,9 @@ class Encoder:
             return False
         last = last_match(self._specials, text, max(0, len(text) - 128))
         return last is not None and last.end() == len(text) and last.group() in self._plain_ends
+
+    def _call_if_any(self, texts: list[str], *, split: bool) -> list[list[int]]:
+        return self._call(texts, split) if texts else []
 
     def _call(self, texts: list[str], split: bool = False) -> list[list[int]]:
         if self._backend is not None:

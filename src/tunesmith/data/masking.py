@@ -70,41 +70,41 @@ def encode(rendered: Sequence[Rendered], encoder: Encoder) -> list[tuple[list[in
     inference feeds what was trained. Where a tokenizer would merge over that border, the parts are encoded separately.
     """
     plans = [_slices(item, encoder) for item in rendered]
-    flat = [item.text[start:end] for item, plan in zip(rendered, plans, strict=True) for start, end in plan or ()]
+    flat = [
+        (item.text[start:end], _clip(item.protected, start, end))
+        for item, plan in zip(rendered, plans, strict=True)
+        for start, end in plan
+    ]
     ids = iter(encoder.batch(flat))
     return [_assemble(item, plan, ids, encoder) for item, plan in zip(rendered, plans, strict=True)]
 
 
-def _slices(rendered: Rendered, encoder: Encoder) -> list[tuple[int, int]] | None:
-    """The slices of the text to encode, one for the end of each span; None for a text with protected ranges.
+def _slices(rendered: Rendered, encoder: Encoder) -> list[tuple[int, int]]:
+    """The slices of the text to encode, one for the end of each span.
 
     A slice starts at the last border that follows a special token: no tokenizer of this kind merges over one.
     """
-    if rendered.protected:
-        return None
     slices, anchor = [], 0
+    guarded = {end for _, end in rendered.protected}
     for span in rendered.spans:
         slices.append((anchor, span.end))
-        if encoder.ends_with_special(rendered.text[anchor : span.end]):
+        if span.end not in guarded and encoder.ends_with_special(rendered.text[anchor : span.end]):
             anchor = span.end
     return slices
 
 
 def _assemble(
-    rendered: Rendered, plan: list[tuple[int, int]] | None, encoded: Iterator[list[int]], encoder: Encoder
+    rendered: Rendered, plan: list[tuple[int, int]], encoded: Iterator[list[int]], encoder: Encoder
 ) -> tuple[list[int], list[int]]:
     """Put the ids of the slices together, span after span."""
     fixed: list[int] = []
     window: list[int] = []
     counts: list[int] = []
     anchor = 0
-    for index, span in enumerate(rendered.spans):
-        if plan is None:
-            upto = encoder(rendered.text[: span.end], _clip(rendered.protected, 0, span.end))
-        else:
-            if plan[index][0] != anchor:
-                fixed, window, anchor = fixed + window, [], plan[index][0]
-            upto = next(encoded)
+    for span, (start, _) in zip(rendered.spans, plan, strict=True):
+        if start != anchor:
+            fixed, window, anchor = fixed + window, [], start
+        upto = next(encoded)
         if upto[: len(window)] == window:
             window = upto
         else:
