@@ -171,7 +171,7 @@ def _json_lines_gz(path: Path) -> Iterator[Row]:
 
 def _rows_of_lines(file: BinaryIO | gzip.GzipFile, source: str, max_bytes: int | None = None) -> Iterator[Row]:
     problems = Problems()
-    size = 0
+    size = blank = 0
     for number, line in enumerate(_lines(file, source), start=1):
         size += len(line)
         if max_bytes is not None and size > max_bytes:
@@ -181,9 +181,12 @@ def _rows_of_lines(file: BinaryIO | gzip.GzipFile, source: str, max_bytes: int |
         except DataError as problem:
             problems.add(problem)
         else:
+            blank += row is None
             if row is not None and not problems.found:
                 yield Row(row, source, number)
     problems.stop()
+    if blank:
+        say(f"{source}: {blank} blank lines are passed over")
 
 
 def _lines(file: BinaryIO | gzip.GzipFile, source: str) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith import notices
 from tunesmith.data import rows as rows_module
 from tunesmith.data.rows import Row, iter_rows, read_rows
 from tunesmith.errors import DataError, DataErrors
@@ -81,7 +82,9 @@ def test_a_cut_last_line_looks_truncated(tmp_path: Path) -> None:
 
 def test_mark_carriage_returns_and_blank_lines_are_accepted(tmp_path: Path) -> None:
     path = write(tmp_path, b'\xef\xbb\xbf{"text": "a"}\r\n\r\n  \n{"text": "b"}')
+    notices.forget()
     assert [(row.values["text"], row.line) for row in read_rows(path)] == [("a", 1), ("b", 4)]
+    assert any("2 blank lines" in text for text in notices.said())
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n  \n", b"\xef\xbb\xbf"])
