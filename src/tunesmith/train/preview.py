@@ -55,9 +55,9 @@ def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
     collator, reader = _collator(resolved, tokenizer), _reader(data.builder, data.first_row)
     shown: list[PreviewRow] = []
     facts: list[str] = []
+    wanted = number or MOST_BY_DEFAULT
     for index, batch_indices in enumerate(order):
-        wanted = number if number is not None else min(len(shown) or MOST_BY_DEFAULT, MOST_BY_DEFAULT)
-        if len(shown) >= wanted:
+        if len(shown) >= wanted or (index > 0 and number is None):
             break
         batch = collator([batch_rows[at] for at in batch_indices])
         shape = shape_of_batch(batch)

@@ -41,17 +41,20 @@ def shown(capsys: pytest.CaptureFixture[str], argv: list[str]) -> list[dict[str,
     return list(result["rows"])
 
 
-def drawn(model: Path, data: str, **settings: Any) -> list[tuple[str, list[int], list[int]]]:
-    """Origin, ids and labels of every example in the first epoch of the real trainer, in its order."""
+Drawn = list[tuple[str, list[int], list[int], list[float]]]
+
+
+def drawn(model: Path, data: str, **settings: Any) -> Drawn:
+    """Origin, ids, labels and weights of every example in the first epoch of the real trainer, in its order."""
     from tunesmith.model.load import load_model
     from tunesmith.model.precision import choose_precision
     from tunesmith.model.tokenizer import load_tokenizer
     from tunesmith.train.plan import make_plan
-    from tunesmith.train.run import build_trainer, prepare_data, to_dataset
+    from tunesmith.train.run import build_trainer, prepare, to_dataset
 
     resolved = resolved_from(model_name_or_path=str(model), train_data=data, **(COMMON | settings))
     tokenizer = load_tokenizer(resolved.config.model)
-    prepared = prepare_data(resolved, tokenizer)
+    prepared = prepare(resolved, tokenizer)
     rows = to_dataset(prepared.train, resolved)
     precision = choose_precision(resolved)
     plan = make_plan(resolved, len(rows), 1)
@@ -62,6 +65,7 @@ def drawn(model: Path, data: str, **settings: Any) -> list[tuple[str, list[int],
     examples = []
     for batch in loader:
         ids, labels = batch["input_ids"], batch["labels"]
+        weights = batch.get("weights", (labels != -100).float())
         if "attention_mask" in batch:
             lengths = batch["attention_mask"].sum(1).tolist()
             pieces = [(row, 0, length) for row, length in enumerate(lengths)]
@@ -69,8 +73,19 @@ def drawn(model: Path, data: str, **settings: Any) -> list[tuple[str, list[int],
             starts = [at for at, position in enumerate(batch["position_ids"][0].tolist()) if position == 0]
             pieces = [(0, start, end) for start, end in zip(starts, [*starts[1:], ids.shape[1]], strict=True)]
         for origin, (row, start, end) in zip(batch["origins"], pieces, strict=True):
-            examples.append((origin, ids[row, start:end].tolist(), labels[row, start:end].tolist()))
+            whole = (ids, labels, weights)
+            examples.append((origin, *(tensor[row, start:end].tolist() for tensor in whole)))
     return examples
+
+
+def assert_same(rows: list[dict[str, Any]], expected: Drawn) -> None:
+    """The rows of a preview are the examples of the trainer: origins, ids, labels and weights."""
+    assert [row["source"] for row in rows] == [origin for origin, *_ in expected]
+    for row, (_, ids, labels, weights) in zip(rows, expected, strict=True):
+        assert [token["id"] for token in row["tokens"]] == ids
+        assert [token["trained"] for token in row["tokens"]] == [label != -100 for label in labels]
+        counted = [weight if label != -100 else 0.0 for weight, label in zip(weights, labels, strict=True)]
+        assert [token["weight"] for token in row["tokens"]] == counted
 
 
 @pytest.mark.parametrize("batching", ["padded", "length_grouped", "packed", "unpadded"])
@@ -88,17 +103,38 @@ def test_rows_are_those_that_the_trainer_draws(
     expected = drawn(stories_model, data, **settings)
     rows = shown(capsys, command(stories_model, data, "--num", "20", **settings))
     assert len(rows) == len(expected) == 20
-    assert [row["source"] for row in rows] == [origin for origin, _, _ in expected]
+    assert [row["source"] for row in rows] == [origin for origin, *_ in expected]
     trained = untrained = 0
-    for row, (_, ids, labels) in zip(rows, expected, strict=True):
-        assert [token["id"] for token in row["tokens"]] == ids
-        assert [token["trained"] for token in row["tokens"]] == [label != -100 for label in labels]
-        assert [token["weight"] for token in row["tokens"]] == [float(label != -100) for label in labels]
+    assert_same(rows, expected)
+    for row in rows:
         trained += sum(token["trained"] for token in row["tokens"])
         untrained += sum(not token["trained"] for token in row["tokens"])
     assert trained > 100
     assert untrained > 100
-    assert [origin for origin, _, _ in expected] != [f"{data}:{line}" for line in range(1, 21)]
+    assert [origin for origin, *_ in expected] != [f"{data}:{line}" for line in range(1, 21)]
+
+
+@pytest.mark.parametrize("batching", ["padded", "packed", "unpadded"])
+def test_weights_are_those_of_the_batch(
+    batching: str, stories_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, Any]] = [dict(row) for row in story_rows(6)]
+    rows[1]["weight"], rows[4]["weight"] = 0.5, 2
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    settings: dict[str, Any] = {"batching": batching, "output_dir": str(tmp_path / "run")}
+    expected = drawn(stories_model, data, **settings)
+    shown_rows = shown(capsys, command(stories_model, data, "--num", "6", **settings))
+    assert_same(shown_rows, expected)
+    assert {token["weight"] for row in shown_rows for token in row["tokens"]} == {0.0, 0.5, 1.0, 2.0}
+
+
+def test_streamed_rows_are_those_that_the_trainer_draws(
+    stories_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", story_rows(9))
+    settings: dict[str, Any] = {"max_steps": 3, "output_dir": str(tmp_path / "run")}
+    expected = drawn(stories_model, data, streaming=True, **settings)
+    assert_same(shown(capsys, command(stories_model, data, "--num", "9", streaming="true", **settings)), expected)
 
 
 def test_seeds_give_other_orders_and_the_first_batch_is_the_default(
