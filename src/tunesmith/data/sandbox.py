@@ -6,6 +6,7 @@ does. What templates know and how they run is ``jinja_engine.py``'s.
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import subprocess
@@ -88,7 +89,7 @@ class Child:
 
     def stop(self) -> None:
         """End the process."""
-        if self._process is not None:
+        if self._process is not None and self.owner == os.getpid():
             self._process.kill()
             self._process.communicate()
         self._process = self._source = None
@@ -133,4 +134,5 @@ def _child() -> Child:
     global _the_child
     if _the_child is None or _the_child.owner != os.getpid():
         _the_child = Child()
+        atexit.register(_the_child.stop)
     return _the_child
