@@ -293,14 +293,19 @@ def number_sum(rng: random.Random) -> Square:
     )
 
 
-def _same_one(noun: str, does: str) -> str:
-    """Step 2 when premise and hypothesis say it of the same one."""
-    return f"asked: the {noun} {does}. the {noun} is the {noun}"
+def _roles(statement: str, doer: str, other: str) -> str:
+    """Step 1 where it matters who is who: the statement, and each of the two with whether it is the one that does it."""
+    return f"{statement}: the {doer} yes, the {other} no"
 
 
-def _other_one(told: str, asked: str, does: str) -> str:
-    """Step 2 when the premise says of ``told`` what the hypothesis says of ``asked``."""
-    return f"asked: the {asked} {does}. the {told} is not the {asked}"
+def _same_one(noun: str) -> str:
+    """Step 2 when the hypothesis says it of the one that the premise says it of; the tag of step 1 is looked up."""
+    return f"asked: the {noun} yes"
+
+
+def _other_one(asked: str) -> str:
+    """Step 2 when the hypothesis says it of the other one."""
+    return f"asked: the {asked} no"
 
 
 def _meeting(rng: random.Random) -> tuple[str, str, v.Verb, str]:
@@ -319,9 +324,9 @@ def passive_hypothesis(rng: random.Random) -> Square:
             f"the {second} is {verb.participle} by the {first}",
             f"the {first} is {verb.participle} by the {second}",
         ),
-        restated=active,
-        same=(_same_one(first, verb.third), _same_one(second, verb.third)),
-        other=(_other_one(second, first, verb.third), _other_one(first, second, verb.third)),
+        restated=(_roles(active[0], first, second), _roles(active[1], second, first)),
+        same=(_same_one(first), _same_one(second)),
+        other=(_other_one(first), _other_one(second)),
         relation=NEUTRAL,
     )
 
@@ -336,9 +341,9 @@ def passive_premise(rng: random.Random) -> Square:
             f"the {first} is {verb.participle} by the {second}{setting}",
         ),
         hypotheses=active,
-        restated=active,
-        same=(_same_one(first, verb.third), _same_one(second, verb.third)),
-        other=(_other_one(second, first, verb.third), _other_one(first, second, verb.third)),
+        restated=(_roles(active[0], first, second), _roles(active[1], second, first)),
+        same=(_same_one(first), _same_one(second)),
+        other=(_other_one(first), _other_one(second)),
         relation=NEUTRAL,
     )
 
@@ -353,9 +358,9 @@ def swapped_agent(rng: random.Random) -> Square:
             f"it is the {first} that {verb.third} the {second}",
             f"it is the {second} that {verb.third} the {first}",
         ),
-        restated=active,
-        same=(_same_one(first, verb.third), _same_one(second, verb.third)),
-        other=(_other_one(second, first, verb.third), _other_one(first, second, verb.third)),
+        restated=(_roles(active[0], first, second), _roles(active[1], second, first)),
+        same=(_same_one(first), _same_one(second)),
+        other=(_other_one(first), _other_one(second)),
         relation=NEUTRAL,
     )
 
@@ -366,9 +371,9 @@ def _converse_square(first: str, second: str, relation: str, converse: str, sett
     return _square(
         premises=(direct[0] + setting, direct[1] + setting),
         hypotheses=(f"the {second} is {converse} the {first}", f"the {first} is {converse} the {second}"),
-        restated=direct,
-        same=(_same_one(first, f"is {relation}"), _same_one(second, f"is {relation}")),
-        other=(_other_one(second, first, f"is {relation}"), _other_one(first, second, f"is {relation}")),
+        restated=(_roles(direct[0], first, second), _roles(direct[1], second, first)),
+        same=(_same_one(first), _same_one(second)),
+        other=(_other_one(first), _other_one(second)),
         relation=CONTRADICTION,
     )
 

@@ -13,6 +13,7 @@ max_seq_length = 256
 batch_size = 16
 grad_accumulation_steps = 1
 learning_rate = 4e-3  # a small model bears a higher rate
+lora_dropout = 0.0  # nothing to regularise: one pass over generated rows
 optim = "adamw_torch"  # nothing to page without a GPU
 gradient_checkpointing = False  # there is memory enough
 
