@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 
-SKIPPED = {"tunesmith", "pip", "setuptools", "wheel", "hatchling", "editables", "pathspec-placeholder"}
+SKIPPED = {"tunesmith", "pip", "setuptools", "wheel"}
 
 print("# Versions that the tests ran with. Made by `make lock`.")
 found = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
