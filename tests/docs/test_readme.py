@@ -36,7 +36,7 @@ def test_readme_commands_run(tmp_path, monkeypatch):
         assert main(arguments) == 0, line
         ran.append(line)
     assert ran[:2] == ["make demo", "make test"]
-    assert len(ran) == 6
+    assert len(ran) == 8
     assert (tmp_path / "demo/mine/evaluation/metrics.json").is_file()
 
 

@@ -294,7 +294,7 @@ def number_sum(rng: random.Random) -> Square:
 
 
 def _roles(statement: str, doer: str, other: str) -> str:
-    """Step 1 where it matters who is who: the statement, and each of the two with whether it is the one that does it."""
+    """Step 1 where it matters who is who: the statement, and of each of the two whether it is the one that does it."""
     return f"{statement}: the {doer} yes, the {other} no"
 
 
