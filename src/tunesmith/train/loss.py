@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-IGNORE_INDEX = -100
+from tunesmith.data.masking import IGNORE_INDEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class TokenLosses:
     """Weight of the position: 0 where it is not labelled, else 1 unless rows or turns bring their own."""
     labelled: torch.Tensor
     """Whether the position carries a label."""
-    correct: torch.Tensor
-    """Whether the most likely token is the label."""
+    correct: torch.Tensor | None
+    """Whether the most likely token is the label; None where nobody asked."""
 
 
 def keeps_logits(model: torch.nn.Module) -> bool:
@@ -43,6 +43,7 @@ def token_losses(
     weights: torch.Tensor | None = None,
     *,
     chosen_positions: bool,
+    count_correct: bool = False,
 ) -> TokenLosses:
     """Losses of the labelled tokens.
 
@@ -53,6 +54,7 @@ def token_losses(
         weights: [rows, length], by which the losses of the tokens are multiplied; None for 1 everywhere.
         chosen_positions: ask the model for logits only at positions where some row has a label; the result is the
             same, the work is less.
+        count_correct: also compare the most likely token with the label, which training has no use for.
     """
     targets = labels[:, 1:]
     keywords: dict[str, Any] = {}
@@ -75,8 +77,7 @@ def token_losses(
     if weights is not None:
         weight = weight * weights.to(nll)
         nll = nll * weight
-    with torch.no_grad():
-        correct = (logits.argmax(dim=-1) == targets) & labelled
+    correct = (logits.argmax(dim=-1) == targets) & labelled if count_correct else None
     return TokenLosses(nll, weight, labelled, correct)
 
 

@@ -202,7 +202,9 @@ class Trainer(SFTTrainer):
             inputs = self._prepare_inputs(batch)
             labels, weights = inputs.pop("labels"), inputs.pop("weights", None)
             with self.compute_loss_context_manager():
-                losses = token_losses(model, inputs, labels, weights, chosen_positions=self._chosen_positions)
+                losses = token_losses(
+                    model, inputs, labels, weights, chosen_positions=self._chosen_positions, count_correct=True
+                )
             counted = (losses.nll, losses.weight, losses.labelled, losses.correct)
             per_row = torch.stack([values.double().sum(1) for values in counted], dim=1)
             totals += self.accelerator.gather_for_metrics(per_row.to(self.args.device)).sum(0)
