@@ -1,7 +1,8 @@
 """Make the embedded base model: tokenizer and weights of ``nano-mistral``, from text that the project generates.
 
 It fine-tunes nothing: the tasks are left for the user's run. It needs torch, transformers and tokenizers, no network,
-and ten minutes on two cores. The same seed, thread count, precision and library versions give the same weights.
+and about a quarter of an hour on two cores. The same seed, thread count, precision and library versions give the same
+weights.
 
     python scripts/make_nano_mistral.py                 # writes src/tunesmith/assets/nano-mistral
     python scripts/make_nano_mistral.py --out /tmp/nano --steps 200 50
