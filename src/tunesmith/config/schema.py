@@ -296,14 +296,26 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     """How a model is judged by the answers it writes."""
 
-    task: Literal["auto", "none", "nli", "exact", "reasoning", "rag"] = "auto"
+    task: Literal["auto", "none", "nli", "classification", "exact", "json", "reasoning", "rag"] = "auto"
     """How answers are read and scored; ``auto`` decides by the format of the rows."""
+    task_function: str | None = None
+    """A task of your own, ``FILE.py:FUNCTION``; it is code that runs, so it is accepted on the command line only."""
+    labels: list[str] | None = None
+    """Labels of the task ``classification``; unset, those that occur among the references."""
+    json_schema: str | None = None
+    """JSON Schema (a file) that answers of the task ``json`` must fulfil."""
+    bootstrap_samples: NonNegativeInt = 1000
+    """Resamplings behind each figure's 95% confidence interval (Efron 1979); 0 leaves intervals out."""
     generate: bool = False
     """Also generate answers at evaluations during training and log the task's metrics."""
     generate_every: PositiveInt = 1
     """Generate at every k-th evaluation only."""
     generate_limit: PositiveInt | None = None
-    """Generate for the first N evaluation rows only."""
+    """Generate for N evaluation rows only: the first ones, or a sample of them when ``generate_seed`` is set."""
+    generate_seed: NonNegativeInt | None = None
+    """Seed of the sample that ``generate_limit`` takes; the same rows at every evaluation of a run."""
+    generation_engine: Literal["auto", "transformers", "continuous", "vllm"] = "auto"
+    """What generates: sorted batches (``transformers``), transformers' continuous batching, or vLLM when installed."""
     generation_batch_size: PositiveInt = 16
     """Prompts generated side by side."""
     max_new_tokens: PositiveInt = 256
@@ -346,9 +358,23 @@ class LaunchSection(Section):
     distributed_training: bool = False
     """Use every visible accelerator: start one process for each when no launcher has done so."""
     num_processes: PositiveInt | None = None
-    """Processes to start; unset means what the launcher started, or one."""
+    """Processes to start on each machine; unset means what the launcher started, else one per visible accelerator."""
+    strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = None
+    """How several processes share the work: copies of the model (``ddp``), or its states spread over them."""
+    nodes: PositiveInt = 1
+    """Machines that train together."""
+    node_rank: NonNegativeInt | None = None
+    """Number of this machine among them, from 0."""
+    rendezvous: str | None = None
+    """``HOST:PORT`` of machine 0, where the machines meet."""
+    max_restarts: NonNegativeInt = 0
+    """How often all processes are started again, from the newest complete checkpoint, after one has died."""
+    engine: Literal["torchrun", "ray"] = "torchrun"
+    """What starts the processes."""
     deepspeed: str | None = None
-    """DeepSpeed configuration (JSON file)."""
+    """DeepSpeed configuration: a JSON file, or the name of one that tunesmith brings (``zero3-offload-cpu`` ...)."""
+    accelerate_config: str | None = None
+    """Configuration file of accelerate, as ``accelerate config`` writes it, for the processes that tunesmith starts."""
 
 
 class RunConfig(Section):
