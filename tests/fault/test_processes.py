@@ -20,17 +20,18 @@ from helpers import logged, run_training, story_rows, tensors, write_rows
 from tunesmith.train import checkpoint
 
 STEPS = 40
+NLI = Path(__file__).parents[2] / "recipes" / "nli_cot"
 TUNESMITH = [sys.executable, "-m", "tunesmith", "train"]
 
 
 class Started:
     """A command that runs, with what it has said so far; it and all it started are gone when the test is over."""
 
-    def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, command: list[str], folder: Path, cwd: Path | None, environment: dict[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.out, self.err = folder / "stdout", folder / "stderr"
         with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = subprocess.Popen(command, stdout=out, stderr=err, env=os.environ | environment)
+            self.process = subprocess.Popen(command, stdout=out, stderr=err, cwd=cwd, env=os.environ | environment)
 
     def ranks(self) -> dict[int, psutil.Process]:
         """The processes that have a rank, by their rank."""
@@ -62,11 +63,11 @@ Start = Callable[..., Started]
 
 @pytest.fixture(scope="module")
 def start() -> Iterator[Start]:
-    """``start(command, folder, **environment)`` runs a command beside the test."""
+    """``start(command, folder, **environment)`` runs a command beside the test; what it says goes to the folder."""
     running: list[Started] = []
 
-    def run(command: list[str], folder: Path, **environment: str) -> Started:
-        running.append(Started(command, folder, environment))
+    def run(command: list[str], folder: Path, cwd: Path | None = None, **environment: str) -> Started:
+        running.append(Started(command, folder, cwd, environment))
         return running[-1]
 
     yield run
@@ -269,3 +270,92 @@ def test_a_host_that_is_killed_and_comes_back(
     assert record["plan"]["num_processes"] == 2
     assert [started.out.read_text() for started in (one, again)] == [f"{run}\n", ""]
     assert_same_end(run, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_every_rank(
+    start: Start, settings: dict[str, Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    started = start([*TUNESMITH, *flags(settings, num_processes=2, output_dir=tmp_path / "run")], tmp_path)
+    ranks = until(lambda: found if len(found := started.ranks()) == 2 else None, started, "two ranks")
+    started.process.send_signal(number)
+    assert started.wait() == 128 + number
+    assert not any(process.is_running() for process in ranks.values())
+    (line,) = started.errors()
+    assert line.startswith(f"error: {number.name}: all processes were stopped")
+
+
+def test_ranks_do_not_outlive_a_killed_launcher(start: Start, settings: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    started = start([*TUNESMITH, *flags(settings, num_processes=2, output_dir=run)], tmp_path)
+    until((run / "run.json").is_file, started, "the first step")
+    ranks = started.ranks()
+    assert len(ranks) == 2
+    started.process.kill()
+    gone, alive = psutil.wait_procs(ranks.values(), timeout=60)
+    assert (len(gone), alive) == (2, [])
+
+
+def test_an_error_in_every_rank_is_told_once(start: Start, settings: dict[str, Any], tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", \n')
+    run = tmp_path / "run"
+    started = start([*TUNESMITH, *flags(settings, num_processes=2, output_dir=run, train_data=rows)], tmp_path)
+    assert started.wait() == 3
+    (line,) = started.errors()
+    assert line.startswith("error: rank ")
+    assert f"{rows}:2" in line
+    assert "Traceback" not in started.err.read_text()
+    assert f"{rows}:2" in (run / "logs" / "rank-0.log").read_text() + (run / "logs" / "rank-1.log").read_text()
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_anything_starts(
+    start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path
+) -> None:
+    run = folder_of(whole)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    started = start([*TUNESMITH, *flags(settings, num_processes=2, output_dir=run)], tmp_path)
+    assert started.wait() == 2
+    assert "holds a run already" in started.errors()[0]
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path != run} == {
+        path: time for path, time in before.items() if path != run
+    }
+
+
+def test_tasks_of_srun_are_the_ranks(start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path) -> None:
+    """Two processes with the variables that SLURM gives them; the ports of jobs differ by the job's number."""
+    options = flags(settings | {"max_steps": 2, "save_strategy": "no"}, output_dir=tmp_path / "run")
+    step = {
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_JOB_ID": str(os.getpid()),
+    }
+    tasks = [
+        start(
+            [*TUNESMITH, *options], tmp_path / str(number), **step, SLURM_PROCID=str(number), SLURM_LOCALID=str(number)
+        )
+        for number in (0, 1)
+    ]
+    assert [task.wait() for task in tasks] == [0, 0], tasks[0].err.read_text()
+    assert [task.out.read_text() for task in tasks] == [f"{tmp_path / 'run'}\n", ""]
+    assert logged(tmp_path / "run", "step", "loss") == logged(folder_of(whole), "step", "loss")[:2]
+
+
+def test_the_distributed_configuration_of_the_nli_recipe(start: Start, tmp_path: Path) -> None:
+    """The command in its first lines, with the model and rows of the package, and a few steps."""
+    from tunesmith.cli.main import main
+
+    assert main(["data", "make", "nli", str(tmp_path / "data"), "--num_train=40", "--num_heldout=8"]) == 0
+    torchrun = Path(sys.executable).with_name("torchrun")
+    documented = "--nproc_per_node 2 train/train_sft.py --config train/configs/distributed.py"
+    assert documented in (NLI / "train" / "configs" / "distributed.py").read_text()
+    data = {"train_data": tmp_path / "data" / "train_ft.jsonl", "eval_data": tmp_path / "data" / "eval_ft.jsonl"}
+    short = {"model_id": "nano-mistral", "output_dir": tmp_path / "run", "max_steps": 2, "eval_steps": 2}
+    command = [str(torchrun), *documented.split(), *flags(data | short), "--no_wandb"]
+    started = start(command, tmp_path, cwd=NLI)
+    assert started.wait() == 0, started.err.read_text()
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert (record["plan"]["num_processes"], record["plan"]["global_batch_size"]) == (2, 32)
+    assert record["settings"]["launch.distributed_training"] is True
+    assert logged(tmp_path / "run", "eval_loss")
