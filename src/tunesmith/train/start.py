@@ -104,15 +104,19 @@ def check_batches(found: checkpoint.Checkpoint, resolved: Resolved, plan: Plan) 
     rows = training.per_device_train_batch_size
     if written.global_batch_size != plan.global_batch_size:
         accumulation, rest = divmod(written.global_batch_size, plan.num_processes * rows)
+        if rest:
+            remedy = f"choose processes and batches whose product divides {written.global_batch_size}"
+        elif training.global_batch_size is not None:
+            remedy = f"set global_batch_size {written.global_batch_size}"
+        else:
+            remedy = f"set gradient_accumulation_steps {accumulation}"
         raise ConfigError(
             f"{found.path.name} was written with {written.global_batch_size} rows a step "
             f"({_count(written.num_processes)} x {written.per_device_train_batch_size} rows), and this run takes "
             f"{plan.global_batch_size} ({_count(plan.num_processes)} x {rows} rows x "
             f"{plan.gradient_accumulation_steps} passes), so it cannot continue",
             where=resolved.origins["training.resume_from_checkpoint"],
-            remedy=f"set gradient_accumulation_steps {accumulation}"
-            if not rest
-            else f"choose processes and per_device_train_batch_size whose product divides {written.global_batch_size}",
+            remedy=remedy,
         )
     if training.batching == "length_grouped" and written.per_device_train_batch_size != rows:
         raise ConfigError(
