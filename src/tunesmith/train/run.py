@@ -25,8 +25,7 @@ from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import ConfigError, StorageError, TunesmithError
-from tunesmith.evaluate.run import evaluate_rows, scalar_metrics
-from tunesmith.evaluate.tasks import choose_task
+from tunesmith.evaluate.run import evaluate_rows, scalar_metrics, task_for
 from tunesmith.export.merge import merge
 from tunesmith.export.save import save_model
 from tunesmith.model.load import load_model, trainable_parameters
@@ -262,7 +261,7 @@ def generation_metrics(
     if not evaluation.generate or not data.eval_rows:
         return None
     rows = data.eval_rows[: evaluation.generate_limit]
-    task = choose_task(evaluation.task, data.builder.format_of(rows[0]), rows)
+    task = task_for(evaluation, data.builder, rows)
 
     def measure(model: torch.nn.Module) -> dict[str, float]:
         return scalar_metrics(evaluate_rows(model, tokenizer, data.builder, rows, task, evaluation).metrics)
