@@ -19,7 +19,6 @@ from tunesmith.config.names import leaf_paths
 from tunesmith.config.schema import SECTIONS, RunConfig
 from tunesmith.errors import ConfigError, ConfigErrors, UnsafeError
 
-
 COMMAND_LINE_ONLY = {
     "model.allow_remote_code": "give --allow_remote_code on the command line if you trust the model's code",
     "evaluation.task_function": "give --task_function FILE.py:FUNCTION on the command line if you trust that file",

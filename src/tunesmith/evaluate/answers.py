@@ -377,8 +377,8 @@ def canonical_expression(text: str) -> str:
     """An expression or a choice as text, without differences of looks alone: equal texts count as the same answer.
 
     It follows the string comparison of MATH (Hendrycks et al. 2021): spacing and sizes of LaTeX, ``\\text``, dollar,
-    degree and percent signs, ``\\dfrac``, ``\\frac12``, ``\\sqrt2``, a leading ``x =`` and case do not count. Nothing is
-    computed: ``2x`` and ``x + x`` differ.
+    degree and percent signs, ``\\dfrac``, ``\\frac12``, ``\\sqrt2``, a leading ``x =`` and case do not count. Nothing
+    is computed: ``2x`` and ``x + x`` differ.
     """
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)

@@ -1,8 +1,8 @@
 """How far figures can be trusted: bootstrap confidence intervals (Efron 1979).
 
 Rows are drawn with replacement, as many as there are, and each figure is counted again; its interval runs between the
-2.5% and the 97.5% quantile of those counts. It says how much the choice of evaluation rows matters, not how much another
-training seed would.
+2.5% and the 97.5% quantile of those counts. It says how much the choice of evaluation rows matters, not how much
+another training seed would.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """Figures over all rows, every row's prediction in their order, examples of mistakes, and the folder of all three."""
+    """Figures over all rows, a prediction for each of them in their order, and kinds of mistakes with examples."""
 
     metrics: dict[str, Any]
     predictions: list[dict[str, Any]]

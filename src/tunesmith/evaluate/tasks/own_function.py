@@ -1,8 +1,9 @@
 """A user's own Python function as a task: ``FILE.py:FUNCTION``.
 
-The function is called as ``score(output, row, reference)`` for every row: the generated text, the row's columns as plain
-data, and the row's own answer text (None when it has none). It returns True or False, a number (1 and more is right),
-or numbers by name, of which ``score`` decides. This runs code from a file, so the setting comes from a command line.
+The function is called as ``score(output, row, reference)`` for every row: the generated text, the row's columns as
+plain data, and the row's own answer text (None when it has none). It returns True or False, a number (1 and more is
+right), or numbers by name, of which ``score`` decides. This runs code from a file, so the setting comes from a command
+line.
 """
 
 from __future__ import annotations

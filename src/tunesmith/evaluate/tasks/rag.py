@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from tunesmith.data.rag import X import DataError
+from tunesmith.data.rag import PASSAGES_COLUMN
+from tunesmith.errors import DataError
 from tunesmith.evaluate.answers import Answer, read_cited_span
 from tunesmith.evaluate.metrics import RougeL, exact_match, string_exact_match, token_f1
 from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
@@ -22,9 +23,9 @@ class RagTask(Task):
     says which passages support its answer, "supporting": their numbers in the prompt, from 1.
 
     Citations are judged by those numbers, once for the whole output: precision is the share of the passages cited that
-    support the answer (0 when nothing is cited), recall the share of supporting passages that are cited; the figures are
-    means over the rows that have supporting passages. ALCE (Gao et al. 2023) asks a model instead whether what is cited
-    entails each sentence; no such model is run here.
+    support the answer (0 when nothing is cited), recall the share of supporting passages that are cited; the figures
+    are means over the rows that have supporting passages. ALCE (Gao et al. 2023) asks a model instead whether what is
+    cited entails each sentence; no such model is run here.
     """
 
     name = "rag"
