@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -108,6 +108,7 @@ def test_rouge_l_is_the_longest_common_subsequence_of_words() -> None:
 LABELS = ("sports", "world", "science")
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from([*LABELS, None])), min_size=1, max_size=30))
 def test_macro_f1_of_counts_is_that_of_all_figures(pairs: list[tuple[str, str | None]]) -> None:
     gold, answers = [pair[0] for pair in pairs], [pair[1] for pair in pairs]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.data.rows import Row
@@ -36,6 +36,7 @@ def schema(tmp_path: Path) -> Path:
     return path
 
 
+@settings(max_examples=50)
 @given(VALUES)
 def test_what_is_written_as_json_is_read_and_equal(value: Any) -> None:
     answer = JsonTask().read(f"\n{json.dumps(value)} ")
