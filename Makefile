@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test check bench docs lock clean
+.PHONY: install demo test test-image check bench docs lock clean
 
 install: $(INSTALLED)
 
@@ -22,6 +22,10 @@ demo: install
 
 test: check
 	@$(BIN)/python scripts/run_tests.py
+
+# Builds the container image with podman and trains in it: ten minutes, and a few gigabytes of disk.
+test-image: install
+	@$(BIN)/python -m pytest -q -m image tests/image
 
 check: install
 	@$(BIN)/ruff check --quiet

@@ -22,6 +22,7 @@ VERBS: dict[str, str] = {
     "evaluate": "judge a model by the answers it writes",
     "data": "make, prepare and download data",
     "merge": "merge an adapter into its base model",
+    "launch": "write a job file for SLURM, Kubernetes or SkyPilot",
 }
 """Verb -> what it does, in the order of the help."""
 
