@@ -192,22 +192,18 @@ def _by_accelerate_file(content: dict[str, Any], path: str) -> Strategy | None:
 def _by_accelerate_launcher(environment: Mapping[str, str]) -> Strategy | None:
     """What ``accelerate launch`` tells its processes; that they are copies of each other (ddp) it does not say."""
     if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        written = {
-            key.removeprefix("FSDP_").lower(): value for key, value in environment.items() if key.startswith("FSDP_")
-        }
-        return _by_fsdp(fsdp, "accelerate launch (ACCELERATE_USE_FSDP)")
+        return _by_fsdp(_prefixed(environment, "FSDP_"), "accelerate launch (ACCELERATE_USE_FSDP)")
     if environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        names = {
-            key.removeprefix("ACCELERATE_").removeprefix("DEEPSPEED_").lower(): key
-            for key in environment
-            if key[:11] == "ACCELERATE_"
-        }
-        written: dict[str, Any] = {name: environment[key] for name, key in names.items()}
-        written["deepspeed_config_file"] = written.pop("config_file", None)
+        written = _prefixed(environment, "ACCELERATE_") | _prefixed(environment, "ACCELERATE_DEEPSPEED_")
+        written["deepspeed_config_file"] = written.get("config_file")
         return _by_accelerate_deepspeed(written, "accelerate launch (ACCELERATE_USE_DEEPSPEED)")
     if environment.get("ACCELERATE_USE_MEGATRON_LM", "false").lower() == "true":
         raise ConfigError("Megatron-LM cannot be used", where="accelerate launch", remedy="choose FSDP or DEEPSPEED")
     return None
+
+
+def _prefixed(environment: Mapping[str, str], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix).lower(): value for key, value in environment.items() if key.startswith(prefix)}
 
 
 def _by_fsdp(written: dict[str, Any], origin: str) -> Strategy:
