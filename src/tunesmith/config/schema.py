@@ -373,6 +373,8 @@ class LaunchSection(Section):
     """What starts the processes."""
     deepspeed: str | None = None
     """DeepSpeed configuration: a JSON file, or the name of one that tunesmith brings (``zero3-offload-cpu`` ...)."""
+    nvme_path: str | None = None
+    """Folder on an NVMe disk, for the DeepSpeed configuration ``zero3-offload-nvme``."""
     accelerate_config: str | None = None
     """Configuration file of accelerate, as ``accelerate config`` writes it, for the processes that tunesmith starts."""
 
