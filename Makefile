@@ -37,6 +37,7 @@ bench: install
 
 docs: install
 	@$(BIN)/python scripts/make_reference.py
+	@$(BIN)/python -W ignore scripts/make_memory_table.py
 
 lock: install
 	@$(BIN)/python scripts/make_constraints.py > constraints.txt
