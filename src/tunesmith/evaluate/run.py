@@ -6,7 +6,7 @@ How text is generated, read and scored stands in ``generate``, ``answers`` and `
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,8 +164,12 @@ def evaluate_rows(
     *,
     seed: int = 0,
     progress: Progress | None = None,
+    generator: Callable[..., list[Generation]] | None = None,
 ) -> EvaluationResult:
     """Generate an answer for every row and score it; model, modes and random streams are left as they were.
+
+    Args:
+        generator: what generates in the place of ``generate``, in the same way.
 
     Raises:
         DataError: there are no rows, or some have no prompt or do not say what their answer should be.
@@ -176,7 +180,7 @@ def evaluate_rows(
         raise DataError("there are no rows to evaluate")
     references = _references(builder, rows, task)
     prompts = [builder.prompt(row).input_ids for row in rows]
-    generations = generate(
+    generations = (generator or generate)(
         model,
         tokenizer,
         prompts,

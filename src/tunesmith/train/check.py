@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 from trl import SFTConfig
 
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import Strategy
 from tunesmith.data.batching import items
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import IGNORE_INDEX
@@ -140,8 +141,9 @@ def _check_arguments(resolved: Resolved, precision: Precision, plan: Plan) -> No
         warmup_steps=plan.warmup_steps,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         resuming=False,
+        strategy=Strategy("ddp", "the other ones are checked above, and touch the whole process"),
     )
-    SFTConfig(**keywords | {"report_to": "none", "deepspeed": None})
+    SFTConfig(**keywords | {"report_to": "none"})
 
 
 def _check_trackers(resolved: Resolved) -> None:

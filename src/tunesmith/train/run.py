@@ -20,11 +20,13 @@ from trl import SFTConfig
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import Strategy
 from tunesmith.data.batching import BatchRows, items, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import ConfigError, StorageError, TunesmithError
+from tunesmith.evaluate.generate import generate
 from tunesmith.evaluate.run import evaluate_rows, scalar_metrics
 from tunesmith.evaluate.tasks import choose_task
 from tunesmith.export.merge import merge
@@ -38,6 +40,7 @@ from tunesmith.report.folder import write_json
 from tunesmith.train import checkpoint, deepspeed, trackers
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, Silent, keep_metrics_until
+from tunesmith.train.generation import generate_share
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
 from tunesmith.train.processes import is_main_process, num_processes
@@ -73,7 +76,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener = listener or Silent()
     started = time.perf_counter()
     training = resolved.config.training
-    deepspeed.check(resolved)
+    strategy = deepspeed.check(resolved)
     folder = Path(training.output_dir)
     resume = checkpoint.find(folder, training.resume_from_checkpoint)
     check_folder(folder, resolved, resuming=resume is not None)
@@ -87,9 +90,9 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     model = load_model(resolved, precision)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
     trainer = build_trainer(
-        resolved, model, tokenizer, precision, plan, data, rows, eval_rows, resuming=resume is not None
+        resolved, model, tokenizer, precision, plan, data, rows, eval_rows, strategy, resuming=resume is not None
     )
-    facts = describe(resolved, model, precision, plan, data, trainer)
+    facts = describe(resolved, model, precision, plan, data, trainer, strategy)
     trainer.add_callback(RunLog(folder, listener))
     if samples is not None:
         trainer.add_callback(samples)
@@ -201,6 +204,7 @@ def build_trainer(
     data: PreparedData,
     rows: Dataset,
     eval_rows: Dataset | None,
+    strategy: Strategy,
     *,
     resuming: bool,
 ) -> Trainer:
@@ -214,6 +218,7 @@ def build_trainer(
         warmup_steps=plan.warmup_steps,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         resuming=resuming,
+        strategy=strategy,
     )
     if training.optim.startswith("paged_") and not torch.cuda.is_available():
         notices.say(f"{training.optim}: there is no GPU memory to page, so the optimizer's states stay where they are")
@@ -230,13 +235,14 @@ def build_trainer(
         eval_dataset=eval_rows,
         data_collator=training_collator(resolved, model, tokenizer, precision),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
-        generation_metrics=generation_metrics(resolved, tokenizer, data),
+        generation_metrics=generation_metrics(resolved, tokenizer, data, strategy),
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.check_strategy(strategy)
     return trainer
 
 
@@ -255,7 +261,7 @@ def training_collator(
 
 
 def generation_metrics(
-    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData
+    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData, strategy: Strategy
 ) -> GenerationMetrics | None:
     """The function that scores generated answers at evaluations, or None when nobody asked for it."""
     evaluation = resolved.config.evaluation
@@ -263,15 +269,23 @@ def generation_metrics(
         return None
     rows = data.eval_rows[: evaluation.generate_limit]
     task = choose_task(evaluation.task, data.builder.format_of(rows[0]), rows)
+    generator = generate if strategy.spreads_weights else generate_share
 
     def measure(model: torch.nn.Module) -> dict[str, float]:
-        return scalar_metrics(evaluate_rows(model, tokenizer, data.builder, rows, task, evaluation).metrics)
+        result = evaluate_rows(model, tokenizer, data.builder, rows, task, evaluation, generator=generator)
+        return scalar_metrics(result.metrics)
 
     return measure
 
 
 def describe(
-    resolved: Resolved, model: Any, precision: Precision, plan: Plan, data: PreparedData, trainer: Trainer
+    resolved: Resolved,
+    model: Any,
+    precision: Precision,
+    plan: Plan,
+    data: PreparedData,
+    trainer: Trainer,
+    strategy: Strategy,
 ) -> dict[str, Any]:
     """Facts about a run that is about to start, for people and for ``run.json``."""
     trainable, total = trainable_parameters(model)
@@ -301,7 +315,7 @@ def describe(
             "train_fingerprint": data.train_fingerprint,
             "eval_fingerprint": data.eval_fingerprint,
         },
-        "plan": asdict(plan),
+        "plan": asdict(plan) | {"strategy": strategy.name, "strategy_origin": strategy.origin},
         "seeds": {"seed": trainer.args.seed, "data_seed": trainer.args.data_seed},
     }
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import EvaluationSection
+from tunesmith.config.strategy import chosen
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.rows import Row
 from tunesmith.errors import ConfigError, DataError
@@ -90,7 +91,7 @@ def make_samples(
         first_row: a training row; its format decides how a question becomes a prompt.
 
     Raises:
-        ConfigError: the weights will be spread over processes, so that one of them cannot generate alone.
+        ConfigError: a question alone is no row of this format.
         DataError: the questions cannot be used.
     """
     training = resolved.config.training
@@ -99,12 +100,6 @@ def make_samples(
     if not training.gen_questions_file:
         say("gen_every_n_steps is set and gen_questions_file is not: no samples are written")
         return None
-    if resolved.config.launch.deepspeed:
-        raise ConfigError(
-            "samples during training need the whole model in one process, and DeepSpeed may spread it over several",
-            where=resolved.origins["training.gen_every_n_steps"],
-            remedy="leave out gen_every_n_steps and evaluate checkpoints instead",
-        )
     questions = read_questions(training.gen_questions_file, builder.format_of(first_row), builder)
     return Samples(
         questions,
@@ -113,6 +108,7 @@ def make_samples(
         training.gen_every_n_steps,
         resolved.config.evaluation,
         builder.stop_token_ids(first_row),
+        together=chosen(resolved).spreads_weights,
     )
 
 
@@ -127,6 +123,7 @@ class Samples(TrainerCallback):
         every: optimizer steps between samples.
         settings: how answers are decoded.
         stop_token_ids: tokens that end an answer.
+        together: all processes generate, because the weights are spread over them; the first one alone writes.
     """
 
     def __init__(
@@ -137,6 +134,8 @@ class Samples(TrainerCallback):
         every: int,
         settings: EvaluationSection,
         stop_token_ids: list[int],
+        *,
+        together: bool = False,
     ) -> None:
         self._questions = questions
         self._tokenizer = tokenizer
@@ -144,11 +143,12 @@ class Samples(TrainerCallback):
         self._every = every
         self._settings = settings
         self._stop_token_ids = stop_token_ids
+        self._together = together
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        if state.global_step % self._every or not state.is_world_process_zero:
+        if state.global_step % self._every or not (self._together or state.is_world_process_zero):
             return
         settings = self._settings
         answers = generate(
@@ -163,6 +163,8 @@ class Samples(TrainerCallback):
             stop_token_ids=self._stop_token_ids,
             names=[question.where for question in self._questions],
         )
+        if not state.is_world_process_zero:
+            return
         samples = [
             {"question": question.text, "answer": answer.text, "stopped": answer.stopped}
             for question, answer in zip(self._questions, answers, strict=True)

@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import torch
 import transformers
 from trl import SFTTrainer
 
+from tunesmith.config.strategy import Strategy
 from tunesmith.data.batching import LengthGroupedSampler
-from tunesmith.errors import NumericsError
-from tunesmith.train import checkpoint
+from tunesmith.errors import ModelError, NumericsError
+from tunesmith.train import checkpoint, fsdp
 from tunesmith.train.loss import keeps_logits, label_weight, token_losses
 
 GenerationMetrics = Callable[[torch.nn.Module], dict[str, float]]
@@ -73,6 +74,22 @@ class Trainer(SFTTrainer):
 
     def _base_model(self) -> torch.nn.Module:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def create_accelerator_and_postprocess(self) -> None:
+        with fsdp.possible_on_cpu() if self.args.fsdp else nullcontext():
+            super().create_accelerator_and_postprocess()
+
+    def check_strategy(self, strategy: Strategy) -> None:
+        """Refuse a run whose libraries took another strategy than was asked for.
+
+        Raises:
+            ModelError: they did.
+        """
+        taken = "fsdp2" if self.is_fsdp_enabled else "ddp"
+        if self.is_deepspeed_enabled:
+            taken = f"zero{self.accelerator.state.deepspeed_plugin.zero_stage}"
+        if taken != strategy.name:
+            raise ModelError(f"the strategy is {strategy.name}, and the libraries took {taken}", where=strategy.origin)
 
     # ---- training ----
 
