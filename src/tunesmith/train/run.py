@@ -26,8 +26,7 @@ from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.generate import generate
-from tunesmith.evaluate.run import evaluate_rows, scalar_metrics
-from tunesmith.evaluate.tasks import choose_task
+from tunesmith.evaluate.run import evaluate_rows, scalar_metrics, task_for
 from tunesmith.export.merge import merge
 from tunesmith.export.save import save_model
 from tunesmith.model.load import load_model, trainable_parameters
@@ -234,7 +233,7 @@ def generation_metrics(
     if not evaluation.generate or not data.eval_rows:
         return None
     rows = data.eval_rows[: evaluation.generate_limit]
-    task = choose_task(evaluation.task, data.builder.format_of(rows[0]), rows)
+    task = task_for(evaluation, data.builder, rows)
     generator = generate if strategy.spreads_weights else generate_share
 
     def measure(model: torch.nn.Module) -> dict[str, float]:
