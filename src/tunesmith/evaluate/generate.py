@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.errors import DataError, ModelError
+from tunesmith.evaluate.journal import Answer, Journal, identity
 from tunesmith.notices import say
 
 Progress = Callable[[int, int], None]
@@ -49,6 +50,7 @@ def generate(
     seed: int = 0,
     stop_token_ids: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
+    journal: Journal | None = None,
     on_progress: Progress | None = None,
 ) -> list[Generation]:
     """Continue every prompt; answers come back in the order of the prompts.
@@ -67,6 +69,8 @@ def generate(
         seed: seed of the sampling.
         stop_token_ids: tokens that end an answer; unset, ``default_stop_token_ids``.
         names: where each prompt comes from, for error messages.
+        journal: keeps finished answers; those that an interrupted call with the same model, prompts and settings has
+            left in it are not generated again. The caller removes it when the answers are safe.
         on_progress: told after every batch.
 
     Raises:
@@ -79,10 +83,21 @@ def generate(
     budgets = _budgets(prompts, max_new_tokens, model_positions(model), names)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
-    answers: dict[int, Generation] = {}
+    decides = {
+        "prompts": [list(prompt) for prompt in prompts],
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "stop_token_ids": sorted(stops),
+    }
+    finished = journal.open(decides | identity(model)) if journal is not None else {}
     with _untouched(model), torch.no_grad():
         torch.manual_seed(seed)
         for batch in _batches(prompts, budgets, batch_size):
+            if finished.keys() >= set(batch):
+                continue
             settings = GenerationConfig(
                 max_new_tokens=budgets[batch[0]],
                 do_sample=bool(sampling),
@@ -92,11 +107,14 @@ def generate(
                 use_cache=True,
             )
             settings.update(**sampling)
-            for index, ids in zip(batch, _continue(model, [prompts[index] for index in batch], settings), strict=True):
-                answers[index] = _finish(tokenizer, ids, stops)
+            ids = _continue(model, [prompts[index] for index in batch], settings)
+            answers = {index: _until_stop(new, stops) for index, new in zip(batch, ids, strict=True)}
+            if journal is not None:
+                journal.add(answers.items())
+            finished |= answers
             if on_progress is not None:
-                on_progress(len(answers), len(prompts))
-    return [answers[index] for index in range(len(prompts))]
+                on_progress(len(finished), len(prompts))
+    return [_generation(tokenizer, *finished[index]) for index in range(len(prompts))]
 
 
 def default_stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -164,11 +182,14 @@ def _continue(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings
     return output[:, width:].tolist()
 
 
-def _finish(tokenizer: PreTrainedTokenizerBase, ids: list[int], stops: Sequence[int]) -> Generation:
+def _until_stop(ids: list[int], stops: Sequence[int]) -> Answer:
     end = next((position for position, token in enumerate(ids) if token in stops), None)
-    kept = ids[:end]
-    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Generation(text=text, token_ids=kept, stopped=end is not None)
+    return ids[:end], end is not None
+
+
+def _generation(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], stopped: bool) -> Generation:
+    text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Generation(text=text, token_ids=token_ids, stopped=stopped)
 
 
 @contextlib.contextmanager
