@@ -20,6 +20,9 @@ VERBS: dict[str, str] = {
     "check": "check everything short of training: settings, data, steps, memory, disk",
     "train": "fine-tune a model",
     "evaluate": "judge a model by the answers it writes",
+    "predict": "write a model's answer beside every row of a file",
+    "chat": "talk with a model in the terminal",
+    "serve": "answer over HTTP, as OpenAI's API does",
     "data": "make, prepare and download data",
     "merge": "merge an adapter into its base model",
 }

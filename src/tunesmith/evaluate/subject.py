@@ -81,16 +81,22 @@ def of_configuration(resolved: Resolved) -> Subject:
         section, precision = resolved.config.model, choose_precision(resolved)
         model = load_base(resolved, precision)
         align_types(model)
-        return Inference(model.eval(), precision, resolved, section.tokenizer_name_or_path or section.model_name_or_path)
+        return Inference(
+            model.eval(), precision, resolved, section.tokenizer_name_or_path or section.model_name_or_path
+        )
 
     return Subject(resolved.config.model.model_name_or_path, resolved, load)
 
 
 def _of_run(name: str, path: Path, home: Path, settings: Sequence[str]) -> Subject:
+    from tunesmith.export.inference import settings_of
+
     resolved = read_record(home).resolved
     final = resolved.config.training.final_subdir
     folder = home / final if home == path and final else path
     part = "" if folder in (home, home / final if final else home) else path.name
+    # what lies beside the model are texts, while the record may name files that are not on this machine
+    resolved = from_values(resolved.values() | settings_of(folder), resolved.origins)
     return _trained(name, folder, _with_settings(resolved, settings), home / EVALUATION / part)
 
 
