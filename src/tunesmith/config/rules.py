@@ -150,27 +150,44 @@ def best_model_is_saved(resolved: Resolved) -> Problem | None:
     return None
 
 
+def _is_of_tokens(metric: str) -> bool:
+    """Whether every evaluation gives the metric, answers generated or not."""
+    return metric.removeprefix("eval_") in ("loss", "token_accuracy")
+
+
 @rule
 def metric_is_computed(resolved: Resolved) -> Problem | None:
     metric = resolved.config.training.metric_for_best_model
-    if metric is None or metric.removeprefix("eval_") == "loss" or resolved.config.evaluation.generate:
+    if metric is None or _is_of_tokens(metric) or resolved.config.evaluation.generate:
         return None
     return Problem(
         ("training.metric_for_best_model", "evaluation.generate"),
         f"{metric} comes from generated answers, and evaluation.generate is off",
-        "set evaluation.generate true, or metric_for_best_model eval_loss",
+        "set evaluation.generate true, or metric_for_best_model eval_loss or eval_token_accuracy",
     )
 
 
 @rule
 def best_metric_at_every_evaluation(resolved: Resolved) -> Problem | None:
     metric, evaluation = resolved.config.training.metric_for_best_model, resolved.config.evaluation
-    if metric is None or metric.removeprefix("eval_") == "loss" or evaluation.generate_every == 1:
+    if metric is None or _is_of_tokens(metric) or evaluation.generate_every == 1:
         return None
     return Problem(
         ("training.metric_for_best_model", "evaluation.generate_every"),
         f"{metric} is missing at evaluations without generation (generate_every {evaluation.generate_every})",
         "set generate_every 1 and evaluate less often",
+    )
+
+
+@rule
+def sample_has_a_size(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.generate_seed is None or evaluation.generate_limit is not None:
+        return None
+    return Problem(
+        ("evaluation.generate_seed", "evaluation.generate_limit"),
+        "generate_seed draws a sample, and nothing says how large it is",
+        "give generate_limit",
     )
 
 

@@ -25,6 +25,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation.streamers import BaseStreamer
 
 LEAST_PREFIX = 16
 """A shared beginning of fewer tokens is not worth a pass of its own."""
@@ -113,7 +114,11 @@ def shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> P
 
 
 def continue_batch(
-    model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding, prefix: Prefix | None
+    model: PreTrainedModel,
+    jobs: Sequence[Job],
+    decoding: Decoding,
+    prefix: Prefix | None,
+    streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
     """New token ids of every job, padded behind their stop token; the jobs have one budget.
 
@@ -134,7 +139,7 @@ def continue_batch(
     while rows:
         # Position ids are left to transformers, which counts them from the attention mask: the first real token is 0.
         config = decoding.config(budget - ids.shape[1] + width)
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {} if streamer is None else {"streamer": streamer}
         if draws is not None:
             more["logits_processor"] = LogitsProcessorList([_Sampled(draws[rows], width, decoding)])
         if cache is not None:

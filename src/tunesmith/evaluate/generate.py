@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate.decoding import Decoding, Job, continue_batch, shared_prefix
@@ -53,6 +53,7 @@ def generate(
     names: Sequence[str] | None = None,
     journal: Journal | None = None,
     on_progress: Progress | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> list[Generation]:
     """Continue every prompt; answers come back in the order of the prompts.
 
@@ -73,6 +74,7 @@ def generate(
         journal: keeps finished answers; those that an interrupted call with the same model, prompts and settings has
             left in it are not generated again. The caller removes it when the answers are safe.
         on_progress: told after every batch.
+        on_text: given the text of the answer as it comes, where there is one prompt.
 
     Raises:
         DataError: a prompt is empty or leaves no position for an answer.
@@ -95,7 +97,8 @@ def generate(
         for batch in _batches(jobs, batch_size):
             if all(job.index in answers for job in batch):
                 continue
-            ids = continue_batch(model, batch, decoding, prefix)
+            streamer = _Spoken(tokenizer, on_text) if on_text is not None else None
+            ids = continue_batch(model, batch, decoding, prefix, streamer)
             finished = {job.index: _until_stop(new, stops) for job, new in zip(batch, ids, strict=True)}
             answers |= finished
             if journal is not None:
@@ -103,6 +106,17 @@ def generate(
             if on_progress is not None:
                 on_progress(len(answers), len(prompts))
     return [_generation(tokenizer, *answers[index]) for index in range(len(prompts))]
+
+
+class _Spoken(TextStreamer):
+    """Hands on the words of one answer as soon as no later token can change them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        self._on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._on_text(text)
 
 
 def default_stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -170,7 +170,12 @@ def placement(resolved: Resolved) -> dict[str, Any] | str | None:
 
 
 def load_for_inference(
-    name: str | Path, *, base: str | None = None, device_map: str | None = None, quantized: bool = True
+    name: str | Path,
+    *,
+    base: str | None = None,
+    device_map: str | None = None,
+    quantized: bool = True,
+    trained: bool = True,
 ) -> Inference:
     """A finished run, one of its checkpoints, an adapter, or any model, as it was trained.
 
@@ -183,6 +188,7 @@ def load_for_inference(
         base: another place of the adapter's base.
         device_map: another placement than the run's.
         quantized: false loads the base without the run's quantization.
+        trained: false loads the model of a run or an adapter as it was before training.
 
     Raises:
         ModelError: parts are missing, or the adapter does not belong to the base.
@@ -194,7 +200,7 @@ def load_for_inference(
     settings = dict(record.get("settings", {}))
     if is_adapter and base is None and not settings:
         base = read_lora_config(folder).base_model_name_or_path
-    if not is_adapter:
+    if not is_adapter and trained:
         base = str(name)
         settings |= {"model.tokenizer_name_or_path": None, "adapter.use_lora": False, "model.revision": None}
     if base is not None:
@@ -207,17 +213,17 @@ def load_for_inference(
     )  # one process answers
     if not torch.cuda.is_available() and device_map is None:
         settings |= {"model.device_map": "auto", "launch.gpu_id": None}  # the run's device is not on this machine
-    if not quantized or not is_adapter:
+    if not quantized or (trained and not is_adapter):
         settings |= {"quantization.load_in_4bit": False, "quantization.load_in_8bit": False}
     # Evaluation may stand on another machine than training did: what was written for training yields here, aloud.
     resolved = from_values(settings, dict.fromkeys(settings, f"{DEFAULT} of the run"))
-    trained = _trained_precision(record) or choose_precision(resolved)
-    precision = possible_here(trained, resolved)
-    held_in = weights_dtype(resolved, trained) if record else precision.torch_dtype
+    intended = _trained_precision(record) or choose_precision(resolved)
+    precision = possible_here(intended, resolved)
+    held_in = weights_dtype(resolved, intended) if record else precision.torch_dtype
     model: PreTrainedModel | PeftModel = load_base(resolved, precision, held_in)
     if precision.dtype == "float32" and not is_quantized(resolved.config.quantization):
         model = model.float()  # exact; weights that training held in 16 bits are multiplied in 32
-    if is_adapter:
+    if is_adapter and trained:
         section = resolved.config.model
         located = source.locate(section.model_name_or_path, section.revision)
         model = load_adapter_strictly(model, folder, fingerprint(source.local_folder(located, section.revision)))

@@ -33,12 +33,12 @@ def best_metric(resolved: Resolved) -> str | None:
 
 
 def greater_is_better(resolved: Resolved) -> bool | None:
-    """Direction of the best metric: as set, else smaller for losses and greater for everything else."""
+    """Direction of the best metric: as set, else smaller for losses and rates of failure, greater for all others."""
     metric = best_metric(resolved)
     if metric is None:
         return None
     asked = resolved.config.training.greater_is_better
-    return asked if asked is not None else not metric.endswith(("loss", "perplexity"))
+    return asked if asked is not None else not metric.endswith(("loss", "failure_rate"))
 
 
 def sampling(resolved: Resolved) -> str:

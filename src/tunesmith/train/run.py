@@ -5,6 +5,7 @@ Everything that can be checked without weights is checked before weights are loa
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -25,8 +26,10 @@ from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import TunesmithError
-from tunesmith.evaluate.generate import generate
-from tunesmith.evaluate.run import evaluate_rows, scalar_metrics, task_for
+from tunesmith.evaluate.generate import default_stop_token_ids
+from tunesmith.evaluate.run import EVALUATION
+from tunesmith.export import inference
+from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.merge import merge
 from tunesmith.export.save import save_model
 from tunesmith.model.load import load_model, trainable_parameters
@@ -35,19 +38,20 @@ from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 from tunesmith.report import record
 from tunesmith.report.folder import write_json
+from tunesmith.report.plots import CURVES, draw_curves
 from tunesmith.train import checkpoint, deepspeed, trackers
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, Silent, keep_metrics_until
-from tunesmith.train.generation import generate_share
+from tunesmith.train.judging import Judge, make_judge
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
 from tunesmith.train.processes import is_main_process, num_processes, process_seed
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.samples import make_samples
 from tunesmith.train.start import check_agreement, check_batches, starting_point
-from tunesmith.train.trainer import GenerationMetrics, Trainer
+from tunesmith.train.trainer import Trainer
 
-OWN_FILES = (record.RECORD, METRICS, "ledger.json", "evaluation", "gen_results", "inference.json")
+OWN_FILES = (record.RECORD, METRICS, "ledger.json", EVALUATION, "gen_results", CURVES, "inference.json")
 """What a run leaves in its folder beside the model; replaced with ``overwrite_output_dir``."""
 
 
@@ -70,22 +74,36 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     resume = starting_point(resolved)
     tokenizer = load_tokenizer(resolved.config.model)
     data = prepare(resolved, tokenizer)
-    samples = make_samples(resolved, tokenizer, data.builder, data.first_row)
+    judge = make_judge(resolved, tokenizer, data)
+    precision = choose_precision(resolved)
+    samples = make_samples(resolved, tokenizer, data, precision)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
     plan = make_plan(resolved, len(rows), num_processes())
     if resume is not None:
         check_batches(resume, resolved, plan)
-    precision = choose_precision(resolved)
     set_seed(training.seed)
     model = load_model(resolved, precision)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    contract = promise(resolved, model, data)
+    tokenizer.chat_template = chat_template(data.builder, data.first_row) or tokenizer.chat_template
     trainer = build_trainer(
-        resolved, model, tokenizer, precision, plan, data, rows, eval_rows, strategy, resuming=resume is not None
+        resolved,
+        model,
+        tokenizer,
+        precision,
+        plan,
+        judge,
+        rows,
+        eval_rows,
+        strategy,
+        contract,
+        resuming=resume is not None,
     )
     check_agreement(resume)
     facts = describe(resolved, model, precision, plan, data, trainer, strategy)
     trainer.add_callback(RunLog(folder, listener))
     if samples is not None:
+        samples.show_in(trainer.callback_handler.callbacks)
         trainer.add_callback(samples)
     if is_main_process():
         begin_folder(folder, resolved, command, facts, data, resume)
@@ -104,14 +122,15 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener.finished()
     if is_main_process() and isinstance(data.train, ExampleStream):
         write_ledger(folder, data)
-    model_folder = finish_folder(resolved, trainer, tokenizer, precision, folder)
+    model_folder = finish_folder(resolved, trainer, tokenizer, precision, folder, contract)
     seconds = time.perf_counter() - started
-    metrics = final_metrics(trainer)
+    best = best_evaluation(trainer)
+    metrics = final_metrics(trainer, best)
     if is_main_process():
+        draw(folder, best)
         result = {"steps": trainer.state.global_step, "seconds": round(seconds, 1), "metrics": metrics}
-        record.finish(
-            folder, "finished", {"result": result, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
-        )
+        kept = {"best": best, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
+        record.finish(folder, "finished", {"result": result, **kept})
     return TrainResult(folder, model_folder, trainer.state.global_step, seconds, metrics)
 
 
@@ -160,16 +179,24 @@ class ReadRows:
         return joined([row], weighted=True) if isinstance(row, Example) else row
 
 
+def promise(resolved: Resolved, model: Any, data: PreparedData) -> Contract:
+    """How the finished model will want to be asked, and where its answers end."""
+    builder, row = data.builder, data.first_row
+    stops = dict.fromkeys([*builder.stop_token_ids(row), *default_stop_token_ids(model, builder.tokenizer)])
+    return make_contract(builder, row, resolved.config.evaluation, model.generation_config, list(stops))
+
+
 def build_trainer(
     resolved: Resolved,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     precision: Precision,
     plan: Plan,
-    data: PreparedData,
+    judge: Judge | None,
     rows: Dataset,
     eval_rows: Dataset | None,
     strategy: Strategy,
+    contract: Contract,
     *,
     resuming: bool,
 ) -> Trainer:
@@ -200,10 +227,11 @@ def build_trainer(
         eval_dataset=eval_rows,
         data_collator=training_collator(resolved, model, tokenizer, precision),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
-        generation_metrics=generation_metrics(resolved, tokenizer, data, strategy),
+        generation_metrics=judge,
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
+        complete_checkpoint=lambda saved: inference.write(saved, contract),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
@@ -223,24 +251,6 @@ def training_collator(
     if batching in ("padded", "length_grouped"):
         return Collator(batching, tokenizer.pad_token_id)
     return Collator(batching, tokenizer.pad_token_id, boundaries=keep_examples_apart(model, precision))
-
-
-def generation_metrics(
-    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData, strategy: Strategy
-) -> GenerationMetrics | None:
-    """The function that scores generated answers at evaluations, or None when nobody asked for it."""
-    evaluation = resolved.config.evaluation
-    if not evaluation.generate or not data.eval_rows:
-        return None
-    rows = data.eval_rows[: evaluation.generate_limit]
-    task = task_for(evaluation, data.builder, rows)
-    generator = generate if strategy.spreads_weights else generate_share
-
-    def measure(model: torch.nn.Module) -> dict[str, float]:
-        result = evaluate_rows(model, tokenizer, data.builder, rows, task, evaluation, generator=generator)
-        return scalar_metrics(result.metrics)
-
-    return measure
 
 
 def describe(
@@ -302,6 +312,9 @@ def begin_folder(
             shutil.rmtree(old.path)
     else:
         keep_metrics_until(folder, resume.step)
+        for later in (folder / EVALUATION).glob("step-*"):
+            if int(later.name.partition("-")[2]) > resume.step:
+                shutil.rmtree(later)
         facts = facts | {"resumed_from": {"checkpoint": resume.path.name, "step": resume.step}}
     write_ledger(folder, data)
     record.begin(folder, resolved, command, facts)
@@ -315,7 +328,12 @@ def write_ledger(folder: Path, data: PreparedData) -> None:
 
 
 def finish_folder(
-    resolved: Resolved, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, precision: Precision, folder: Path
+    resolved: Resolved,
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    precision: Precision,
+    folder: Path,
+    contract: Contract,
 ) -> Path:
     """Write the finished model and return its folder."""
     training = resolved.config.training
@@ -325,7 +343,7 @@ def finish_folder(
     whole = deepspeed.gathered_weights(model)
     if is_main_process():
         adapter_folder = model_folder / "lora_weights" if merged_too else model_folder
-        save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole)
+        save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole, contract=contract)
         if merged_too:
             stage = model_folder / ".merged"
             shutil.rmtree(stage, ignore_errors=True)
@@ -337,15 +355,34 @@ def finish_folder(
     return model_folder
 
 
-def final_metrics(trainer: Trainer) -> dict[str, Any]:
-    """The last training loss and the metrics of the last (or best) evaluation."""
-    history = trainer.state.log_history
-    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+def best_evaluation(trainer: Trainer) -> dict[str, Any] | None:
+    """``step``, ``metric`` and ``value`` of the best evaluation; None where nothing depends on which one it is."""
+    metric = trainer.args.metric_for_best_model
+    # what is measured before the first step is not in the running: no checkpoint holds it
+    values = [(entry[metric], entry["step"]) for entry in trainer.state.log_history if entry["step"] and metric in entry]
+    finite = [value for value in values if math.isfinite(value[0])]
+    if not finite:
+        return None
+    value, step = (max if trainer.args.greater_is_better else min)(finite, key=lambda pair: pair[0])
+    return {"step": step, "metric": metric, "value": value}
+
+
+def draw(folder: Path, best: dict[str, Any] | None) -> None:
+    """Draw the curves of the run; a finished run is not lost because its picture is."""
+    try:
+        draw_curves(folder, best_step=best["step"] if best else None)
+    except Exception as error:  # matplotlib has many ways to fail, and none of them concerns the model
+        notices.say(f"{CURVES} could not be drawn ({type(error).__name__}: {error})")
+
+
+def final_metrics(trainer: Trainer, best: dict[str, Any] | None) -> dict[str, Any]:
+    """The last training loss, and the metrics of the last evaluation or, where the best model is kept, of that one's."""
+    step = best["step"] if best is not None and trainer.args.load_best_model_at_end else None
     metrics: dict[str, Any] = {}
-    for entry in history:
+    for entry in trainer.state.log_history:
         if "loss" in entry:
             metrics["loss"] = entry["loss"]
-        if "eval_loss" in entry and (best is None or entry["step"] == best):
+        if "eval_loss" in entry and step in (None, entry["step"]):
             metrics |= {key: value for key, value in entry.items() if key.startswith("eval_") and key != "eval_runtime"}
     return metrics
 
