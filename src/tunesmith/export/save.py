@@ -22,7 +22,15 @@ from tunesmith import assets
 from tunesmith.config.schema import ModelSection
 from tunesmith.errors import StorageError
 from tunesmith.model import source
-from tunesmith.model.adapters import ADAPTER_WEIGHTS, FINGERPRINT_KEY, adapter_tensors, portable_tensors
+from tunesmith.model.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CHECKSUM_KEY,
+    FINGERPRINT_KEY,
+    adapter_tensors,
+    checksum,
+    portable_tensors,
+)
 from tunesmith.model.fingerprint import fingerprint
 
 STAGE = ".saving"
@@ -44,7 +52,7 @@ def save_model(
     ``adapter_config.json`` names the base as it was given; ``nano-mistral`` becomes the folder inside the package, so
     that PEFT alone can open the adapter on this machine (``run.json`` keeps the name). The base's fingerprint stands in
     the metadata of the adapter's weights. Adapters that took their start out of the base (PiSSA, OLoRA) are saved in
-    the form that fits the untouched base.
+    the form that fits the untouched base. A checksum over weights and configuration stands beside the fingerprint.
 
     Args:
         output_dir: the run folder, or any other.
@@ -97,9 +105,11 @@ def _write_adapter(
         "inference_mode": True,
     }
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
-    (stage / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    (stage / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
     folder = source.local_folder(source.locate(base.model_name_or_path, base.revision), base.revision)
-    save_file(tensors, stage / ADAPTER_WEIGHTS, metadata={"format": "pt", FINGERPRINT_KEY: fingerprint(folder)})
+    marks = {FINGERPRINT_KEY: fingerprint(folder), CHECKSUM_KEY: checksum(tensors, json.loads(text))}
+    save_file(tensors, stage / ADAPTER_WEIGHTS, metadata={"format": "pt"} | marks)
     _sort_metadata(stage / ADAPTER_WEIGHTS)
     return tensors
 
