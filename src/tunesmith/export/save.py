@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
 from tunesmith import assets
@@ -43,6 +43,7 @@ def save_model(
     base: ModelSection,
     *,
     state_dict: Mapping[str, torch.Tensor] | None = None,
+    max_shard_size: str | None = None,
 ) -> list[str]:
     """Save an adapter, or the whole model where there is none, with everything that is needed to use it.
 
@@ -58,6 +59,7 @@ def save_model(
         output_dir: the run folder, or any other.
         base: the section that names the base.
         state_dict: the model's gathered weights, where it is spread over several processes.
+        max_shard_size: largest file of a whole model's weights (``2GB``); unset, the library's default.
 
     Returns:
         The names of the written files.
@@ -73,8 +75,8 @@ def save_model(
         if isinstance(model, PeftModel):
             expected = _write_adapter(model, stage, base, state_dict)
         else:
-            expected = _write_full(model, stage, state_dict)
-        _write_generation_defaults(model, stage)
+            expected = _write_full(model, stage, state_dict, max_shard_size)
+        write_generation_defaults(getattr(model, "generation_config", None), stage)
         tokenizer.save_pretrained(stage)
         _verify(stage, expected)
         written = _put_in_place(stage, target)
@@ -128,23 +130,23 @@ def _sort_metadata(path: Path) -> None:
 
 
 def _write_full(
-    model: PreTrainedModel, stage: Path, state_dict: Mapping[str, torch.Tensor] | None
+    model: PreTrainedModel, stage: Path, state_dict: Mapping[str, torch.Tensor] | None, max_shard_size: str | None
 ) -> dict[str, torch.Tensor]:
+    size = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     use_cache = model.config.use_cache
     model.config.use_cache = True  # training switches the cache off; who loads the model wants to generate with it
     try:
-        model.save_pretrained(stage, state_dict=None if state_dict is None else dict(state_dict))
+        model.save_pretrained(stage, state_dict=None if state_dict is None else dict(state_dict), **size)
     finally:
         model.config.use_cache = use_cache
     # The library writes some architectures under the names that their publishers gave the weights.
     return dict(revert_weight_conversion(model, dict(state_dict if state_dict is not None else model.state_dict())))
 
 
-def _write_generation_defaults(model: PreTrainedModel | PeftModel, stage: Path) -> None:
+def write_generation_defaults(defaults: GenerationConfig | None, folder: Path) -> None:
     """Write them as they are; saving through the library would refuse some that published models carry."""
-    defaults = getattr(model, "generation_config", None)
     if defaults is not None:
-        (stage / "generation_config.json").write_text(defaults.to_json_string(), encoding="utf-8")
+        (folder / "generation_config.json").write_text(defaults.to_json_string(), encoding="utf-8")
 
 
 def _verify(stage: Path, expected: Mapping[str, torch.Tensor]) -> None:

@@ -252,10 +252,20 @@ def load_adapter_strictly(
     adapted = attach_adapter(model, config)
     _compare(file.tensors, get_peft_model_state_dict(adapted, save_embedding_layers=False), path)
     _check_unchanged(file, folder, recorded_checksum)
-    set_peft_model_state_dict(adapted, file.tensors, low_cpu_mem_usage=model.device.type == "meta")
+    if model.device.type == "meta":
+        _make_room(adapted)
+    set_peft_model_state_dict(adapted, file.tensors)
     for parameter in adapted.parameters():
         parameter.requires_grad = False
     return adapted.eval()
+
+
+def _make_room(adapted: PeftModel) -> None:
+    """Give what belongs to the adapter memory on the cpu, beside a base that has none."""
+    for module in adapted.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                setattr(module, name, torch.nn.Parameter(torch.empty_like(parameter, device="cpu")))
 
 
 def _check_unchanged(file: AdapterFile, folder: Path, recorded: str | None) -> None:

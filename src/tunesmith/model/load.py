@@ -86,9 +86,7 @@ def load_base(resolved: Resolved, precision: Precision, dtype: torch.dtype | Non
     """
     section = resolved.config.model
     located = source.locate(section.model_name_or_path, section.revision)
-    keywords: dict[str, Any] = {"trust_remote_code": source.may_run_code(section, located)}
-    if section.revision and not Path(located).is_dir():
-        keywords["revision"] = section.revision
+    keywords = source.loading_keywords(section, located)
     config = _open(AutoConfig.from_pretrained, located, section.model_name_or_path, keywords)
     check_not_quantized(config, section.model_name_or_path)
     model: PreTrainedModel = _open(
@@ -251,7 +249,11 @@ def load_for_inference(
         ModelError: parts are missing, or the adapter does not belong to the base, or was changed.
         UnsafeError: something would run code, or open a pickle.
     """
-    how = finished(name, base=base, device_map=device_map, quantized=quantized)
+    return load_finished(finished(name, base=base, device_map=device_map, quantized=quantized))
+
+
+def load_finished(how: Finished) -> Inference:
+    """Load what ``finished`` found; see ``load_for_inference``."""
     resolved, precision = how.resolved, how.precision
     model: PreTrainedModel | PeftModel = load_base(resolved, precision, how.held_in)
     if precision.dtype == "float32" and not is_quantized(resolved.config.quantization):

@@ -91,7 +91,9 @@ class _ExactForward:
         return F.linear(inputs.float(), _dequantized(self.layer).float(), self.layer.bias)
 
 
-def rounded_as_loaded(skeleton: PreTrainedModel, config: BitsAndBytesConfig) -> Callable[[str, torch.Tensor], torch.Tensor]:
+def rounded_as_loaded(
+    skeleton: PreTrainedModel, config: BitsAndBytesConfig
+) -> Callable[[str, torch.Tensor], torch.Tensor]:
     """A function from a weight's name and value to what remains of it when the whole model is loaded in few bits.
 
     The library's own quantizer works on one weight at a time; weights that it leaves alone come back as they are.
