@@ -60,7 +60,7 @@ TOLERANCES = {
 """By the number format of the merged weights. float32 holds them exactly; rounding to 11 and 8 bits moves logits."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Questions:
     """What both models are asked.
 

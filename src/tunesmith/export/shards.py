@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from tunesmith.errors import ModelError, StorageError
 from tunesmith.model import source
@@ -197,7 +197,9 @@ def write_shards(folded: Fold, stage: Path, dtype: torch.dtype, max_shard_size: 
         StorageError: a shard reads back otherwise than it was written.
     """
     model = folded.base.model
-    state = {name: _cast(tensor, dtype) for name, tensor in model.state_dict().items() if name in folded.base.files}
+    shapes = model.state_dict()
+    # in the library's order, which decides what goes into which file
+    state = {name: _cast(shapes[name], dtype) for name in sorted(folded.base.files, key=dot_natural_key)}
     plan = split_torch_state_dict_into_shards(state, filename_pattern=_PATTERN, max_shard_size=max_shard_size)
     for file, names in plan.filename_to_tensors.items():
         shard = {name: _cast(folded(name), dtype) for name in names}

@@ -25,6 +25,7 @@ from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import ConfigError, StorageError, TunesmithError
+from tunesmith.evaluate.prompts import questions_for
 from tunesmith.evaluate.run import evaluate_rows, scalar_metrics
 from tunesmith.evaluate.tasks import choose_task
 from tunesmith.export.merge import merge
@@ -350,7 +351,7 @@ def finish_folder(
         if merged_too:
             stage = model_folder / ".merged"
             shutil.rmtree(stage, ignore_errors=True)
-            merge(adapter_folder, stage, dtype=precision.dtype)
+            merge(adapter_folder, stage, dtype=precision.dtype, questions=questions_for(adapter_folder))
             for file in stage.iterdir():
                 file.replace(model_folder / file.name)
             stage.rmdir()
