@@ -70,7 +70,7 @@ def as_questions(
     room = min(LONGEST, _positions(resolved) - Questions.max_new_tokens)
     return Questions(
         prompts=[_prompt(builder, row)[-room:] for row in rows],
-        sources=[row.where for row in rows],
+        sources=[row.where.replace("\\", "/").rpartition("/")[2] for row in rows],  # a proof travels; folders stay here
         kind=kind,
         stop_token_ids=builder.stop_token_ids(rows[0]),
     )

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tunesmith.errors import ModelError, NumericsError, StorageError
 from tunesmith.export import proof, shards
+from tunesmith.export.card import run_folder_of, write_card
 from tunesmith.export.save import save_model, write_generation_defaults
 from tunesmith.model import source
 from tunesmith.model.adapters import ADAPTER_CONFIG, load_adapter_strictly
@@ -32,6 +33,8 @@ from tunesmith.report.record import versions
 BaseKind = Literal["trained", "original"]
 DTypeName = Literal["float32", "bfloat16", "float16"]
 MAX_SHARD_SIZE = "2GB"
+COMPANIONS = ("generation_config.json", "inference.json")
+"""Files beside the adapter that hold for the merged model as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ def merge(
         if questions is not None:
             evidence = _prove(how, stage, work, questions, dtype, base, in_memory)
         shutil.rmtree(work)
+        write_card(run_folder_of(folder), stage, "merged")
         if target.exists():
             target.rmdir()
         stage.replace(target)
@@ -142,14 +146,17 @@ def write_merged(
         merged = fold_in_memory(how, base).to(getattr(torch, dtype))
         merged.config.dtype = getattr(torch, dtype)
         save_model(merged, tokenizer, stage, section, max_shard_size=max_shard_size)
-        return why_not
-    try:
-        shards.write_shards(fold, stage, getattr(torch, dtype), max_shard_size)
-        write_generation_defaults(shards.generation_defaults(shape, section.revision), stage)
-        tokenizer.save_pretrained(stage)
-    except OSError as error:
-        raise StorageError(f"cannot write: {error.strerror or error}", where=str(stage)) from error
-    return None
+    else:
+        try:
+            shards.write_shards(fold, stage, getattr(torch, dtype), max_shard_size)
+            write_generation_defaults(shards.generation_defaults(shape, section.revision), stage)
+            tokenizer.save_pretrained(stage)
+        except OSError as error:
+            raise StorageError(f"cannot write: {error.strerror or error}", where=str(stage)) from error
+    for name in COMPANIONS:
+        if (how.folder / name).is_file():
+            shutil.copyfile(how.folder / name, stage / name)
+    return why_not
 
 
 def fold_in_memory(how: Finished, base: BaseKind) -> PreTrainedModel:

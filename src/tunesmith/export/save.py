@@ -183,12 +183,12 @@ def _put_in_place(stage: Path, target: Path) -> list[str]:
     for file in files:
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-        file.chmod(_file_mode())  # safetensors makes its files readable to their owner alone
+        file.chmod(file_mode())  # safetensors makes its files readable to their owner alone
         file.replace(target / file.name)
     return [file.name for file in files]
 
 
-def _file_mode() -> int:
+def file_mode() -> int:
     """The mode that this process's ordinary files get."""
     mask = os.umask(0)
     os.umask(mask)

@@ -23,6 +23,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from tunesmith.errors import ModelError, StorageError
+from tunesmith.export.save import file_mode
 from tunesmith.model import source
 from tunesmith.model.adapters import load_adapter_strictly, read_lora_config
 from tunesmith.model.load import Finished
@@ -204,6 +205,7 @@ def write_shards(folded: Fold, stage: Path, dtype: torch.dtype, max_shard_size: 
     for file, names in plan.filename_to_tensors.items():
         shard = {name: _cast(folded(name), dtype) for name in names}
         save_file(shard, stage / file, metadata={"format": "pt"})
+        (stage / file).chmod(file_mode())  # safetensors makes its files readable to their owner alone
         _check_shard(stage / file, shard)
     if plan.is_sharded:
         sizes = {"total_parameters": model.num_parameters(), **plan.metadata}

@@ -28,8 +28,11 @@ from tunesmith.errors import ConfigError, StorageError, TunesmithError
 from tunesmith.evaluate.prompts import questions_for
 from tunesmith.evaluate.run import evaluate_rows, scalar_metrics
 from tunesmith.evaluate.tasks import choose_task
+from tunesmith.export.card import CARD, write_card
 from tunesmith.export.merge import merge
+from tunesmith.export.proof import PROOF
 from tunesmith.export.save import save_model
+from tunesmith.model.adapters import ADAPTER_CONFIG, read_adapter
 from tunesmith.model.load import load_model, trainable_parameters
 from tunesmith.model.precision import Precision, choose_precision
 from tunesmith.model.segments import keep_examples_apart
@@ -45,7 +48,7 @@ from tunesmith.train.processes import is_main_process, num_processes
 from tunesmith.train.samples import make_samples
 from tunesmith.train.trainer import GenerationMetrics, Trainer
 
-OWN_FILES = (record.RECORD, METRICS, "ledger.json", "evaluation", "gen_results", "inference.json")
+OWN_FILES = (record.RECORD, METRICS, "ledger.json", "evaluation", "gen_results", "inference.json", CARD, PROOF)
 """What a run leaves in its folder beside the model; replaced with ``overwrite_output_dir``."""
 
 
@@ -115,9 +118,9 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     metrics = final_metrics(trainer)
     if is_main_process():
         result = {"steps": trainer.state.global_step, "seconds": round(seconds, 1), "metrics": metrics}
-        record.finish(
-            folder, "finished", {"result": result, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
-        )
+        facts = {"result": result, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
+        record.finish(folder, "finished", facts | adapter_record(folder, adapter_folder_of(resolved, model_folder)))
+        write_cards(resolved, folder, model_folder)
     return TrainResult(folder, model_folder, trainer.state.global_step, seconds, metrics)
 
 
@@ -342,13 +345,12 @@ def finish_folder(
     """Write the finished model and return its folder."""
     training = resolved.config.training
     model_folder = folder / training.final_subdir if training.final_subdir else folder
-    merged_too = training.save_merged_model and resolved.config.adapter.use_lora
+    adapter_folder = adapter_folder_of(resolved, model_folder)
     model = trainer.accelerator.unwrap_model(trainer.model)
     whole = deepspeed.gathered_weights(model)
     if is_main_process():
-        adapter_folder = model_folder / "lora_weights" if merged_too else model_folder
         save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole)
-        if merged_too:
+        if adapter_folder != model_folder:
             stage = model_folder / ".merged"
             shutil.rmtree(stage, ignore_errors=True)
             merge(adapter_folder, stage, dtype=precision.dtype, questions=questions_for(adapter_folder))
@@ -357,6 +359,31 @@ def finish_folder(
             stage.rmdir()
     trainer.accelerator.wait_for_everyone()
     return model_folder
+
+
+def adapter_folder_of(resolved: Resolved, model_folder: Path) -> Path:
+    """Where the adapter goes: beside the merged model into a folder of its own."""
+    merged_too = resolved.config.training.save_merged_model and resolved.config.adapter.use_lora
+    return model_folder / "lora_weights" if merged_too else model_folder
+
+
+def adapter_record(folder: Path, adapter_folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says of the saved adapter, so that a later change of it is noticed; nothing without one."""
+    if not (adapter_folder / ADAPTER_CONFIG).is_file():
+        return {}
+    place = adapter_folder.relative_to(folder).as_posix()
+    return {"adapter": {"folder": place, "checksum": read_adapter(adapter_folder).checksum}}
+
+
+def write_cards(resolved: Resolved, folder: Path, model_folder: Path) -> None:
+    """The model card beside each model of the run."""
+    adapter_folder = adapter_folder_of(resolved, model_folder)
+    if not resolved.config.adapter.use_lora:
+        write_card(folder, model_folder, "full")
+        return
+    write_card(folder, adapter_folder, "adapter")
+    if adapter_folder != model_folder:
+        write_card(folder, model_folder, "merged")
 
 
 def final_metrics(trainer: Trainer) -> dict[str, Any]:
