@@ -21,7 +21,8 @@ VERBS: dict[str, str] = {
     "train": "fine-tune a model",
     "evaluate": "judge a model by the answers it writes",
     "data": "make, prepare and download data",
-    "merge": "merge an adapter into its base model",
+    "merge": "merge an adapter into its base model, and prove that it answers as before",
+    "push": "upload a finished model to the hub",
 }
 """Verb -> what it does, in the order of the help."""
 

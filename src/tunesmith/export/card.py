@@ -113,12 +113,16 @@ def clean(value: object, *, code: bool = False) -> str:
     Args:
         code: the text stands in a code block, where only backticks matter.
     """
-    text = " ".join(str(value).split())
-    text = _ABSOLUTE.sub(".../", text)
+    text = shorten_folders(" ".join(str(value).split()))
     text = "".join(character for character in text if character.isprintable())
     if code:
         return text.replace("`", "'")
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text)
+
+
+def shorten_folders(text: str) -> str:
+    """The text with ``.../`` in the place of each absolute folder."""
+    return _ABSOLUTE.sub(".../", text)
 
 
 def _front_matter(records: Records, kind: Kind, base: str) -> str:

@@ -28,6 +28,7 @@ from tunesmith.errors import ConfigError, StorageError, TunesmithError
 from tunesmith.evaluate.prompts import questions_for
 from tunesmith.evaluate.run import evaluate_rows, scalar_metrics
 from tunesmith.evaluate.tasks import choose_task
+from tunesmith.export import hub
 from tunesmith.export.card import CARD, write_card
 from tunesmith.export.merge import merge
 from tunesmith.export.proof import PROOF
@@ -121,6 +122,8 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         facts = {"result": result, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
         record.finish(folder, "finished", facts | adapter_record(folder, adapter_folder_of(resolved, model_folder)))
         write_cards(resolved, folder, model_folder)
+        if resolved.config.training.push_to_hub:
+            push_finished(resolved, folder)
     return TrainResult(folder, model_folder, trainer.state.global_step, seconds, metrics)
 
 
@@ -384,6 +387,18 @@ def write_cards(resolved: Resolved, folder: Path, model_folder: Path) -> None:
     write_card(folder, adapter_folder, "adapter")
     if adapter_folder != model_folder:
         write_card(folder, model_folder, "merged")
+
+
+def push_finished(resolved: Resolved, folder: Path) -> None:
+    """Upload the finished model; the run is finished whether or not that succeeds.
+
+    Raises:
+        StorageError: the hub could not be reached or refused.
+    """
+    training = resolved.config.training
+    repository = str(training.hub_model_id)
+    address = hub.push(folder, repository, hub.uploads(folder), private=training.hub_private_repo)
+    notices.say(f"the model was uploaded to {address}")
 
 
 def final_metrics(trainer: Trainer) -> dict[str, Any]:
