@@ -28,7 +28,8 @@ VERBS: dict[str, str] = {
     "chat": "talk with a model in the terminal",
     "serve": "answer over HTTP, as OpenAI's API does",
     "data": "make, prepare and download data",
-    "merge": "merge an adapter into its base model",
+    "merge": "merge an adapter into its base model, and prove that it answers as before",
+    "push": "upload a finished model to the hub",
     "launch": "write a job file for SLURM, Kubernetes or SkyPilot",
 }
 """Verb -> what it does, in the order of the help."""
