@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "preview": "show what is trained, token by token, before training",
     "check": "check everything short of training: settings, data, steps, memory, disk",
     "train": "fine-tune a model",
+    "sweep": "train with several settings and compare",
     "evaluate": "judge a model by the answers it writes",
     "data": "make, prepare and download data",
     "merge": "merge an adapter into its base model",

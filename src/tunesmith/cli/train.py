@@ -6,11 +6,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.config.load import READERS, load
 from tunesmith.config.resolve import Resolved
+
+if TYPE_CHECKING:
+    from tunesmith.train.run import TrainResult
 
 
 def run(argv: Sequence[str]) -> int:
@@ -38,6 +42,12 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
         The exit code.
     """
     environment.prepare(resolved.config.launch.gpu_id)
+    if resolved.config.launch.engine == "ray":
+        from tunesmith.cli.progress import make_listener
+        from tunesmith.launch.ray import train_on_ray
+
+        result = train_on_ray(resolved, command=["python", *program], listener=make_listener())
+        return show(result, as_json=as_json)
     from tunesmith.launch import torchrun
 
     wanted = torchrun.processes_wanted(resolved)
@@ -51,8 +61,11 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
     main = is_main_process()
     listener: Silent | Plain | object = make_listener() if main else Silent()
     result = train(resolved, command=["python", *program], listener=listener)  # type: ignore[arg-type]
-    if not main:
-        return 0
+    return show(result, as_json=as_json) if main else 0
+
+
+def show(result: TrainResult, *, as_json: bool) -> int:
+    """Print what a run came to; returns the exit code."""
     if as_json:
         print(json.dumps({"run": str(result.folder), "steps": result.steps, "metrics": result.metrics}, indent=2))
         return 0

@@ -18,6 +18,11 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def restarted() -> bool:
+    """Whether the launcher started all processes again after one of them had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 def is_main_process() -> bool:
     """Whether this process is the one that writes and talks."""
     return rank() == 0

@@ -40,7 +40,7 @@ from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, Silent, keep_metrics_until
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
-from tunesmith.train.processes import is_main_process, num_processes
+from tunesmith.train.processes import is_main_process, num_processes, restarted
 from tunesmith.train.samples import make_samples
 from tunesmith.train.trainer import GenerationMetrics, Trainer
 
@@ -75,8 +75,8 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     training = resolved.config.training
     deepspeed.check(resolved)
     folder = Path(training.output_dir)
-    resume = checkpoint.find(folder, training.resume_from_checkpoint)
-    check_folder(folder, resolved, resuming=resume is not None)
+    resume = resume_point(folder, training.resume_from_checkpoint)
+    check_folder(folder, resolved, resuming=resume is not None or restarted())
     tokenizer = load_tokenizer(resolved.config.model)
     data = prepare(resolved, tokenizer)
     samples = make_samples(resolved, tokenizer, data.builder, data.first_row)
@@ -118,6 +118,13 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
             folder, "finished", {"result": result, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
         )
     return TrainResult(folder, model_folder, trainer.state.global_step, seconds, metrics)
+
+
+def resume_point(folder: Path, asked: str | None) -> checkpoint.Checkpoint | None:
+    """The checkpoint to continue from: the one asked for, or the run's newest after its processes were restarted."""
+    if restarted() and checkpoint.list_checkpoints(folder):
+        return checkpoint.find(folder, "latest")
+    return checkpoint.find(folder, asked)
 
 
 def check_folder(folder: Path, resolved: Resolved, *, resuming: bool) -> None:
