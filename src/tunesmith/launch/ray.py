@@ -2,26 +2,30 @@
 
 Each worker runs ``train/run.train`` with the ranks that Ray gives it, as it would under torchrun. Metrics and complete
 checkpoints are reported through Ray's own API, where they lie: the run folder is on storage that every machine sees.
-What happens is told to the process that the user started, which shows it. No other module knows Ray Train.
+What happens is told to the process that the user started, which shows it. Nothing heavy is imported here, because the
+processes that Ray needs for itself import this module too.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, ModelError, StorageError, TunesmithError
-from tunesmith.launch.torchrun import launched
-from tunesmith.train.callbacks import Listener, Silent
-from tunesmith.train.processes import rank
-from tunesmith.train.run import TrainResult, train
+from tunesmith.launch.processes import launched
+from tunesmith.train.processes import num_processes, rank
+from tunesmith.train.result import TrainResult, read_result
+from tunesmith.train.start import check_free, check_writable, repeats
+
+if TYPE_CHECKING:
+    from tunesmith.train.callbacks import Listener
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Memory of a local cluster's object store: no data goes through it."""
@@ -29,6 +33,16 @@ POLL_SECONDS = 0.2
 """Ray's controller takes one report a worker and poll, and a report waits for the one before it."""
 BOOKKEEPING = ("checkpoint_manager_snapshot.json", ".validate_storage_marker")
 """What Ray notes in a run folder; a run is continued from its own checkpoints, so notes of an earlier start mislead."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(POLL_SECONDS),
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # training is what the machine is for
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # its reports of deaths go to standard output; ours are one line
+}
+"""What Ray reads from the environment; what is set there already stays."""
 
 
 class WorkerError(TunesmithError):
@@ -43,16 +57,17 @@ class WorkerError(TunesmithError):
         return self._lines
 
 
-def train_on_ray(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
+def train_on_ray(resolved: Resolved, *, command: Sequence[str], listener: Listener) -> TrainResult:
     """Run a configuration to its end on the cluster of RAY_ADDRESS, or else on one that is started here.
 
     ``launch.num_processes`` workers train, unset one for each GPU of the cluster. After a worker's death all of them
     are started again from the newest complete checkpoint, up to ``launch.max_restarts`` times.
 
     Raises:
-        ModelError: Ray is not installed.
-        ConfigError: another launcher has started this process.
-        TunesmithError: what went wrong in a worker, with its exit code.
+        ModelError: Ray is not installed, its cluster does not answer, or a worker died once too often.
+        ConfigError: another launcher has started this process, or the run folder holds another run.
+        StorageError: the run folder cannot be written.
+        WorkerError: what went wrong in a worker, with its exit code.
     """
     if launched():
         raise ConfigError(
@@ -60,17 +75,18 @@ def train_on_ray(resolved: Resolved, *, command: Sequence[str], listener: Listen
             where=resolved.origins["launch.engine"],
             remedy="start one plain process; Ray starts the workers",
         )
-    launch = resolved.config.launch
+    launch, folder = resolved.config.launch, Path(resolved.config.training.output_dir).absolute()
     with cluster(launch.num_processes or 1):
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
+        check_writable(folder)
+        if not (resolved.config.training.resume_from_checkpoint or repeats(resolved)):
+            check_free(resolved)
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
         num_workers = launch.num_processes or num_gpus or 1
         _mention_waiting(num_workers, "GPU" if num_gpus else "CPU")
-        folder = Path(resolved.config.training.output_dir).absolute()
-        _remove_bookkeeping(folder)
         desk = ray.remote(num_cpus=0)(Desk).remote()
         job = {
             "desk": desk,
@@ -89,26 +105,12 @@ def train_on_ray(resolved: Resolved, *, command: Sequence[str], listener: Listen
                 failure_config=FailureConfig(max_failures=launch.max_restarts),
             ),
         )
+        _remove_bookkeeping(folder)
         try:
-            result = fit(trainer, desk, listener or Silent())
+            fit(trainer, desk, listener)
         finally:
             _remove_bookkeeping(folder)
-    folders = {name: Path(result[name]) for name in ("folder", "model_folder")}
-    return TrainResult(**result | folders)
-
-
-def _mention_waiting(num_workers: int, kind: str) -> None:
-    """Say so when the cluster has to grow before training can begin: Ray waits in silence."""
-    import ray
-
-    there = int(ray.cluster_resources().get(kind, 0))
-    if there < num_workers:
-        notices.say(f"the cluster has {there} {kind}s, and training waits until it has {num_workers}")
-
-
-def _remove_bookkeeping(folder: Path) -> None:
-    for name in BOOKKEEPING:
-        (folder / name).unlink(missing_ok=True)
+    return read_result(resolved)
 
 
 @contextmanager
@@ -121,15 +123,7 @@ def cluster(num_cpus: int) -> Iterator[None]:
     Raises:
         ModelError: Ray is not installed, or there is no cluster at RAY_ADDRESS.
     """
-    quiet = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TRAIN_V2_ENABLED": "1",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(POLL_SECONDS),
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # its reports of deaths go to standard output; ours are one line
-    }
-    for name, value in quiet.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -152,6 +146,20 @@ def cluster(num_cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _mention_waiting(num_workers: int, kind: str) -> None:
+    """Say so when the cluster has to grow before training can begin: Ray waits in silence."""
+    import ray
+
+    there = int(ray.cluster_resources().get(kind, 0))
+    if there < num_workers:
+        notices.say(f"the cluster has {there} {kind}s, and training waits until it has {num_workers}")
+
+
+def _remove_bookkeeping(folder: Path) -> None:
+    for name in BOOKKEEPING:
+        (folder / name).unlink(missing_ok=True)
 
 
 class Desk:
@@ -216,7 +224,7 @@ class Teller:
             self._desk.tell.remote(kind, what)
 
 
-def work(job: dict[str, Any]) -> dict[str, Any]:
+def work(job: dict[str, Any]) -> None:
     """What one worker does; Ray has set its ranks and connected it to the others.
 
     Raises:
@@ -225,11 +233,12 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     import ray
     from ray.train.collective import broadcast_from_rank_zero
 
+    from tunesmith.train.run import train
+
     desk = job["desk"]
     restarts, hopeless = broadcast_from_rank_zero(ray.get(desk.begin.remote()) if rank() == 0 else (0, False))
     if hopeless:
         raise RuntimeError("an error that another start cannot mend")
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(restarts)
     teller = Teller(desk)
     notices.forget()
     notices.listen(lambda text: teller.tell("notice", text))
@@ -237,11 +246,12 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         notices.say(f"a worker died, and all of them were started again (restart {restarts})")
     try:
         _enter(job["folder"])
-        result = train(from_values(job["values"], job["origins"]), command=job["command"], listener=teller)
+        train(from_values(job["values"], job["origins"]), command=job["command"], listener=teller)
     except TunesmithError as error:
-        ray.get(desk.tell.remote("failed", {"lines": error.lines(), "exit_code": error.exit_code}))
+        who = f"rank {rank()} on {socket.gethostname()}: " if num_processes() > 1 else ""
+        failure = {"lines": [f"{who}{line}" for line in error.lines()], "exit_code": error.exit_code}
+        ray.get(desk.tell.remote("failed", failure))
         raise RuntimeError(error.line()) from None
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(result).items()}
 
 
 def _enter(folder: str) -> None:
@@ -250,25 +260,25 @@ def _enter(folder: str) -> None:
         os.chdir(folder)
     except OSError as error:
         raise StorageError(
-            f"machine {os.uname().nodename} does not see the working directory: {error.strerror}",
+            f"the working directory is not on this machine: {error.strerror}",
             where=folder,
             remedy="start from a folder that all machines of the cluster share",
         ) from error
 
 
-def fit(trainer: Any, desk: Any, listener: Listener) -> dict[str, Any]:
+def fit(trainer: Any, desk: Any, listener: Listener) -> None:
     """Run a trainer of Ray's to its end while showing what the workers tell.
 
     Raises:
         TunesmithError: a worker failed.
     """
-    outcome: dict[str, Any] = {}
+    errors: list[Exception] = []
 
     def run() -> None:
         try:
-            outcome["result"] = trainer.fit().return_value
+            trainer.fit()
         except Exception as error:
-            outcome["error"] = error
+            errors.append(error)
 
     fitting = threading.Thread(target=run, daemon=True)
     fitting.start()
@@ -277,11 +287,12 @@ def fit(trainer: Any, desk: Any, listener: Listener) -> dict[str, Any]:
         fitting.join(POLL_SECONDS)
         failures += _show(desk, listener)
     failures += _show(desk, listener)
+    if failures or errors:
+        listener.finished()
     if failures:
         raise WorkerError(**failures[0])
-    if "error" in outcome:
-        raise ModelError(_cause(outcome["error"])) from outcome["error"]
-    return outcome["result"]
+    if errors:
+        raise ModelError(_cause(errors[0])) from errors[0]
 
 
 def _show(desk: Any, listener: Listener) -> list[dict[str, Any]]:
@@ -308,5 +319,5 @@ def _cause(error: Exception) -> str:
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
     if not failures:
         return f"Ray could not run the workers: {error}"
-    number, failure = next(iter(sorted(failures.items())))
-    return f"worker {number} failed: {failure}"
+    number, failure = min(failures.items())
+    return f"rank {number} failed: {failure}"

@@ -5,11 +5,10 @@ Everything that can be checked without weights is checked before weights are loa
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from tunesmith.data.batching import BatchRows, items, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
-from tunesmith.errors import ConfigError, StorageError, TunesmithError
+from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.run import evaluate_rows, scalar_metrics
 from tunesmith.evaluate.tasks import choose_task
 from tunesmith.export.merge import merge
@@ -40,23 +39,14 @@ from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, Silent, keep_metrics_until
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
-from tunesmith.train.processes import is_main_process, num_processes, restarted
+from tunesmith.train.processes import is_main_process, num_processes, process_seed
+from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.samples import make_samples
+from tunesmith.train.start import check_agreement, check_batches, starting_point
 from tunesmith.train.trainer import GenerationMetrics, Trainer
 
 OWN_FILES = (record.RECORD, METRICS, "ledger.json", "evaluation", "gen_results", "inference.json")
 """What a run leaves in its folder beside the model; replaced with ``overwrite_output_dir``."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """A finished run."""
-
-    folder: Path
-    model_folder: Path
-    steps: int
-    seconds: float
-    metrics: dict[str, Any]
 
 
 def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
@@ -75,13 +65,14 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     training = resolved.config.training
     deepspeed.check(resolved)
     folder = Path(training.output_dir)
-    resume = resume_point(folder, training.resume_from_checkpoint)
-    check_folder(folder, resolved, resuming=resume is not None or restarted())
+    resume = starting_point(resolved)
     tokenizer = load_tokenizer(resolved.config.model)
     data = prepare(resolved, tokenizer)
     samples = make_samples(resolved, tokenizer, data.builder, data.first_row)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
     plan = make_plan(resolved, len(rows), num_processes())
+    if resume is not None:
+        check_batches(resume, resolved, plan)
     precision = choose_precision(resolved)
     set_seed(training.seed)
     model = load_model(resolved, precision)
@@ -89,6 +80,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     trainer = build_trainer(
         resolved, model, tokenizer, precision, plan, data, rows, eval_rows, resuming=resume is not None
     )
+    check_agreement(resume)
     facts = describe(resolved, model, precision, plan, data, trainer)
     trainer.add_callback(RunLog(folder, listener))
     if samples is not None:
@@ -96,6 +88,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     if is_main_process():
         begin_folder(folder, resolved, command, facts, data, resume)
         listener.started(facts)
+    set_seed(process_seed(training.seed))
     try:
         trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
     except BaseException as error:
@@ -118,40 +111,6 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
             folder, "finished", {"result": result, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
         )
     return TrainResult(folder, model_folder, trainer.state.global_step, seconds, metrics)
-
-
-def resume_point(folder: Path, asked: str | None) -> checkpoint.Checkpoint | None:
-    """The checkpoint to continue from: the one asked for, or the run's newest after its processes were restarted."""
-    if restarted() and checkpoint.list_checkpoints(folder):
-        return checkpoint.find(folder, "latest")
-    return checkpoint.find(folder, asked)
-
-
-def check_folder(folder: Path, resolved: Resolved, *, resuming: bool) -> None:
-    """Refuse a folder that cannot be written or that holds another run.
-
-    Raises:
-        StorageError: the folder cannot be written.
-        ConfigError: it holds something, and neither resuming nor overwriting was asked for.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise StorageError("is a file, not a folder", where=str(folder), remedy="choose another output_dir")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise StorageError(f"cannot write there: {error.strerror or error}", where=str(folder)) from error
-    if resuming or resolved.config.training.overwrite_output_dir or not is_main_process():
-        return
-    held = [name for name in (record.RECORD, "config.json", "adapter_config.json") if (folder / name).exists()]
-    if held or checkpoint.list_checkpoints(folder):
-        raise ConfigError(
-            f"output_dir {folder} holds a run already",
-            where=resolved.origins["training.output_dir"],
-            remedy="choose another output_dir, or --resume_from_checkpoint latest, or --overwrite_output_dir",
-        )
 
 
 def prepare(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
@@ -347,7 +306,7 @@ def finish_folder(
 ) -> Path:
     """Write the finished model and return its folder."""
     training = resolved.config.training
-    model_folder = folder / training.final_subdir if training.final_subdir else folder
+    model_folder = model_folder_of(resolved)
     merged_too = training.save_merged_model and resolved.config.adapter.use_lora
     model = trainer.accelerator.unwrap_model(trainer.model)
     whole = deepspeed.gathered_weights(model)

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from transformers import set_seed
 from trl import SFTTrainer
 
 from tunesmith.data.batching import LengthGroupedSampler
 from tunesmith.errors import NumericsError
 from tunesmith.train import checkpoint
 from tunesmith.train.loss import keeps_logits, label_weight, token_losses
+from tunesmith.train.processes import process_seed
 
 GenerationMetrics = Callable[[torch.nn.Module], dict[str, float]]
 """Generates answers with the model as it is and scores them."""
@@ -226,13 +228,29 @@ class Trainer(SFTTrainer):
         # a pickle of the arguments helps nobody who has run.json, and pickles are not opened here
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
+    def _batches(self) -> checkpoint.Batches:
+        args = self.args
+        rows = args.per_device_train_batch_size
+        return checkpoint.Batches(args.world_size, rows, rows * args.world_size * args.gradient_accumulation_steps)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Continue this process's random streams; where another number of processes wrote the checkpoint there are
+        none to continue, and new ones begin."""
+        if checkpoint is None or Path(checkpoint, self._rng_file()).is_file():
+            super()._load_rng_state(checkpoint)
+        else:
+            set_seed(process_seed(self.args.seed, self.state.global_step))
+
+    def _rng_file(self) -> str:
+        return f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         transformers.Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would add a model card of its own
         self.accelerator.wait_for_everyone()  # other processes save their random states, or pieces of the weights
         if not self.args.should_save:
             return
         folder = Path(self.args.output_dir)
-        checkpoint.commit(folder / f"checkpoint-{self.state.global_step}")
+        checkpoint.commit(folder / f"checkpoint-{self.state.global_step}", self._batches())
         best = self.state.best_model_checkpoint
         checkpoint.rotate(folder, self._keep_checkpoints, Path(best) if best else None)
 

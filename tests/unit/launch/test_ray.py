@@ -19,6 +19,7 @@ from tunesmith import notices
 from tunesmith.cli.main import main
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.launch.ray import BOOKKEEPING, cluster, train_on_ray
+from tunesmith.train.callbacks import Silent
 
 SETTINGS: dict[str, Any] = {
     "logging_steps": 1,
@@ -56,7 +57,7 @@ def uninterrupted(ray_cluster, tmp_path_factory, stories_model, rows) -> tuple[P
     fit = TorchTrainer.fit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TorchTrainer, "fit", lambda self: reported.append(fit(self)) or reported[0])
-        result = train_on_ray(resolved, command=["test"])
+        result = train_on_ray(resolved, command=["test"], listener=Silent())
     assert (result.folder, result.model_folder, result.steps) == (folder, folder, 8)
     return folder, reported[0]
 
@@ -92,7 +93,7 @@ def test_a_killed_worker_is_recovered(uninterrupted, tmp_path, stories_model, ro
         model_name_or_path=str(stories_model), train_data=rows, output_dir=str(folder), **SETTINGS, **WORKERS,
         max_restarts=1,
     )  # fmt: skip
-    train_on_ray(resolved, command=["test"])
+    train_on_ray(resolved, command=["test"], listener=Silent())
     killed.join()
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "finished"
@@ -131,11 +132,11 @@ def test_an_error_of_a_worker_is_one_line_with_its_exit_code(ray_cluster, tmp_pa
 def test_without_ray(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModelError, match=r"pip install 'tunesmith\[ray\]'"):
-        train_on_ray(resolved_from(model_name_or_path="m", output_dir=str(tmp_path / "run"), engine="ray"), command=[])
+        train_on_ray(resolved_from(model_name_or_path="m", output_dir=str(tmp_path / "run"), engine="ray"), command=[], listener=Silent())
 
 
 def test_a_second_launcher_is_refused(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="another launcher"):
-        train_on_ray(resolved_from(model_name_or_path="m", engine="ray"), command=[])
+        train_on_ray(resolved_from(model_name_or_path="m", engine="ray"), command=[], listener=Silent())
