@@ -23,6 +23,7 @@ VERBS: dict[str, str] = {
     "preview": "show what is trained, token by token, before training",
     "check": "check everything short of training: settings, data, steps, memory, disk",
     "train": "fine-tune a model",
+    "sweep": "train with several settings and compare",
     "evaluate": "judge a model by the answers it writes",
     "predict": "write a model's answer beside every row of a file",
     "chat": "talk with a model in the terminal",
