@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,27 +150,44 @@ def best_model_is_saved(resolved: Resolved) -> Problem | None:
     return None
 
 
+def _is_of_tokens(metric: str) -> bool:
+    """Whether every evaluation gives the metric, answers generated or not."""
+    return metric.removeprefix("eval_") in ("loss", "token_accuracy")
+
+
 @rule
 def metric_is_computed(resolved: Resolved) -> Problem | None:
     metric = resolved.config.training.metric_for_best_model
-    if metric is None or metric.removeprefix("eval_") == "loss" or resolved.config.evaluation.generate:
+    if metric is None or _is_of_tokens(metric) or resolved.config.evaluation.generate:
         return None
     return Problem(
         ("training.metric_for_best_model", "evaluation.generate"),
         f"{metric} comes from generated answers, and evaluation.generate is off",
-        "set evaluation.generate true, or metric_for_best_model eval_loss",
+        "set evaluation.generate true, or metric_for_best_model eval_loss or eval_token_accuracy",
     )
 
 
 @rule
 def best_metric_at_every_evaluation(resolved: Resolved) -> Problem | None:
     metric, evaluation = resolved.config.training.metric_for_best_model, resolved.config.evaluation
-    if metric is None or metric.removeprefix("eval_") == "loss" or evaluation.generate_every == 1:
+    if metric is None or _is_of_tokens(metric) or evaluation.generate_every == 1:
         return None
     return Problem(
         ("training.metric_for_best_model", "evaluation.generate_every"),
         f"{metric} is missing at evaluations without generation (generate_every {evaluation.generate_every})",
         "set generate_every 1 and evaluate less often",
+    )
+
+
+@rule
+def sample_has_a_size(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.generate_seed is None or evaluation.generate_limit is not None:
+        return None
+    return Problem(
+        ("evaluation.generate_seed", "evaluation.generate_limit"),
+        "generate_seed draws a sample, and nothing says how large it is",
+        "give generate_limit",
     )
 
 
@@ -272,6 +290,51 @@ def streaming_reads_in_order(resolved: Resolved) -> Problem | None:
             return Problem(
                 ("data.streaming", path), f"streaming does not go with {path.rpartition('.')[2]} as it is", remedy
             )
+    return None
+
+
+@rule
+def chosen_device_is_for_one_process(resolved: Resolved) -> Problem | None:
+    launch, device_map = resolved.config.launch, resolved.config.model.device_map
+    if (launch.num_processes or 1) == 1:
+        return None
+    for path, chosen in (("launch.gpu_id", launch.gpu_id is not None), ("model.device_map", device_map != "auto")):
+        if chosen:
+            return Problem(
+                (path, "launch.num_processes"),
+                f"{path.partition('.')[2]} chooses one device, and num_processes asks for {launch.num_processes} "
+                "processes with a device each",
+                "leave one of them out; CUDA_VISIBLE_DEVICES=0,1 chooses several",
+            )
+    return None
+
+
+@rule
+def machines_find_each_other(resolved: Resolved) -> Problem | None:
+    launch = resolved.config.launch
+    paths = ("launch.nodes", "launch.node_rank", "launch.rendezvous")
+    if launch.nodes == 1:
+        if launch.node_rank or launch.rendezvous:
+            return Problem(
+                paths[::-1], "node_rank and rendezvous are for several machines, and nodes is 1", "set nodes"
+            )
+        return None
+    if launch.node_rank is None or launch.rendezvous is None:
+        missing = " and ".join(name for name in ("node_rank", "rendezvous") if getattr(launch, name) is None)
+        return Problem(
+            paths,
+            f"{launch.nodes} machines need {missing}",
+            "on each machine give its own node_rank (0, 1, ...) and the same rendezvous, HOST:PORT of machine 0",
+        )
+    if launch.node_rank >= launch.nodes:
+        return Problem(
+            paths[1::-1],
+            f"node_rank {launch.node_rank} is not one of {launch.nodes} machines",
+            f"machines are counted from 0 to {launch.nodes - 1}",
+        )
+    address = re.fullmatch(r"([^:\s]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", launch.rendezvous)
+    if address is None or not 0 < int(address[2]) < 2**16:
+        return Problem(paths[2:], f"rendezvous {launch.rendezvous!r} is not HOST:PORT", "write it like 10.0.0.1:29500")
     return None
 
 

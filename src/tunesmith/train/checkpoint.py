@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tunesmith import notices
@@ -28,11 +28,25 @@ class Checkpoint:
     step: int
 
 
-def commit(folder: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """How many processes wrote a checkpoint, and the rows they took: of one pass each, and of a step together."""
+
+    num_processes: int
+    per_device_train_batch_size: int
+    global_batch_size: int
+
+
+def commit(folder: Path, batches: Batches) -> None:
     """Declare a checkpoint complete: hash its files and write the manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     hashes = {str(path.relative_to(folder)): _sha256(path) for path in files}
-    write_json(folder / MANIFEST, {"step": _step(folder), "files": hashes})
+    write_json(folder / MANIFEST, {"step": step_of(folder), "batches": asdict(batches), "files": hashes})
+
+
+def batches_of(checkpoint: Checkpoint) -> Batches:
+    """The processes and batches that a complete checkpoint was written with."""
+    return Batches(**read_json(checkpoint.path / MANIFEST)["batches"])
 
 
 def problem(folder: Path) -> str | None:
@@ -42,7 +56,8 @@ def problem(folder: Path) -> str | None:
     if not (folder / MANIFEST).is_file():
         return f"it was not finished ({MANIFEST} is missing)"
     try:
-        files = read_json(folder / MANIFEST)["files"]
+        manifest = read_json(folder / MANIFEST)
+        files, _ = manifest["files"], Batches(**manifest["batches"])
     except (StorageError, KeyError, TypeError):
         return f"{MANIFEST} is damaged"
     for name, expected in files.items():
@@ -56,7 +71,7 @@ def problem(folder: Path) -> str | None:
 
 def list_checkpoints(output_dir: Path) -> list[Checkpoint]:
     """All checkpoint folders of a run, oldest first by step; complete or not."""
-    found = [Checkpoint(path, _step(path)) for path in output_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    found = [Checkpoint(path, step_of(path)) for path in output_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
@@ -68,7 +83,7 @@ def find(output_dir: Path, asked: str | None) -> Checkpoint | None:
         asked: a checkpoint folder, ``latest`` (also ``true``), or None for a fresh start.
 
     Returns:
-        The checkpoint, or None for a fresh start: nothing was asked, or ``latest`` found no checkpoint at all.
+        The checkpoint, or None for a fresh start: nothing was asked, or ``latest`` found none that was ever complete.
 
     Raises:
         StorageError: the folder asked for cannot be trusted, or none of the run's checkpoints can.
@@ -84,8 +99,8 @@ def find(output_dir: Path, asked: str | None) -> Checkpoint | None:
             )
         return Checkpoint(folder, read_json(folder / MANIFEST)["step"])
     candidates = list_checkpoints(output_dir)
-    if not candidates:
-        notices.say(f"no checkpoint in {output_dir} yet, so training starts from the beginning")
+    if not any((candidate.path / MANIFEST).is_file() for candidate in candidates):
+        notices.say(f"no complete checkpoint in {output_dir} yet, so training starts from the beginning")
         return None
     reasons = []
     for checkpoint in reversed(candidates):
@@ -115,12 +130,17 @@ def rotate(output_dir: Path, limit: int | None, best: Path | None) -> None:
             kept.add(checkpoint.path.name)
     for checkpoint in checkpoints:
         if checkpoint.path.name not in kept:
-            # without its manifest a folder is no checkpoint any more, so a removal cut short leaves nothing half-valid
-            (checkpoint.path / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(checkpoint.path)
+            remove(checkpoint.path)
 
 
-def _step(folder: Path) -> int:
+def remove(folder: Path) -> None:
+    """Remove a checkpoint; a removal cut short leaves nothing half-valid."""
+    (folder / MANIFEST).unlink(missing_ok=True)  # without it a folder is no checkpoint any more
+    shutil.rmtree(folder)
+
+
+def step_of(folder: Path) -> int:
+    """The optimizer step in a checkpoint folder's name; 0 for any other folder."""
     match = _NAME.fullmatch(folder.name)
     return int(match.group(1)) if match else 0
 
