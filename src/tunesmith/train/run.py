@@ -49,7 +49,7 @@ from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, 
 from tunesmith.train.judging import Judge, make_judge
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
-from tunesmith.train.processes import is_main_process, num_processes, process_seed
+from tunesmith.train.processes import is_main_process, leave_old_store, num_processes, process_seed
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.samples import make_samples
 from tunesmith.train.start import check_agreement, check_batches, starting_point
@@ -73,6 +73,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener = listener or Silent()
     started = time.perf_counter()
     training = resolved.config.training
+    leave_old_store()
     strategy = deepspeed.check(resolved)
     folder = Path(training.output_dir)
     resume = starting_point(resolved)
