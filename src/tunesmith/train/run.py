@@ -86,8 +86,9 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
     plan = make_plan(resolved, len(rows), num_processes())
     precision = choose_precision(resolved)
+    deepspeed.check_precision(strategy, precision)
     set_seed(training.seed)
-    model = load_model(resolved, precision)
+    model = load_model(resolved, precision, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
     trainer = build_trainer(
         resolved, model, tokenizer, precision, plan, data, rows, eval_rows, strategy, resuming=resume is not None
