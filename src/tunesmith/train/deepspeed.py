@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy, at, chosen
@@ -116,6 +117,11 @@ def gathered_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
         buffers = {name: tensor for name, tensor in model.state_dict().items() if not _is_spread(tensor)}
         whole |= {name: buffer for name, buffer in buffers.items() if name not in whole and buffer.numel()}
     return whole
+
+
+def forget() -> None:
+    """After training: whoever loads a model in this process gets it whole again, and not spread by ZeRO stage 3."""
+    unset_hf_deepspeed_config()
 
 
 def _is_spread(parameter: torch.Tensor) -> bool:
