@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import RunConfig
-from tunesmith.config.strategy import chosen
+from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ModelError
 from tunesmith.model import source
 from tunesmith.model.adapters import (
@@ -56,10 +56,13 @@ class Inference:
     held_in: torch.dtype = torch.float32
 
 
-def load_model(resolved: Resolved, precision: Precision) -> PreTrainedModel | PeftModel:
+def load_model(resolved: Resolved, precision: Precision, strategy: Strategy = ALONE) -> PreTrainedModel | PeftModel:
     """The model of a run: base, quantization, adapter, checkpointing, in this order.
 
     A model class of an installed package (``model.model_class``) does all of that itself.
+
+    Args:
+        strategy: how several processes will share it.
 
     Raises:
         ModelError: the model is not there, does not fit the settings or the machine.
@@ -69,7 +72,7 @@ def load_model(resolved: Resolved, precision: Precision) -> PreTrainedModel | Pe
     if config.model.model_class is not None:
         model: PreTrainedModel | PeftModel = model_class(config.model.model_class)(resolved, precision)
         return model
-    model = load_base(resolved, precision)
+    model = load_base(resolved, precision, strategy=strategy)
     if config.adapter.use_lora:
         model = attach_adapter(model, lora_config(config.adapter))
     if config.training.gradient_checkpointing:
@@ -79,11 +82,14 @@ def load_model(resolved: Resolved, precision: Precision) -> PreTrainedModel | Pe
     return model
 
 
-def load_base(resolved: Resolved, precision: Precision, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_base(
+    resolved: Resolved, precision: Precision, dtype: torch.dtype | None = None, strategy: Strategy = ALONE
+) -> PreTrainedModel:
     """The base alone: on its devices, in its number format or its few bits, frozen when it is in few bits.
 
     Args:
         dtype: format of unquantized weights, where it is not that of training.
+        strategy: how several processes will share it.
     """
     section = resolved.config.model
     located = source.locate(section.model_name_or_path, section.revision)
@@ -98,10 +104,10 @@ def load_base(resolved: Resolved, precision: Precision, dtype: torch.dtype | Non
         | {
             "config": config,
             "dtype": dtype or weights_dtype(resolved, precision),
-            "device_map": placement(resolved),
+            "device_map": placement(resolved, strategy),
             "attn_implementation": choose_attention(resolved, precision, supports_sdpa=_supports_sdpa(config)),
             "quantization_config": quantization_config(
-                resolved.config.quantization, precision, spread=chosen(resolved).name == "fsdp2"
+                resolved.config.quantization, precision, spread=strategy.name == "fsdp2"
             ),
             "use_safetensors": True,
         },
@@ -140,7 +146,7 @@ def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return trainable, total
 
 
-def placement(resolved: Resolved) -> dict[str, Any] | str | None:
+def placement(resolved: Resolved, strategy: Strategy = ALONE) -> dict[str, Any] | str | None:
     """Where the weights go, as the library's ``device_map``.
 
     One process of several takes its own device; a single process takes ``gpu_id`` or the device in ``device_map``; else
@@ -151,7 +157,7 @@ def placement(resolved: Resolved) -> dict[str, Any] | str | None:
     """
     config = resolved.config
     num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if chosen(resolved).name != "ddp":
+    if strategy.name != "ddp":
         # who spreads weights places them; those in few bits are made on their device, together with their scales
         if not (num_devices and is_quantized(config.quantization)):
             return None

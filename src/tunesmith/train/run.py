@@ -21,7 +21,7 @@ from trl import SFTConfig
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy
-from tunesmith.data.batching import BatchRows, items, joined
+from tunesmith.data.batching import BatchRows, filler, items, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
@@ -83,11 +83,12 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     precision = choose_precision(resolved)
     samples = make_samples(resolved, tokenizer, data, precision)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
-    plan = make_plan(resolved, len(rows), num_processes())
+    plan = make_plan(resolved, num_batch_rows(rows), num_processes())
+    deepspeed.check_precision(strategy, precision)
     if resume is not None:
         check_batches(resume, resolved, plan)
     set_seed(training.seed)
-    model = load_model(resolved, precision)
+    model = load_model(resolved, precision, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
     contract = promise(resolved, model, data)
     tokenizer.chat_template = chat_template(data.builder, data.first_row) or tokenizer.chat_template
@@ -157,7 +158,9 @@ def to_dataset(
 ) -> Dataset | None:
     """Examples as the data set that the trainer draws batches from; None when there are none.
 
-    It holds numbers of examples; their tokens are read when a batch is made.
+    It holds numbers of examples; their tokens are read when a batch is made. Training rows are filled up with rows of
+    no label and length 0 at the end, so that every process gets equally many full batches: accelerate would repeat the
+    first rows instead, and they would count twice.
     """
     if not examples:
         return None
@@ -165,8 +168,17 @@ def to_dataset(
         return Dataset.from_dict({"row": range(len(examples))}).with_transform(ReadRows(examples))
     batching = "padded" if evaluation else resolved.config.training.batching
     rows = items(examples, batching, resolved.config.data.max_length)
-    table = Dataset.from_dict({"row": range(len(rows)), "length": rows.lengths})
+    rows_of_a_pass = resolved.config.training.per_device_train_batch_size * num_processes()
+    fillers = -len(rows) % rows_of_a_pass if num_processes() > 1 and not evaluation else 0
+    table = Dataset.from_dict({"row": range(len(rows) + fillers), "length": [*rows.lengths, *[0] * fillers]})
     return table.with_transform(ReadRows(rows))
+
+
+def num_batch_rows(rows: Dataset) -> int:
+    """Rows that are trained on, without those that only fill batches up."""
+    if "length" not in rows.column_names:
+        return len(rows)
+    return len(rows) - rows.with_format(None)["length"][:].count(0)
 
 
 class ReadRows:
@@ -183,6 +195,8 @@ class ReadRows:
         return {name: [row[name] for row in chosen] for name in chosen[0]}
 
     def _row(self, number: int) -> dict[str, Any]:
+        if isinstance(self.rows, BatchRows) and number >= len(self.rows):
+            return filler(weighted=self.rows.weighted)
         row = self.rows[number]
         # whether a later row of a stream has weights is not known, so all of them bring theirs
         return joined([row], weighted=True) if isinstance(row, Example) else row
@@ -349,6 +363,7 @@ def finish_folder(
     adapter_folder = adapter_folder_of(resolved, model_folder)
     model = trainer.accelerator.unwrap_model(trainer.model)
     whole = deepspeed.gathered_weights(model)
+    deepspeed.forget()
     if is_main_process():
         save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole, contract=contract)
         if adapter_folder != model_folder:
