@@ -134,7 +134,7 @@ class DataSection(Section):
     (smaller ones then start again)."""
     template: str | None = None
     """How a conversation becomes text: unset (the tokenizer's chat template for chats, the row's own text for others),
-    a ``.jinja`` file, a text file with the placeholders ``{query}`` and ``{output}``, or a name: ``alpaca``,
+    a ``.jinja`` file, a text with ``{query}`` and ``{output}`` or a file with such a text, or a name: ``alpaca``,
     ``chatml``, ``gemma``, ``llama-3``, ``mistral-instruct``, ``phi-3``, ``plain``, ``question-answer``, ``zephyr``."""
     chat_template_kwargs: dict[str, Any] = {}
     """Further names for a chat template, such as ``enable_thinking``."""

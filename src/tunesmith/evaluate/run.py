@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.evaluate.generate import Generation, Progress
+    from tunesmith.evaluate.journal import Journal
 
 PREDICTIONS = "predictions.jsonl"
 METRICS = "metrics.json"
@@ -227,9 +228,13 @@ def evaluate_rows(
     evaluation: EvaluationSection,
     *,
     seed: int = 0,
+    journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Generate an answer for every row and score it; model, modes and random streams are left as they were.
+
+    Args:
+        journal: keeps answers while others are generated, see ``generate``; the caller removes it.
 
     Raises:
         DataError: there are no rows, or some have no prompt or do not say what their answer should be.
@@ -252,6 +257,7 @@ def evaluate_rows(
         # the end of turn that the template taught, and what the model itself stops at
         stop_token_ids=list({*builder.stop_token_ids(rows[0]), *default_stop_token_ids(model, tokenizer)}),
         names=[row.where for row in rows],
+        journal=journal,
         on_progress=progress,
     )
     cases = [

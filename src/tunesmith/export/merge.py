@@ -15,6 +15,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tunesmith.errors import ModelError, StorageError
+from tunesmith.export import inference
 from tunesmith.export.save import save_model
 from tunesmith.model import source
 from tunesmith.model.adapters import ADAPTER_CONFIG, load_adapter_strictly
@@ -95,7 +96,7 @@ def merge(
     merged = _fold(trained, folder, base).to(getattr(torch, dtype))
     merged.config.dtype = getattr(torch, dtype)
     tokenizer = AutoTokenizer.from_pretrained(trained.tokenizer_folder)
-    save_model(merged, tokenizer, target, trained.resolved.config.model)
+    save_model(merged, tokenizer, target, trained.resolved.config.model, contract=inference.read(folder))
     drift = None
     if prompts:
         reopened = AutoModelForCausalLM.from_pretrained(target, dtype=dtype).eval()

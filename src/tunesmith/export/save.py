@@ -21,6 +21,8 @@ from transformers.core_model_loading import revert_weight_conversion
 from tunesmith import assets
 from tunesmith.config.schema import ModelSection
 from tunesmith.errors import StorageError
+from tunesmith.export import inference
+from tunesmith.export.inference import Contract
 from tunesmith.model import source
 from tunesmith.model.adapters import ADAPTER_WEIGHTS, FINGERPRINT_KEY, adapter_tensors, portable_tensors
 from tunesmith.model.fingerprint import fingerprint
@@ -35,6 +37,7 @@ def save_model(
     base: ModelSection,
     *,
     state_dict: Mapping[str, torch.Tensor] | None = None,
+    contract: Contract | None = None,
 ) -> list[str]:
     """Save an adapter, or the whole model where there is none, with everything that is needed to use it.
 
@@ -50,6 +53,7 @@ def save_model(
         output_dir: the run folder, or any other.
         base: the section that names the base.
         state_dict: the model's gathered weights, where it is spread over several processes.
+        contract: how the model wants to be asked.
 
     Returns:
         The names of the written files.
@@ -68,6 +72,8 @@ def save_model(
             expected = _write_full(model, stage, state_dict)
         _write_generation_defaults(model, stage)
         tokenizer.save_pretrained(stage)
+        if contract is not None:
+            inference.write(stage, contract)
         _verify(stage, expected)
         written = _put_in_place(stage, target)
     except OSError as error:

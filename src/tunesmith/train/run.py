@@ -26,7 +26,10 @@ from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import ConfigError, StorageError, TunesmithError
+from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.evaluate.run import EVALUATION
+from tunesmith.export import inference
+from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.merge import merge
 from tunesmith.export.save import save_model
 from tunesmith.model.load import load_model, trainable_parameters
@@ -89,8 +92,10 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     set_seed(training.seed)
     model = load_model(resolved, precision)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    contract = promise(resolved, model, data)
+    tokenizer.chat_template = chat_template(data.builder, data.first_row) or tokenizer.chat_template
     trainer = build_trainer(
-        resolved, model, tokenizer, precision, plan, judge, rows, eval_rows, resuming=resume is not None
+        resolved, model, tokenizer, precision, plan, judge, rows, eval_rows, contract, resuming=resume is not None
     )
     facts = describe(resolved, model, precision, plan, data, trainer)
     trainer.add_callback(RunLog(folder, listener))
@@ -113,7 +118,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener.finished()
     if is_main_process() and isinstance(data.train, ExampleStream):
         write_ledger(folder, data)
-    model_folder = finish_folder(resolved, trainer, tokenizer, precision, folder)
+    model_folder = finish_folder(resolved, trainer, tokenizer, precision, folder, contract)
     seconds = time.perf_counter() - started
     best = best_evaluation(trainer)
     metrics = final_metrics(trainer, best)
@@ -197,6 +202,13 @@ class ReadRows:
         return joined([row], weighted=True) if isinstance(row, Example) else row
 
 
+def promise(resolved: Resolved, model: Any, data: PreparedData) -> Contract:
+    """How the finished model will want to be asked, and where its answers end."""
+    builder, row = data.builder, data.first_row
+    stops = dict.fromkeys([*builder.stop_token_ids(row), *default_stop_token_ids(model, builder.tokenizer)])
+    return make_contract(builder, row, resolved.config.evaluation, model.generation_config, list(stops))
+
+
 def build_trainer(
     resolved: Resolved,
     model: Any,
@@ -206,6 +218,7 @@ def build_trainer(
     judge: Judge | None,
     rows: Dataset,
     eval_rows: Dataset | None,
+    contract: Contract,
     *,
     resuming: bool,
 ) -> Trainer:
@@ -239,6 +252,7 @@ def build_trainer(
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
+        complete_checkpoint=lambda saved: inference.write(saved, contract),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
@@ -328,7 +342,12 @@ def write_ledger(folder: Path, data: PreparedData) -> None:
 
 
 def finish_folder(
-    resolved: Resolved, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, precision: Precision, folder: Path
+    resolved: Resolved,
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    precision: Precision,
+    folder: Path,
+    contract: Contract,
 ) -> Path:
     """Write the finished model and return its folder."""
     training = resolved.config.training
@@ -338,7 +357,7 @@ def finish_folder(
     whole = deepspeed.gathered_weights(model)
     if is_main_process():
         adapter_folder = model_folder / "lora_weights" if merged_too else model_folder
-        save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole)
+        save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole, contract=contract)
         if merged_too:
             stage = model_folder / ".merged"
             shutil.rmtree(stage, ignore_errors=True)

@@ -37,6 +37,7 @@ class Trainer(SFTTrainer):
         generate_every: generate at every k-th evaluation.
         keep_checkpoints: checkpoints kept, or None for all.
         loraplus_lr_ratio: learning rate of LoRA's B over that of A, or None.
+        complete_checkpoint: adds to a checkpoint's folder what else it should hold.
         **keywords: as for SFTTrainer.
     """
 
@@ -48,6 +49,7 @@ class Trainer(SFTTrainer):
         generate_every: int = 1,
         keep_checkpoints: int | None = None,
         loraplus_lr_ratio: float | None = None,
+        complete_checkpoint: Callable[[Path], None] = lambda folder: None,
         **keywords: Any,
     ) -> None:
         # SFTTrainer rounds trainable weights over a quantized base to bfloat16, where small updates vanish; they are
@@ -62,6 +64,7 @@ class Trainer(SFTTrainer):
         self._generate_every = generate_every
         self._keep_checkpoints = keep_checkpoints
         self._loraplus_lr_ratio = loraplus_lr_ratio
+        self._complete_checkpoint = complete_checkpoint
         self._chosen_positions = keeps_logits(self._base_model())
         # compute_loss divides by the tokens of the whole step, so the trainer must neither divide again nor keep the
         # count to itself (the accumulation fault of 2024).
@@ -247,7 +250,9 @@ class Trainer(SFTTrainer):
         if not self.args.should_save:
             return
         folder = Path(self.args.output_dir)
-        checkpoint.commit(folder / f"checkpoint-{self.state.global_step}")
+        saved = folder / f"checkpoint-{self.state.global_step}"
+        self._complete_checkpoint(saved)
+        checkpoint.commit(saved)
         best = self.state.best_model_checkpoint
         if former is not None and former != best and self._is_surplus(Path(former)):
             checkpoint.remove(Path(former))
