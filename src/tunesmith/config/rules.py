@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunesmith.config.json_schema import read_json_schema
 from tunesmith.config.model_facts import max_positions
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, ConfigErrors
@@ -307,5 +308,76 @@ def chat_loss_needs_turns(resolved: Resolved) -> Problem | None:
             ("data.loss_on", "data.format"),
             f"loss_on {data.loss_on} needs chat turns, and text rows have none",
             "set loss_on completion or all",
+        )
+    return None
+
+
+@rule
+def labels_belong_to_classification(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.labels is None:
+        return None
+    if evaluation.task != "classification":
+        return Problem(
+            ("evaluation.labels", "evaluation.task"),
+            f"labels belong to the task classification, and the task is {evaluation.task}",
+            "set task classification, or leave out labels",
+        )
+    if len({label.strip().casefold() for label in evaluation.labels} - {""}) < max(2, len(evaluation.labels)):
+        return Problem(
+            ("evaluation.labels",),
+            f"labels {evaluation.labels} are not two or more different texts",
+            "name every label once; upper and lower case are the same label",
+        )
+    return None
+
+
+@rule
+def schema_belongs_to_json(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.json_schema is None:
+        return None
+    if evaluation.task != "json":
+        return Problem(
+            ("evaluation.json_schema", "evaluation.task"),
+            f"json_schema belongs to the task json, and the task is {evaluation.task}",
+            "set task json, or leave out json_schema",
+        )
+    try:
+        read_json_schema(evaluation.json_schema)
+    except ConfigError as error:
+        return Problem(("evaluation.json_schema",), f"json_schema {error.where}: {error.what}", error.remedy or "")
+    return None
+
+
+@rule
+def task_function_is_the_task(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.task_function is None:
+        return None
+    if evaluation.task != "auto":
+        return Problem(
+            ("evaluation.task", "evaluation.task_function"),
+            f"task {evaluation.task} and a task_function are both given",
+            "leave one of them out",
+        )
+    file, _, function = evaluation.task_function.rpartition(":")
+    if not file.endswith(".py") or not function.isidentifier() or not Path(file).is_file():
+        return Problem(
+            ("evaluation.task_function",),
+            f"task_function {evaluation.task_function!r} names no function of a Python file that exists",
+            "write FILE.py:FUNCTION",
+        )
+    return None
+
+
+@rule
+def generated_answers_are_scored(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.generate and evaluation.task == "none":
+        return Problem(
+            ("evaluation.generate", "evaluation.task"),
+            "answers are generated and task none scores nothing",
+            "choose a task, or set generate false",
         )
     return None

@@ -9,7 +9,7 @@ import gc
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from tunesmith.config.schema import DataSection, EvaluationSection
 from tunesmith.data.rows import Row
 from tunesmith.errors import ConfigError, DataError, DataErrors, StorageError
 from tunesmith.evaluate.compare import Comparison, compare, safe_name
+from tunesmith.evaluate.intervals import confidence_intervals
 from tunesmith.evaluate.metrics import mean
-from tunesmith.evaluate.subject import EVALUATION, Subject, find_subject, of_configuration
-from tunesmith.evaluate.tasks import Judged, Task, choose_task
+from tunesmith.evaluate.mistakes import collect_mistakes, kinds_of_mistakes
+from tunesmith.evaluate.subject import Subject, find_subject, of_configuration
+from tunesmith.evaluate.tasks import Task, choose_task
 from tunesmith.notices import say
 from tunesmith.report.folder import write_json, write_jsonl, write_text
 
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
 
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.evaluate.generate import Generation, Progress
+    from tunesmith.evaluate.intervals import Statistic
     from tunesmith.evaluate.journal import Journal
 
 PREDICTIONS = "predictions.jsonl"
 METRICS = "metrics.json"
+MISTAKES = "mistakes.json"
 _MAX_PROBLEMS = 20
 
 
@@ -47,11 +51,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """Figures over all rows, every row's prediction in the order of the rows, and the folder that holds both."""
+    """Figures over all rows, a prediction for each of them in their order, and kinds of mistakes with examples; and the
+    figures as functions of row numbers, by which models are compared."""
 
     metrics: dict[str, Any]
     predictions: list[dict[str, Any]]
     folder: Path | None = None
+    mistakes: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Statistic] = field(default_factory=dict, repr=False, compare=False)
 
 
 def evaluate_run(
@@ -150,7 +157,8 @@ def evaluate_several(
         told = progress(subject.name) if progress is not None else None
         results[subject.name] = _evaluate(subject, held, sample, place, told)
         gc.collect()  # a model is full of references to itself, and the next one needs its room
-    comparison = compare({name: (result.metrics, result.predictions) for name, result in results.items()})
+    first = subjects[0].resolved.config
+    comparison = compare(results, samples=first.evaluation.bootstrap_samples, seed=first.training.seed)
     if output is not None:
         write_json(Path(output) / "comparison.json", comparison.to_dict())
         write_text(Path(output) / "comparison.md", comparison.markdown())
@@ -182,7 +190,7 @@ def _check_same_rows(first: Subject, rows: Sequence[Row], second: Subject, other
 
 
 def sampled(rows: Sequence[Row], number: int | None, seed: int | None) -> list[Row]:
-    """``number`` of the rows in their order: the first ones, or a random choice when there is a seed; None takes all."""
+    """``number`` of the rows in their order: the first ones, or a random choice where there is a seed; None is all."""
     if number is None or number >= len(rows):
         return list(rows)
     if seed is None:
@@ -215,8 +223,20 @@ def task_for(evaluation: EvaluationSection, builder: ExampleBuilder, rows: Seque
 
     Raises:
         ConfigError: the settings name no task.
+        DataError: labels are to be taken from the rows, and they state none.
     """
-    return choose_task(evaluation.task, builder.format_of(rows[0]), rows)
+    from tunesmith.data.formats import rename
+
+    named = [rename(row, builder.data.columns) for row in rows]
+    return choose_task(evaluation, builder.format_of(rows[0]), named, [_completion(builder, row) for row in rows])
+
+
+def _completion(builder: ExampleBuilder, row: Row) -> str | None:
+    """The row's own answer; a row that cannot be read has none here, and is named when its reference is wanted."""
+    try:
+        return builder.reference(row)
+    except DataError:
+        return None
 
 
 def evaluate_rows(
@@ -264,7 +284,7 @@ def evaluate_rows(
         Case(row.where, tokenizer.decode(prompt, clean_up_tokenization_spaces=False), reference)
         for row, prompt, reference in zip(rows, prompts, references, strict=True)
     ]
-    return score_generations(task, cases, generations)
+    return score_generations(task, cases, generations, bootstrap_samples=evaluation.bootstrap_samples, seed=seed)
 
 
 def _references(builder: ExampleBuilder, rows: Sequence[Row], task: Task) -> list[Any]:
@@ -284,27 +304,37 @@ def _references(builder: ExampleBuilder, rows: Sequence[Row], task: Task) -> lis
     return references
 
 
-def score_generations(task: Task, cases: Sequence[Case], generations: Sequence[Generation]) -> EvaluationResult:
-    """Read and score what was generated for ``cases``; needs no model.
+def score_generations(
+    task: Task,
+    cases: Sequence[Case],
+    generations: Sequence[Generation],
+    *,
+    bootstrap_samples: int = 0,
+    seed: int = 0,
+) -> EvaluationResult:
+    """Read and score what was generated for ``cases`` (at least one); needs no model.
+
+    Args:
+        task: how answers are read and scored.
+        cases: the rows.
+        generations: what was generated for each of them.
+        bootstrap_samples: resamplings behind the confidence intervals; 0 leaves them out.
+        seed: decides the resamplings.
 
     Returns:
-        metrics: task, num_examples, the task's own figures, parse_failure_rate (share of unreadable answers),
-            stopped_share (answers ended by a stop token), mean_new_tokens, read_as {rule: how many answers it read};
-        predictions: one object a row with source, prompt, reference, output, answer, read_as, correct, stopped.
+        metrics: task, main_metric (the figure to compare models by), num_examples, the task's own figures,
+            confidence {figure: [low, high]} (95%), parse_failure_rate (share of unreadable answers), stopped_share
+            (answers ended by a stop token), mean_new_tokens, read_as {rule: how many answers it read}, and mistakes
+            {kind: count};
+        predictions: one object a row with source, prompt, reference, output, answer, read_as, correct, stopped, and
+            scores (the row's own figures);
+        mistakes: {kind: {count, examples}}.
     """
-    judged = []
-    for case, generation in zip(cases, generations, strict=True):
-        answer = task.read(generation.text)
-        judged.append(Judged(answer, case.reference, task.correct(answer, case.reference)))
-    metrics = {
-        "task": task.name,
-        "num_examples": len(judged),
-        **task.score(judged),
-        "parse_failure_rate": mean([float(not item.answer.readable) for item in judged]),
-        "stopped_share": mean([float(generation.stopped) for generation in generations]),
-        "mean_new_tokens": mean([float(len(generation.token_ids)) for generation in generations]),
-        "read_as": dict(sorted(Counter(item.answer.how for item in judged).items())),
-    }
+    judged = [task.judge(generation.text, case.reference) for case, generation in zip(cases, generations, strict=True)]
+    kinds = [
+        kinds_of_mistakes(task, item, stopped=generation.stopped)
+        for item, generation in zip(judged, generations, strict=True)
+    ]
     predictions = [
         {
             "source": case.source,
@@ -315,10 +345,26 @@ def score_generations(task: Task, cases: Sequence[Case], generations: Sequence[G
             "read_as": item.answer.how,
             "correct": item.correct,
             "stopped": generation.stopped,
+            "scores": item.scores,
         }
         for case, generation, item in zip(cases, generations, judged, strict=True)
     ]
-    return EvaluationResult(metrics, predictions)
+    mistakes = collect_mistakes(kinds, predictions)
+    statistics = task.statistics(judged)
+    intervals = confidence_intervals(statistics, len(judged), bootstrap_samples, seed)
+    metrics = {
+        "task": task.name,
+        "main_metric": task.main_metric,
+        "num_examples": len(judged),
+        **task.figures(judged),
+        **({"confidence": intervals} if intervals else {}),
+        "parse_failure_rate": mean([float(not item.answer.readable) for item in judged]),
+        "stopped_share": mean([float(generation.stopped) for generation in generations]),
+        "mean_new_tokens": mean([float(len(generation.token_ids)) for generation in generations]),
+        "read_as": dict(sorted(Counter(item.answer.how for item in judged).items())),
+        "mistakes": {kind: found["count"] for kind, found in mistakes.items()},
+    }
+    return EvaluationResult(metrics, predictions, mistakes=mistakes, statistics=statistics)
 
 
 def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
@@ -333,7 +379,7 @@ def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def write_result(folder: Path, result: EvaluationResult) -> None:
-    """Write predictions and then metrics; metrics never stand beside predictions they do not belong to.
+    """Write predictions, mistakes and then metrics; metrics never stand beside predictions they do not belong to.
 
     Raises:
         StorageError: a file cannot be written.
@@ -343,6 +389,7 @@ def write_result(folder: Path, result: EvaluationResult) -> None:
     except OSError as error:
         raise StorageError(f"cannot write: {error.strerror or error}", where=str(folder)) from error
     write_jsonl(folder / PREDICTIONS, result.predictions)
+    write_json(folder / MISTAKES, result.mistakes)
     write_json(folder / METRICS, result.metrics)
 
 
@@ -363,8 +410,10 @@ def _evaluate(
     subject: Subject, rows: list[Row], sample: bool, folder: Path | None, progress: Progress | None
 ) -> EvaluationResult:
     from tunesmith.data.examples import ExampleBuilder
+    from tunesmith.evaluate.journal import JOURNAL, Journal
     from tunesmith.model.tokenizer import load_tokenizer
 
+    journal = Journal(folder / JOURNAL) if folder is not None else None
     config = subject.resolved.config
     asked = sampled(rows, config.evaluation.generate_limit, config.evaluation.generate_seed) if sample else rows
     inference = subject.load()
@@ -374,13 +423,22 @@ def _evaluate(
     task = task_for(config.evaluation, builder, asked)
     with inference.precision.autocast(model.device):
         result = evaluate_rows(
-            model, tokenizer, builder, asked, task, config.evaluation, seed=config.training.seed, progress=progress
+            model,
+            tokenizer,
+            builder,
+            asked,
+            task,
+            config.evaluation,
+            seed=config.training.seed,
+            journal=journal,
+            progress=progress,
         )
         result.metrics.update(token_metrics(model, builder, rows, config.training.per_device_eval_batch_size))
     result.metrics["model"] = subject.name
-    if folder is None:
+    if folder is None or journal is None:
         return result
     write_result(folder, result)
+    journal.remove()
     return replace(result, folder=folder)
 
 

@@ -6,17 +6,17 @@ It finds and loads; what is generated and how it is scored stands elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tunesmith.config.draft import COMMAND_LINE, Draft, Setting
 from tunesmith.config.load import finish
 from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import parse_overrides
 from tunesmith.config.resolve import Resolved, from_values
-from tunesmith.errors import ConfigError, StorageError
-from tunesmith.report.record import RECORD, read_record
+from tunesmith.errors import ConfigError, UnsafeError
+from tunesmith.report.record import RECORD, TASK_FUNCTION, Record, read_record
 
 if TYPE_CHECKING:
     from tunesmith.model.load import Inference
@@ -81,17 +81,37 @@ def of_configuration(resolved: Resolved) -> Subject:
         section, precision = resolved.config.model, choose_precision(resolved)
         model = load_base(resolved, precision)
         align_types(model)
-        return Inference(model.eval(), precision, resolved, section.tokenizer_name_or_path or section.model_name_or_path)
+        return Inference(
+            model.eval(), precision, resolved, section.tokenizer_name_or_path or section.model_name_or_path
+        )
 
     return Subject(resolved.config.model.model_name_or_path, resolved, load)
 
 
 def _of_run(name: str, path: Path, home: Path, settings: Sequence[str]) -> Subject:
-    resolved = read_record(home).resolved
+    record = read_record(home)
+    resolved = _with_settings(record.resolved, settings)
+    _refuse_recorded_function(record, resolved)
     final = resolved.config.training.final_subdir
     folder = home / final if home == path and final else path
     part = "" if folder in (home, home / final if final else home) else path.name
-    return _trained(name, folder, _with_settings(resolved, settings), home / EVALUATION / part)
+    return _trained(name, folder, resolved, home / EVALUATION / part)
+
+
+def _refuse_recorded_function(record: Record, resolved: Resolved) -> None:
+    """A record names a task function; it is run only when the command line of today names one as well.
+
+    Raises:
+        UnsafeError: the run was scored by a function, and nobody says how to score it now.
+    """
+    recorded = record.facts["settings"].get(TASK_FUNCTION)
+    evaluation = resolved.config.evaluation
+    if recorded and evaluation.task_function is None and evaluation.task == "auto":
+        raise UnsafeError(
+            f"this run was scored by a function of a file, {recorded}, which a record may not run",
+            where=str(record.folder / RECORD),
+            remedy=f"give --task_function {recorded} if you trust that file, or --task",
+        )
 
 
 def _of_adapter(name: str, path: Path, settings: Sequence[str]) -> Subject:

@@ -12,15 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError
-from tunesmith.evaluate.run import (
-    EVALUATION,
-    evaluate_rows,
-    figure_names,
-    sampled,
-    scalar_metrics,
-    task_for,
-    write_result,
-)
+from tunesmith.evaluate.run import evaluate_rows, figure_names, sampled, scalar_metrics, task_for, write_result
+from tunesmith.evaluate.subject import EVALUATION
 from tunesmith.train.arguments import best_metric
 from tunesmith.train.prepare import PreparedData
 from tunesmith.train.processes import is_main_process

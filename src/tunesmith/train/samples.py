@@ -44,7 +44,7 @@ prompt, its marker included."""
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question as written, where it stands, the ids that the model continues, and the right answer if a row has it."""
+    """A question as written, where it stands, the ids that the model continues, and a row's own answer to it."""
 
     text: str
     where: str
