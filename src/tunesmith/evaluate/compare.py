@@ -110,8 +110,8 @@ class Comparison:
                 "",
                 *lines,
                 "",
-                "In brackets: 95% intervals (bootstrap over rows). Gained, lost: rows that this model alone, or the first",
-                "one alone, got right; p: exact McNemar test on them.",
+                "In brackets: 95% intervals (bootstrap over rows). Gained, lost: rows that this model alone, or the",
+                "first one alone, got right; p: exact McNemar test on them.",
                 "",
             ]
         )

@@ -250,11 +250,13 @@ def evaluate_rows(
     seed: int = 0,
     journal: Journal | None = None,
     progress: Progress | None = None,
+    generator: Callable[..., list[Generation]] | None = None,
 ) -> EvaluationResult:
     """Generate an answer for every row and score it; model, modes and random streams are left as they were.
 
     Args:
         journal: keeps answers while others are generated, see ``generate``; the caller removes it.
+        generator: what generates in the place of ``generate``, in the same way.
 
     Raises:
         DataError: there are no rows, or some have no prompt or do not say what their answer should be.
@@ -265,7 +267,7 @@ def evaluate_rows(
         raise DataError("there are no rows to evaluate")
     references = _references(builder, rows, task)
     prompts = [builder.prompt(row).input_ids for row in rows]
-    generations = generate(
+    generations = (generator or generate)(
         model,
         tokenizer,
         prompts,

@@ -11,10 +11,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import chosen
 from tunesmith.errors import ConfigError
+from tunesmith.evaluate.generate import generate
 from tunesmith.evaluate.run import evaluate_rows, figure_names, sampled, scalar_metrics, task_for, write_result
 from tunesmith.evaluate.subject import EVALUATION
 from tunesmith.train.arguments import best_metric
+from tunesmith.train.generation import generate_share
 from tunesmith.train.prepare import PreparedData
 from tunesmith.train.processes import is_main_process
 
@@ -42,6 +45,7 @@ class Judge:
         self._evaluation = resolved.config.evaluation
         self._seed = resolved.config.training.seed
         self._folder = Path(resolved.config.training.output_dir) / EVALUATION
+        self._generator = generate if chosen(resolved).spreads_weights else generate_share
         self._tokenizer = tokenizer
         self._builder = data.builder
         self._rows = sampled(data.eval_rows, self._evaluation.generate_limit, self._evaluation.generate_seed)
@@ -52,7 +56,14 @@ class Judge:
     def __call__(self, model: Any, step: int, token_figures: dict[str, float]) -> dict[str, float]:
         """The figures of the model as it is after ``step``; ``token_figures`` are kept beside them."""
         result = evaluate_rows(
-            model, self._tokenizer, self._builder, self._rows, self._task, self._evaluation, seed=self._seed
+            model,
+            self._tokenizer,
+            self._builder,
+            self._rows,
+            self._task,
+            self._evaluation,
+            seed=self._seed,
+            generator=self._generator,
         )
         figures = scalar_metrics(result.metrics)
         if is_main_process():
