@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ class VerbParser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, description: str, *, takes_settings: bool = True) -> None:
         self._values_of: dict[str, bool] = {}
-        self._num_positionals = 0
+        self._num_positionals: float = 0
         more = "Every setting may follow: `tunesmith config --list` names them." if takes_settings else None
         super().__init__(prog=f"tunesmith {verb}", description=description, epilog=more, allow_abbrev=False)
         self.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -25,7 +26,7 @@ class VerbParser(argparse.ArgumentParser):
         for option in action.option_strings:
             self._values_of[option] = action.nargs != 0
         if not action.option_strings:
-            self._num_positionals += 1
+            self._num_positionals += math.inf if action.nargs in ("*", "+") else 1
         return action
 
     def split(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

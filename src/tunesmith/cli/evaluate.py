@@ -1,51 +1,70 @@
-"""``tunesmith evaluate``: the figures of a model, from the answers it writes."""
+"""``tunesmith evaluate``: the figures of models, from the answers they write."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
+
+if TYPE_CHECKING:
+    from tunesmith.evaluate.compare import Comparison
 
 _SHOWN_KINDS = 5
 _SHOWN_CHARACTERS = 80
 
 
 def run(argv: Sequence[str]) -> int:
-    """Evaluate a finished run, or the untrained model of a configuration."""
-    parser = VerbParser("evaluate", "Generate answers with a finished run, read them, and score them.")
-    parser.add_argument("run", nargs="?", help="run folder; left out with --config")
-    parser.add_argument("--data", help="rows to evaluate on; the run's own evaluation rows when left out")
+    """Evaluate one model, or several on the same rows.
+
+    ``--json`` prints ``metrics.json`` for one model, and for several {"task", "num_examples", "compared_with",
+    "models": {name: metrics}, "differences": {name: {"gained", "lost", "p", "figures": ...}}}; see ``compare``.
+    """
+    parser = VerbParser("evaluate", "Generate answers, read them, and score them; of several models, compare them.")
+    parser.add_argument(
+        "model",
+        nargs="*",
+        help="run folder, checkpoint, adapter, model folder, hub name or nano-mistral; of several, the others are "
+        "compared with the first",
+    )
+    parser.add_argument("--baseline", action="store_true", help="compare with the first one's model before training")
+    parser.add_argument("--data", help="rows to evaluate on; a run's own evaluation rows when left out")
     parser.add_argument("--limit", type=int, help="evaluate the first N rows only")
+    parser.add_argument(
+        "--sample", action="store_true", help="answer the rows only that the run answered during training"
+    )
     parser.add_argument("--config", help="evaluate the model of this configuration before any training")
-    parser.add_argument("--output", help="folder for predictions.jsonl and metrics.json; RUN/evaluation when left out")
-    parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    parser.add_argument(
+        "--output",
+        help="folder for the result; left out, that of a run goes into RUN/evaluation and any other is only printed",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options, settings = parser.split(argv)
-    if (options.run is None) == (options.config is None):
-        parser.error("give a run folder, or --config FILE for an untrained model")
+    if bool(options.model) == bool(options.config):
+        parser.error("give one model or more, or --config FILE for an untrained one")
+    if options.config and (options.baseline or options.sample):
+        parser.error("--baseline and --sample need a run, and --config names none")
     environment.prepare()
+    asked = {"data": options.data, "limit": options.limit, "output": options.output}
+    if options.baseline or len(options.model) > 1:
+        comparison = _several(options.model, settings, baseline=options.baseline, sample=options.sample, **asked)
+        print(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) if options.json else comparison.text())
+        return 0
     from tunesmith.cli.progress import counter
     from tunesmith.evaluate.run import evaluate_run, evaluate_untrained
 
-    with counter("answers") as on_progress:
-        if options.config is not None:
+    with counter("answers") as progress:
+        if options.config:
             from tunesmith.config.load import load
 
-            resolved = load(options.config, settings)
-            result = evaluate_untrained(
-                resolved, data=options.data, limit=options.limit, output=options.output, progress=on_progress
-            )
+            result = evaluate_untrained(load(options.config, settings), progress=progress, **asked)
         else:
             result = evaluate_run(
-                options.run,
-                data=options.data,
-                limit=options.limit,
-                output=options.output,
-                settings=settings,
-                progress=on_progress,
+                options.model[0], sample=options.sample, settings=settings, progress=progress, **asked
             )
     if options.json:
         print(json.dumps(result.metrics, indent=2, ensure_ascii=False))
@@ -54,6 +73,19 @@ def run(argv: Sequence[str]) -> int:
         if result.folder is not None:
             print(f"predictions and metrics: {result.folder}", file=sys.stderr)
     return 0
+
+
+def _several(names: Sequence[str], settings: Sequence[str], **asked: Any) -> Comparison:
+    from tunesmith.cli.progress import counter
+    from tunesmith.evaluate.run import evaluate_several
+
+    with ExitStack() as stack:
+
+        def progress(name: str) -> Callable[[int, int], None]:
+            stack.close()  # the line of the model before
+            return stack.enter_context(counter(name))
+
+        return evaluate_several(names, settings=settings, progress=progress, **asked)
 
 
 def describe_metrics(metrics: dict[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from tunesmith.evaluate.compare import Comparison, compare, safe_name
 from tunesmith.evaluate.intervals import confidence_intervals
 from tunesmith.evaluate.metrics import mean
 from tunesmith.evaluate.mistakes import collect_mistakes, kinds_of_mistakes
-from tunesmith.evaluate.subject import EVALUATION, Subject, find_subject, of_configuration
+from tunesmith.evaluate.subject import Subject, find_subject, of_configuration
 from tunesmith.evaluate.tasks import Task, choose_task
 from tunesmith.notices import say
 from tunesmith.report.folder import write_json, write_jsonl, write_text
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.evaluate.generate import Generation, Progress
+    from tunesmith.evaluate.intervals import Statistic
     from tunesmith.evaluate.journal import Journal
 
 PREDICTIONS = "predictions.jsonl"
@@ -50,12 +51,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """Figures over all rows, a prediction for each of them in their order, and kinds of mistakes with examples."""
+    """Figures over all rows, a prediction for each of them in their order, and kinds of mistakes with examples; and the
+    figures as functions of row numbers, by which models are compared."""
 
     metrics: dict[str, Any]
     predictions: list[dict[str, Any]]
     folder: Path | None = None
     mistakes: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Statistic] = field(default_factory=dict, repr=False, compare=False)
 
 
 def evaluate_run(
@@ -154,7 +157,8 @@ def evaluate_several(
         told = progress(subject.name) if progress is not None else None
         results[subject.name] = _evaluate(subject, held, sample, place, told)
         gc.collect()  # a model is full of references to itself, and the next one needs its room
-    comparison = compare({name: (result.metrics, result.predictions) for name, result in results.items()})
+    first = subjects[0].resolved.config
+    comparison = compare(results, samples=first.evaluation.bootstrap_samples, seed=first.training.seed)
     if output is not None:
         write_json(Path(output) / "comparison.json", comparison.to_dict())
         write_text(Path(output) / "comparison.md", comparison.markdown())
@@ -186,7 +190,7 @@ def _check_same_rows(first: Subject, rows: Sequence[Row], second: Subject, other
 
 
 def sampled(rows: Sequence[Row], number: int | None, seed: int | None) -> list[Row]:
-    """``number`` of the rows in their order: the first ones, or a random choice when there is a seed; None takes all."""
+    """``number`` of the rows in their order: the first ones, or a random choice where there is a seed; None is all."""
     if number is None or number >= len(rows):
         return list(rows)
     if seed is None:
@@ -348,7 +352,8 @@ def score_generations(
         for case, generation, item in zip(cases, generations, judged, strict=True)
     ]
     mistakes = collect_mistakes(kinds, predictions)
-    intervals = confidence_intervals(task.statistics(judged), len(judged), bootstrap_samples, seed)
+    statistics = task.statistics(judged)
+    intervals = confidence_intervals(statistics, len(judged), bootstrap_samples, seed)
     metrics = {
         "task": task.name,
         "main_metric": task.main_metric,
@@ -361,7 +366,7 @@ def score_generations(
         "read_as": dict(sorted(Counter(item.answer.how for item in judged).items())),
         "mistakes": {kind: found["count"] for kind, found in mistakes.items()},
     }
-    return EvaluationResult(metrics, predictions, mistakes=mistakes)
+    return EvaluationResult(metrics, predictions, mistakes=mistakes, statistics=statistics)
 
 
 def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
@@ -407,8 +412,10 @@ def _evaluate(
     subject: Subject, rows: list[Row], sample: bool, folder: Path | None, progress: Progress | None
 ) -> EvaluationResult:
     from tunesmith.data.examples import ExampleBuilder
+    from tunesmith.evaluate.journal import JOURNAL, Journal
     from tunesmith.model.tokenizer import load_tokenizer
 
+    journal = Journal(folder / JOURNAL) if folder is not None else None
     config = subject.resolved.config
     asked = sampled(rows, config.evaluation.generate_limit, config.evaluation.generate_seed) if sample else rows
     inference = subject.load()
@@ -418,13 +425,22 @@ def _evaluate(
     task = task_for(config.evaluation, builder, asked)
     with inference.precision.autocast(model.device):
         result = evaluate_rows(
-            model, tokenizer, builder, asked, task, config.evaluation, seed=config.training.seed, progress=progress
+            model,
+            tokenizer,
+            builder,
+            asked,
+            task,
+            config.evaluation,
+            seed=config.training.seed,
+            journal=journal,
+            progress=progress,
         )
         result.metrics.update(token_metrics(model, builder, rows, config.training.per_device_eval_batch_size))
     result.metrics["model"] = subject.name
-    if folder is None:
+    if folder is None or journal is None:
         return result
     write_result(folder, result)
+    journal.remove()
     return replace(result, folder=folder)
 
 

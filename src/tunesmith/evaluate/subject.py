@@ -6,9 +6,9 @@ It finds and loads; what is generated and how it is scored stands elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tunesmith.config.draft import COMMAND_LINE, Draft, Setting
 from tunesmith.config.load import finish
@@ -16,7 +16,7 @@ from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import parse_overrides
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, UnsafeError
-from tunesmith.report.record import RECORD, TASK_FUNCTION, read_record
+from tunesmith.report.record import RECORD, TASK_FUNCTION, Record, read_record
 
 if TYPE_CHECKING:
     from tunesmith.model.load import Inference
@@ -91,29 +91,30 @@ def of_configuration(resolved: Resolved) -> Subject:
 def _of_run(name: str, path: Path, home: Path, settings: Sequence[str]) -> Subject:
     from tunesmith.export.inference import settings_of
 
-    resolved = read_record(home).resolved
+    record = read_record(home)
+    resolved = record.resolved
     final = resolved.config.training.final_subdir
     folder = home / final if home == path and final else path
     part = "" if folder in (home, home / final if final else home) else path.name
     # what lies beside the model are texts, while the record may name files that are not on this machine
     resolved = from_values(resolved.values() | settings_of(folder), resolved.origins)
     resolved = _with_settings(resolved, settings)
-    _refuse_recorded_function(home, resolved)
+    _refuse_recorded_function(record, resolved)
     return _trained(name, folder, resolved, home / EVALUATION / part)
 
 
-def _refuse_recorded_function(home: Path, resolved: Resolved) -> None:
+def _refuse_recorded_function(record: Record, resolved: Resolved) -> None:
     """A record names a task function; it is run only when the command line of today names one as well.
 
     Raises:
         UnsafeError: the run was scored by a function, and nobody says how to score it now.
     """
-    recorded = read_record(home).facts["settings"].get(TASK_FUNCTION)
+    recorded = record.facts["settings"].get(TASK_FUNCTION)
     evaluation = resolved.config.evaluation
     if recorded and evaluation.task_function is None and evaluation.task == "auto":
         raise UnsafeError(
             f"this run was scored by a function of a file, {recorded}, which a record may not run",
-            where=str(home / RECORD),
+            where=str(record.folder / RECORD),
             remedy=f"give --task_function {recorded} if you trust that file, or --task",
         )
 

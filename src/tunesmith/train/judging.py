@@ -14,15 +14,8 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import chosen
 from tunesmith.errors import ConfigError
 from tunesmith.evaluate.generate import generate
-from tunesmith.evaluate.run import (
-    EVALUATION,
-    evaluate_rows,
-    figure_names,
-    sampled,
-    scalar_metrics,
-    task_for,
-    write_result,
-)
+from tunesmith.evaluate.run import evaluate_rows, figure_names, sampled, scalar_metrics, task_for, write_result
+from tunesmith.evaluate.subject import EVALUATION
 from tunesmith.train.arguments import best_metric
 from tunesmith.train.generation import generate_share
 from tunesmith.train.prepare import PreparedData
@@ -52,6 +45,7 @@ class Judge:
         self._evaluation = resolved.config.evaluation
         self._seed = resolved.config.training.seed
         self._folder = Path(resolved.config.training.output_dir) / EVALUATION
+        self._generator = generate if chosen(resolved).spreads_weights else generate_share
         self._tokenizer = tokenizer
         self._builder = data.builder
         self._rows = sampled(data.eval_rows, self._evaluation.generate_limit, self._evaluation.generate_seed)

@@ -28,7 +28,7 @@ from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.evaluate.prompts import questions_for
-from tunesmith.evaluate.run import EVALUATION
+from tunesmith.evaluate.subject import EVALUATION
 from tunesmith.export import hub, inference
 from tunesmith.export.card import CARD, write_card
 from tunesmith.export.inference import Contract, chat_template, make_contract
@@ -381,7 +381,9 @@ def best_evaluation(trainer: Trainer) -> dict[str, Any] | None:
     """``step``, ``metric`` and ``value`` of the best evaluation; None where nothing depends on which one it is."""
     metric = trainer.args.metric_for_best_model
     # what is measured before the first step is not in the running: no checkpoint holds it
-    values = [(entry[metric], entry["step"]) for entry in trainer.state.log_history if entry["step"] and metric in entry]
+    values = [
+        (entry[metric], entry["step"]) for entry in trainer.state.log_history if entry["step"] and metric in entry
+    ]
     finite = [value for value in values if math.isfinite(value[0])]
     if not finite:
         return None
@@ -435,7 +437,7 @@ def push_finished(resolved: Resolved, folder: Path) -> None:
 
 
 def final_metrics(trainer: Trainer, best: dict[str, Any] | None) -> dict[str, Any]:
-    """The last training loss, and the metrics of the last evaluation or, where the best model is kept, of that one's."""
+    """The last training loss, and the metrics of the last evaluation or, where the best model is kept, of that one."""
     step = best["step"] if best is not None and trainer.args.load_best_model_at_end else None
     metrics: dict[str, Any] = {}
     for entry in trainer.state.log_history:

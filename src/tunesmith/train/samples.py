@@ -45,7 +45,7 @@ prompt, its marker included."""
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question as written, where it stands, the ids that the model continues, and the right answer if a row has it."""
+    """A question as written, where it stands, the ids that the model continues, and a row's own answer to it."""
 
     text: str
     where: str
@@ -167,8 +167,9 @@ class Samples(TrainerCallback):
         self._every = every
         self._settings = settings
         self._stop_token_ids = stop_token_ids
-        self._together = together
+
         self._precision = precision
+        self._together = together
         self._trackers: Sequence[TrainerCallback] = ()
 
     def show_in(self, callbacks: Sequence[TrainerCallback]) -> None:
