@@ -18,6 +18,7 @@ from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import DataSection, EvaluationSection
 from tunesmith.data.rows import Row
 from tunesmith.errors import ConfigError, DataError, DataErrors, StorageError
+from tunesmith.evaluate.journal import JOURNAL, Journal
 from tunesmith.evaluate.metrics import mean
 from tunesmith.evaluate.tasks import Judged, Task, choose_task
 from tunesmith.report.folder import write_json, write_jsonl
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.evaluate.generate import Generation, Progress
-    from tunesmith.evaluate.journal import Journal
     from tunesmith.model.load import Inference
 
 EVALUATION = "evaluation"
@@ -66,6 +66,8 @@ def evaluate_run(
 ) -> EvaluationResult:
     """Evaluate a finished run, or one of its checkpoints, under the settings of its record, and write the result.
 
+    Interrupted, the same call goes on after the answers that were finished.
+
     Args:
         run: run folder, or a checkpoint folder in one.
         data: other rows than the run's own evaluation rows.
@@ -81,17 +83,21 @@ def evaluate_run(
         DataError: there is nothing to evaluate on, or a row cannot be used.
         ModelError: the model cannot be loaded as it was trained.
     """
+    from tunesmith.evaluate.engines import check_engine
     from tunesmith.model.load import load_for_inference
 
     home, model_folder, name = _find_run(Path(run))
     resolved = _with_settings(_recorded(home), settings)
     device_map = resolved.config.model.device_map
     changed = resolved.origins["model.device_map"] == COMMAND_LINE
+    check_engine(resolved.config.evaluation.generation_engine, resolved.config.evaluation.temperature)
     rows = held_out_rows(resolved.config.data, data, limit)
     inference = load_for_inference(model_folder, device_map=device_map if changed else None)
-    result = _evaluate_loaded(inference, resolved, rows, progress)
+    folder = Path(output) if output is not None else home / EVALUATION / name
+    journal = Journal(folder / JOURNAL)
+    result = _evaluate_loaded(inference, resolved, rows, journal, progress)
     result.metrics["model"] = str(run)
-    return _written(result, Path(output) if output is not None else home / EVALUATION / name)
+    return _written(result, folder, journal)
 
 
 def evaluate_untrained(
@@ -111,9 +117,11 @@ def evaluate_untrained(
         DataError: there is nothing to evaluate on, or a row cannot be used.
         ModelError: the model cannot be loaded.
     """
+    from tunesmith.evaluate.engines import check_engine
     from tunesmith.model.load import Inference, load_base
     from tunesmith.model.precision import align_types, choose_precision
 
+    check_engine(resolved.config.evaluation.generation_engine, resolved.config.evaluation.temperature)
     rows = held_out_rows(resolved.config.data, data, limit)
     section = resolved.config.model
     precision = choose_precision(resolved)
@@ -121,9 +129,10 @@ def evaluate_untrained(
     align_types(model)
     tokenizer_folder = section.tokenizer_name_or_path or section.model_name_or_path
     inference = Inference(model.eval(), precision, resolved, tokenizer_folder)
-    result = _evaluate_loaded(inference, resolved, rows, progress)
+    journal = Journal(Path(output) / JOURNAL) if output is not None else None
+    result = _evaluate_loaded(inference, resolved, rows, journal, progress)
     result.metrics["model"] = section.model_name_or_path
-    return _written(result, Path(output)) if output is not None else result
+    return _written(result, Path(output), journal) if output is not None else result
 
 
 def held_out_rows(data: DataSection, instead: str | list[str] | None = None, limit: int | None = None) -> list[Row]:
@@ -193,6 +202,7 @@ def evaluate_rows(
         # the end of turn that the template taught, and what the model itself stops at
         stop_token_ids=list({*builder.stop_token_ids(rows[0]), *default_stop_token_ids(model, tokenizer)}),
         names=[row.where for row in rows],
+        engine=evaluation.generation_engine,
         journal=journal,
         on_progress=progress,
     )
@@ -282,13 +292,14 @@ def write_result(folder: Path, result: EvaluationResult) -> None:
     write_json(folder / METRICS, result.metrics)
 
 
-def _written(result: EvaluationResult, folder: Path) -> EvaluationResult:
+def _written(result: EvaluationResult, folder: Path, journal: Journal) -> EvaluationResult:
     write_result(folder, result)
+    journal.remove()
     return replace(result, folder=folder)
 
 
 def _evaluate_loaded(
-    inference: Inference, resolved: Resolved, rows: list[Row], progress: Progress | None
+    inference: Inference, resolved: Resolved, rows: list[Row], journal: Journal | None, progress: Progress | None
 ) -> EvaluationResult:
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.model.tokenizer import load_tokenizer
@@ -306,6 +317,7 @@ def _evaluate_loaded(
             task,
             config.evaluation,
             seed=config.training.seed,
+            journal=journal,
             progress=progress,
         )
 
