@@ -167,7 +167,6 @@ class Samples(TrainerCallback):
         self._every = every
         self._settings = settings
         self._stop_token_ids = stop_token_ids
-
         self._precision = precision
         self._together = together
         self._trackers: Sequence[TrainerCallback] = ()
