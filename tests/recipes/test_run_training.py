@@ -229,7 +229,7 @@ def test_secrets_of_the_environment_go_by_name(docker: Host) -> None:
 
 
 def test_spaces_and_quotes_reach_the_program_unharmed(docker: Host) -> None:
-    odd = ["--wandb_name", "a run's \"name\" $HOME *", "--output_dir", "my models/run 1"]
+    odd = ["--wandb_name", 'a run\'s "name" $HOME *', "--output_dir", "my models/run 1"]
     assert program_of(docker.dry(*odd))[2:] == odd
 
 
