@@ -73,26 +73,29 @@ def dequantized_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Ten
             yield f"{name}.weight", weight.T if module.source_cls is Conv1D else weight
 
 
-def compute_exactly(model: torch.nn.Module) -> None:
-    """Make every layer multiply in float32 with the weights that its bits stand for, inputs unrounded; for good.
+def compute_exactly(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Make every layer multiply in ``dtype`` with the weights that its bits stand for, inputs unrounded; for good.
 
     int8 layers otherwise round their inputs as well, and 4-bit layers compute in ``bnb_4bit_compute_dtype``. One layer
     is dequantized at a time.
     """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
-    model.float()
+    model.to(dtype)
     for module in model.modules():
         if isinstance(module, Linear4bit | Linear8bitLt):
-            module.forward = _ExactForward(module)
+            module.forward = _ExactForward(module, dtype)
 
 
 class _ExactForward:
-    def __init__(self, layer: torch.nn.Module) -> None:
+    """The forward pass of a layer in few bits as that of a plain one; a class, so that the model can be copied."""
+
+    def __init__(self, layer: torch.nn.Module, dtype: torch.dtype) -> None:
         self.layer = layer
+        self.dtype = dtype
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        return F.linear(inputs.float(), _dequantized(self.layer).float(), self.layer.bias)
+        return F.linear(inputs.to(self.dtype), _dequantized(self.layer).to(self.dtype), self.layer.bias)
 
 
 def rounded_as_loaded(
