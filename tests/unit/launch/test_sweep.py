@@ -67,7 +67,7 @@ class Ended:
 def ended(config: str) -> Ended:
     """Three trials; the second is interrupted after its first checkpoint, the third fails."""
     folder = Path(f"{Path(config).parent / 'run'}-sweep")
-    arguments = [config, "--param", f"learning_rate=1e-4,1e-3,{NOT_FINITE}", "--metric", "eval_loss"]
+    arguments = [config, "--param", f"learning_rate=1e-5,1e-3,{NOT_FINITE}", "--metric", "eval_loss"]
     ended = Ended(folder, arguments)
     process = psutil.Popen(
         [sys.executable, "-m", "tunesmith", "sweep", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -161,9 +161,9 @@ def test_a_finished_sweep_shows_its_comparison_again(ended, capsys):
 def test_another_sweep_in_the_same_folder_is_refused(ended, config, capsys):
     before = contents(ended.folder)
     others = [
-        [config, "--param", "learning_rate=1e-4,1e-2", "--metric", "eval_loss"],
-        [config, "--param", f"learning_rate=1e-4,1e-3,{NOT_FINITE}", "--metric", "loss"],
-        [*ended.arguments, "--max_steps", "3"],
+        [config, "--param", "learning_rate=1e-5,1e-2", "--metric", "eval_loss"],
+        [config, "--param", f"learning_rate=1e-5,1e-3,{NOT_FINITE}", "--metric", "loss"],
+        [*ended.arguments, "--warmup_steps", "3"],
     ]
     for arguments in others:
         assert main(["sweep", *arguments]) == 2
@@ -183,6 +183,7 @@ def test_another_sweep_in_the_same_folder_is_refused(ended, config, capsys):
         (["--param", "lora_r=4..8", "--trials", "2", "--engine", "sequential"], "--engine optuna"),
         (["--param", "max_length=64,8192"], "is beyond the model's"),
         (["--param", "eval_strategy=steps,no"], "eval_loss needs evaluation"),
+        (["--param", "eval_steps=20,50"], "one every 50 steps of 40"),
         (["--param", "lora_r=4,8", "--metric", "macro_f1"], "evaluation.generate is off"),
     ],
 )
