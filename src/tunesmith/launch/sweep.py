@@ -15,9 +15,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +25,7 @@ from tunesmith.config.load import finish
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rules import evaluates
 from tunesmith.errors import ConfigError, Interrupted, StorageError
+from tunesmith.launch.interruption import interruptible
 from tunesmith.launch.search import Range, Space, grid, parse_param, suggest
 from tunesmith.report import record
 from tunesmith.report.folder import read_json, write_json, write_text
@@ -35,6 +34,7 @@ from tunesmith.train.arguments import eval_interval
 
 STATE = "sweep.json"
 COMPARISON = "comparison"
+GO_ON = "the same command continues it"
 Status = Literal["running", "finished", "failed"]
 
 
@@ -358,28 +358,10 @@ def run_here(sweep: Sweep, settled: Callable[[Trial], None]) -> None:
     Raises:
         Interrupted: a signal stopped the sweep; the same command continues it.
     """
-    with interruptible():
+    with interruptible("the sweep", remedy=GO_ON):
         while (trial := sweep.next()) is not None:
             sweep.settle(trial, run_trial(sweep.job(trial)))
             settled(trial)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into ``Interrupted``, so that what runs is ended and the user learns how to go on."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise Interrupted("the sweep was interrupted", signal_number=number, remedy="the same command continues it")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def write_comparison(sweep: Sweep) -> dict[str, Any]:

@@ -16,8 +16,6 @@ import pytest
 
 from helpers import story_rows, write_rows
 from tunesmith.cli.main import main
-from tunesmith.errors import Interrupted
-from tunesmith.launch.sweep import interruptible
 
 NOT_FINITE = "1e25"
 """A learning rate at which training fails."""
@@ -200,11 +198,3 @@ def test_a_folder_with_other_things_is_refused(config, tmp_path, capsys):
     assert main(["sweep", config, *arguments]) == 2
     assert "holds something, and no sweep" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_signals_become_an_error_and_handlers_come_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted) as caught, interruptible():
-        signal.raise_signal(signal.SIGTERM)
-    assert caught.value.exit_code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
