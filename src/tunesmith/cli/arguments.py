@@ -72,4 +72,3 @@ class VerbParser(argparse.ArgumentParser):
 def _plain(option: str) -> str:
     """Dashes and underscores are the same inside an option's name."""
     return "--" + option[2:].replace("-", "_") if option.startswith("--") else option
-

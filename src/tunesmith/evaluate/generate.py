@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from tunesmith.errors import DataError, ModelError
+from tunesmith.evaluate.decoding import Decoding, Job, continue_batch, shared_prefix
+from tunesmith.evaluate.journal import Answer, Journal, identity
 from tunesmith.notices import say
 
 Progress = Callable[[int, int], None]
@@ -49,7 +51,9 @@ def generate(
     seed: int = 0,
     stop_token_ids: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
+    journal: Journal | None = None,
     on_progress: Progress | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> list[Generation]:
     """Continue every prompt; answers come back in the order of the prompts.
 
@@ -67,7 +71,10 @@ def generate(
         seed: seed of the sampling.
         stop_token_ids: tokens that end an answer; unset, ``default_stop_token_ids``.
         names: where each prompt comes from, for error messages.
+        journal: keeps finished answers; those that an interrupted call with the same model, prompts and settings has
+            left in it are not generated again. The caller removes it when the answers are safe.
         on_progress: told after every batch.
+        on_text: given the text of the answer as it comes, where there is one prompt.
 
     Raises:
         DataError: a prompt is empty or leaves no position for an answer.
@@ -78,25 +85,38 @@ def generate(
         raise ModelError("the tokenizer has no end token, so no answer would ever stop", remedy="set eos_token")
     budgets = _budgets(prompts, max_new_tokens, model_positions(model), names)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
-    answers: dict[int, Generation] = {}
+    decoding = Decoding(sorted(stops), pad, tokenizer.bos_token_id, temperature, top_p, seed)
+    jobs = [Job(*each) for each in zip(range(len(prompts)), prompts, budgets, strict=True)]
+    answers = {}
+    if journal is not None:
+        answers = journal.open(
+            identity(model) | asdict(decoding) | {"jobs": [asdict(job) for job in jobs], "batch_size": batch_size}
+        )
     with _untouched(model), torch.no_grad():
-        torch.manual_seed(seed)
-        for batch in _batches(prompts, budgets, batch_size):
-            settings = GenerationConfig(
-                max_new_tokens=budgets[batch[0]],
-                do_sample=bool(sampling),
-                eos_token_id=stops,
-                pad_token_id=pad,
-                bos_token_id=tokenizer.bos_token_id,
-                use_cache=True,
-            )
-            settings.update(**sampling)
-            for index, ids in zip(batch, _continue(model, [prompts[index] for index in batch], settings), strict=True):
-                answers[index] = _finish(tokenizer, ids, stops)
+        prefix = shared_prefix(model, prompts)
+        for batch in _batches(jobs, batch_size):
+            if all(job.index in answers for job in batch):
+                continue
+            streamer = _Spoken(tokenizer, on_text) if on_text is not None else None
+            ids = continue_batch(model, batch, decoding, prefix, streamer)
+            finished = {job.index: _until_stop(new, stops) for job, new in zip(batch, ids, strict=True)}
+            answers |= finished
+            if journal is not None:
+                journal.add(finished.items())
             if on_progress is not None:
                 on_progress(len(answers), len(prompts))
-    return [answers[index] for index in range(len(prompts))]
+    return [_generation(tokenizer, *answers[index]) for index in range(len(prompts))]
+
+
+class _Spoken(TextStreamer):
+    """Hands on the words of one answer as soon as no later token can change them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        self._on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._on_text(text)
 
 
 def default_stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -136,55 +156,26 @@ def _budgets(
     return budgets
 
 
-def _batches(prompts: Sequence[Sequence[int]], budgets: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices of the prompts of each batch, longest first; a batch has one budget, so no row lends from another."""
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    batch: list[int] = []
-    for index in order:
-        if batch and (len(batch) == batch_size or budgets[index] != budgets[batch[0]]):
+def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
+    """The jobs of each batch, longest first; a batch has one budget, so no row lends from another."""
+    batch: list[Job] = []
+    for job in sorted(jobs, key=lambda job: -len(job.prompt)):
+        if batch and (len(batch) == batch_size or job.budget != batch[0].budget):
             yield batch
             batch = []
-        batch.append(index)
+        batch.append(job)
     if batch:
         yield batch
 
 
-def _continue(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: GenerationConfig) -> list[list[int]]:
-    """New token ids of every prompt: stop token and padding after it are still there."""
-    width = max(len(prompt) for prompt in prompts)
-    device = model.get_input_embeddings().weight.device
-    pad = settings.pad_token_id
-    input_ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    attention_mask = torch.tensor(
-        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
-    )
-    # Position ids are left to transformers, which counts them from the attention mask: the first real token is 0.
-    with _generation_config(model, settings):
-        output = model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=settings)
-    return output[:, width:].tolist()
-
-
-def _finish(tokenizer: PreTrainedTokenizerBase, ids: list[int], stops: Sequence[int]) -> Generation:
+def _until_stop(ids: list[int], stops: Sequence[int]) -> Answer:
     end = next((position for position, token in enumerate(ids) if token in stops), None)
-    kept = ids[:end]
-    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Generation(text=text, token_ids=kept, stopped=end is not None)
+    return ids[:end], end is not None
 
 
-@contextlib.contextmanager
-def _generation_config(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
-    """Put ``settings`` in the place of the model's own, which transformers would use for whatever is unset."""
-    owners = [model]
-    if hasattr(model, "get_base_model"):
-        owners.append(model.get_base_model())
-    before = [owner.generation_config for owner in owners]
-    for owner in owners:
-        owner.generation_config = settings
-    try:
-        yield
-    finally:
-        for owner, config in zip(owners, before, strict=True):
-            owner.generation_config = config
+def _generation(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], stopped: bool) -> Generation:
+    text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Generation(text=text, token_ids=token_ids, stopped=stopped)
 
 
 @contextlib.contextmanager
