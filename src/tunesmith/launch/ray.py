@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, ModelError, StorageError, TunesmithError
+from tunesmith.launch.interruption import interruptible
 from tunesmith.launch.processes import launched
 from tunesmith.train.processes import num_processes, rank
 from tunesmith.train.result import TrainResult, read_result
@@ -68,6 +69,7 @@ def train_on_ray(resolved: Resolved, *, command: Sequence[str], listener: Listen
         ConfigError: another launcher has started this process, or the run folder holds another run.
         StorageError: the run folder cannot be written.
         WorkerError: what went wrong in a worker, with its exit code.
+        Interrupted: a signal stopped the run.
     """
     if launched():
         raise ConfigError(
@@ -76,14 +78,15 @@ def train_on_ray(resolved: Resolved, *, command: Sequence[str], listener: Listen
             remedy="start one plain process; Ray starts the workers",
         )
     launch, folder = resolved.config.launch, Path(resolved.config.training.output_dir).absolute()
-    with cluster(launch.num_processes or 1):
+    check_writable(folder)
+    if not (resolved.config.training.resume_from_checkpoint or repeats(resolved)):
+        check_free(resolved)
+    go_on = "--resume_from_checkpoint latest continues from the newest checkpoint"
+    with cluster(launch.num_processes or 1), interruptible("training", remedy=go_on):
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        check_writable(folder)
-        if not (resolved.config.training.resume_from_checkpoint or repeats(resolved)):
-            check_free(resolved)
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
         num_workers = launch.num_processes or num_gpus or 1
         _mention_waiting(num_workers, "GPU" if num_gpus else "CPU")

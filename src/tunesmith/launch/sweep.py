@@ -14,26 +14,27 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.config.draft import COMMAND_LINE, Draft
 from tunesmith.config.load import finish
-from tunesmith.config.names import NameTable
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rules import evaluates
 from tunesmith.errors import ConfigError, Interrupted, StorageError
+from tunesmith.launch.interruption import interruptible
 from tunesmith.launch.search import Range, Space, grid, parse_param, suggest
 from tunesmith.report import record
 from tunesmith.report.folder import read_json, write_json, write_text
 from tunesmith.train import checkpoint
+from tunesmith.train.arguments import eval_interval
 
 STATE = "sweep.json"
 COMPARISON = "comparison"
+GO_ON = "the same command continues it"
 Status = Literal["running", "finished", "failed"]
 
 
@@ -179,38 +180,54 @@ def open_sweep(request: Request, output: str | None, *, samples: bool = False, s
         ConfigError: a parameter or a combination is wrong, the metric will not be logged, or the folder holds something
             else.
     """
-    names: NameTable = request.draft.names
+    space = _space(request)
+    sampled = samples or any(isinstance(param, Range) for param in space)
+    total = _number_of_trials(request, space, sampled)
+    metric = request.metric if request.metric == "loss" else f"eval_{request.metric.removeprefix('eval_')}"
+    mode = request.mode or ("min" if metric.endswith(("loss", "perplexity")) else "max")
+    first = _check_all(request, space, metric)
+    folder = Path(output or f"{first.config.training.output_dir}-sweep")
+    decides = [first.fingerprint(), list(request.params), metric, mode, request.seed if sampled else None]
+    fingerprint = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+    sweep = Sweep(folder, request, space, metric, mode, total, sampled, first, fingerprint, stop_on_error)
+    sweep.trials = _earlier_trials(sweep)
+    return sweep
+
+
+def _space(request: Request) -> Space:
+    names = request.draft.names
     space = [parse_param(text, names) for text in request.params]
     if not space:
         raise ConfigError("nothing to sweep", where=COMMAND_LINE, remedy="give --param NAME=VALUE,VALUE")
     paths = [names.find(param.name, COMMAND_LINE).path for param in space]
-    twice = next((param.name for param, path in zip(space, paths, strict=True) if paths.count(path) > 1), None)
-    if twice:
-        raise ConfigError(f"--param {twice} is given twice", where=COMMAND_LINE, remedy="list its values in one")
-    sampled = samples or any(isinstance(param, Range) for param in space)
-    if sampled and request.trials is None:
-        raise ConfigError("a search among ranges has no end of its own", where=COMMAND_LINE, remedy="give --trials N")
-    combinations = grid(space)
-    if not sampled and request.trials is not None:
+    for param, path in zip(space, paths, strict=True):
+        if paths.count(path) > 1:
+            raise ConfigError(f"--param {param.name} is given twice", where=COMMAND_LINE, remedy="list all its values")
+    return space
+
+
+def _number_of_trials(request: Request, space: Space, sampled: bool) -> int:
+    if not sampled and request.trials is None:
+        return len(grid(space))
+    if not sampled:
         raise ConfigError(
-            f"a grid has its {len(combinations)} combinations, so --trials says nothing",
+            f"a grid has its {len(grid(space))} combinations, so --trials says nothing",
             where=COMMAND_LINE,
             remedy="leave it out, give a range (LOW..HIGH), or let Optuna choose: --engine optuna",
         )
-    metric = request.metric if request.metric == "loss" else f"eval_{request.metric.removeprefix('eval_')}"
+    if request.trials is None:
+        raise ConfigError("a search by Optuna has no end of its own", where=COMMAND_LINE, remedy="give --trials N")
+    return request.trials
+
+
+def _check_all(request: Request, space: Space, metric: str) -> Resolved:
+    """Check every combination, of ranges their ends; returns the first."""
     checked = []
-    for settings in combinations:
+    for settings in grid(space):
         overrides = [f"--{name}={value}" for name, value in settings.items()]
         checked.append(finish(request.draft, [*request.settings, *overrides]))
         _check_metric(metric, checked[-1])
-    mode = request.mode or ("min" if metric.endswith(("loss", "perplexity")) else "max")
-    folder = Path(output or f"{checked[0].config.training.output_dir}-sweep")
-    decides = [checked[0].fingerprint(), list(request.params), metric, mode, request.seed if sampled else None]
-    fingerprint = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
-    total = request.trials if sampled and request.trials is not None else len(combinations)
-    sweep = Sweep(folder, request, space, metric, mode, total, sampled, checked[0], fingerprint, stop_on_error)
-    sweep.trials = _earlier_trials(sweep)
-    return sweep
+    return checked[0]
 
 
 def _earlier_trials(sweep: Sweep) -> list[Trial]:
@@ -240,6 +257,14 @@ def _check_metric(metric: str, resolved: Resolved) -> None:
         return
     if not evaluates(resolved):
         raise ConfigError(f"{metric} needs evaluation, and there is none", where=COMMAND_LINE, remedy="give eval_data")
+    strategy, every = eval_interval(resolved)
+    steps = resolved.config.training.max_steps
+    if strategy == "steps" and 0 < steps < every:
+        raise ConfigError(
+            f"{metric} needs an evaluation, and there is one every {every} steps of {steps}",
+            where=resolved.origins["training.eval_steps"],
+            remedy="set eval_steps",
+        )
     if metric not in ("eval_loss", "eval_token_accuracy") and not resolved.config.evaluation.generate:
         raise ConfigError(
             f"{metric} comes from generated answers, and evaluation.generate is off",
@@ -333,28 +358,10 @@ def run_here(sweep: Sweep, settled: Callable[[Trial], None]) -> None:
     Raises:
         Interrupted: a signal stopped the sweep; the same command continues it.
     """
-    with interruptible():
+    with interruptible("the sweep", remedy=GO_ON):
         while (trial := sweep.next()) is not None:
             sweep.settle(trial, run_trial(sweep.job(trial)))
             settled(trial)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into ``Interrupted``, so that what runs is ended and the user learns how to go on."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise Interrupted("the sweep was interrupted", signal_number=number, remedy="the same command continues it")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def write_comparison(sweep: Sweep) -> dict[str, Any]:
@@ -371,12 +378,13 @@ def write_comparison(sweep: Sweep) -> dict[str, Any]:
 
 
 def table(comparison: dict[str, Any]) -> list[list[str]]:
-    """A comparison as rows of cells, the header first."""
+    """A comparison as rows of cells, the header first; long errors are cut short."""
     names = list(dict.fromkeys(name for trial in comparison["trials"] for name in trial["settings"]))
     rows = [["run", *names, comparison["metric"], "steps", "seconds", ""]]
     for trial in comparison["trials"]:
         value = f"{trial['value']:.6g}" if trial["value"] is not None else "-"
-        remark = "best" if trial["path"] == comparison["best"] else trial["error"] or ""
+        failed = textwrap.shorten(f"failed: {trial['error']}", 72, placeholder=" ...") if trial["error"] else ""
+        remark = "best" if trial["path"] == comparison["best"] else failed
         figures = [value, *("-" if trial[name] is None else f"{trial[name]:,}" for name in ("steps", "seconds"))]
         rows.append([trial["path"], *(trial["settings"][name] for name in names), *figures, remark])
     return rows

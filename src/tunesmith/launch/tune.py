@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tunesmith.errors import Interrupted
+from tunesmith.launch.interruption import interruptible
 from tunesmith.launch.ray import cluster
-from tunesmith.launch.sweep import Sweep, Trial, interruptible, run_trial
+from tunesmith.launch.sweep import GO_ON, Sweep, Trial, run_trial
 
 
 def run_on_ray(sweep: Sweep, settled: Callable[[Trial], None]) -> None:
@@ -32,7 +33,7 @@ def run_on_ray(sweep: Sweep, settled: Callable[[Trial], None]) -> None:
     num_processes = sweep.resolved.config.launch.num_processes or 1
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    with interruptible(), cluster(num_processes):
+    with cluster(num_processes), interruptible("the sweep", remedy=GO_ON):  # Ray sets handlers of its own at first
         import ray
         from ray import tune
 

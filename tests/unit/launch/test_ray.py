@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from helpers import logged, resolved_from, run_training, story_rows, tensors, wr
 from tunesmith import notices
 from tunesmith.cli.main import main
 from tunesmith.errors import ConfigError, ModelError
-from tunesmith.launch.ray import BOOKKEEPING, cluster, train_on_ray
+from tunesmith.launch.ray import BOOKKEEPING, train_on_ray
 from tunesmith.train.callbacks import Silent
 
 SETTINGS: dict[str, Any] = {
@@ -31,12 +30,6 @@ SETTINGS: dict[str, Any] = {
     "lora_dropout": 0.0,
 }
 WORKERS: dict[str, Any] = {"engine": "ray", "num_processes": 2, "gradient_accumulation_steps": 2}
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    with cluster(2):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +125,11 @@ def test_an_error_of_a_worker_is_one_line_with_its_exit_code(ray_cluster, tmp_pa
 def test_without_ray(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModelError, match=r"pip install 'tunesmith\[ray\]'"):
-        train_on_ray(resolved_from(model_name_or_path="m", output_dir=str(tmp_path / "run"), engine="ray"), command=[], listener=Silent())
+        train_on_ray(
+            resolved_from(model_name_or_path="m", output_dir=str(tmp_path / "run"), engine="ray"),
+            command=[],
+            listener=Silent(),
+        )
 
 
 def test_a_second_launcher_is_refused(monkeypatch):

@@ -16,8 +16,6 @@ import pytest
 
 from helpers import story_rows, write_rows
 from tunesmith.cli.main import main
-from tunesmith.errors import Interrupted
-from tunesmith.launch.sweep import interruptible
 
 NOT_FINITE = "1e25"
 """A learning rate at which training fails."""
@@ -67,7 +65,7 @@ class Ended:
 def ended(config: str) -> Ended:
     """Three trials; the second is interrupted after its first checkpoint, the third fails."""
     folder = Path(f"{Path(config).parent / 'run'}-sweep")
-    arguments = [config, "--param", f"learning_rate=1e-4,1e-3,{NOT_FINITE}", "--metric", "eval_loss"]
+    arguments = [config, "--param", f"learning_rate=1e-5,1e-3,{NOT_FINITE}", "--metric", "eval_loss"]
     ended = Ended(folder, arguments)
     process = psutil.Popen(
         [sys.executable, "-m", "tunesmith", "sweep", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -161,9 +159,9 @@ def test_a_finished_sweep_shows_its_comparison_again(ended, capsys):
 def test_another_sweep_in_the_same_folder_is_refused(ended, config, capsys):
     before = contents(ended.folder)
     others = [
-        [config, "--param", "learning_rate=1e-4,1e-2", "--metric", "eval_loss"],
-        [config, "--param", f"learning_rate=1e-4,1e-3,{NOT_FINITE}", "--metric", "loss"],
-        [*ended.arguments, "--max_steps", "3"],
+        [config, "--param", "learning_rate=1e-5,1e-2", "--metric", "eval_loss"],
+        [config, "--param", f"learning_rate=1e-5,1e-3,{NOT_FINITE}", "--metric", "loss"],
+        [*ended.arguments, "--warmup_steps", "3"],
     ]
     for arguments in others:
         assert main(["sweep", *arguments]) == 2
@@ -183,6 +181,7 @@ def test_another_sweep_in_the_same_folder_is_refused(ended, config, capsys):
         (["--param", "lora_r=4..8", "--trials", "2", "--engine", "sequential"], "--engine optuna"),
         (["--param", "max_length=64,8192"], "is beyond the model's"),
         (["--param", "eval_strategy=steps,no"], "eval_loss needs evaluation"),
+        (["--param", "eval_steps=20,50"], "one every 50 steps of 40"),
         (["--param", "lora_r=4,8", "--metric", "macro_f1"], "evaluation.generate is off"),
     ],
 )
@@ -199,11 +198,3 @@ def test_a_folder_with_other_things_is_refused(config, tmp_path, capsys):
     assert main(["sweep", config, *arguments]) == 2
     assert "holds something, and no sweep" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_signals_become_an_error_and_handlers_come_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted) as caught, interruptible():
-        signal.raise_signal(signal.SIGTERM)
-    assert caught.value.exit_code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
