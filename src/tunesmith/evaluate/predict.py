@@ -19,7 +19,7 @@ from tunesmith.evaluate.subject import find_subject
 from tunesmith.report.folder import write_text
 
 if TYPE_CHECKING:
-    from tunesmith.evaluate.generate import Generation, Progress
+    from tunesmith.evaluate.generate import Progress
     from tunesmith.evaluate.journal import Journal
 
 STOPPED = "stopped"
