@@ -24,7 +24,8 @@ VERBS: dict[str, str] = {
     "chat": "talk with a model in the terminal",
     "serve": "answer over HTTP, as OpenAI's API does",
     "data": "make, prepare and download data",
-    "merge": "merge an adapter into its base model",
+    "merge": "merge an adapter into its base model, and prove that it answers as before",
+    "push": "upload a finished model to the hub",
 }
 """Verb -> what it does, in the order of the help."""
 

@@ -27,11 +27,15 @@ from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import ConfigError, StorageError, TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
+from tunesmith.evaluate.prompts import questions_for
 from tunesmith.evaluate.run import EVALUATION
-from tunesmith.export import inference
+from tunesmith.export import hub, inference
+from tunesmith.export.card import CARD, write_card
 from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.merge import merge
+from tunesmith.export.proof import PROOF
 from tunesmith.export.save import save_model
+from tunesmith.model.adapters import ADAPTER_CONFIG, read_adapter
 from tunesmith.model.load import load_model, trainable_parameters
 from tunesmith.model.precision import Precision, choose_precision
 from tunesmith.model.segments import keep_examples_apart
@@ -49,7 +53,9 @@ from tunesmith.train.processes import is_main_process, num_processes
 from tunesmith.train.samples import make_samples
 from tunesmith.train.trainer import Trainer
 
-OWN_FILES = (record.RECORD, METRICS, "ledger.json", EVALUATION, "gen_results", CURVES, "inference.json")
+OWN_FILES = (
+    record.RECORD, METRICS, "ledger.json", EVALUATION, "gen_results", CURVES, inference.INFERENCE, CARD, PROOF
+)  # fmt: skip
 """What a run leaves in its folder beside the model; replaced with ``overwrite_output_dir``."""
 
 
@@ -126,7 +132,11 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         draw(folder, best)
         result = {"steps": trainer.state.global_step, "seconds": round(seconds, 1), "metrics": metrics}
         kept = {"best": best, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
+        kept |= adapter_record(folder, adapter_folder_of(resolved, model_folder))
         record.finish(folder, "finished", {"result": result, **kept})
+        write_cards(resolved, folder, model_folder)
+        if resolved.config.training.push_to_hub:
+            push_finished(resolved, folder)
     return TrainResult(folder, model_folder, trainer.state.global_step, seconds, metrics)
 
 
@@ -352,16 +362,15 @@ def finish_folder(
     """Write the finished model and return its folder."""
     training = resolved.config.training
     model_folder = folder / training.final_subdir if training.final_subdir else folder
-    merged_too = training.save_merged_model and resolved.config.adapter.use_lora
+    adapter_folder = adapter_folder_of(resolved, model_folder)
     model = trainer.accelerator.unwrap_model(trainer.model)
     whole = deepspeed.gathered_weights(model)
     if is_main_process():
-        adapter_folder = model_folder / "lora_weights" if merged_too else model_folder
         save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole, contract=contract)
-        if merged_too:
+        if adapter_folder != model_folder:
             stage = model_folder / ".merged"
             shutil.rmtree(stage, ignore_errors=True)
-            merge(adapter_folder, stage, dtype=precision.dtype)
+            merge(adapter_folder, stage, dtype=precision.dtype, questions=questions_for(adapter_folder))
             for file in stage.iterdir():
                 file.replace(model_folder / file.name)
             stage.rmdir()
@@ -369,11 +378,50 @@ def finish_folder(
     return model_folder
 
 
+def adapter_folder_of(resolved: Resolved, model_folder: Path) -> Path:
+    """Where the adapter goes: beside the merged model into a folder of its own."""
+    merged_too = resolved.config.training.save_merged_model and resolved.config.adapter.use_lora
+    return model_folder / "lora_weights" if merged_too else model_folder
+
+
+def adapter_record(folder: Path, adapter_folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says of the saved adapter, so that a later change of it is noticed; nothing without one."""
+    if not (adapter_folder / ADAPTER_CONFIG).is_file():
+        return {}
+    place = adapter_folder.relative_to(folder).as_posix()
+    return {"adapter": {"folder": place, "checksum": read_adapter(adapter_folder).checksum}}
+
+
+def write_cards(resolved: Resolved, folder: Path, model_folder: Path) -> None:
+    """The model card beside each model of the run."""
+    adapter_folder = adapter_folder_of(resolved, model_folder)
+    if not resolved.config.adapter.use_lora:
+        write_card(folder, model_folder, "full")
+        return
+    write_card(folder, adapter_folder, "adapter")
+    if adapter_folder != model_folder:
+        write_card(folder, model_folder, "merged")
+
+
+def push_finished(resolved: Resolved, folder: Path) -> None:
+    """Upload the finished model; the run is finished whether or not that succeeds.
+
+    Raises:
+        StorageError: the hub could not be reached or refused.
+    """
+    training = resolved.config.training
+    repository = str(training.hub_model_id)
+    address = hub.push(folder, repository, hub.uploads(folder), private=training.hub_private_repo)
+    notices.say(f"the model was uploaded to {address}")
+
+
 def best_evaluation(trainer: Trainer) -> dict[str, Any] | None:
     """``step``, ``metric`` and ``value`` of the best evaluation; None where nothing depends on which one it is."""
     metric = trainer.args.metric_for_best_model
     # what is measured before the first step is not in the running: no checkpoint holds it
-    values = [(entry[metric], entry["step"]) for entry in trainer.state.log_history if entry["step"] and metric in entry]
+    values = [
+        (entry[metric], entry["step"]) for entry in trainer.state.log_history if entry["step"] and metric in entry
+    ]
     finite = [value for value in values if math.isfinite(value[0])]
     if not finite:
         return None
