@@ -90,7 +90,7 @@ def test_distributed_training_asks_for_a_process_for_each_gpu(
 ) -> None:
     import torch
 
-    from tunesmith.launch.torchrun import processes_wanted
+    from tunesmith.launch.processes import processes_wanted
 
     asked, silent = opened("distributed_training = True", tmp_path), opened("", tmp_path)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

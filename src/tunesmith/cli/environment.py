@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -42,3 +43,29 @@ def read_env_file(path: Path) -> None:
     for name, value in dotenv_values(path, interpolate=False).items():
         if name in SECRETS and value:
             os.environ.setdefault(name, value)
+
+
+def adopt_slurm_ranks(nodes: int) -> None:
+    """Give the tasks that ``srun`` started the ranks that torchrun would have given them.
+
+    A step of one task is no training of several processes. With ``nodes`` above 1 a task is a machine, which starts its
+    own processes. Where another launcher has set ranks, or a master, they stay.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1)
+    if "SLURM_STEP_NODELIST" not in os.environ or tasks == 1 or nodes > 1 or "RANK" in os.environ:
+        return
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["WORLD_SIZE"] = str(tasks)
+    os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
+    os.environ.setdefault("MASTER_ADDR", first_host(os.environ["SLURM_STEP_NODELIST"]))
+    job = int(os.environ.get("SLURM_JOB_ID", "0"))
+    os.environ.setdefault("MASTER_PORT", str(15000 + job % 20000))  # jobs that share a machine take different ports
+
+
+def first_host(nodelist: str) -> str:
+    """The first host of a SLURM list: ``gpu[03-05,9],cpu1`` begins with ``gpu03``."""
+    start, bracket, rest = nodelist.partition("[")
+    if not bracket or "," in start:
+        return nodelist.split(",")[0]
+    number = re.split("[],-]", rest)[0]
+    return start + number + rest.partition("]")[2].split(",")[0]

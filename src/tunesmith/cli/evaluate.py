@@ -10,6 +10,9 @@ from typing import Any
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
 
+_SHOWN_KINDS = 5
+_SHOWN_CHARACTERS = 80
+
 
 def run(argv: Sequence[str]) -> int:
     """Evaluate a finished run, or the untrained model of a configuration."""
@@ -47,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(result.metrics, indent=2, ensure_ascii=False))
     else:
-        print("\n".join(describe_metrics(result.metrics)))
+        print("\n".join([*describe_metrics(result.metrics), *describe_mistakes(result.mistakes)]))
         if result.folder is not None:
             print(f"predictions and metrics: {result.folder}", file=sys.stderr)
     return 0
@@ -58,10 +61,13 @@ def describe_metrics(metrics: dict[str, Any]) -> list[str]:
     lines = [f"{'task':<20} {metrics['task']}", f"{'num_examples':<20} {metrics['num_examples']:,}"]
     for name, value in metrics.items():
         if isinstance(value, float):
-            lines.append(f"{name:<20} {value:.4f}")
-    for name, figures in metrics.get("per_class", {}).items():
-        shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        lines.append(f"{'class ' + str(name):<20} {shown}")
+            interval = metrics.get("confidence", {}).get(name)
+            between = f"  (95%: {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+            lines.append(f"{name:<20} {value:.4f}{between}")
+    for kind in ("class", "field"):
+        for name, figures in metrics.get(f"per_{kind}", {}).items():
+            shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+            lines.append(f"{kind + ' ' + one_line(name):<20} {shown}")
     if "confusion_matrix" in metrics:
         lines += _matrix(metrics["confusion_matrix"])
     if metrics.get("read_as"):
@@ -69,9 +75,26 @@ def describe_metrics(metrics: dict[str, Any]) -> list[str]:
     return lines
 
 
+def describe_mistakes(mistakes: dict[str, Any]) -> list[str]:
+    """How often each kind of mistake occurs, the commonest kinds first, with the end of one such output."""
+    lines = []
+    for kind, found in list(mistakes.items())[:_SHOWN_KINDS]:
+        example = found["examples"][0]
+        end = one_line(example["output_end"])[-_SHOWN_CHARACTERS:]
+        lines.append(f"{one_line(kind)}: {found['count']:,}, as {example['source']}: ...{end}")
+    return ["mistakes (all kinds, with examples, in mistakes.json)", *(f"  {line}" for line in lines)] if lines else []
+
+
+def one_line(text: str) -> str:
+    """Text on one line, with escapes in place of characters that steer a terminal."""
+    from tunesmith.cli.preview import visible
+
+    return " ".join(visible(text).split())
+
+
 def _matrix(matrix: dict[str, Any]) -> list[str]:
     lines = ["confusion matrix (rows: truth, columns: answer)"]
-    lines.append(" " * 20 + "".join(f"{column!s:>12}" for column in matrix["columns"]))
+    lines.append(" " * 20 + "".join(f"{one_line(str(column)):>12}" for column in matrix["columns"]))
     for label, counts in zip(matrix["labels"], matrix["counts"], strict=True):
-        lines.append(f"{label!s:>20}" + "".join(f"{count:>12,}" for count in counts))
+        lines.append(f"{one_line(str(label)):>20}" + "".join(f"{count:>12,}" for count in counts))
     return lines

@@ -6,12 +6,16 @@ Verbs are imported only when they are called, so that help and configuration err
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tunesmith.errors import TunesmithError
+from tunesmith.train import processes
 
 VERBS: dict[str, str] = {
     "init": "lay a working copy of a recipe into a new folder",
@@ -19,6 +23,7 @@ VERBS: dict[str, str] = {
     "preview": "show what is trained, token by token, before training",
     "check": "check everything short of training: settings, data, steps, memory, disk",
     "train": "fine-tune a model",
+    "sweep": "train with several settings and compare",
     "evaluate": "judge a model by the answers it writes",
     "predict": "write a model's answer beside every row of a file",
     "chat": "talk with a model in the terminal",
@@ -26,6 +31,7 @@ VERBS: dict[str, str] = {
     "data": "make, prepare and download data",
     "merge": "merge an adapter into its base model, and prove that it answers as before",
     "push": "upload a finished model to the hub",
+    "launch": "write a job file for SLURM, Kubernetes or SkyPilot",
 }
 """Verb -> what it does, in the order of the help."""
 
@@ -69,8 +75,7 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     except TunesmithError as error:
         if debug:
             traceback.print_exc()
-        for line in error.lines():
-            print(f"error: {line}", file=sys.stderr)
+        _report(error.lines())
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -82,8 +87,18 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
         if debug:
             traceback.print_exc()
         what = " ".join(str(error).split())
-        print(f"error: {type(error).__name__}: {what}; --debug shows where", file=sys.stderr)
+        _report([f"{type(error).__name__}: {what}; --debug shows where"])
         return 1
+
+
+def _report(problems: Sequence[str]) -> None:
+    """Print each problem on a line, of several processes with the rank; and leave them where torch's agent looks."""
+    rank = f"rank {processes.rank()}: " if processes.num_processes() > 1 else ""
+    for problem in problems:
+        print(f"error: {rank}{problem}", file=sys.stderr)
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        Path(file).write_text(json.dumps({"message": "\n".join(problems), "timestamp": int(time.time())}))
 
 
 def _verb(verb: str) -> Callable[[Sequence[str]], int]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.config.load import READERS, load
 from tunesmith.config.resolve import Resolved
+
+if TYPE_CHECKING:
+    from tunesmith.train.result import TrainResult
 
 
 def run(argv: Sequence[str]) -> int:
@@ -37,12 +40,18 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
     Returns:
         The exit code.
     """
-    environment.prepare(resolved.config.launch.gpu_id)
-    from tunesmith.launch import torchrun
+    launch = resolved.config.launch
+    environment.prepare(launch.gpu_id)
+    if launch.engine == "ray":
+        return _train_on_ray(resolved, program, as_json=as_json)
+    environment.adopt_slurm_ranks(launch.nodes)
+    from tunesmith.launch import processes
 
-    wanted = torchrun.processes_wanted(resolved)
-    if wanted > 1:
-        return subprocess.run(torchrun.command(program, wanted), check=False).returncode
+    processes.check_launcher(resolved)
+    wanted = processes.processes_wanted(resolved)
+    if not processes.launched() and (wanted > 1 or launch.nodes > 1 or launch.max_restarts):
+        return _train_in_ranks(resolved, program, wanted, as_json=as_json)
+    processes.die_with_agent()
     from tunesmith.cli.progress import Plain, make_listener
     from tunesmith.train.callbacks import Silent
     from tunesmith.train.processes import is_main_process
@@ -51,8 +60,28 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
     main = is_main_process()
     listener: Silent | Plain | object = make_listener() if main else Silent()
     result = train(resolved, command=["python", *program], listener=listener)  # type: ignore[arg-type]
-    if not main:
-        return 0
+    return show(result, as_json=as_json) if main and not processes.has_agent() else 0
+
+
+def _train_in_ranks(resolved: Resolved, program: Sequence[str], num_processes: int, *, as_json: bool) -> int:
+    """Start the ranks of this machine, wait for them, and tell the result where rank 0 ran."""
+    from tunesmith.launch.torchrun import launch
+    from tunesmith.train.result import read_result
+
+    launch(resolved, program, num_processes)
+    return show(read_result(resolved), as_json=as_json) if not resolved.config.launch.node_rank else 0
+
+
+def _train_on_ray(resolved: Resolved, program: Sequence[str], *, as_json: bool) -> int:
+    """Let Ray start the ranks, show what they tell, and the result."""
+    from tunesmith.cli.progress import make_listener
+    from tunesmith.launch.ray import train_on_ray
+
+    return show(train_on_ray(resolved, command=["python", *program], listener=make_listener()), as_json=as_json)
+
+
+def show(result: TrainResult, *, as_json: bool) -> int:
+    """Print what a run came to; returns the exit code."""
     if as_json:
         print(json.dumps({"run": str(result.folder), "steps": result.steps, "metrics": result.metrics}, indent=2))
         return 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunesmith.config.json_schema import read_json_schema
 from tunesmith.config.model_facts import max_positions
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, ConfigErrors
@@ -292,6 +294,51 @@ def streaming_reads_in_order(resolved: Resolved) -> Problem | None:
 
 
 @rule
+def chosen_device_is_for_one_process(resolved: Resolved) -> Problem | None:
+    launch, device_map = resolved.config.launch, resolved.config.model.device_map
+    if (launch.num_processes or 1) == 1:
+        return None
+    for path, chosen in (("launch.gpu_id", launch.gpu_id is not None), ("model.device_map", device_map != "auto")):
+        if chosen:
+            return Problem(
+                (path, "launch.num_processes"),
+                f"{path.partition('.')[2]} chooses one device, and num_processes asks for {launch.num_processes} "
+                "processes with a device each",
+                "leave one of them out; CUDA_VISIBLE_DEVICES=0,1 chooses several",
+            )
+    return None
+
+
+@rule
+def machines_find_each_other(resolved: Resolved) -> Problem | None:
+    launch = resolved.config.launch
+    paths = ("launch.nodes", "launch.node_rank", "launch.rendezvous")
+    if launch.nodes == 1:
+        if launch.node_rank or launch.rendezvous:
+            return Problem(
+                paths[::-1], "node_rank and rendezvous are for several machines, and nodes is 1", "set nodes"
+            )
+        return None
+    if launch.node_rank is None or launch.rendezvous is None:
+        missing = " and ".join(name for name in ("node_rank", "rendezvous") if getattr(launch, name) is None)
+        return Problem(
+            paths,
+            f"{launch.nodes} machines need {missing}",
+            "on each machine give its own node_rank (0, 1, ...) and the same rendezvous, HOST:PORT of machine 0",
+        )
+    if launch.node_rank >= launch.nodes:
+        return Problem(
+            paths[1::-1],
+            f"node_rank {launch.node_rank} is not one of {launch.nodes} machines",
+            f"machines are counted from 0 to {launch.nodes - 1}",
+        )
+    address = re.fullmatch(r"([^:\s]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", launch.rendezvous)
+    if address is None or not 0 < int(address[2]) < 2**16:
+        return Problem(paths[2:], f"rendezvous {launch.rendezvous!r} is not HOST:PORT", "write it like 10.0.0.1:29500")
+    return None
+
+
+@rule
 def upload_has_a_name(resolved: Resolved) -> Problem | None:
     training = resolved.config.training
     if training.push_to_hub and not training.hub_model_id:
@@ -307,5 +354,76 @@ def chat_loss_needs_turns(resolved: Resolved) -> Problem | None:
             ("data.loss_on", "data.format"),
             f"loss_on {data.loss_on} needs chat turns, and text rows have none",
             "set loss_on completion or all",
+        )
+    return None
+
+
+@rule
+def labels_belong_to_classification(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.labels is None:
+        return None
+    if evaluation.task != "classification":
+        return Problem(
+            ("evaluation.labels", "evaluation.task"),
+            f"labels belong to the task classification, and the task is {evaluation.task}",
+            "set task classification, or leave out labels",
+        )
+    if len({label.strip().casefold() for label in evaluation.labels} - {""}) < max(2, len(evaluation.labels)):
+        return Problem(
+            ("evaluation.labels",),
+            f"labels {evaluation.labels} are not two or more different texts",
+            "name every label once; upper and lower case are the same label",
+        )
+    return None
+
+
+@rule
+def schema_belongs_to_json(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.json_schema is None:
+        return None
+    if evaluation.task != "json":
+        return Problem(
+            ("evaluation.json_schema", "evaluation.task"),
+            f"json_schema belongs to the task json, and the task is {evaluation.task}",
+            "set task json, or leave out json_schema",
+        )
+    try:
+        read_json_schema(evaluation.json_schema)
+    except ConfigError as error:
+        return Problem(("evaluation.json_schema",), f"json_schema {error.where}: {error.what}", error.remedy or "")
+    return None
+
+
+@rule
+def task_function_is_the_task(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.task_function is None:
+        return None
+    if evaluation.task != "auto":
+        return Problem(
+            ("evaluation.task", "evaluation.task_function"),
+            f"task {evaluation.task} and a task_function are both given",
+            "leave one of them out",
+        )
+    file, _, function = evaluation.task_function.rpartition(":")
+    if not file.endswith(".py") or not function.isidentifier() or not Path(file).is_file():
+        return Problem(
+            ("evaluation.task_function",),
+            f"task_function {evaluation.task_function!r} names no function of a Python file that exists",
+            "write FILE.py:FUNCTION",
+        )
+    return None
+
+
+@rule
+def generated_answers_are_scored(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.generate and evaluation.task == "none":
+        return Problem(
+            ("evaluation.generate", "evaluation.task"),
+            "answers are generated and task none scores nothing",
+            "choose a task, or set generate false",
         )
     return None

@@ -9,7 +9,7 @@ import gc
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from tunesmith.config.schema import DataSection, EvaluationSection
 from tunesmith.data.rows import Row
 from tunesmith.errors import ConfigError, DataError, DataErrors, StorageError
 from tunesmith.evaluate.compare import Comparison, compare, safe_name
+from tunesmith.evaluate.intervals import confidence_intervals
 from tunesmith.evaluate.metrics import mean
+from tunesmith.evaluate.mistakes import collect_mistakes, kinds_of_mistakes
 from tunesmith.evaluate.subject import EVALUATION, Subject, find_subject, of_configuration
-from tunesmith.evaluate.tasks import Judged, Task, choose_task
+from tunesmith.evaluate.tasks import Task, choose_task
 from tunesmith.notices import say
 from tunesmith.report.folder import write_json, write_jsonl, write_text
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 PREDICTIONS = "predictions.jsonl"
 METRICS = "metrics.json"
+MISTAKES = "mistakes.json"
 _MAX_PROBLEMS = 20
 
 
@@ -47,11 +50,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """Figures over all rows, every row's prediction in the order of the rows, and the folder that holds both."""
+    """Figures over all rows, a prediction for each of them in their order, and kinds of mistakes with examples."""
 
     metrics: dict[str, Any]
     predictions: list[dict[str, Any]]
     folder: Path | None = None
+    mistakes: dict[str, Any] = field(default_factory=dict)
 
 
 def evaluate_run(
@@ -215,8 +219,20 @@ def task_for(evaluation: EvaluationSection, builder: ExampleBuilder, rows: Seque
 
     Raises:
         ConfigError: the settings name no task.
+        DataError: labels are to be taken from the rows, and they state none.
     """
-    return choose_task(evaluation.task, builder.format_of(rows[0]), rows)
+    from tunesmith.data.formats import rename
+
+    named = [rename(row, builder.data.columns) for row in rows]
+    return choose_task(evaluation, builder.format_of(rows[0]), named, [_completion(builder, row) for row in rows])
+
+
+def _completion(builder: ExampleBuilder, row: Row) -> str | None:
+    """The row's own answer; a row that cannot be read has none here, and is named when its reference is wanted."""
+    try:
+        return builder.reference(row)
+    except DataError:
+        return None
 
 
 def evaluate_rows(
@@ -230,11 +246,13 @@ def evaluate_rows(
     seed: int = 0,
     journal: Journal | None = None,
     progress: Progress | None = None,
+    generator: Callable[..., list[Generation]] | None = None,
 ) -> EvaluationResult:
     """Generate an answer for every row and score it; model, modes and random streams are left as they were.
 
     Args:
         journal: keeps answers while others are generated, see ``generate``; the caller removes it.
+        generator: what generates in the place of ``generate``, in the same way.
 
     Raises:
         DataError: there are no rows, or some have no prompt or do not say what their answer should be.
@@ -245,7 +263,7 @@ def evaluate_rows(
         raise DataError("there are no rows to evaluate")
     references = _references(builder, rows, task)
     prompts = [builder.prompt(row).input_ids for row in rows]
-    generations = generate(
+    generations = (generator or generate)(
         model,
         tokenizer,
         prompts,
@@ -264,7 +282,7 @@ def evaluate_rows(
         Case(row.where, tokenizer.decode(prompt, clean_up_tokenization_spaces=False), reference)
         for row, prompt, reference in zip(rows, prompts, references, strict=True)
     ]
-    return score_generations(task, cases, generations)
+    return score_generations(task, cases, generations, bootstrap_samples=evaluation.bootstrap_samples, seed=seed)
 
 
 def _references(builder: ExampleBuilder, rows: Sequence[Row], task: Task) -> list[Any]:
@@ -284,27 +302,37 @@ def _references(builder: ExampleBuilder, rows: Sequence[Row], task: Task) -> lis
     return references
 
 
-def score_generations(task: Task, cases: Sequence[Case], generations: Sequence[Generation]) -> EvaluationResult:
-    """Read and score what was generated for ``cases``; needs no model.
+def score_generations(
+    task: Task,
+    cases: Sequence[Case],
+    generations: Sequence[Generation],
+    *,
+    bootstrap_samples: int = 0,
+    seed: int = 0,
+) -> EvaluationResult:
+    """Read and score what was generated for ``cases`` (at least one); needs no model.
+
+    Args:
+        task: how answers are read and scored.
+        cases: the rows.
+        generations: what was generated for each of them.
+        bootstrap_samples: resamplings behind the confidence intervals; 0 leaves them out.
+        seed: decides the resamplings.
 
     Returns:
-        metrics: task, num_examples, the task's own figures, parse_failure_rate (share of unreadable answers),
-            stopped_share (answers ended by a stop token), mean_new_tokens, read_as {rule: how many answers it read};
-        predictions: one object a row with source, prompt, reference, output, answer, read_as, correct, stopped.
+        metrics: task, main_metric (the figure to compare models by), num_examples, the task's own figures,
+            confidence {figure: [low, high]} (95%), parse_failure_rate (share of unreadable answers), stopped_share
+            (answers ended by a stop token), mean_new_tokens, read_as {rule: how many answers it read}, and mistakes
+            {kind: count};
+        predictions: one object a row with source, prompt, reference, output, answer, read_as, correct, stopped, and
+            scores (the row's own figures);
+        mistakes: {kind: {count, examples}}.
     """
-    judged = []
-    for case, generation in zip(cases, generations, strict=True):
-        answer = task.read(generation.text)
-        judged.append(Judged(answer, case.reference, task.correct(answer, case.reference)))
-    metrics = {
-        "task": task.name,
-        "num_examples": len(judged),
-        **task.score(judged),
-        "parse_failure_rate": mean([float(not item.answer.readable) for item in judged]),
-        "stopped_share": mean([float(generation.stopped) for generation in generations]),
-        "mean_new_tokens": mean([float(len(generation.token_ids)) for generation in generations]),
-        "read_as": dict(sorted(Counter(item.answer.how for item in judged).items())),
-    }
+    judged = [task.judge(generation.text, case.reference) for case, generation in zip(cases, generations, strict=True)]
+    kinds = [
+        kinds_of_mistakes(task, item, stopped=generation.stopped)
+        for item, generation in zip(judged, generations, strict=True)
+    ]
     predictions = [
         {
             "source": case.source,
@@ -315,10 +343,25 @@ def score_generations(task: Task, cases: Sequence[Case], generations: Sequence[G
             "read_as": item.answer.how,
             "correct": item.correct,
             "stopped": generation.stopped,
+            "scores": item.scores,
         }
         for case, generation, item in zip(cases, generations, judged, strict=True)
     ]
-    return EvaluationResult(metrics, predictions)
+    mistakes = collect_mistakes(kinds, predictions)
+    intervals = confidence_intervals(task.statistics(judged), len(judged), bootstrap_samples, seed)
+    metrics = {
+        "task": task.name,
+        "main_metric": task.main_metric,
+        "num_examples": len(judged),
+        **task.figures(judged),
+        **({"confidence": intervals} if intervals else {}),
+        "parse_failure_rate": mean([float(not item.answer.readable) for item in judged]),
+        "stopped_share": mean([float(generation.stopped) for generation in generations]),
+        "mean_new_tokens": mean([float(len(generation.token_ids)) for generation in generations]),
+        "read_as": dict(sorted(Counter(item.answer.how for item in judged).items())),
+        "mistakes": {kind: found["count"] for kind, found in mistakes.items()},
+    }
+    return EvaluationResult(metrics, predictions, mistakes=mistakes)
 
 
 def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
@@ -333,7 +376,7 @@ def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def write_result(folder: Path, result: EvaluationResult) -> None:
-    """Write predictions and then metrics; metrics never stand beside predictions they do not belong to.
+    """Write predictions, mistakes and then metrics; metrics never stand beside predictions they do not belong to.
 
     Raises:
         StorageError: a file cannot be written.
@@ -343,6 +386,7 @@ def write_result(folder: Path, result: EvaluationResult) -> None:
     except OSError as error:
         raise StorageError(f"cannot write: {error.strerror or error}", where=str(folder)) from error
     write_jsonl(folder / PREDICTIONS, result.predictions)
+    write_json(folder / MISTAKES, result.mistakes)
     write_json(folder / METRICS, result.metrics)
 
 

@@ -15,8 +15,8 @@ from tunesmith.config.load import finish
 from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import parse_overrides
 from tunesmith.config.resolve import Resolved, from_values
-from tunesmith.errors import ConfigError, StorageError
-from tunesmith.report.record import RECORD, read_record
+from tunesmith.errors import ConfigError, UnsafeError
+from tunesmith.report.record import RECORD, TASK_FUNCTION, read_record
 
 if TYPE_CHECKING:
     from tunesmith.model.load import Inference
@@ -100,7 +100,25 @@ def _of_run(name: str, path: Path, home: Path, settings: Sequence[str]) -> Subje
     part = "" if folder in (home, home / final if final else home) else path.name
     # what lies beside the model are texts, while the record may name files that are not on this machine
     resolved = from_values(resolved.values() | settings_of(folder), resolved.origins)
-    return _trained(name, folder, _with_settings(resolved, settings), home / EVALUATION / part)
+    resolved = _with_settings(resolved, settings)
+    _refuse_recorded_function(home, resolved)
+    return _trained(name, folder, resolved, home / EVALUATION / part)
+
+
+def _refuse_recorded_function(home: Path, resolved: Resolved) -> None:
+    """A record names a task function; it is run only when the command line of today names one as well.
+
+    Raises:
+        UnsafeError: the run was scored by a function, and nobody says how to score it now.
+    """
+    recorded = read_record(home).facts["settings"].get(TASK_FUNCTION)
+    evaluation = resolved.config.evaluation
+    if recorded and evaluation.task_function is None and evaluation.task == "auto":
+        raise UnsafeError(
+            f"this run was scored by a function of a file, {recorded}, which a record may not run",
+            where=str(home / RECORD),
+            remedy=f"give --task_function {recorded} if you trust that file, or --task",
+        )
 
 
 def _of_adapter(name: str, path: Path, settings: Sequence[str]) -> Subject:

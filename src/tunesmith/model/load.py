@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import RunConfig
+from tunesmith.config.strategy import chosen
 from tunesmith.errors import ModelError
 from tunesmith.model import source
 from tunesmith.model.adapters import (
@@ -99,7 +100,9 @@ def load_base(resolved: Resolved, precision: Precision, dtype: torch.dtype | Non
             "dtype": dtype or weights_dtype(resolved, precision),
             "device_map": placement(resolved),
             "attn_implementation": choose_attention(resolved, precision, supports_sdpa=_supports_sdpa(config)),
-            "quantization_config": quantization_config(resolved.config.quantization, precision),
+            "quantization_config": quantization_config(
+                resolved.config.quantization, precision, spread=chosen(resolved).name == "fsdp2"
+            ),
             "use_safetensors": True,
         },
     )
@@ -148,8 +151,8 @@ def placement(resolved: Resolved) -> dict[str, Any] | str | None:
     """
     config = resolved.config
     num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if config.launch.deepspeed:
-        # DeepSpeed places plain weights; those in few bits are made on their device, together with their scales
+    if chosen(resolved).name != "ddp":
+        # who spreads weights places them; those in few bits are made on their device, together with their scales
         if not (num_devices and is_quantized(config.quantization)):
             return None
         return {"": int(os.environ.get("LOCAL_RANK", "0"))}
@@ -223,6 +226,9 @@ def finished(
     if not settings.get("model.model_name_or_path"):
         raise ModelError("the adapter does not name its base", where=str(name), remedy="give the base")
     settings |= {"model.device_map": device_map} if device_map else {}
+    settings |= dict.fromkeys(
+        ("launch.strategy", "launch.deepspeed", "launch.accelerate_config")
+    )  # one process answers
     if not torch.cuda.is_available() and device_map is None:
         settings |= {"model.device_map": "auto", "launch.gpu_id": None}  # the run's device is not on this machine
     if not quantized or (trained and not is_adapter):

@@ -23,7 +23,9 @@ def is_quantized(section: QuantizationSection) -> bool:
     return section.load_in_4bit or section.load_in_8bit
 
 
-def quantization_config(section: QuantizationSection, precision: Precision) -> BitsAndBytesConfig | None:
+def quantization_config(
+    section: QuantizationSection, precision: Precision, *, spread: bool = False
+) -> BitsAndBytesConfig | None:
     """The quantization as bitsandbytes takes it (QLoRA, Dettmers et al. 2023; LLM.int8, 2022); None for none.
 
     4-bit layers multiply in ``bnb_4bit_compute_dtype``, which follows the run's precision unless it is set. Linear
@@ -37,11 +39,13 @@ def quantization_config(section: QuantizationSection, precision: Precision) -> B
     if not section.load_in_4bit:
         return None
     wanted = section.bnb_4bit_compute_dtype
+    compute = precision.torch_dtype if wanted == "auto" else getattr(torch, wanted)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=section.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=section.bnb_4bit_use_double_quant,
-        bnb_4bit_compute_dtype=precision.torch_dtype if wanted == "auto" else getattr(torch, wanted),
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=compute if spread else torch.uint8,
     )
 
 

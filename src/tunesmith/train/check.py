@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 from trl import SFTConfig
 
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import Strategy
 from tunesmith.data.batching import items
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import IGNORE_INDEX
@@ -35,8 +36,9 @@ from tunesmith.train.judging import make_judge
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData
 from tunesmith.train.processes import num_processes
-from tunesmith.train.run import check_folder, prepare
+from tunesmith.train.run import prepare
 from tunesmith.train.samples import make_samples
+from tunesmith.train.start import check_batches, starting_point
 
 MOST_STEPS = 20_000
 """Steps for which the learning rate is computed one after the other; longer schedules are shown by their peak alone."""
@@ -84,7 +86,7 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
     capacity = (gpu, memory.device_memory(gpu)) if gpu is not None else memory.here(resolved)
     report = Report()
     report.attempt(lambda: deepspeed.check(resolved))
-    report.attempt(lambda: _check_folder(resolved))
+    resume = report.attempt(lambda: _starting_point(resolved))
     tokenizer = report.attempt(lambda: load_tokenizer(resolved.config.model))
     data = report.attempt(lambda: prepare(resolved, tokenizer)) if tokenizer is not None else None
     plan = None
@@ -93,6 +95,8 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
         plan = report.attempt(lambda: make_plan(resolved, _num_batch_rows(resolved, data), num_processes()))
     if plan is not None:
         report.steps = _steps(resolved, plan)
+        if resume is not None:
+            report.attempt(lambda: check_batches(resume, resolved, plan))
     precision = memory.precision_elsewhere(resolved) if gpu else report.attempt(lambda: choose_precision(resolved))
     if precision is None:
         return report
@@ -118,13 +122,12 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
 # folder and arguments -------------------------------------------------------------------------------------------------
 
 
-def _check_folder(resolved: Resolved) -> None:
-    """As training does, and afterwards the folder is as it was."""
+def _starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
+    """As training finds it, and afterwards the folder is as it was."""
     folder = Path(resolved.config.training.output_dir)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    resume = checkpoint.find(folder, resolved.config.training.resume_from_checkpoint)
     try:
-        check_folder(folder, resolved, resuming=resume is not None)
+        return starting_point(resolved)
     finally:
         for path in missing:
             if path.is_dir():
@@ -141,8 +144,9 @@ def _check_arguments(resolved: Resolved, precision: Precision, plan: Plan) -> No
         warmup_steps=plan.warmup_steps,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         resuming=False,
+        strategy=Strategy("ddp", "the other ones are checked above, and touch the whole process"),
     )
-    SFTConfig(**keywords | {"report_to": "none", "deepspeed": None})
+    SFTConfig(**keywords | {"report_to": "none"})
 
 
 def _check_trackers(resolved: Resolved) -> None:

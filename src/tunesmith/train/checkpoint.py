@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tunesmith import notices
@@ -28,11 +28,25 @@ class Checkpoint:
     step: int
 
 
-def commit(folder: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """How many processes wrote a checkpoint, and the rows they took: of one pass each, and of a step together."""
+
+    num_processes: int
+    per_device_train_batch_size: int
+    global_batch_size: int
+
+
+def commit(folder: Path, batches: Batches) -> None:
     """Declare a checkpoint complete: hash its files and write the manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     hashes = {str(path.relative_to(folder)): _sha256(path) for path in files}
-    write_json(folder / MANIFEST, {"step": step_of(folder), "files": hashes})
+    write_json(folder / MANIFEST, {"step": step_of(folder), "batches": asdict(batches), "files": hashes})
+
+
+def batches_of(checkpoint: Checkpoint) -> Batches:
+    """The processes and batches that a complete checkpoint was written with."""
+    return Batches(**read_json(checkpoint.path / MANIFEST)["batches"])
 
 
 def problem(folder: Path) -> str | None:
@@ -42,7 +56,8 @@ def problem(folder: Path) -> str | None:
     if not (folder / MANIFEST).is_file():
         return f"it was not finished ({MANIFEST} is missing)"
     try:
-        files = read_json(folder / MANIFEST)["files"]
+        manifest = read_json(folder / MANIFEST)
+        files, _ = manifest["files"], Batches(**manifest["batches"])
     except (StorageError, KeyError, TypeError):
         return f"{MANIFEST} is damaged"
     for name, expected in files.items():
@@ -68,7 +83,7 @@ def find(output_dir: Path, asked: str | None) -> Checkpoint | None:
         asked: a checkpoint folder, ``latest`` (also ``true``), or None for a fresh start.
 
     Returns:
-        The checkpoint, or None for a fresh start: nothing was asked, or ``latest`` found no checkpoint at all.
+        The checkpoint, or None for a fresh start: nothing was asked, or ``latest`` found none that was ever complete.
 
     Raises:
         StorageError: the folder asked for cannot be trusted, or none of the run's checkpoints can.
@@ -84,8 +99,8 @@ def find(output_dir: Path, asked: str | None) -> Checkpoint | None:
             )
         return Checkpoint(folder, read_json(folder / MANIFEST)["step"])
     candidates = list_checkpoints(output_dir)
-    if not candidates:
-        notices.say(f"no checkpoint in {output_dir} yet, so training starts from the beginning")
+    if not any((candidate.path / MANIFEST).is_file() for candidate in candidates):
+        notices.say(f"no complete checkpoint in {output_dir} yet, so training starts from the beginning")
         return None
     reasons = []
     for checkpoint in reversed(candidates):

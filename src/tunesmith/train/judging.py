@@ -11,7 +11,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import chosen
 from tunesmith.errors import ConfigError
+from tunesmith.evaluate.generate import generate
 from tunesmith.evaluate.run import (
     EVALUATION,
     evaluate_rows,
@@ -22,6 +24,7 @@ from tunesmith.evaluate.run import (
     write_result,
 )
 from tunesmith.train.arguments import best_metric
+from tunesmith.train.generation import generate_share
 from tunesmith.train.prepare import PreparedData
 from tunesmith.train.processes import is_main_process
 
@@ -53,13 +56,21 @@ class Judge:
         self._builder = data.builder
         self._rows = sampled(data.eval_rows, self._evaluation.generate_limit, self._evaluation.generate_seed)
         self._task = task_for(self._evaluation, self._builder, self._rows)
+        self._generator = generate if chosen(resolved).spreads_weights else generate_share
         self.names = figure_names(self._task, self._builder, self._rows)
         """Names of the figures that an evaluation will give."""
 
     def __call__(self, model: Any, step: int, token_figures: dict[str, float]) -> dict[str, float]:
         """The figures of the model as it is after ``step``; ``token_figures`` are kept beside them."""
         result = evaluate_rows(
-            model, self._tokenizer, self._builder, self._rows, self._task, self._evaluation, seed=self._seed
+            model,
+            self._tokenizer,
+            self._builder,
+            self._rows,
+            self._task,
+            self._evaluation,
+            seed=self._seed,
+            generator=self._generator,
         )
         figures = scalar_metrics(result.metrics)
         if is_main_process():

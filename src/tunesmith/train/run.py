@@ -6,11 +6,10 @@ Everything that can be checked without weights is checked before weights are loa
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from trl import SFTConfig
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import Strategy
 from tunesmith.data.batching import BatchRows, items, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
-from tunesmith.errors import ConfigError, StorageError, TunesmithError
+from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.evaluate.prompts import questions_for
 from tunesmith.evaluate.run import EVALUATION
@@ -49,25 +49,14 @@ from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, 
 from tunesmith.train.judging import Judge, make_judge
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
-from tunesmith.train.processes import is_main_process, num_processes
+from tunesmith.train.processes import is_main_process, num_processes, process_seed
+from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.samples import make_samples
+from tunesmith.train.start import check_agreement, check_batches, starting_point
 from tunesmith.train.trainer import Trainer
 
-OWN_FILES = (
-    record.RECORD, METRICS, "ledger.json", EVALUATION, "gen_results", CURVES, inference.INFERENCE, CARD, PROOF
-)  # fmt: skip
+OWN_FILES = (record.RECORD, METRICS, "ledger.json", EVALUATION, "gen_results", CURVES, "inference.json", CARD, PROOF)
 """What a run leaves in its folder beside the model; replaced with ``overwrite_output_dir``."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """A finished run."""
-
-    folder: Path
-    model_folder: Path
-    steps: int
-    seconds: float
-    metrics: dict[str, Any]
 
 
 def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
@@ -84,10 +73,9 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener = listener or Silent()
     started = time.perf_counter()
     training = resolved.config.training
-    deepspeed.check(resolved)
+    strategy = deepspeed.check(resolved)
     folder = Path(training.output_dir)
-    resume = checkpoint.find(folder, training.resume_from_checkpoint)
-    check_folder(folder, resolved, resuming=resume is not None)
+    resume = starting_point(resolved)
     tokenizer = load_tokenizer(resolved.config.model)
     data = prepare(resolved, tokenizer)
     judge = make_judge(resolved, tokenizer, data)
@@ -95,15 +83,28 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     samples = make_samples(resolved, tokenizer, data, precision)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
     plan = make_plan(resolved, len(rows), num_processes())
+    if resume is not None:
+        check_batches(resume, resolved, plan)
     set_seed(training.seed)
     model = load_model(resolved, precision)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
     contract = promise(resolved, model, data)
     tokenizer.chat_template = chat_template(data.builder, data.first_row) or tokenizer.chat_template
     trainer = build_trainer(
-        resolved, model, tokenizer, precision, plan, judge, rows, eval_rows, contract, resuming=resume is not None
+        resolved,
+        model,
+        tokenizer,
+        precision,
+        plan,
+        judge,
+        rows,
+        eval_rows,
+        strategy,
+        contract,
+        resuming=resume is not None,
     )
-    facts = describe(resolved, model, precision, plan, data, trainer)
+    check_agreement(resume)
+    facts = describe(resolved, model, precision, plan, data, trainer, strategy)
     trainer.add_callback(RunLog(folder, listener))
     if samples is not None:
         samples.show_in(trainer.callback_handler.callbacks)
@@ -111,6 +112,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     if is_main_process():
         begin_folder(folder, resolved, command, facts, data, resume)
         listener.started(facts)
+    set_seed(process_seed(training.seed))
     try:
         trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
     except BaseException as error:
@@ -138,33 +140,6 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         if resolved.config.training.push_to_hub:
             push_finished(resolved, folder)
     return TrainResult(folder, model_folder, trainer.state.global_step, seconds, metrics)
-
-
-def check_folder(folder: Path, resolved: Resolved, *, resuming: bool) -> None:
-    """Refuse a folder that cannot be written or that holds another run.
-
-    Raises:
-        StorageError: the folder cannot be written.
-        ConfigError: it holds something, and neither resuming nor overwriting was asked for.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise StorageError("is a file, not a folder", where=str(folder), remedy="choose another output_dir")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise StorageError(f"cannot write there: {error.strerror or error}", where=str(folder)) from error
-    if resuming or resolved.config.training.overwrite_output_dir or not is_main_process():
-        return
-    held = [name for name in (record.RECORD, "config.json", "adapter_config.json") if (folder / name).exists()]
-    if held or checkpoint.list_checkpoints(folder):
-        raise ConfigError(
-            f"output_dir {folder} holds a run already",
-            where=resolved.origins["training.output_dir"],
-            remedy="choose another output_dir, or --resume_from_checkpoint latest, or --overwrite_output_dir",
-        )
 
 
 def prepare(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
@@ -228,6 +203,7 @@ def build_trainer(
     judge: Judge | None,
     rows: Dataset,
     eval_rows: Dataset | None,
+    strategy: Strategy,
     contract: Contract,
     *,
     resuming: bool,
@@ -242,6 +218,7 @@ def build_trainer(
         warmup_steps=plan.warmup_steps,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         resuming=resuming,
+        strategy=strategy,
     )
     if training.optim.startswith("paged_") and not torch.cuda.is_available():
         notices.say(f"{training.optim}: there is no GPU memory to page, so the optimizer's states stay where they are")
@@ -266,6 +243,7 @@ def build_trainer(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.check_strategy(strategy)
     return trainer
 
 
@@ -284,7 +262,13 @@ def training_collator(
 
 
 def describe(
-    resolved: Resolved, model: Any, precision: Precision, plan: Plan, data: PreparedData, trainer: Trainer
+    resolved: Resolved,
+    model: Any,
+    precision: Precision,
+    plan: Plan,
+    data: PreparedData,
+    trainer: Trainer,
+    strategy: Strategy,
 ) -> dict[str, Any]:
     """Facts about a run that is about to start, for people and for ``run.json``."""
     trainable, total = trainable_parameters(model)
@@ -314,7 +298,7 @@ def describe(
             "train_fingerprint": data.train_fingerprint,
             "eval_fingerprint": data.eval_fingerprint,
         },
-        "plan": asdict(plan),
+        "plan": asdict(plan) | {"strategy": strategy.name, "strategy_origin": strategy.origin},
         "seeds": {"seed": trainer.args.seed, "data_seed": trainer.args.data_seed},
     }
 
@@ -360,8 +344,7 @@ def finish_folder(
     contract: Contract,
 ) -> Path:
     """Write the finished model and return its folder."""
-    training = resolved.config.training
-    model_folder = folder / training.final_subdir if training.final_subdir else folder
+    model_folder = model_folder_of(resolved)
     adapter_folder = adapter_folder_of(resolved, model_folder)
     model = trainer.accelerator.unwrap_model(trainer.model)
     whole = deepspeed.gathered_weights(model)
@@ -376,6 +359,26 @@ def finish_folder(
             stage.rmdir()
     trainer.accelerator.wait_for_everyone()
     return model_folder
+
+
+def best_evaluation(trainer: Trainer) -> dict[str, Any] | None:
+    """``step``, ``metric`` and ``value`` of the best evaluation; None where nothing depends on which one it is."""
+    metric = trainer.args.metric_for_best_model
+    # what is measured before the first step is not in the running: no checkpoint holds it
+    values = [(entry[metric], entry["step"]) for entry in trainer.state.log_history if entry["step"] and metric in entry]
+    finite = [value for value in values if math.isfinite(value[0])]
+    if not finite:
+        return None
+    value, step = (max if trainer.args.greater_is_better else min)(finite, key=lambda pair: pair[0])
+    return {"step": step, "metric": metric, "value": value}
+
+
+def draw(folder: Path, best: dict[str, Any] | None) -> None:
+    """Draw the curves of the run; a finished run is not lost because its picture is."""
+    try:
+        draw_curves(folder, best_step=best["step"] if best else None)
+    except Exception as error:  # matplotlib has many ways to fail, and none of them concerns the model
+        notices.say(f"{CURVES} could not be drawn ({type(error).__name__}: {error})")
 
 
 def adapter_folder_of(resolved: Resolved, model_folder: Path) -> Path:
@@ -413,28 +416,6 @@ def push_finished(resolved: Resolved, folder: Path) -> None:
     repository = str(training.hub_model_id)
     address = hub.push(folder, repository, hub.uploads(folder), private=training.hub_private_repo)
     notices.say(f"the model was uploaded to {address}")
-
-
-def best_evaluation(trainer: Trainer) -> dict[str, Any] | None:
-    """``step``, ``metric`` and ``value`` of the best evaluation; None where nothing depends on which one it is."""
-    metric = trainer.args.metric_for_best_model
-    # what is measured before the first step is not in the running: no checkpoint holds it
-    values = [
-        (entry[metric], entry["step"]) for entry in trainer.state.log_history if entry["step"] and metric in entry
-    ]
-    finite = [value for value in values if math.isfinite(value[0])]
-    if not finite:
-        return None
-    value, step = (max if trainer.args.greater_is_better else min)(finite, key=lambda pair: pair[0])
-    return {"step": step, "metric": metric, "value": value}
-
-
-def draw(folder: Path, best: dict[str, Any] | None) -> None:
-    """Draw the curves of the run; a finished run is not lost because its picture is."""
-    try:
-        draw_curves(folder, best_step=best["step"] if best else None)
-    except Exception as error:  # matplotlib has many ways to fail, and none of them concerns the model
-        notices.say(f"{CURVES} could not be drawn ({type(error).__name__}: {error})")
 
 
 def final_metrics(trainer: Trainer, best: dict[str, Any] | None) -> dict[str, Any]:

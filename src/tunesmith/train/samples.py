@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import EvaluationSection
+from tunesmith.config.strategy import chosen
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.rows import Row
 from tunesmith.errors import ConfigError, DataError
@@ -109,18 +110,12 @@ def make_samples(
         precision: the run's arithmetic.
 
     Raises:
-        ConfigError: the weights will be spread over processes, so that one of them cannot generate alone.
+        ConfigError: a question alone is no row of this format.
         DataError: the questions cannot be used.
     """
     training = resolved.config.training
     if not training.gen_every_n_steps:
         return None
-    if resolved.config.launch.deepspeed:
-        raise ConfigError(
-            "samples during training need the whole model in one process, and DeepSpeed may spread it over several",
-            where=resolved.origins["training.gen_every_n_steps"],
-            remedy="leave out gen_every_n_steps and evaluate checkpoints instead",
-        )
     builder, first_row = data.builder, data.first_row
     if training.gen_questions_file:
         questions = read_questions(training.gen_questions_file, builder.format_of(first_row), builder)
@@ -135,6 +130,7 @@ def make_samples(
         resolved.config.evaluation,
         builder.stop_token_ids(first_row),
         precision,
+        together=chosen(resolved).spreads_weights,
     )
 
 
@@ -150,6 +146,7 @@ class Samples(TrainerCallback):
         settings: how answers are decoded.
         stop_token_ids: tokens that end an answer.
         precision: the run's arithmetic.
+        together: all processes generate, because the weights are spread over them; the first one alone writes.
     """
 
     def __init__(
@@ -161,6 +158,8 @@ class Samples(TrainerCallback):
         settings: EvaluationSection,
         stop_token_ids: list[int],
         precision: Precision,
+        *,
+        together: bool = False,
     ) -> None:
         self._questions = questions
         self._tokenizer = tokenizer
@@ -168,6 +167,7 @@ class Samples(TrainerCallback):
         self._every = every
         self._settings = settings
         self._stop_token_ids = stop_token_ids
+        self._together = together
         self._precision = precision
         self._trackers: Sequence[TrainerCallback] = ()
 
@@ -178,7 +178,7 @@ class Samples(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        if state.global_step % self._every or not state.is_world_process_zero:
+        if state.global_step % self._every or not (self._together or state.is_world_process_zero):
             return
         settings = self._settings
         with self._precision.autocast(model.device):
@@ -194,6 +194,8 @@ class Samples(TrainerCallback):
                 stop_token_ids=self._stop_token_ids,
                 names=[question.where for question in self._questions],
             )
+        if not state.is_world_process_zero:
+            return
         samples: list[dict[str, Any]] = []
         for question, answer in zip(self._questions, answers, strict=True):
             expected = {} if question.reference is None else {"reference": question.reference}

@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ import numpy as np
 import torch
 import transformers
 from torch.utils.data import SequentialSampler
+from transformers import set_seed
 from trl import SFTTrainer
 
+from tunesmith.config.strategy import Strategy
 from tunesmith.data.batching import LengthGroupedSampler
-from tunesmith.errors import NumericsError
+from tunesmith.errors import ModelError, NumericsError
 from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
-from tunesmith.train import checkpoint
+from tunesmith.train import checkpoint, fsdp
+from tunesmith.train.processes import process_seed
 
 GenerationMetrics = Callable[[torch.nn.Module, int, dict[str, float]], dict[str, float]]
 """Generates answers with the model as it is after a step and scores them; given are also the figures of its tokens."""
@@ -76,6 +79,22 @@ class Trainer(SFTTrainer):
 
     def _base_model(self) -> torch.nn.Module:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def create_accelerator_and_postprocess(self) -> None:
+        with fsdp.possible_on_cpu() if self.args.fsdp else nullcontext():
+            super().create_accelerator_and_postprocess()
+
+    def check_strategy(self, strategy: Strategy) -> None:
+        """Refuse a run whose libraries took another strategy than was asked for.
+
+        Raises:
+            ModelError: they did.
+        """
+        taken = "fsdp2" if self.is_fsdp_enabled else "ddp"
+        if self.is_deepspeed_enabled:
+            taken = f"zero{self.accelerator.state.deepspeed_plugin.zero_stage}"
+        if taken != strategy.name:
+            raise ModelError(f"the strategy is {strategy.name}, and the libraries took {taken}", where=strategy.origin)
 
     # ---- training ----
 
@@ -233,6 +252,22 @@ class Trainer(SFTTrainer):
         # a pickle of the arguments helps nobody who has run.json, and pickles are not opened here
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
+    def _batches(self) -> checkpoint.Batches:
+        args = self.args
+        rows = args.per_device_train_batch_size
+        return checkpoint.Batches(args.world_size, rows, rows * args.world_size * args.gradient_accumulation_steps)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Continue this process's random streams; where another number of processes wrote the checkpoint there are
+        none to continue, and new ones begin."""
+        if checkpoint is None or Path(checkpoint, self._rng_file()).is_file():
+            super()._load_rng_state(checkpoint)
+        else:
+            set_seed(process_seed(self.args.seed, self.state.global_step))
+
+    def _rng_file(self) -> str:
+        return f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Whether this evaluation is the best one so far; if the best model is to be kept, it is saved at once.
 
@@ -252,7 +287,7 @@ class Trainer(SFTTrainer):
         folder = Path(self.args.output_dir)
         saved = folder / f"checkpoint-{self.state.global_step}"
         self._complete_checkpoint(saved)
-        checkpoint.commit(saved)
+        checkpoint.commit(saved, self._batches())
         best = self.state.best_model_checkpoint
         if former is not None and former != best and self._is_surplus(Path(former)):
             checkpoint.remove(Path(former))

@@ -1,0 +1,156 @@
+"""From where a run starts: an empty folder, a checkpoint, or the run itself after its processes were started again.
+
+Reads the run folder and changes nothing in it. Loads no weights, so that a launcher can ask as well.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tunesmith import notices
+from tunesmith.config.resolve import Resolved
+from tunesmith.errors import ConfigError, StorageError
+from tunesmith.report import record
+from tunesmith.report.folder import read_json
+from tunesmith.train import checkpoint
+from tunesmith.train.plan import Plan
+
+
+def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
+    """The checkpoint from which the run continues, or None for a start from the beginning.
+
+    A run that is being repeated (see ``repeats``) continues from its newest complete checkpoint, whatever
+    ``resume_from_checkpoint`` says; before its first one it starts as it did.
+
+    Raises:
+        ConfigError: the folder holds a run, and nothing says what to do with it.
+        StorageError: the folder cannot be written, or the checkpoint cannot be trusted.
+    """
+    folder, asked = Path(resolved.config.training.output_dir), resolved.config.training.resume_from_checkpoint
+    check_writable(folder)
+    repeated = repeats(resolved)
+    newest = checkpoint.find(folder, "latest") if repeated else None
+    found = newest or checkpoint.find(folder, asked)
+    if found is None and not repeated:
+        check_free(resolved)
+    return found
+
+
+def repeats(resolved: Resolved) -> bool:
+    """Whether this start goes on with the unfinished run in ``output_dir``: one of the same settings, where processes
+    are started again after a death (``max_restarts``, or ``--max-restarts`` of torchrun and accelerate).
+
+    It depends on the folder and on nothing that differs between processes, so that all of them agree: a machine that
+    comes back starts its processes for the first time while those of the others start again.
+    """
+    allowed = os.environ.get("TORCHELASTIC_MAX_RESTARTS") or resolved.config.launch.max_restarts
+    path = Path(resolved.config.training.output_dir, record.RECORD)
+    if not int(allowed) or not path.is_file():
+        return False
+    found = read_json(path)
+    return found["status"] != "finished" and _what_is_run(found["settings"]) == _what_is_run(resolved.values())
+
+
+def _what_is_run(values: dict[str, object]) -> dict[str, object]:
+    return {path: value for path, value in values.items() if not path.startswith("launch.")}
+
+
+def check_writable(folder: Path) -> None:
+    """Make the run folder and write into it.
+
+    Raises:
+        StorageError: that is not possible.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise StorageError("is a file, not a folder", where=str(folder), remedy="choose another output_dir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(f"cannot write there: {error.strerror or error}", where=str(folder)) from error
+
+
+def check_free(resolved: Resolved) -> None:
+    """Refuse a folder that holds another run, unless it may be replaced.
+
+    Raises:
+        ConfigError: it holds something, and overwriting was not asked for.
+    """
+    folder = Path(resolved.config.training.output_dir)
+    if resolved.config.training.overwrite_output_dir:
+        return
+    held = [name for name in (record.RECORD, "config.json", "adapter_config.json") if (folder / name).exists()]
+    if held or checkpoint.list_checkpoints(folder):
+        raise ConfigError(
+            f"output_dir {folder} holds a run already",
+            where=resolved.origins["training.output_dir"],
+            remedy="choose another output_dir, or --resume_from_checkpoint latest, or --overwrite_output_dir",
+        )
+
+
+def check_batches(found: checkpoint.Checkpoint, resolved: Resolved, plan: Plan) -> None:
+    """Refuse to continue with other rows in a step than the checkpoint's: its place in the data would be another.
+
+    The number of processes may change, as long as the rows of a step stay the same.
+
+    Raises:
+        ConfigError: with the numbers on both sides.
+    """
+    training, launch = resolved.config.training, resolved.config.launch
+    written = checkpoint.batches_of(found)
+    rows = training.per_device_train_batch_size
+    if written.global_batch_size != plan.global_batch_size:
+        accumulation, rest = divmod(written.global_batch_size, plan.num_processes * rows)
+        raise ConfigError(
+            f"{found.path.name} was written with {written.global_batch_size} rows a step "
+            f"({_count(written.num_processes)} x {written.per_device_train_batch_size} rows), and this run takes "
+            f"{plan.global_batch_size} ({_count(plan.num_processes)} x {rows} rows x "
+            f"{plan.gradient_accumulation_steps} passes), so it cannot continue",
+            where=resolved.origins["training.resume_from_checkpoint"],
+            remedy=f"set gradient_accumulation_steps {accumulation}"
+            if not rest
+            else f"choose processes and per_device_train_batch_size whose product divides {written.global_batch_size}",
+        )
+    if training.batching == "length_grouped" and written.per_device_train_batch_size != rows:
+        raise ConfigError(
+            f"{found.path.name} was written with batches of {written.per_device_train_batch_size} rows, which decide "
+            f"the order of length_grouped, and this run has batches of {rows}",
+            where=resolved.origins["training.per_device_train_batch_size"],
+            remedy=f"set per_device_train_batch_size {written.per_device_train_batch_size}",
+        )
+    spread = launch.deepspeed is not None or (launch.strategy or "").startswith("zero")
+    if spread and written.num_processes != plan.num_processes:
+        raise ConfigError(
+            f"{found.path.name} holds the states of {_count(written.num_processes)}, as DeepSpeed divided them, and "
+            f"{_count(plan.num_processes)} cannot read them",
+            where=resolved.origins["launch.deepspeed" if launch.deepspeed else "launch.strategy"],
+            remedy=f"continue with {_count(written.num_processes)}, or train with strategy ddp",
+        )
+    if written.num_processes != plan.num_processes:
+        notices.say(
+            f"{found.path.name} was written by {_count(written.num_processes)} and {_count(plan.num_processes)} "
+            "continue: rows and steps stay the same; dropout draws from new streams"
+        )
+
+
+def check_agreement(found: checkpoint.Checkpoint | None) -> None:
+    """Refuse to train when the processes would not start from the same step. All of them must call this.
+
+    Raises:
+        StorageError: machines see different run folders.
+    """
+    from accelerate.utils import gather_object
+
+    steps = gather_object([0 if found is None else found.step])
+    if len(set(steps)) > 1:
+        raise StorageError(
+            f"the processes would continue from different steps: {', '.join(map(str, steps))}",
+            remedy="output_dir must be on storage that every machine sees",
+        )
+
+
+def _count(num_processes: int) -> str:
+    return f"{num_processes} process{'es' if num_processes > 1 else ''}"
