@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tunesmith.cli import environment
@@ -29,10 +29,12 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("model", help="run folder, checkpoint, adapter, model folder, hub name or nano-mistral")
     options, settings = parser.split(argv)
     environment.prepare()
-    from tunesmith.evaluate.answering import open_answerer
+    from tunesmith.evaluate.answering import Answerer
     from tunesmith.evaluate.subject import find_subject
 
-    chat = begin(open_answerer(find_subject(options.model, settings)))
+    answerer = Answerer(find_subject(options.model, settings))
+    answerer.inference  # noqa: B018 - nobody wants to wait for it after the first question
+    chat = begin(answerer)
     _tell(f"{options.model}: {chat.describe()}\n{COMMANDS}")
     return talk(chat)
 
@@ -42,13 +44,14 @@ class Chat:
     """A conversation so far.
 
     Attributes:
-        answerer: reads rows of ``format_name``.
+        format_name: format of the rows that questions become.
         columns: what is asked for, one line each; a chat has one, the next message.
         keeps: whether earlier turns belong to the next prompt.
         system: the system message that the user set; None leaves it to the model's own.
     """
 
     answerer: Answerer
+    format_name: str
     columns: tuple[str, ...]
     keeps: bool
     system: str | None = None
@@ -77,12 +80,13 @@ class Chat:
             sys.stdout.flush()
 
         if not self.keeps:
-            return self.answerer.answer([Row(dict(zip(self.columns, said, strict=True)), "chat", 1)], on_text=show)[0]
+            row = Row(dict(zip(self.columns, said, strict=True)), "chat", 1)
+            return self.answerer.answer([row], format_name=self.format_name, on_text=show)[0]
         asked = {"role": "user", "content": said[0]}
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         row = Row({"messages": [*system, *self.turns, asked]}, "chat", len(self.turns) // 2 + 1)
         try:
-            return self.answerer.answer([row], on_text=show)[0]
+            return self.answerer.answer([row], format_name=self.format_name, on_text=show)[0]
         finally:
             if shown:
                 self.turns += [asked, {"role": "assistant", "content": "".join(shown)}]
@@ -103,8 +107,7 @@ def begin(answerer: Answerer) -> Chat:
     columns = QUESTION_COLUMNS[format_name]
     is_chat = contract.prompt.kind == "chat" if contract is not None else columns == ("messages",)
     keeps = is_chat and len(columns) == 1
-    data = data.model_copy(update={"format": "messages" if keeps else format_name})
-    return Chat(replace(answerer, data=data), ("you",) if keeps else columns, keeps)
+    return Chat(answerer, "messages" if keeps else format_name, ("you",) if keeps else columns, keeps)
 
 
 def talk(chat: Chat) -> int:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.cli import environment
-from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.arguments import STREAM, VerbParser
 
-STREAM = "-"
 UNFINISHED = ".unfinished.jsonl"
 """Added to the output's name: answers of a prediction that is still running, or was interrupted."""
 
@@ -24,9 +23,6 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--read", action="store_true", help="add what the task reads out of each answer")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     options, settings = parser.split(argv)
-    for name in ("model", "input", "output"):
-        if getattr(options, name) is None:
-            parser.error(f"the following arguments are required: {name}")
     from tunesmith.data.rows import iter_rows, stream_rows
     from tunesmith.evaluate.predict import check_output, json_lines, predict, write_predictions
 

@@ -6,59 +6,78 @@ Prompts are made by ``data.examples``, answers by ``generate``; here they only m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from tunesmith.config.schema import DataSection, EvaluationSection
 from tunesmith.data.formats import QUESTION_COLUMNS, rename
 from tunesmith.data.rows import Problems, Row
 from tunesmith.errors import DataError
 from tunesmith.evaluate.subject import Subject
-from tunesmith.export.inference import Contract, read
+from tunesmith.export.inference import read
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.evaluate.generate import Generation, Progress
     from tunesmith.evaluate.journal import Journal
     from tunesmith.model.load import Inference
 
 
-@dataclass(frozen=True, slots=True)
 class Answerer:
-    """A loaded model with all that answering needs.
+    """A model with all that answering needs; its weights are loaded when the first answer is wanted.
+
+    Args:
+        subject: which model, under which settings.
 
     Attributes:
         contract: the model's ``inference.json``; None where it has none.
+
+    Raises:
+        ModelError: the tokenizer or the contract cannot be read.
     """
 
-    inference: Inference
-    tokenizer: PreTrainedTokenizerBase
-    data: DataSection
-    evaluation: EvaluationSection
-    seed: int
-    contract: Contract | None
+    def __init__(self, subject: Subject) -> None:
+        from tunesmith.model.load import finished
+        from tunesmith.model.tokenizer import load_tokenizer
 
-    def builder(self, first: Row) -> ExampleBuilder:
+        config = subject.resolved.config
+        folder = finished(subject.folder).tokenizer_folder
+        self.data, self.evaluation, self.seed = config.data, config.evaluation, config.training.seed
+        self.contract = read(folder)
+        self.tokenizer = load_tokenizer(config.model.model_copy(update={"tokenizer_name_or_path": folder}))
+        self._load = subject.load
+
+    @cached_property
+    def inference(self) -> Inference:
+        """The model, loaded as it was trained.
+
+        Raises:
+            ModelError: it cannot be loaded.
+            UnsafeError: it would run code, or open a pickle, that nobody allowed.
+        """
+        return self._load()
+
+    def builder(self, first: Row, format_name: str | None = None) -> ExampleBuilder:
         """Makes the prompts of rows like ``first``.
 
-        Where the settings leave the format open it is that of training, if the row has what its question needs; so rows
-        without answers are read as those with answers were.
+        Where nobody says the format it is that of training, if the row has what its question needs; so rows without
+        answers are read as those with answers were.
         """
         from tunesmith.data.examples import ExampleBuilder
 
-        data = self.data
-        if data.format == "auto" and self.contract is not None:
-            format_name = self.contract.format
-            if rename(first, data.columns).values.keys() >= set(QUESTION_COLUMNS[format_name]):
-                data = data.model_copy(update={"format": format_name})
-        return ExampleBuilder(self.tokenizer, data)
+        if format_name is None and self.data.format == "auto" and self.contract is not None:
+            needed = QUESTION_COLUMNS[self.contract.format]
+            format_name = (
+                self.contract.format if set(needed) <= rename(first, self.data.columns).values.keys() else None
+            )
+        return ExampleBuilder(
+            self.tokenizer, self.data.model_copy(update={"format": format_name} if format_name is not None else {})
+        )
 
     def answer(
         self,
         rows: Sequence[Row],
         *,
+        format_name: str | None = None,
         journal: Journal | None = None,
         progress: Progress | None = None,
         on_text: Callable[[str], None] | None = None,
@@ -66,16 +85,18 @@ class Answerer:
         """The model's answers to ``rows``, in their order.
 
         Args:
+            format_name: format of the rows; see ``builder``.
             journal: keeps answers while others are generated, see ``generate``; the caller removes it.
             progress: told how many answers are done.
             on_text: given the words of the answer as they come, where there is one row.
 
         Raises:
-            DataError: rows have no prompt, or one that is too long for the model; up to 20 are listed.
+            DataError: rows have no prompt (up to 20 are listed before the model is loaded), or one too long for it.
+            ModelError: the model cannot be loaded.
         """
         from tunesmith.evaluate.generate import default_stop_token_ids, generate
 
-        builder = self.builder(rows[0])
+        builder = self.builder(rows[0], format_name)
         prompts = _prompts(builder, rows)
         model = self.inference.model
         stops = [*builder.stop_token_ids(rows[0]), *default_stop_token_ids(model, self.tokenizer)]
@@ -95,22 +116,6 @@ class Answerer:
                 on_progress=progress,
                 on_text=on_text,
             )
-
-
-def open_answerer(subject: Subject) -> Answerer:
-    """Load a model, with its tokenizer and its contract.
-
-    Raises:
-        ModelError: the model cannot be loaded as it was trained, or its contract cannot be read.
-        UnsafeError: it would run code, or open a pickle, that nobody allowed.
-    """
-    from tunesmith.model.tokenizer import load_tokenizer
-
-    config = subject.resolved.config
-    inference = subject.load()
-    section = config.model.model_copy(update={"tokenizer_name_or_path": inference.tokenizer_folder})
-    contract = read(inference.tokenizer_folder)
-    return Answerer(inference, load_tokenizer(section), config.data, config.evaluation, config.training.seed, contract)
 
 
 def _prompts(builder: ExampleBuilder, rows: Sequence[Row]) -> list[list[int]]:

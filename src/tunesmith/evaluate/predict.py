@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.data.rows import Row
 from tunesmith.errors import ConfigError, DataError, StorageError
-from tunesmith.evaluate.answering import open_answerer
+from tunesmith.evaluate.answering import Answerer
 from tunesmith.evaluate.subject import find_subject
 from tunesmith.report.folder import write_text
 
 if TYPE_CHECKING:
-    from tunesmith.evaluate.generate import Generation, Progress
+    from tunesmith.evaluate.generate import Progress
     from tunesmith.evaluate.journal import Journal
 
 STOPPED = "stopped"
@@ -54,7 +54,7 @@ def predict(
         ModelError: the model cannot be loaded as it was trained.
     """
     _check(rows, [column, STOPPED, *([READ, READ_AS] if reads else [])])
-    answerer = open_answerer(find_subject(name, settings))
+    answerer = Answerer(find_subject(name, settings))
     generations = answerer.answer(rows, journal=journal, progress=progress)
     made = [
         row.values | {column: generation.text, STOPPED: generation.stopped}
