@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test check bench docs lock clean
+.PHONY: install demo test test-image check bench docs lock clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,10 @@ demo: install
 test: check
 	@$(BIN)/python scripts/run_tests.py
 
+# Builds the container image with podman and trains in it: ten minutes, and a few gigabytes of disk.
+test-image: install
+	@$(BIN)/python -m pytest -q -m image tests/image
+
 check: install
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy --no-error-summary
@@ -33,6 +37,7 @@ bench: install
 
 docs: install
 	@$(BIN)/python scripts/make_reference.py
+	@$(BIN)/python -W ignore scripts/make_memory_table.py
 
 lock: install
 	@$(BIN)/python scripts/make_constraints.py > constraints.txt

@@ -26,7 +26,7 @@ The image is built when it is missing. Paths are relative to this folder.
 Everything else goes to train/train_sft.py as it is. In the container the code is at /app, and
 DATA_DIR is at /data, MODELS_DIR at /models, HF_CACHE_DIR at /hf_cache. Other environment variables:
 NLI_IMAGE (mistral-nli-ft), CONTAINER_ENGINE (docker or podman), PYTHON (for --native).
-A file .env here or in the project root is handed to the container.
+A file .env here or in the project root is read in the container.
 EOF
 }
 
@@ -147,11 +147,7 @@ options+=(--env HF_HOME=/hf_cache --env HOME=/tmp --env PYTHONPATH=/app/src)
 for name in HF_TOKEN WANDB_API_KEY HF_HUB_OFFLINE WANDB_MODE; do # by name: values stay out of the command line
     [[ -z ${!name:-} ]] || options+=(--env "$name")
 done
-for file in "$recipe/.env" "$project/.env"; do
-    if [[ -f $file ]]; then
-        options+=(--env-file "$file")
-        break
-    fi
-done
+# The program reads .env in its working folder, quotes and all; an engine's --env-file would take quotes for the value's.
+if [[ ! -f $recipe/.env && -f $project/.env ]]; then options+=(--volume "$project/.env:$inside/.env:ro"); fi
 
 become "$engine" run "${options[@]}" "$image" "${program[@]}"

@@ -13,9 +13,9 @@ from tunesmith.data.batching import LengthGroupedSampler, items
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.errors import ModelError
+from tunesmith.evaluate.loss import token_losses
 from tunesmith.model.precision import Precision, choose_precision
 from tunesmith.model.segments import SEGMENTED, keep_examples_apart
-from tunesmith.train.loss import token_losses
 
 FLOAT32 = Precision("float32", "test")
 LENGTHS = (9, 23, 14, 2, 31, 5)

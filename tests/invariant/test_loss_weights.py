@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from helpers import logged, run_training, story_rows, write_rows
 from tunesmith.data.masking import IGNORE_INDEX
-from tunesmith.train.loss import label_weight, token_losses
+from tunesmith.evaluate.loss import label_weight, token_losses
 
 LOGGED = ("step", "loss", "grad_norm")
 

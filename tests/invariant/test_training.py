@@ -84,7 +84,7 @@ def test_prompt_tokens_get_no_gradient(stories_model, stories_tokenizer):
     from tunesmith.data.collate import Collator
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.data.rows import Row
-    from tunesmith.train.loss import token_losses
+    from tunesmith.evaluate.loss import token_losses
 
     rows = [Row(row, "test", line) for line, row in enumerate(story_rows(4), start=1)]
     builder = ExampleBuilder(stories_tokenizer, DataSection())
@@ -113,7 +113,7 @@ def test_chosen_positions_change_no_loss(stories_model, stories_tokenizer):
     """Logits only where labels are: the same losses and the same gradients."""
     from transformers import AutoModelForCausalLM
 
-    from tunesmith.train.loss import token_losses
+    from tunesmith.evaluate.loss import token_losses
 
     model = AutoModelForCausalLM.from_pretrained(stories_model, dtype=torch.float32)
     generator = torch.Generator().manual_seed(1)
@@ -146,7 +146,7 @@ def test_padding_changes_nothing(stories_model):
     from transformers import AutoModelForCausalLM
 
     from tunesmith.data.collate import Collator
-    from tunesmith.train.loss import token_losses
+    from tunesmith.evaluate.loss import token_losses
 
     model = AutoModelForCausalLM.from_pretrained(stories_model, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(2)

@@ -32,12 +32,12 @@ if arguments[:2] == ["image", "inspect"]:
     sys.exit({missing})
 if arguments[:1] == ["run"]:
     rest, folders, workdir = arguments[1:], {{}}, "/"
-    takes_value = ("--user", "--workdir", "--volume", "--env", "--env-file", "--gpus", "--device")
+    takes_value = ("--user", "--workdir", "--volume", "--env", "--gpus", "--device")
     while rest[0].startswith("--"):
         name = rest.pop(0)
         value = rest.pop(0) if name in takes_value else None
         if name == "--volume":
-            host, inside = value.split(":")
+            host, inside = value.removesuffix(":ro").split(":")
             folders[inside] = host
         if name == "--workdir":
             workdir = value
@@ -212,11 +212,14 @@ def test_the_image_is_not_built_when_it_is_there(docker: Host) -> None:
 
 
 @pytest.mark.parametrize("place", ["recipe", "project"])
-def test_the_env_file_is_handed_over_and_never_read(docker: Host, project_copy: Path, place: str) -> None:
+def test_the_env_file_is_found_in_the_working_folder_and_never_read_here(docker, project_copy, place) -> None:
     folder = project_copy.parent if place == "recipe" else project_copy.parents[2]
     (folder / ".env").write_text("HF_TOKEN=hf_secret\n")
     done = docker.run("--dry-run", script=project_copy)
-    assert values_of(shlex.split(done.stdout), "--env-file") == [str(folder / ".env")]
+    words = shlex.split(done.stdout)
+    mounted = [mount for mount in values_of(words, "--volume") if mount.endswith(".env:ro")]
+    # that of the recipe lies in the mounted project already
+    assert mounted == ([] if place == "recipe" else [f"{folder / '.env'}:/app/recipes/nli_cot/.env:ro"])
     assert "hf_secret" not in done.stdout + done.stderr
 
 
@@ -225,11 +228,11 @@ def test_secrets_of_the_environment_go_by_name(docker: Host) -> None:
     done = docker.run("--dry-run")
     assert "HF_TOKEN" in values_of(shlex.split(done.stdout), "--env")
     assert "hf_secret" not in done.stdout + done.stderr
-    assert "--env-file" not in done.stdout
+    assert ".env:ro" not in done.stdout
 
 
 def test_spaces_and_quotes_reach_the_program_unharmed(docker: Host) -> None:
-    odd = ["--wandb_name", "a run's \"name\" $HOME *", "--output_dir", "my models/run 1"]
+    odd = ["--wandb_name", 'a run\'s "name" $HOME *', "--output_dir", "my models/run 1"]
     assert program_of(docker.dry(*odd))[2:] == odd
 
 

@@ -282,9 +282,7 @@ def test_other_shapes_of_rows_and_columns(sft, tmp_path: Path) -> None:
     """`dataset.name` is a local file of any known shape, its columns under any name; questions follow the shape."""
     shapes: dict[str, list[dict[str, Any]]] = {
         "renamed": [{"problem": row["question"], "solution": row["answer"]} for row in GOOD],
-        "messages": [
-            {"messages": [chat("user", row["question"]), chat("assistant", row["answer"])]} for row in GOOD
-        ],
+        "messages": [{"messages": [chat("user", row["question"]), chat("assistant", row["answer"])]} for row in GOOD],
         "completion": [{"prompt": row["question"], "completion": " " + row["answer"]} for row in GOOD],
         "alpaca": [{"instruction": row["question"], "output": row["answer"]} for row in GOOD],
     }

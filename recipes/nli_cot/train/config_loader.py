@@ -1,6 +1,6 @@
 """The settings of a run as one flat dict: default file, chosen file, overrides, in this order.
 
-    python train/config_loader.py [--config FILE] [--name value ...]    prints them as JSON
+python train/config_loader.py [--config FILE] [--name value ...]    prints them as JSON
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Files that travel inside the package: the base model, templates. Nothing is loaded here, only located."""
+"""Files that travel inside the package: the base model, templates, DeepSpeed files. They are only located here."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def template_names() -> list[str]:
 def template(name: str) -> Path | None:
     """File of the template called ``name`` (jinja for chats, a text for one question and answer), or None."""
     return next((path for path in (_HERE / "templates").iterdir() if path.stem == name), None)
+
+
+def deepspeed_names() -> list[str]:
+    """Names of the DeepSpeed configurations that ship with tunesmith."""
+    return sorted(path.stem for path in (_HERE / "deepspeed").iterdir())
+
+
+def deepspeed(name: str) -> Path | None:
+    """File of the DeepSpeed configuration called ``name``, or None."""
+    return _HERE / "deepspeed" / f"{name}.json" if name in deepspeed_names() else None

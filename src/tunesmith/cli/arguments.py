@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from tunesmith.errors import ConfigError
+
+STREAM = "-"
+"""Stands for standard input or output in the place of a file."""
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -15,7 +19,7 @@ class VerbParser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, description: str, *, takes_settings: bool = True) -> None:
         self._values_of: dict[str, bool] = {}
-        self._num_positionals = 0
+        self._num_positionals: float = 0
         more = "Every setting may follow: `tunesmith config --list` names them." if takes_settings else None
         super().__init__(prog=f"tunesmith {verb}", description=description, epilog=more, allow_abbrev=False)
         self.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -25,7 +29,7 @@ class VerbParser(argparse.ArgumentParser):
         for option in action.option_strings:
             self._values_of[option] = action.nargs != 0
         if not action.option_strings:
-            self._num_positionals += 1
+            self._num_positionals += math.inf if action.nargs in ("*", "+") else 1
         return action
 
     def split(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -46,7 +50,10 @@ class VerbParser(argparse.ArgumentParser):
                 if self._values_of[known] and not equals and rest:
                     own.append(rest.pop(0))
             elif (
-                not token.startswith("-") and not settings and positionals < self._num_positionals and "=" not in token
+                (not token.startswith("-") or token == STREAM)
+                and not settings
+                and positionals < self._num_positionals
+                and "=" not in token
             ):
                 own.append(token)
                 positionals += 1
@@ -72,4 +79,3 @@ class VerbParser(argparse.ArgumentParser):
 def _plain(option: str) -> str:
     """Dashes and underscores are the same inside an option's name."""
     return "--" + option[2:].replace("-", "_") if option.startswith("--") else option
-

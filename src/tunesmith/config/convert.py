@@ -20,14 +20,11 @@ from tunesmith.config.adjust import NEEDS_EVALUATION
 from tunesmith.config.load import READERS, read
 from tunesmith.config.names import NameTable, Spelling, leaf_type
 from tunesmith.config.nli_door import DOCUMENT_NAMES
-from tunesmith.config.resolve import Resolved, resolve, schema_defaults
+from tunesmith.config.resolve import COMMAND_LINE_ONLY, Resolved, resolve, schema_defaults
 from tunesmith.errors import ConfigError
 
 SUFFIXES = {"python": ".py", "json": ".json", "yaml": ".yaml", "hydra": ".yaml"}
 """Dialect -> suffix of its files."""
-
-NOT_IN_FILES = ("model.allow_remote_code",)
-"""Settings that only a command line may give."""
 
 IMPLIED = {"adapter.lora_r": "adapter.use_lora"}
 """In Hydra files adapters are on when ``model.lora`` describes them, so a rank is always written where they are on."""
@@ -61,7 +58,7 @@ def needed(resolved: Resolved, dialect: str) -> Written:
     implied = IMPLIED if dialect == "hydra" else {}
     written: Written = []
     for path, value in values.items():
-        if path in NOT_IN_FILES or path in implied.values():
+        if path in COMMAND_LINE_ONLY or path in implied.values():
             continue
         wish = path in NEEDS_EVALUATION and value != NEEDS_EVALUATION[path]  # left out, it would end without evaluation
         if value == before[path] and not wish and not values.get(implied.get(path, "")):
@@ -209,7 +206,7 @@ def _check(text: str, dialect: str, resolved: Resolved) -> None:
         file = Path(folder, f"converted{SUFFIXES[dialect]}")
         file.write_text(text, encoding="utf-8")
         again = resolve(read(file, dialect))
-    theirs = again.values() | {path: resolved.values()[path] for path in NOT_IN_FILES}
+    theirs = again.values() | {path: resolved.values()[path] for path in COMMAND_LINE_ONLY}
     for path, value in resolved.values().items():
         if theirs[path] != value:
             raise ConfigError(

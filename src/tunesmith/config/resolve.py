@@ -19,6 +19,12 @@ from tunesmith.config.names import leaf_paths
 from tunesmith.config.schema import SECTIONS, RunConfig
 from tunesmith.errors import ConfigError, ConfigErrors, UnsafeError
 
+COMMAND_LINE_ONLY = {
+    "model.allow_remote_code": "give --allow_remote_code on the command line if you trust the model's code",
+    "evaluation.task_function": "give --task_function FILE.py:FUNCTION on the command line if you trust that file",
+}
+"""Settings that let code run, so that no file may give them; and what to do instead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -46,7 +52,7 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
 
     Raises:
         ConfigError: values have the wrong type or range; every problem is in the error.
-        UnsafeError: a file gives itself the permission to run a model's code.
+        UnsafeError: a file gives itself the permission to run code.
     """
     values = schema_defaults()
     origins = dict.fromkeys(values, DEFAULT)
@@ -56,12 +62,10 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
         values[path] = convert(setting.value, values[path]) if convert else setting.value
         origins[path] = setting.origin
         written[path] = setting
-    if values["model.allow_remote_code"] and origins["model.allow_remote_code"] != COMMAND_LINE:
-        raise UnsafeError(
-            "allow_remote_code cannot be set in a file",
-            where=origins["model.allow_remote_code"],
-            remedy="give --allow_remote_code on the command line if you trust the model's code",
-        )
+    for path, remedy in COMMAND_LINE_ONLY.items():
+        if values[path] and origins[path] != COMMAND_LINE:
+            name = path.rpartition(".")[2]
+            raise UnsafeError(f"{name} cannot be set in a file", where=origins[path], remedy=remedy)
     adjust_defaults(values, origins)
     if draft.align_saves:
         align_saves(values, origins)

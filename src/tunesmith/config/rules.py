@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunesmith.config.json_schema import read_json_schema
 from tunesmith.config.model_facts import max_positions
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, ConfigErrors
@@ -149,27 +150,44 @@ def best_model_is_saved(resolved: Resolved) -> Problem | None:
     return None
 
 
+def _is_of_tokens(metric: str) -> bool:
+    """Whether every evaluation gives the metric, answers generated or not."""
+    return metric.removeprefix("eval_") in ("loss", "token_accuracy")
+
+
 @rule
 def metric_is_computed(resolved: Resolved) -> Problem | None:
     metric = resolved.config.training.metric_for_best_model
-    if metric is None or metric.removeprefix("eval_") == "loss" or resolved.config.evaluation.generate:
+    if metric is None or _is_of_tokens(metric) or resolved.config.evaluation.generate:
         return None
     return Problem(
         ("training.metric_for_best_model", "evaluation.generate"),
         f"{metric} comes from generated answers, and evaluation.generate is off",
-        "set evaluation.generate true, or metric_for_best_model eval_loss",
+        "set evaluation.generate true, or metric_for_best_model eval_loss or eval_token_accuracy",
     )
 
 
 @rule
 def best_metric_at_every_evaluation(resolved: Resolved) -> Problem | None:
     metric, evaluation = resolved.config.training.metric_for_best_model, resolved.config.evaluation
-    if metric is None or metric.removeprefix("eval_") == "loss" or evaluation.generate_every == 1:
+    if metric is None or _is_of_tokens(metric) or evaluation.generate_every == 1:
         return None
     return Problem(
         ("training.metric_for_best_model", "evaluation.generate_every"),
         f"{metric} is missing at evaluations without generation (generate_every {evaluation.generate_every})",
         "set generate_every 1 and evaluate less often",
+    )
+
+
+@rule
+def sample_has_a_size(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.generate_seed is None or evaluation.generate_limit is not None:
+        return None
+    return Problem(
+        ("evaluation.generate_seed", "evaluation.generate_limit"),
+        "generate_seed draws a sample, and nothing says how large it is",
+        "give generate_limit",
     )
 
 
@@ -321,6 +339,26 @@ def machines_find_each_other(resolved: Resolved) -> Problem | None:
 
 
 @rule
+def ray_places_the_workers(resolved: Resolved) -> Problem | None:
+    launch = resolved.config.launch
+    if launch.engine != "ray":
+        return None
+    for name, written in (
+        ("nodes", launch.nodes > 1),
+        ("node_rank", launch.node_rank is not None),
+        ("rendezvous", launch.rendezvous is not None),
+        ("accelerate_config", launch.accelerate_config is not None),
+    ):
+        if written:
+            return Problem(
+                (f"launch.{name}", "launch.engine"),
+                f"Ray places the workers on its machines, so {name} says nothing",
+                "leave it out; num_processes counts the workers of the whole cluster",
+            )
+    return None
+
+
+@rule
 def upload_has_a_name(resolved: Resolved) -> Problem | None:
     training = resolved.config.training
     if training.push_to_hub and not training.hub_model_id:
@@ -336,5 +374,76 @@ def chat_loss_needs_turns(resolved: Resolved) -> Problem | None:
             ("data.loss_on", "data.format"),
             f"loss_on {data.loss_on} needs chat turns, and text rows have none",
             "set loss_on completion or all",
+        )
+    return None
+
+
+@rule
+def labels_belong_to_classification(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.labels is None:
+        return None
+    if evaluation.task != "classification":
+        return Problem(
+            ("evaluation.labels", "evaluation.task"),
+            f"labels belong to the task classification, and the task is {evaluation.task}",
+            "set task classification, or leave out labels",
+        )
+    if len({label.strip().casefold() for label in evaluation.labels} - {""}) < max(2, len(evaluation.labels)):
+        return Problem(
+            ("evaluation.labels",),
+            f"labels {evaluation.labels} are not two or more different texts",
+            "name every label once; upper and lower case are the same label",
+        )
+    return None
+
+
+@rule
+def schema_belongs_to_json(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.json_schema is None:
+        return None
+    if evaluation.task != "json":
+        return Problem(
+            ("evaluation.json_schema", "evaluation.task"),
+            f"json_schema belongs to the task json, and the task is {evaluation.task}",
+            "set task json, or leave out json_schema",
+        )
+    try:
+        read_json_schema(evaluation.json_schema)
+    except ConfigError as error:
+        return Problem(("evaluation.json_schema",), f"json_schema {error.where}: {error.what}", error.remedy or "")
+    return None
+
+
+@rule
+def task_function_is_the_task(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.task_function is None:
+        return None
+    if evaluation.task != "auto":
+        return Problem(
+            ("evaluation.task", "evaluation.task_function"),
+            f"task {evaluation.task} and a task_function are both given",
+            "leave one of them out",
+        )
+    file, _, function = evaluation.task_function.rpartition(":")
+    if not file.endswith(".py") or not function.isidentifier() or not Path(file).is_file():
+        return Problem(
+            ("evaluation.task_function",),
+            f"task_function {evaluation.task_function!r} names no function of a Python file that exists",
+            "write FILE.py:FUNCTION",
+        )
+    return None
+
+
+@rule
+def generated_answers_are_scored(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.generate and evaluation.task == "none":
+        return Problem(
+            ("evaluation.generate", "evaluation.task"),
+            "answers are generated and task none scores nothing",
+            "choose a task, or set generate false",
         )
     return None

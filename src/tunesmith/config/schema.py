@@ -134,7 +134,7 @@ class DataSection(Section):
     (smaller ones then start again)."""
     template: str | None = None
     """How a conversation becomes text: unset (the tokenizer's chat template for chats, the row's own text for others),
-    a ``.jinja`` file, a text file with the placeholders ``{query}`` and ``{output}``, or a name: ``alpaca``,
+    a ``.jinja`` file, a text with ``{query}`` and ``{output}`` or a file with such a text, or a name: ``alpaca``,
     ``chatml``, ``gemma``, ``llama-3``, ``mistral-instruct``, ``phi-3``, ``plain``, ``question-answer``, ``zephyr``."""
     chat_template_kwargs: dict[str, Any] = {}
     """Further names for a chat template, such as ``enable_thinking``."""
@@ -262,7 +262,7 @@ class TrainingSection(Section):
     metric_for_best_model: str | None = None
     """Metric that decides what is best (``eval_accuracy``, ``eval_macro_f1`` ...); unset means ``eval_loss``."""
     greater_is_better: bool | None = None
-    """Direction of the metric; unset means smaller for losses, greater for all others."""
+    """Direction of the metric; unset means smaller for losses and rates of failure, greater for all others."""
     early_stopping_patience: PositiveInt | None = None
     """Stop after this many evaluations without improvement."""
     early_stopping_threshold: NonNegativeFloat = 0.0
@@ -282,9 +282,9 @@ class TrainingSection(Section):
     final_subdir: str | None = None
     """Folder inside ``output_dir`` for the finished model; unset means ``output_dir`` itself."""
     gen_every_n_steps: PositiveInt | None = None
-    """Steps between sample generations for the questions of ``gen_questions_file``."""
+    """Steps between sample answers, written to ``output_dir/gen_results`` and shown in the trackers."""
     gen_questions_file: str | None = None
-    """Questions, one a line, answered during training into ``output_dir/gen_results``."""
+    """Questions for sample answers, one a line; unset, the prompts of the first evaluation rows (else training row)."""
     push_to_hub: bool = False
     """Upload the finished model."""
     hub_model_id: str | None = None
@@ -375,6 +375,8 @@ class LaunchSection(Section):
     """What starts the processes."""
     deepspeed: str | None = None
     """DeepSpeed configuration: a JSON file, or the name of one that tunesmith brings (``zero3-offload-cpu`` ...)."""
+    nvme_path: str | None = None
+    """Folder on an NVMe disk, for the DeepSpeed configuration ``zero3-offload-nvme``."""
     accelerate_config: str | None = None
     """Configuration file of accelerate, as ``accelerate config`` writes it, for the processes that tunesmith starts."""
 

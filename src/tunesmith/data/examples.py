@@ -27,7 +27,7 @@ from tunesmith.data.masking import (
 )
 from tunesmith.data.rag import cut_documents
 from tunesmith.data.rows import MAX_PROBLEMS, Problems, Row
-from tunesmith.data.templates import Rendered, Renderer, choose_renderer
+from tunesmith.data.templates import LiteralRenderer, Rendered, Renderer, choose_renderer
 from tunesmith.errors import DataError, DataErrors
 from tunesmith.notices import say
 
@@ -158,6 +158,13 @@ class ExampleBuilder:
             self.formats[row.source] = detect(rename(row, self.data.columns))
             say(f"{row.source}: rows are read as {self.formats[row.source]}")
         return self.formats[row.source]
+
+    def renderer_of(self, row: Row) -> Renderer:
+        """What turns such rows into text, for whoever has to write down how."""
+        renderer = self._renderer(self.format_of(row))
+        if not isinstance(renderer, LiteralRenderer):
+            return renderer
+        return renderer.of(self._conversation(rename(row, self.data.columns), need_answer=False))
 
     def _columns_read(self, format_name: str) -> frozenset[str]:
         if format_name not in self._columns:

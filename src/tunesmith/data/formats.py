@@ -198,6 +198,38 @@ COLUMNS: dict[str, frozenset[str]] = {
 }
 """Columns that each format reads, besides ``weight``; a retrieval row may have others that hold its documents."""
 
+
+def _as_pattern(text: str, **columns: str) -> str:
+    """``text`` as a format string in which each given marker became a column."""
+    text = text.replace("{", "{{").replace("}", "}}")
+    for column, marker in columns.items():
+        text = text.replace(marker, f"{{{column}}}")
+    return text
+
+
+QUERIES: dict[str, str] = {
+    "text": "{text}",
+    "prompt_completion": "{prompt}",
+    "nli": _as_pattern(nli_prompt("<premise>", "<hypothesis>"), premise="<premise>", hypothesis="<hypothesis>"),
+    "alpaca": "{instruction}\n\n{input}",
+    "question_answer": "{question}",
+    "rag": "{prompt}",
+}
+"""The question that each format asks, as a format string over its columns, for the formats that bring no messages; an
+alpaca row without ``input`` is its instruction alone."""
+
+QUESTION_COLUMNS: dict[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "prompt_completion": ("prompt",),
+    "nli": ("premise", "hypothesis"),
+    "messages": ("messages",),
+    "alpaca": ("instruction",),
+    "sharegpt": ("conversations",),
+    "question_answer": ("question",),
+    "rag": ("prompt",),
+}
+"""Columns that a row of each format needs to ask its question, without an answer."""
+
 _SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
     ("messages", frozenset({"messages"})),
     ("sharegpt", frozenset({"conversations"})),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tunesmith import assets
 from tunesmith.config.schema import DataSection
@@ -66,7 +66,7 @@ class Rendered:
     ends: bool = False
 
 
-Renderer = Callable[[Conversation, str], Rendered]
+Renderer: TypeAlias = "LiteralRenderer | StringRenderer | ChatRenderer"
 """Conversation and its address to text. A conversation without a last assistant turn becomes a generation prompt."""
 
 
@@ -101,19 +101,27 @@ def choose_renderer(tokenizer: PreTrainedTokenizerBase, data: DataSection, forma
         parts = parse_string_template(NLI_TEMPLATE.removeprefix("<s>").removesuffix("</s>"), "nli")
         begins = True if tokenizer.bos_token == "<s>" else None
         return StringRenderer(parts, content, instruction, begins)
-    if template is None or template == "chat" or template.endswith(JINJA_ENDINGS):
-        return _chat_renderer(tokenizer, data, template, content, instruction)
-    named = assets.template(template)
-    if named is not None and named.suffix in JINJA_ENDINGS:
+    if template is None or (not is_inline(template) and _is_chat(template)):
         return _chat_renderer(tokenizer, data, template, content, instruction)
     bos, eos = _token(tokenizer.bos_token), _token(tokenizer.eos_token)
-    body, begins_literally = strip_markers(read_text(str(named or template), "template"), bos, eos)
+    source = template if is_inline(template) else read_text(str(assets.template(template) or template), "template")
+    body, begins_literally = strip_markers(source, bos, eos)
     if bos and body.startswith(bos):
         raise ConfigError(
             f"the template begins with the begin token {bos} twice", where=f"data.template = {template}",
             remedy="write it once, or not at all",
         )  # fmt: skip
     return StringRenderer(parse_string_template(body, template), content, instruction, begins_literally or None)
+
+
+def is_inline(template: str) -> bool:
+    """Whether the setting is the text of a template itself, and no name of one."""
+    return "{query}" in template
+
+
+def _is_chat(template: str) -> bool:
+    named = assets.template(template)
+    return template == "chat" or (named or Path(template)).suffix in JINJA_ENDINGS
 
 
 def _chat_renderer(
@@ -186,9 +194,9 @@ class LiteralRenderer:
     chat: ChatRenderer | None = None
 
     def __call__(self, conversation: Conversation, where: str) -> Rendered:
-        if not conversation.literal and self.make_chat is not None:
-            self.chat = self.chat or self.make_chat()
-            return self.chat(conversation, where)
+        renderer = self.of(conversation)
+        if renderer is not self:
+            return renderer(conversation, where)
         if not conversation.controls:
             self.content.check(conversation.messages, where)
         prompt = "".join(turn.content for turn in conversation.messages if turn.role != ASSISTANT)
@@ -202,6 +210,17 @@ class LiteralRenderer:
         protected = tuple(match.span() for match in found)
         _note_protected(protected, text)
         return Rendered(text, spans, protected, conversation.begins or None, conversation.answer is not None)
+
+    def of(self, conversation: Conversation) -> LiteralRenderer | ChatRenderer:
+        """Who renders this conversation: the chat template where it is not literal."""
+        if conversation.literal or self.make_chat is None:
+            return self
+        self.chat = self.chat or self.make_chat()
+        return self.chat
+
+    def frame(self) -> tuple[str, str]:
+        """What stands before a question and between it and the answer."""
+        return (f"{self.instruction}\n\n" if self.instruction is not None else ""), ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +260,17 @@ class StringRenderer:
         completion, ends = _end_of_turn(before[len(prompt) :] + answers[0].content + after, self.content.specials)
         weight = conversation.weight * answers[0].weight
         return guard.rendered([*pieces, (completion, ASSISTANT, weight)], begins=self.begins, ends=ends)
+
+    def frame(self) -> tuple[str, str]:
+        """What stands before a question and between it and the answer, the instruction in its place."""
+        system = self.instruction or ""
+        at = self.parts.index("{query}")
+        before = "".join(self.parts[:at]).replace("{instruction}", system)
+        if system and "{instruction}" not in self.parts:
+            before += f"{system}\n\n"
+        between = self.parts[at + 1 : self.parts.index("{output}")]
+        after = "".join(between).replace("{instruction}", system)
+        return before, after if between[-1:] == ("{instruction}",) else after.rstrip(" ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -565,7 +595,8 @@ def _note_protected(protected: Sequence[tuple[int, int]], text: str) -> None:
 
 
 def read_instruction(instruction: str | None) -> str | None:
-    """The system message: the text of a file, or the setting itself when it names no file.
+    """The system message: the text of a file, or the setting itself when it names no file, as a text of several lines
+    never does.
 
     Raises:
         ConfigError: it looks like a file name and there is no such file.
@@ -577,7 +608,7 @@ def read_instruction(instruction: str | None) -> str | None:
         return read_text(instruction, "instruction").strip() or None
     if short and re.search(r"\.(txt|md|jinja|prompt)$", instruction) and not re.search(r"\s", instruction):
         raise ConfigError("no such file", where=f"data.instruction = {instruction}")
-    return instruction
+    return instruction.strip()
 
 
 def read_text(name: str, setting: str) -> str:

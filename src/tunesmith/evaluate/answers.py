@@ -1,4 +1,4 @@
-"""The meaning of generated text: a label, a final number, an answer span, and how each was read.
+"""The meaning of generated text: a label, a final number, a JSON value, an answer span, and how each was read.
 
 This is the only module that reads meaning out of generated text. Its functions see the generated part alone, never
 the prompt; they guess nothing (no default label) and score nothing.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
+
+from tunesmith.data.prepare_rag import QUOTE
 
 UNREADABLE = "unreadable"
 
@@ -26,10 +28,12 @@ class Answer:
     Attributes:
         value: the label, number or text; None when nothing could be read.
         how: the name of the rule that read it, or ``unreadable``.
+        cited: numbers of the passages that the output refers to, where the task looks for them.
     """
 
     value: Any
     how: str
+    cited: tuple[int, ...] = ()
 
     @property
     def readable(self) -> bool:
@@ -118,20 +122,24 @@ def _whole_object(key: str, text: str) -> dict[str, Any] | None:
 
 
 def _first_object_with(key: str, text: str) -> dict[str, Any] | None:
-    """The first complete JSON object in ``text`` that has ``key``; an object's own strings are not searched again."""
     # Models write raw line breaks inside strings; strict=False reads them.
-    decoder = _decoder(key, strict=False)
+    return next((value for value in _objects(text, _decoder(key, strict=False)) if key in value), None)
+
+
+def _objects(text: str, decoder: json.JSONDecoder) -> Iterator[dict[str, Any]]:
+    """The complete JSON objects in ``text``, from left to right; an object's own strings are not searched again."""
     start = text.find("{")
     while start >= 0:
         try:
             value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
+        except ValueError:
             end = start + 1
+        except RecursionError:
+            return  # nested deeper than any answer; trying each depth would take for ever
         else:
-            if isinstance(value, dict) and key in value:
-                return value
+            if isinstance(value, dict):
+                yield value
         start = text.find("{", end)
-    return None
 
 
 def _label_rules(key: str) -> list[tuple[str, re.Pattern[str]]]:
@@ -144,6 +152,134 @@ def _label_rules(key: str) -> list[tuple[str, re.Pattern[str]]]:
         ("bare_label", re.compile(rf"^{number}\.?$")),
         ("label_phrase", re.compile(rf"\b{words}\b[\"'*]*\s*(?:is|:|=)\s*\**{number}[\s.*]*$", re.I | re.M)),
     ]
+
+
+# --- labels in words --------------------------------------------------------------------------------------------------
+
+_MAX_LABEL_LENGTH = 60
+_DECORATION = " \t\r\n.:;,!*_`\"'()[]<>"
+_FILLER = r"(?:[\s:=\-\u2013\u2014*_`\"'(\[<>]|\b(?:is|option|choice)\b){0,12}"
+_AFTER_LABEL = r"(?=[ \t]*(?:$|[\n.,;:!?)\]}>\"'*_`<]|\b(?:because|since|as|is)\b))(?![.,]\d)"
+
+
+def read_class(text: str, labels: Sequence[str], key: str = "label") -> Answer:
+    """Which of ``labels`` an output declares.
+
+    Labels of one character are compared as they are, longer ones without regard to case. Rules, the first that applies
+    decides:
+
+    - ``json``: the whole output is one JSON object with a label under ``key``;
+    - ``json_in_text``: the first such object inside other text;
+    - ``bare_label``: the whole output is a label, up to punctuation, brackets and quotes around it;
+    - ``answer_phrase``: the last label that follows "answer", "ans", "label", "correct option" or "correct choice"
+      (``the answer is (B).``, ``ANSWER: B``, ``<ANSWER>: yes``);
+    - ``option_phrase``: the label after "option" or "choice", where only one label stands there in the whole output;
+    - ``lone_line``: the label that is all of the first or of the last line.
+
+    Two labels side by side ("B or C") declare nothing, and neither does a label in running text. An output that begins
+    with ``{`` is read as JSON alone; an object without a known label under ``key``, or with two, makes it unreadable.
+    """
+    known = {_label_key(label): label for label in labels}
+    stripped = text.strip()
+    try:
+        found = _first_object_with(key, stripped)
+        whole = _whole_object(key, stripped)
+    except _ContradictionError:
+        return NOTHING
+    if found is not None:
+        label = known.get(_label_key(_text_of(found[key])))
+        return NOTHING if label is None else Answer(label, "json_in_text" if whole is None else "json")
+    if stripped.startswith("{"):
+        return NOTHING
+    bare = known.get(_label_key(stripped))
+    if bare is not None:
+        return Answer(bare, "bare_label")
+    for how, pattern in _class_rules(labels):
+        said = [known[_label_key(match.group("label"))] for match in pattern.finditer(stripped)]
+        if said and (how == "answer_phrase" or len(set(said)) == 1):
+            return Answer(said[-1], how)
+    lines = [line for line in stripped.splitlines() if line.strip()]
+    alone = {known[_label_key(line)] for line in lines[:1] + lines[-1:] if _label_key(line) in known}
+    return Answer(alone.pop(), "lone_line") if len(alone) == 1 else NOTHING
+
+
+def declared_label(text: str, key: str = "label") -> str | None:
+    """The label that a reference answer consists of, when nobody has said which labels there are.
+
+    It is the value under ``key`` of a JSON object, or the whole text when that is one short line.
+    """
+    try:
+        whole = _whole_object(key, text.strip())
+    except _ContradictionError:
+        return None
+    said = _text_of(whole.get(key)) if whole is not None else text.strip()
+    if not said.strip(_DECORATION) or "\n" in said or len(said) > _MAX_LABEL_LENGTH:
+        return None
+    return said if len(said) == 1 else said.strip(_DECORATION)
+
+
+def same_label(label: str, other: str) -> bool:
+    """Whether two labels are one: up to decoration and, from two characters on, up to case."""
+    return _label_key(label) == _label_key(other)
+
+
+def _label_key(text: str) -> str:
+    bare = " ".join(text.strip(_DECORATION).split())
+    return bare if len(bare) == 1 else bare.casefold()
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, bool | int) else ""
+
+
+def _class_rules(labels: Sequence[str]) -> list[tuple[str, re.Pattern[str]]]:
+    ordered = sorted((" ".join(label.strip(_DECORATION).split()) for label in labels), key=len, reverse=True)
+    spelled = [re.escape(label).replace(r"\ ", r"\s+") for label in ordered]
+    one_of = "|".join(
+        f"(?-i:{word})" if len(label) == 1 else word for label, word in zip(ordered, spelled, strict=True)
+    )
+    alone = rf"(?![ \t]*(?:[,/&]|\bor\b|\band\b)[ \t]*[(\[]?(?:{one_of})(?!\w))"
+    label = rf"{_FILLER}(?<!\w)(?P<label>{one_of})(?!\w){_AFTER_LABEL}{alone}"
+    return [
+        ("answer_phrase", re.compile(rf"\b(?:answer|ans|label|correct\s+(?:option|choice))\b{label}", re.I)),
+        ("option_phrase", re.compile(rf"\b(?:option|choice)\b{label}", re.I)),
+    ]
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL | re.IGNORECASE)
+
+
+def read_json(text: str) -> Answer:
+    """The JSON value of an output.
+
+    Rules, the first that applies decides: ``json`` (the whole output), ``json_fenced`` (the only block between
+    triple backticks), ``json_in_text`` (the first complete object in other text). NaN, infinities and an object that
+    names a key twice are no JSON here.
+    """
+    blocks = _FENCED.findall(text)
+    for how, candidate in [("json", text), *[("json_fenced", block) for block in blocks if len(blocks) == 1]]:
+        try:
+            return Answer(_STRICT_JSON.decode(candidate.strip()), how)
+        except (ValueError, RecursionError):
+            continue
+    return next((Answer(value, "json_in_text") for value in _objects(text, _STRICT_JSON)), NOTHING)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_constant)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -217,7 +353,38 @@ def _marked_value(content: str, how: str) -> str:
         return canonical_number(quantity.group()) or ""
     if how == "answer_phrase":
         plain = re.split(r"[.;](?:\s|$)", plain, maxsplit=1)[0]
-    return " ".join(plain.strip("$ .").split()).lower()
+    expression = canonical_expression(plain)
+    return canonical_number(expression) or expression
+
+
+_SPELLINGS = (
+    (
+        re.compile(
+            r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;:]|\^\s*(?:\\circ|\{\s*\\circ\s*\})|[\u00b0]|\\?\$|\\?%"
+        ),
+        "",
+    ),
+    (re.compile(r"\\[dt]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\frac(?![a-zA-Z])\s*(\w)\s*(\w)"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\sqrt\s*(\w)"), r"\\sqrt{\1}"),
+    (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"^\s*[a-zA-Z]\s*=(?!=)"), ""),
+    (re.compile(r"\s*([^\w\s])\s*"), r"\1"),
+    (re.compile(r"\s+"), " "),
+)
+"""Spellings of one expression that differ in nothing but looks, and what becomes of them, in this order."""
+
+
+def canonical_expression(text: str) -> str:
+    """An expression or a choice as text, without differences of looks alone: equal texts count as the same answer.
+
+    It follows the string comparison of MATH (Hendrycks et al. 2021): spacing and sizes of LaTeX, ``\\text``, dollar,
+    degree and percent signs, ``\\dfrac``, ``\\frac12``, ``\\sqrt2``, a leading ``x =`` and case do not count. Nothing
+    is computed: ``2x`` and ``x + x`` differ.
+    """
+    for pattern, replacement in _SPELLINGS:
+        text = pattern.sub(replacement, text)
+    return text.strip(" .").lower()
 
 
 def _boxed(text: str) -> list[str]:
@@ -261,3 +428,34 @@ def read_text(text: str) -> Answer:
     """The whole output, without the white space around it; an empty one is unreadable."""
     stripped = text.strip()
     return Answer(stripped, "text") if stripped else NOTHING
+
+
+# --- citations --------------------------------------------------------------------------------------------------------
+
+_PASSAGE = r"(?:document|doc|passage|source)s?"
+_NUMBERS = r"\d{1,3}(?:\s*(?:,|;|&|and)\s*\d{1,3})*"
+_BRACKETED = rf"\[\s*(?:{_PASSAGE}\s*)?#?\s*(?P<bracketed>{_NUMBERS})\s*\]"
+_MARK = re.compile(rf"{_BRACKETED}|\b{_PASSAGE}\s*[:#]?\s*(?P<named>{_NUMBERS})(?!\w|[.,]\d)", re.IGNORECASE)
+_BRACKETED_MARKS = re.compile(rf"(?:\s*{_BRACKETED})+", re.IGNORECASE)
+_QUOTED = re.compile(rf"{re.escape(QUOTE[0])}.*?(?:{re.escape(QUOTE[1])}|$)", re.DOTALL)
+
+
+def read_cited_span(text: str) -> Answer:
+    """``read_span``, with the passages that the whole output cites and without marks in the answer itself.
+
+    Marks are ``[2]``, ``[1][3]``, ``[1, 3]``, ``[Document 2]``, ``Document [2]``, ``Passage 2``, ``Source: 2`` and the
+    like, of numbers with up to three digits. What stands between the marks of a quotation is the passage's own text
+    and cites nothing.
+    """
+    numbers = {
+        int(number)
+        for match in _MARK.finditer(_QUOTED.sub(" ", text))
+        for number in re.findall(r"\d+", match.group("bracketed") or match.group("named"))
+    }
+    answer = read_span(without_citations(text))
+    return Answer(answer.value, answer.how, tuple(sorted(numbers)))
+
+
+def without_citations(text: str) -> str:
+    """``text`` without marks in brackets, as ALCE compares answers; ``Passage 2`` in running text stays."""
+    return _BRACKETED_MARKS.sub("", text).strip()

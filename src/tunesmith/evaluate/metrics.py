@@ -10,11 +10,17 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Label = int | str
 
 
 def classification_metrics(
-    predicted: Sequence[int | None], gold: Sequence[int], labels: Sequence[int]
+    predicted: Sequence[Label | None], gold: Sequence[Label], labels: Sequence[Label]
 ) -> dict[str, Any]:
     """Accuracy, macro and per-class figures and the confusion matrix of label answers.
 
@@ -29,28 +35,28 @@ def classification_metrics(
     """
     from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
-    unreadable = min(labels) - 1
-    answers = [unreadable if answer is None else answer for answer in predicted]
-    seen = [label for label in labels if label in set(gold) | set(answers)]
+    truth, answers = class_codes(predicted, gold, labels)
+    codes = list(range(len(labels)))
+    seen = sorted({*truth, *answers} - {len(labels)})
     precision, recall, f1, support = precision_recall_fscore_support(
-        gold, answers, labels=list(labels), average=None, zero_division=0.0
+        truth, answers, labels=codes, average=None, zero_division=0.0
     )
-    macro = precision_recall_fscore_support(gold, answers, labels=seen, average="macro", zero_division=0.0)
-    matrix = confusion_matrix(gold, answers, labels=[*labels, unreadable])
+    macro = precision_recall_fscore_support(truth, answers, labels=seen, average="macro", zero_division=0.0)
+    matrix = confusion_matrix(truth, answers, labels=[*codes, len(labels)])
     return {
-        "accuracy": float(accuracy_score(gold, answers)),
+        "accuracy": float(accuracy_score(truth, answers)),
         "macro_precision": float(macro[0]),
         "macro_recall": float(macro[1]),
         "macro_f1": float(macro[2]),
         "majority_share": max(Counter(gold).values()) / len(gold),
         "per_class": {
             str(label): {
-                "precision": float(precision[position]),
-                "recall": float(recall[position]),
-                "f1": float(f1[position]),
-                "support": int(support[position]),
+                "precision": float(precision[code]),
+                "recall": float(recall[code]),
+                "f1": float(f1[code]),
+                "support": int(support[code]),
             }
-            for position, label in enumerate(labels)
+            for code, label in enumerate(labels)
         },
         "confusion_matrix": {
             "labels": list(labels),
@@ -58,6 +64,22 @@ def classification_metrics(
             "counts": matrix[: len(labels)].tolist(),
         },
     }
+
+
+def class_codes(
+    predicted: Sequence[Label | None], gold: Sequence[Label], labels: Sequence[Label]
+) -> tuple[list[int], list[int]]:
+    """References and answers as positions in ``labels``; an unreadable answer is one past the last."""
+    code = {label: position for position, label in enumerate(labels)}
+    return [code[label] for label in gold], [len(labels) if label is None else code[label] for label in predicted]
+
+
+def macro_f1_of_counts(counts: NDArray[np.int64]) -> float:
+    """Macro F1, as ``classification_metrics`` means it, of a confusion matrix [labels, labels + 1]."""
+    right = counts.diagonal()
+    said_or_true = counts.sum(axis=1) + counts[:, :-1].sum(axis=0)
+    occurs = said_or_true > 0
+    return float((2 * right[occurs] / said_or_true[occurs]).mean())
 
 
 def normalize_text(text: str) -> str:

@@ -5,34 +5,38 @@ How text is generated, read and scored stands in ``generate``, ``answers`` and `
 
 from __future__ import annotations
 
+import gc
+import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.config.draft import COMMAND_LINE
-from tunesmith.config.names import NameTable
-from tunesmith.config.overrides import parse_overrides
-from tunesmith.config.resolve import Resolved, from_values
+from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import DataSection, EvaluationSection
 from tunesmith.data.rows import Row
 from tunesmith.errors import ConfigError, DataError, DataErrors, StorageError
+from tunesmith.evaluate.compare import Comparison, compare, safe_name
+from tunesmith.evaluate.intervals import confidence_intervals
+from tunesmith.evaluate.journal import JOURNAL, Journal
 from tunesmith.evaluate.metrics import mean
-from tunesmith.evaluate.tasks import Judged, Task, choose_task
-from tunesmith.report.folder import write_json, write_jsonl
-from tunesmith.report.record import RECORD, read_record
+from tunesmith.evaluate.mistakes import collect_mistakes, kinds_of_mistakes
+from tunesmith.evaluate.subject import Subject, find_subject, of_configuration
+from tunesmith.evaluate.tasks import Task, choose_task
+from tunesmith.notices import say
+from tunesmith.report.folder import write_json, write_jsonl, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.evaluate.generate import Generation, Progress
-    from tunesmith.model.load import Inference
+    from tunesmith.evaluate.intervals import Statistic
 
-EVALUATION = "evaluation"
 PREDICTIONS = "predictions.jsonl"
 METRICS = "metrics.json"
+MISTAKES = "mistakes.json"
 _MAX_PROBLEMS = 20
 
 
@@ -47,11 +51,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """Figures over all rows, every row's prediction in the order of the rows, and the folder that holds both."""
+    """Figures over all rows, a prediction for each of them in their order, and kinds of mistakes with examples; and the
+    figures as functions of row numbers, by which models are compared."""
 
     metrics: dict[str, Any]
     predictions: list[dict[str, Any]]
     folder: Path | None = None
+    mistakes: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Statistic] = field(default_factory=dict, repr=False, compare=False)
 
 
 def evaluate_run(
@@ -59,38 +66,35 @@ def evaluate_run(
     *,
     data: str | list[str] | None = None,
     limit: int | None = None,
+    sample: bool = False,
     output: str | Path | None = None,
     settings: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> EvaluationResult:
-    """Evaluate a finished run, or one of its checkpoints, under the settings of its record, and write the result.
+    """Evaluate a finished run, one of its checkpoints or any other model, and write the result.
+
+    Interrupted, the same call goes on after the answers that were finished.
 
     Args:
-        run: run folder, or a checkpoint folder in one.
-        data: other rows than the run's own evaluation rows.
+        run: run folder, checkpoint, adapter folder, model folder, hub name or ``nano-mistral``; see ``find_subject``.
+        data: other rows than the run's own evaluation rows; a model without a run needs some.
         limit: evaluate the first rows only.
+        sample: generate for the rows only that evaluations during training generated for (``generate_limit`` and
+            ``generate_seed``); loss and token accuracy are those of all rows, as they were then.
         output: folder for ``predictions.jsonl`` and ``metrics.json``; unset, ``evaluation`` in the run folder
-            (``evaluation/checkpoint-N`` for a checkpoint).
-        settings: settings as on a command line, of the sections evaluation and data, and ``device_map``.
+            (``evaluation/checkpoint-N`` for a checkpoint), and nothing is written for a model without a run.
+        settings: settings as on a command line, see ``find_subject``.
         progress: told how many answers are done.
 
     Raises:
-        StorageError: there is no run, or the result cannot be written.
+        StorageError: a record cannot be read, or the result cannot be written.
         ConfigError: a setting cannot be changed after training.
         DataError: there is nothing to evaluate on, or a row cannot be used.
         ModelError: the model cannot be loaded as it was trained.
     """
-    from tunesmith.model.load import load_for_inference
-
-    home, model_folder, name = _find_run(Path(run))
-    resolved = _with_settings(_recorded(home), settings)
-    device_map = resolved.config.model.device_map
-    changed = resolved.origins["model.device_map"] == COMMAND_LINE
-    rows = held_out_rows(resolved.config.data, data, limit)
-    inference = load_for_inference(model_folder, device_map=device_map if changed else None)
-    result = _evaluate_loaded(inference, resolved, rows, progress)
-    result.metrics["model"] = str(run)
-    return _written(result, Path(output) if output is not None else home / EVALUATION / name)
+    subject = find_subject(run, settings)
+    rows = held_out_rows(subject.resolved.config.data, data, limit)
+    return _evaluate(subject, rows, sample, Path(output) if output is not None else subject.home, progress)
 
 
 def evaluate_untrained(
@@ -110,19 +114,90 @@ def evaluate_untrained(
         DataError: there is nothing to evaluate on, or a row cannot be used.
         ModelError: the model cannot be loaded.
     """
-    from tunesmith.model.load import Inference, load_base
-    from tunesmith.model.precision import align_types, choose_precision
-
     rows = held_out_rows(resolved.config.data, data, limit)
-    section = resolved.config.model
-    precision = choose_precision(resolved)
-    model = load_base(resolved, precision)
-    align_types(model)
-    tokenizer_folder = section.tokenizer_name_or_path or section.model_name_or_path
-    inference = Inference(model.eval(), precision, resolved, tokenizer_folder)
-    result = _evaluate_loaded(inference, resolved, rows, progress)
-    result.metrics["model"] = section.model_name_or_path
-    return _written(result, Path(output)) if output is not None else result
+    return _evaluate(of_configuration(resolved), rows, False, Path(output) if output is not None else None, progress)
+
+
+def evaluate_several(
+    names: Sequence[str | Path],
+    *,
+    baseline: bool = False,
+    data: str | list[str] | None = None,
+    limit: int | None = None,
+    sample: bool = False,
+    output: str | Path | None = None,
+    settings: Sequence[str] = (),
+    progress: Callable[[str], Progress] | None = None,
+) -> Comparison:
+    """Evaluate several models on the same rows, one after the other, and compare them with the first.
+
+    Args:
+        names: as ``run`` of ``evaluate_run``; the others are compared with the first.
+        baseline: begin with the model that the first one was before its training.
+        output: folder for ``comparison.json``, ``comparison.md`` and a folder for each model; unset, the predictions of
+            runs go where ``evaluate_run`` puts them, and nothing else is written.
+        progress: given a model's name, who is told how many of its answers are done.
+
+    The other arguments are those of ``evaluate_run``, for all models alike.
+
+    Raises:
+        ConfigError: a model is named twice, or the first has no baseline.
+        DataError: the models have different rows to be judged on.
+    """
+    subjects = [find_subject(name, settings) for name in names]
+    if baseline:
+        subjects.insert(0, _untrained(subjects[0]))
+    for subject in subjects:
+        if sum(other.name == subject.name for other in subjects) > 1:
+            raise ConfigError(f"{subject.name} is named twice", where="command line")
+    rows = [held_out_rows(subject.resolved.config.data, data, limit) for subject in subjects]
+    for subject, held in zip(subjects[1:], rows[1:], strict=True):
+        _check_same_rows(subjects[0], rows[0], subject, held)
+    results: dict[str, EvaluationResult] = {}
+    for number, (subject, held) in enumerate(zip(subjects, rows, strict=True), start=1):
+        place = subject.home if output is None else Path(output) / f"{number}-{safe_name(subject.name)}"
+        told = progress(subject.name) if progress is not None else None
+        results[subject.name] = _evaluate(subject, held, sample, place, told)
+        gc.collect()  # a model is full of references to itself, and the next one needs its room
+    first = subjects[0].resolved.config
+    comparison = compare(results, samples=first.evaluation.bootstrap_samples, seed=first.training.seed)
+    if output is not None:
+        write_json(Path(output) / "comparison.json", comparison.to_dict())
+        write_text(Path(output) / "comparison.md", comparison.markdown())
+    return comparison
+
+
+def _untrained(subject: Subject) -> Subject:
+    if subject.untrained is None:
+        raise ConfigError(
+            f"{subject.name} does not say which model it was trained from",
+            where="--baseline",
+            remedy="name that model as one of those to compare",
+        )
+    return subject.untrained
+
+
+def _check_same_rows(first: Subject, rows: Sequence[Row], second: Subject, other: Sequence[Row]) -> None:
+    for one, two in zip(rows, other, strict=False):
+        if one.values != two.values:
+            raise DataError(
+                f"{second.name} is judged on other rows than {first.name}: {two.where} is not {one.where}",
+                remedy="name the rows for all of them (--data FILE)",
+            )
+    if len(rows) != len(other):
+        raise DataError(
+            f"{second.name} is judged on {len(other)} rows and {first.name} on {len(rows)}",
+            remedy="name the rows for all of them (--data FILE)",
+        )
+
+
+def sampled(rows: Sequence[Row], number: int | None, seed: int | None) -> list[Row]:
+    """``number`` of the rows in their order: the first ones, or a random choice where there is a seed; None is all."""
+    if number is None or number >= len(rows):
+        return list(rows)
+    if seed is None:
+        return list(rows[:number])
+    return [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), number))]
 
 
 def held_out_rows(data: DataSection, instead: str | list[str] | None = None, limit: int | None = None) -> list[Row]:
@@ -150,8 +225,20 @@ def task_for(evaluation: EvaluationSection, builder: ExampleBuilder, rows: Seque
 
     Raises:
         ConfigError: the settings name no task.
+        DataError: labels are to be taken from the rows, and they state none.
     """
-    return choose_task(evaluation.task, builder.format_of(rows[0]), rows)
+    from tunesmith.data.formats import rename
+
+    named = [rename(row, builder.data.columns) for row in rows]
+    return choose_task(evaluation, builder.format_of(rows[0]), named, [_completion(builder, row) for row in rows])
+
+
+def _completion(builder: ExampleBuilder, row: Row) -> str | None:
+    """The row's own answer; a row that cannot be read has none here, and is named when its reference is wanted."""
+    try:
+        return builder.reference(row)
+    except DataError:
+        return None
 
 
 def evaluate_rows(
@@ -163,9 +250,15 @@ def evaluate_rows(
     evaluation: EvaluationSection,
     *,
     seed: int = 0,
+    journal: Journal | None = None,
     progress: Progress | None = None,
+    generator: Callable[..., list[Generation]] | None = None,
 ) -> EvaluationResult:
     """Generate an answer for every row and score it; model, modes and random streams are left as they were.
+
+    Args:
+        journal: keeps answers while others are generated, see ``generate``; the caller removes it.
+        generator: what generates in the place of ``generate``, in the same way.
 
     Raises:
         DataError: there are no rows, or some have no prompt or do not say what their answer should be.
@@ -176,7 +269,7 @@ def evaluate_rows(
         raise DataError("there are no rows to evaluate")
     references = _references(builder, rows, task)
     prompts = [builder.prompt(row).input_ids for row in rows]
-    generations = generate(
+    generations = (generator or generate)(
         model,
         tokenizer,
         prompts,
@@ -188,13 +281,15 @@ def evaluate_rows(
         # the end of turn that the template taught, and what the model itself stops at
         stop_token_ids=list({*builder.stop_token_ids(rows[0]), *default_stop_token_ids(model, tokenizer)}),
         names=[row.where for row in rows],
+        engine=evaluation.generation_engine,
+        journal=journal,
         on_progress=progress,
     )
     cases = [
         Case(row.where, tokenizer.decode(prompt, clean_up_tokenization_spaces=False), reference)
         for row, prompt, reference in zip(rows, prompts, references, strict=True)
     ]
-    return score_generations(task, cases, generations)
+    return score_generations(task, cases, generations, bootstrap_samples=evaluation.bootstrap_samples, seed=seed)
 
 
 def _references(builder: ExampleBuilder, rows: Sequence[Row], task: Task) -> list[Any]:
@@ -214,27 +309,37 @@ def _references(builder: ExampleBuilder, rows: Sequence[Row], task: Task) -> lis
     return references
 
 
-def score_generations(task: Task, cases: Sequence[Case], generations: Sequence[Generation]) -> EvaluationResult:
-    """Read and score what was generated for ``cases``; needs no model.
+def score_generations(
+    task: Task,
+    cases: Sequence[Case],
+    generations: Sequence[Generation],
+    *,
+    bootstrap_samples: int = 0,
+    seed: int = 0,
+) -> EvaluationResult:
+    """Read and score what was generated for ``cases`` (at least one); needs no model.
+
+    Args:
+        task: how answers are read and scored.
+        cases: the rows.
+        generations: what was generated for each of them.
+        bootstrap_samples: resamplings behind the confidence intervals; 0 leaves them out.
+        seed: decides the resamplings.
 
     Returns:
-        metrics: task, num_examples, the task's own figures, parse_failure_rate (share of unreadable answers),
-            stopped_share (answers ended by a stop token), mean_new_tokens, read_as {rule: how many answers it read};
-        predictions: one object a row with source, prompt, reference, output, answer, read_as, correct, stopped.
+        metrics: task, main_metric (the figure to compare models by), num_examples, the task's own figures,
+            confidence {figure: [low, high]} (95%), parse_failure_rate (share of unreadable answers), stopped_share
+            (answers ended by a stop token), mean_new_tokens, read_as {rule: how many answers it read}, and mistakes
+            {kind: count};
+        predictions: one object a row with source, prompt, reference, output, answer, read_as, correct, stopped, and
+            scores (the row's own figures);
+        mistakes: {kind: {count, examples}}.
     """
-    judged = []
-    for case, generation in zip(cases, generations, strict=True):
-        answer = task.read(generation.text)
-        judged.append(Judged(answer, case.reference, task.correct(answer, case.reference)))
-    metrics = {
-        "task": task.name,
-        "num_examples": len(judged),
-        **task.score(judged),
-        "parse_failure_rate": mean([float(not item.answer.readable) for item in judged]),
-        "stopped_share": mean([float(generation.stopped) for generation in generations]),
-        "mean_new_tokens": mean([float(len(generation.token_ids)) for generation in generations]),
-        "read_as": dict(sorted(Counter(item.answer.how for item in judged).items())),
-    }
+    judged = [task.judge(generation.text, case.reference) for case, generation in zip(cases, generations, strict=True)]
+    kinds = [
+        kinds_of_mistakes(task, item, stopped=generation.stopped)
+        for item, generation in zip(judged, generations, strict=True)
+    ]
     predictions = [
         {
             "source": case.source,
@@ -245,10 +350,26 @@ def score_generations(task: Task, cases: Sequence[Case], generations: Sequence[G
             "read_as": item.answer.how,
             "correct": item.correct,
             "stopped": generation.stopped,
+            "scores": item.scores,
         }
         for case, generation, item in zip(cases, generations, judged, strict=True)
     ]
-    return EvaluationResult(metrics, predictions)
+    mistakes = collect_mistakes(kinds, predictions)
+    statistics = task.statistics(judged)
+    intervals = confidence_intervals(statistics, len(judged), bootstrap_samples, seed)
+    metrics = {
+        "task": task.name,
+        "main_metric": task.main_metric,
+        "num_examples": len(judged),
+        **task.figures(judged),
+        **({"confidence": intervals} if intervals else {}),
+        "parse_failure_rate": mean([float(not item.answer.readable) for item in judged]),
+        "stopped_share": mean([float(generation.stopped) for generation in generations]),
+        "mean_new_tokens": mean([float(len(generation.token_ids)) for generation in generations]),
+        "read_as": dict(sorted(Counter(item.answer.how for item in judged).items())),
+        "mistakes": {kind: found["count"] for kind, found in mistakes.items()},
+    }
+    return EvaluationResult(metrics, predictions, mistakes=mistakes, statistics=statistics)
 
 
 def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
@@ -263,7 +384,7 @@ def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def write_result(folder: Path, result: EvaluationResult) -> None:
-    """Write predictions and then metrics; metrics never stand beside predictions they do not belong to.
+    """Write predictions, mistakes and then metrics; metrics never stand beside predictions they do not belong to.
 
     Raises:
         StorageError: a file cannot be written.
@@ -273,64 +394,76 @@ def write_result(folder: Path, result: EvaluationResult) -> None:
     except OSError as error:
         raise StorageError(f"cannot write: {error.strerror or error}", where=str(folder)) from error
     write_jsonl(folder / PREDICTIONS, result.predictions)
+    write_json(folder / MISTAKES, result.mistakes)
     write_json(folder / METRICS, result.metrics)
 
 
-def _written(result: EvaluationResult, folder: Path) -> EvaluationResult:
-    write_result(folder, result)
-    return replace(result, folder=folder)
+def figure_names(task: Task, builder: ExampleBuilder, rows: Sequence[Row]) -> list[str]:
+    """Names of the figures that an evaluation on ``rows`` will give; found without a model, from empty answers.
+
+    Raises:
+        DataError: a row does not say what its answer should be.
+    """
+    from tunesmith.evaluate.generate import Generation
+
+    cases = [Case(row.where, "", answer) for row, answer in zip(rows, _references(builder, rows, task), strict=True)]
+    result = score_generations(task, cases, [Generation("", [], True)] * len(cases))
+    return list(scalar_metrics(result.metrics))
 
 
-def _evaluate_loaded(
-    inference: Inference, resolved: Resolved, rows: list[Row], progress: Progress | None
+def _evaluate(
+    subject: Subject, rows: list[Row], sample: bool, folder: Path | None, progress: Progress | None
 ) -> EvaluationResult:
     from tunesmith.data.examples import ExampleBuilder
+    from tunesmith.evaluate.engines import check_engine
     from tunesmith.model.tokenizer import load_tokenizer
 
-    config = resolved.config
+    config = subject.resolved.config
+    check_engine(config.evaluation.generation_engine, config.evaluation.temperature)
+    journal = Journal(folder / JOURNAL) if folder is not None else None
+    asked = sampled(rows, config.evaluation.generate_limit, config.evaluation.generate_seed) if sample else rows
+    inference = subject.load()
+    model = inference.model
     tokenizer = load_tokenizer(config.model.model_copy(update={"tokenizer_name_or_path": inference.tokenizer_folder}))
     builder = ExampleBuilder(tokenizer, config.data)
-    task = task_for(config.evaluation, builder, rows)
-    with inference.precision.autocast(inference.model.device):
-        return evaluate_rows(
-            inference.model,
+    task = task_for(config.evaluation, builder, asked)
+    with inference.precision.autocast(model.device):
+        result = evaluate_rows(
+            model,
             tokenizer,
             builder,
-            rows,
+            asked,
             task,
             config.evaluation,
             seed=config.training.seed,
+            journal=journal,
             progress=progress,
         )
+        result.metrics.update(token_metrics(model, builder, rows, config.training.per_device_eval_batch_size))
+    result.metrics["model"] = subject.name
+    if folder is None or journal is None:
+        return result
+    write_result(folder, result)
+    journal.remove()
+    return replace(result, folder=folder)
 
 
-def _find_run(path: Path) -> tuple[Path, Path, str]:
-    """The run folder, the folder with the model, and the name of a checkpoint ("" for the finished model)."""
-    for home in (path, path.absolute().parent):
-        if (home / RECORD).is_file():
-            final = _recorded(home).config.training.final_subdir
-            if home == path:
-                return home, home / final if final else home, ""
-            return home, path, "" if path.name == final else path.name
-    raise StorageError(
-        f"no {RECORD} there, so this is no run folder", where=str(path), remedy="name the output_dir of a training run"
-    )
+def token_metrics(
+    model: PreTrainedModel, builder: ExampleBuilder, rows: Sequence[Row], batch_size: int
+) -> dict[str, float]:
+    """loss and token_accuracy over the rows' own answers, measured as during training; empty where they have none,
+    which is said."""
+    from tunesmith.data.batching import items
+    from tunesmith.data.collate import Collator
+    from tunesmith.data.ledger import Ledger
+    from tunesmith.evaluate.loss import measure_tokens
 
-
-def _recorded(home: Path) -> Resolved:
-    return read_record(home).resolved
-
-
-def _with_settings(resolved: Resolved, tokens: Sequence[str]) -> Resolved:
-    values, origins = resolved.values(), dict(resolved.origins)
-    for setting in parse_overrides(tokens, NameTable()):
-        path, convert = setting.spelling.path, setting.spelling.convert
-        if path.split(".")[0] not in ("evaluation", "data") and path != "model.device_map":
-            raise ConfigError(
-                f"{setting.name} cannot be changed for a run that is finished",
-                where=setting.origin,
-                remedy="settings of the sections evaluation and data can, and device_map",
-            )
-        values[path] = convert(setting.value, values[path]) if convert else setting.value
-        origins[path] = setting.origin
-    return from_values(values, origins)
+    try:
+        examples = list(builder.examples(rows, Ledger()))
+    except DataError as problem:
+        say(f"no loss and no token accuracy: {problem.lines()[0]}")
+        return {}
+    batch_rows = items(examples, "padded", builder.data.max_length)
+    collate = Collator("padded", builder.tokenizer.pad_token_id)
+    batches = (collate(batch_rows[start : start + batch_size]) for start in range(0, len(batch_rows), batch_size))
+    return measure_tokens(model, batches, model.device) if examples else {}

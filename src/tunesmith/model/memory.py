@@ -8,7 +8,8 @@ For one process on one device, with N trained and M all parameters:
   scales: one float32 for 64 weights (0.0625 bytes each), or, doubly quantized, one byte for 64 weights and one float32
   for 256 of those (0.0159). An 8-bit layer holds 1 byte a weight and a float32 for every output. Beside layers in few
   bits, everything else and every adapter is held in float32.
-- gradients: the bytes of the trained weights; twice with several processes, for the buckets of their exchange.
+- gradients: the bytes of the trained weights; twice with several processes that hold copies (ddp), for the buckets of
+  their exchange.
 - optimizer: states for each trained weight, in the weight's own type: AdamW 2, AdEMAMix 3, Lion, RMSprop and Adagrad 1,
   plain SGD and LOMO none. In 8 bits a state takes 1 byte and a float32 for 256 of them, tensors below 4096 elements
   stay in float32. Adafactor holds the sums of rows and columns of a matrix.
@@ -22,14 +23,25 @@ For one process on one device, with N trained and M all parameters:
   CPU what this process has taken for its libraries. Layers in few bits add their largest weight, unpacked.
 
 The peak is that of the backward pass or that of the optimizer's step, whichever is greater: while activations are held,
-gradients are there only when steps are accumulated; when the optimizer works, activations are gone. DeepSpeed's ZeRO
-divides optimizer states (stage 1), gradients (2) and weights (3) by the number of processes, or moves them to the host.
+gradients are there only when steps are accumulated; when the optimizer works, activations are gone.
+
+Several processes P share (ZeRO, Rajbhandari et al. 2020; FSDP, Zhao et al. 2023), by strategy:
+
+- ddp: nothing; each of them holds everything.
+- zero1: optimizer states / P. zero2: gradients / P as well. zero3: weights / P as well.
+- DeepSpeed holds weights and gradients in the run's arithmetic type (2 bytes in 16 bits), and beside the states a
+  float32 copy of the trained weights: with AdamW in 16 bits 2 M + 2 N + (4 + 4 + 4) N / P for zero1.
+- fsdp2: weights, gradients and states / P, each in its own type (AdamW on float32 weights: 16 N / P).
+- what is whole again while it is used: with zero3 up to ZERO3_LIVE weights; with fsdp2 all that stands outside of the
+  layers, and two layers (one computes, one arrives), in the arithmetic type.
+- offloading moves states and gradients (``optimizer``) or weights (``param``) to the host or a disk.
+
+Buckets of the exchange are left out where weights or gradients are spread: they are one hidden size squared.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -44,6 +56,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import Strategy, at, chosen, named
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
 from tunesmith.model.adapters import attach_adapter, check_targets, lora_config
@@ -58,6 +71,8 @@ CUDA_CONTEXT = int(0.6 * GIB)
 GAPS = 0.05
 """Share of the tensors' bytes that the allocator cannot use; an assumption."""
 BYTES_PER_LOGIT = 12
+ZERO3_LIVE = 1_000_000_000
+"""DeepSpeed's ``stage3_max_live_parameters`` where its file does not set it."""
 SMALL_TENSOR = 4096
 """Elements below which 8-bit optimizers keep float32 states."""
 TRACED_LAYERS = 2
@@ -165,7 +180,13 @@ def skeleton(resolved: Resolved, precision: Precision) -> PreTrainedModel:
 
 
 def estimate(
-    resolved: Resolved, precision: Precision, batch: BatchShape, *, cuda: bool, num_processes: int = 1
+    resolved: Resolved,
+    precision: Precision,
+    batch: BatchShape,
+    *,
+    cuda: bool,
+    num_processes: int = 1,
+    strategy: str | None = None,
 ) -> Memory:
     """The memory that one process needs on its device.
 
@@ -175,27 +196,33 @@ def estimate(
         batch: the largest batch.
         cuda: whether the device is a CUDA device.
         num_processes: processes of the run, one device each.
+        strategy: how they share the work (``fsdp2``, ``zero3``, ``zero3-offload-cpu`` ...); None for the run's own.
 
     Raises:
         ModelError: see ``skeleton``.
+        ConfigError: there is no such strategy.
     """
+    sharing = chosen(resolved) if strategy is None else named(strategy, nvme_path="nvme")
     training = resolved.config.training
     model = skeleton(resolved, precision)
     trainable, parameters = trainable_parameters(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    weights = _weight_bytes(model, resolved)
-    gradients = sum(map(_size, trained)) * (2 if num_processes > 1 else 1)
-    states = sum(optimizer_bytes(training.optim, parameter) for parameter in trained)
+    stepped = [torch.empty_like(part, dtype=torch.float32) for part in trained] if sharing.uses_deepspeed else trained
+    if sharing.uses_deepspeed:
+        model.to(precision.torch_dtype)
+    states = sum(optimizer_bytes(training.optim, tensor) for tensor in stepped)
+    step_work = sum(map(_size, stepped)) if cuda and training.optim == "adamw_torch" else max(map(_size, stepped))
+    if sharing.uses_deepspeed:  # its float32 copy of the weights, and gradients for it
+        states, step_work = states + sum(map(_size, stepped)), step_work + sum(map(_size, stepped))
     unpacked = max((_size(part.weight) for part in model.modules() if isinstance(part, FewBits)), default=0)
-    largest = max(map(_size, trained), default=0)
-    step_work = sum(map(_size, trained)) if cuda and training.optim == "adamw_torch" else largest
+    whole = _Parts(_weight_bytes(model, resolved), sum(map(_size, trained)), states, step_work)
+    parts = _shared(whole, model, precision, sharing, num_processes)
     kept = _activations(model, resolved, precision, batch)
     loss = batch.rows * batch.labelled * model.config.get_text_config().vocab_size * BYTES_PER_LOGIT
-    parts = _divided(resolved, num_processes, weights, gradients, states)
     accumulates = training.gradient_accumulation_steps > 1 or training.global_batch_size is not None
     backward = kept.held + max(loss, kept.working) + (parts.gradients if accumulates else 0)
-    step = parts.gradients + max(step_work, kept.working)
-    tensors = parts.weights + parts.states + max(backward, step) + unpacked
+    step = parts.gradients + max(parts.step_work, kept.working)
+    tensors = parts.weights + parts.states + max(backward, step) + parts.gathered + unpacked
     overhead = CUDA_CONTEXT + int(GAPS * tensors) if cuda else _resident()
     return Memory(
         trainable=trainable,
@@ -205,7 +232,7 @@ def estimate(
         optimizer=parts.states,
         activations=kept.held + kept.working,
         loss=loss,
-        overhead=overhead + unpacked,
+        overhead=overhead + parts.gathered + unpacked,
         peak=tensors + overhead,
         trained_bytes=sum(map(_size, trained)),
         checkpoint=sum(map(_size, trained)) + states,
@@ -466,31 +493,42 @@ def _rule_of_thumb(base: PreTrainedModel, precision: Precision, batch: BatchShap
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
+    """Bytes on one device; ``step_work``: what the optimizer's step needs; ``gathered``: weights made whole."""
+
     weights: int
     gradients: int
     states: int
+    step_work: int
+    gathered: int = 0
 
 
-def _divided(resolved: Resolved, num_processes: int, weights: int, gradients: int, states: int) -> _Parts:
-    """What is left on one device when DeepSpeed's ZeRO spreads or moves the parts."""
-    parts = _Parts(weights, gradients, states)
-    if resolved.config.launch.deepspeed is None:
-        return parts
-    zero = json.loads(Path(resolved.config.launch.deepspeed).read_text(encoding="utf-8")).get("zero_optimization", {})
-    stage = int(zero.get("stage", 0))
+def _shared(parts: _Parts, model: Any, precision: Precision, strategy: Strategy, num_processes: int) -> _Parts:
+    """What is left on one device of several that share the work; see the formulas at the top."""
+    if strategy.name == "ddp":
+        return replace(parts, gradients=parts.gradients * (2 if num_processes > 1 else 1))
+    stage = 3 if strategy.name == "fsdp2" else int(strategy.name.removeprefix("zero"))
     if stage >= 1:
-        parts = replace(parts, states=states // num_processes)
+        parts = replace(parts, states=parts.states // num_processes, step_work=parts.step_work // num_processes)
     if stage >= 2:
-        parts = replace(parts, gradients=gradients // num_processes)
+        parts = replace(parts, gradients=parts.gradients // num_processes)
     if stage >= 3:
-        parts = replace(parts, weights=weights // num_processes)
-    if _offloads(zero, "offload_optimizer"):
-        parts = replace(parts, states=0)
-    return replace(parts, weights=0) if _offloads(zero, "offload_param") else parts
+        gathered = _gathered(model, strategy, precision, parts.weights) if num_processes > 1 else 0
+        parts = replace(parts, weights=parts.weights // num_processes, gathered=gathered)
+    if strategy.offloads("optimizer"):
+        parts = replace(parts, states=0, gradients=0, step_work=0)
+    return replace(parts, weights=0) if strategy.offloads("param") else parts
 
 
-def _offloads(zero: dict[str, Any], key: str) -> bool:
-    return str((zero.get(key) or {}).get("device", "none")) != "none"
+def _gathered(model: Any, strategy: Strategy, precision: Precision, weights: int) -> int:
+    """Bytes of weights that are whole at the same time although they are spread."""
+    width = precision.torch_dtype.itemsize
+    if strategy.uses_deepspeed:
+        live = at(strategy.deepspeed, "zero_optimization.stage3_max_live_parameters")
+        return min(weights, width * (ZERO3_LIVE if live in (None, "auto") else int(live)))
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layers = [sum(parameter.numel() for parameter in layer.parameters()) for layer in _layers(base)]
+    outside = trainable_parameters(model)[1] - sum(layers)
+    return min(weights, width * (outside + 2 * max(layers)))
 
 
 def _resident() -> int:

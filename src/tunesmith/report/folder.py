@@ -42,16 +42,16 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def append_jsonl(path: Path, row: Any) -> None:
-    """Append one JSON object as a line and flush it.
+def append_jsonl(path: Path, *rows: Any) -> None:
+    """Append each of ``rows`` as one line of JSON and flush them.
 
     Raises:
-        StorageError: the line cannot be written.
+        StorageError: a line cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     except OSError as error:
         raise StorageError(f"cannot write: {error.strerror or error}", where=str(path)) from error
 

@@ -17,6 +17,7 @@ from tunesmith.errors import StorageError
 from tunesmith.report.folder import read_json, write_json
 
 RECORD = "run.json"
+TASK_FUNCTION = "evaluation.task_function"
 LIBRARIES = (
     "torch",
     "transformers",
@@ -77,6 +78,9 @@ def finish(folder: Path, status: str, facts: dict[str, Any]) -> None:
 def read_record(folder: str | Path) -> Record:
     """Read a run folder's record.
 
+    A task function that the run was given is left out of the settings (``facts`` still names it): whoever reads a
+    record must not run code because of it.
+
     Raises:
         StorageError: the folder is not a run folder of ours.
     """
@@ -84,7 +88,8 @@ def read_record(folder: str | Path) -> Record:
     if not (folder / RECORD).is_file():
         raise StorageError(f"no {RECORD} there, so this is no run folder", where=str(folder))
     facts = read_json(folder / RECORD)
-    return Record(folder, from_values(facts["settings"], facts.get("origins")), facts)
+    settings = {path: value for path, value in facts["settings"].items() if path != TASK_FUNCTION}
+    return Record(folder, from_values(settings, facts.get("origins")), facts)
 
 
 def now() -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rules import evaluates
+from tunesmith.config.strategy import Strategy
 
 
 def eval_interval(resolved: Resolved) -> tuple[str, int]:
@@ -31,12 +33,12 @@ def best_metric(resolved: Resolved) -> str | None:
 
 
 def greater_is_better(resolved: Resolved) -> bool | None:
-    """Direction of the best metric: as set, else smaller for losses and greater for everything else."""
+    """Direction of the best metric: as set, else smaller for losses and rates of failure, greater for all others."""
     metric = best_metric(resolved)
     if metric is None:
         return None
     asked = resolved.config.training.greater_is_better
-    return asked if asked is not None else not metric.endswith(("loss", "perplexity"))
+    return asked if asked is not None else not metric.endswith(("loss", "failure_rate"))
 
 
 def sampling(resolved: Resolved) -> str:
@@ -44,6 +46,15 @@ def sampling(resolved: Resolved) -> str:
     if resolved.config.data.streaming:
         return "sequential"
     return "group_by_length" if resolved.config.training.batching == "length_grouped" else "random"
+
+
+def strategy_keywords(strategy: Strategy) -> dict[str, Any]:
+    """What makes the trainer share a run's work in this way."""
+    if strategy.uses_deepspeed:
+        return {"deepspeed": copy.deepcopy(strategy.deepspeed)}  # the trainer fills in what is "auto"
+    if strategy.name == "fsdp2":
+        return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"} | strategy.fsdp}
+    return {}
 
 
 def sft_keywords(
@@ -55,6 +66,7 @@ def sft_keywords(
     warmup_steps: int,
     gradient_accumulation_steps: int,
     resuming: bool,
+    strategy: Strategy,
 ) -> dict[str, Any]:
     """Keywords for ``SFTConfig``, complete: nothing that matters is left to that class's own defaults.
 
@@ -66,9 +78,10 @@ def sft_keywords(
         warmup_steps: warmup, already counted in steps.
         gradient_accumulation_steps: forward passes per optimizer step, global batch size already taken into account.
         resuming: whether the run continues from a checkpoint.
+        strategy: how several processes share the work.
     """
     training, tracking = resolved.config.training, resolved.config.tracking
-    strategy, eval_steps = eval_interval(resolved)
+    eval_strategy, eval_steps = eval_interval(resolved)
     keywords: dict[str, Any] = {
         "output_dir": training.output_dir,
         "num_train_epochs": training.num_train_epochs,
@@ -96,13 +109,13 @@ def sft_keywords(
         "logging_steps": training.logging_steps,
         "logging_first_step": training.logging_first_step,
         "logging_nan_inf_filter": False,
-        "eval_strategy": strategy,
-        "eval_steps": eval_steps if strategy == "steps" else None,
-        "eval_on_start": training.eval_on_start and strategy != "no",
+        "eval_strategy": eval_strategy,
+        "eval_steps": eval_steps if eval_strategy == "steps" else None,
+        "eval_on_start": training.eval_on_start and eval_strategy != "no",
         "save_strategy": training.save_strategy,
         "save_steps": training.save_steps,
         "save_total_limit": None,  # checkpoints rotate only after the new one is complete
-        "load_best_model_at_end": training.load_best_model_at_end and strategy != "no",
+        "load_best_model_at_end": training.load_best_model_at_end and eval_strategy != "no",
         "metric_for_best_model": best_metric(resolved),
         "greater_is_better": greater_is_better(resolved),
         "restore_callback_states_from_checkpoint": resuming,
@@ -123,7 +136,7 @@ def sft_keywords(
         "max_length": None,  # examples arrive cut to data.max_length
         "packing": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
-        "deepspeed": resolved.config.launch.deepspeed,
+        **strategy_keywords(strategy),
     }
     if "trackio" in tracking.trackers():
         keywords["project"] = tracking.experiment or tracking.wandb_project or "tunesmith"

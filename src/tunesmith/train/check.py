@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 from trl import SFTConfig
 
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import ALONE
 from tunesmith.data.batching import items
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import IGNORE_INDEX
@@ -31,6 +32,7 @@ from tunesmith.model.precision import Precision, choose_precision, uses_cuda
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 from tunesmith.train import checkpoint, deepspeed
 from tunesmith.train.arguments import eval_interval, sft_keywords
+from tunesmith.train.judging import make_judge
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData
 from tunesmith.train.processes import num_processes
@@ -83,7 +85,7 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
     """
     capacity = (gpu, memory.device_memory(gpu)) if gpu is not None else memory.here(resolved)
     report = Report()
-    report.attempt(lambda: deepspeed.check(resolved))
+    strategy = report.attempt(lambda: deepspeed.check(resolved)) or ALONE
     resume = report.attempt(lambda: _starting_point(resolved))
     tokenizer = report.attempt(lambda: load_tokenizer(resolved.config.model))
     data = report.attempt(lambda: prepare(resolved, tokenizer)) if tokenizer is not None else None
@@ -100,7 +102,7 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
         return report
     report.attempt(lambda: source.locate(resolved.config.model.model_name_or_path, resolved.config.model.revision))
     if gpu is None:
-        report.attempt(lambda: placement(resolved))
+        report.attempt(lambda: placement(resolved, strategy))
         report.attempt(lambda: choose_attention(resolved, precision))
         if plan is not None:
             report.attempt(lambda: _check_arguments(resolved, precision, plan))
@@ -142,8 +144,9 @@ def _check_arguments(resolved: Resolved, precision: Precision, plan: Plan) -> No
         warmup_steps=plan.warmup_steps,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         resuming=False,
+        strategy=ALONE,  # others would set up processes
     )
-    SFTConfig(**keywords | {"report_to": "none", "deepspeed": None})
+    SFTConfig(**keywords | {"report_to": "none"})
 
 
 def _check_trackers(resolved: Resolved) -> None:
@@ -166,7 +169,8 @@ def _describe_data(report: Report, resolved: Resolved, tokenizer: PreTrainedToke
         report.ledger_lines = data.train_ledger.table()
     if data.eval_rows:
         report.ledger_lines += ["evaluation:", *data.eval_ledger.table()]
-    report.attempt(lambda: make_samples(resolved, tokenizer, data.builder, data.first_row))
+    report.attempt(lambda: make_judge(resolved, tokenizer, data))
+    report.attempt(lambda: make_samples(resolved, tokenizer, data, Precision("float32", "nothing is generated here")))
     report.template = report.attempt(lambda: _template(tokenizer, data)) or []
 
 

@@ -41,7 +41,7 @@ def commit(folder: Path, batches: Batches) -> None:
     """Declare a checkpoint complete: hash its files and write the manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     hashes = {str(path.relative_to(folder)): _sha256(path) for path in files}
-    write_json(folder / MANIFEST, {"step": _step(folder), "batches": asdict(batches), "files": hashes})
+    write_json(folder / MANIFEST, {"step": step_of(folder), "batches": asdict(batches), "files": hashes})
 
 
 def batches_of(checkpoint: Checkpoint) -> Batches:
@@ -71,7 +71,7 @@ def problem(folder: Path) -> str | None:
 
 def list_checkpoints(output_dir: Path) -> list[Checkpoint]:
     """All checkpoint folders of a run, oldest first by step; complete or not."""
-    found = [Checkpoint(path, _step(path)) for path in output_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    found = [Checkpoint(path, step_of(path)) for path in output_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
@@ -130,12 +130,17 @@ def rotate(output_dir: Path, limit: int | None, best: Path | None) -> None:
             kept.add(checkpoint.path.name)
     for checkpoint in checkpoints:
         if checkpoint.path.name not in kept:
-            # without its manifest a folder is no checkpoint any more, so a removal cut short leaves nothing half-valid
-            (checkpoint.path / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(checkpoint.path)
+            remove(checkpoint.path)
 
 
-def _step(folder: Path) -> int:
+def remove(folder: Path) -> None:
+    """Remove a checkpoint; a removal cut short leaves nothing half-valid."""
+    (folder / MANIFEST).unlink(missing_ok=True)  # without it a folder is no checkpoint any more
+    shutil.rmtree(folder)
+
+
+def step_of(folder: Path) -> int:
+    """The optimizer step in a checkpoint folder's name; 0 for any other folder."""
     match = _NAME.fullmatch(folder.name)
     return int(match.group(1)) if match else 0
 

@@ -6,14 +6,18 @@ The trainer hands the file to DeepSpeed, where ``auto`` values follow the run's 
 from __future__ import annotations
 
 import importlib.util
-import json
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import Strategy, at, chosen
 from tunesmith.errors import ConfigError, ModelError
+from tunesmith.model.precision import Precision
 from tunesmith.train.processes import is_main_process, num_processes
 
 FOLLOWING: dict[str, str] = {
@@ -27,22 +31,25 @@ FOLLOWING: dict[str, str] = {
 }
 """Keys of a DeepSpeed file that say again what a setting says."""
 
+SCHEDULERS = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
+"""DeepSpeed's schedulers and the settings of the same shape."""
 
-def check(resolved: Resolved) -> None:
-    """Refuse a DeepSpeed run that cannot work, before anything is loaded.
+
+def check(resolved: Resolved) -> Strategy:
+    """The run's strategy, once nothing speaks against it; before anything is loaded.
 
     Raises:
-        ConfigError: the file is missing, no JSON object, or says something else than the run's settings.
+        ConfigError: a DeepSpeed file is missing, no JSON object, or says something else than the run's settings.
         ModelError: DeepSpeed is not installed.
     """
-    path = resolved.config.launch.deepspeed
-    if path is None:
-        return
-    origin = resolved.origins["launch.deepspeed"]
-    content = _read(path, origin)
-    _check_agreement(content, resolved, path)
-    if importlib.util.find_spec("deepspeed") is None:
-        raise ModelError("DeepSpeed is not installed", where=origin, remedy="pip install 'tunesmith[deepspeed]'")
+    strategy = chosen(resolved)
+    if strategy.uses_deepspeed:
+        _check_agreement(strategy.deepspeed, resolved, strategy.origin)
+        if importlib.util.find_spec("deepspeed") is None:
+            raise ModelError(
+                "DeepSpeed is not installed", where=strategy.origin, remedy="pip install 'tunesmith[deepspeed]'"
+            )
+    return strategy
 
 
 def _check_agreement(content: dict[str, Any], resolved: Resolved, path: str) -> None:
@@ -50,53 +57,86 @@ def _check_agreement(content: dict[str, Any], resolved: Resolved, path: str) -> 
     training = resolved.config.training
     rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * num_processes()
     ours["train_batch_size"] = ("rows of a step over all processes", rows)
+    ours["optimizer.params.betas"] = ("Adam betas", [training.adam_beta1, training.adam_beta2])
     for key, (what, value) in ours.items():
-        written = _at(content, key)
-        if written not in (None, "auto", value):
-            raise ConfigError(
-                f"{key} is {written!r}, and the run's {what} is {value!r}",
-                where=path,
-                remedy='write "auto", which follows the run\'s settings',
-            )
+        _agree(content, key, f"the run's {what}", value, path)
+    kind = at(content, "scheduler.type")
+    if kind is not None and SCHEDULERS.get(kind) != training.lr_scheduler_type:
+        raise ConfigError(
+            f"scheduler.type is {kind!r}, and the run's training.lr_scheduler_type is {training.lr_scheduler_type!r}",
+            where=path,
+            remedy="leave the section scheduler out, and the run's own is used",
+        )
+    ratio = resolved.config.adapter.loraplus_lr_ratio
+    if content.get("optimizer") and (ratio is not None or resolved.explicit("training.optim")):
+        what = "adapter.loraplus_lr_ratio" if ratio is not None else "training.optim"
+        raise ConfigError(
+            f"the section optimizer replaces the run's, and {what} asks for another",
+            where=path,
+            remedy=f"leave the section optimizer or {what} out",
+        )
+
+
+def _agree(content: dict[str, Any], key: str, what: str, value: Any, path: str) -> None:
+    written = at(content, key)
+    if written not in (None, "auto", value):
+        raise ConfigError(
+            f"{key} is {written!r}, and {what} is {value!r}",
+            where=path,
+            remedy='write "auto", which follows the run\'s settings',
+        )
+
+
+def check_precision(strategy: Strategy, precision: Precision) -> None:
+    """Refuse a DeepSpeed file that computes in another format than the run.
+
+    Raises:
+        ConfigError: it does.
+    """
+    for key, value in (("bf16.enabled", precision.bf16), ("fp16.enabled", precision.fp16)):
+        _agree(strategy.deepspeed, key, f"by the run's precision ({precision.reason}) it", value, strategy.origin)
 
 
 def gathered_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
-    """Weights that ZeRO stage 3 spread over the processes, whole and on the cpu; None where none are spread.
+    """Weights that ZeRO stage 3 or FSDP2 spread over the processes, whole and on the cpu; None where none are spread.
 
     Of a model with an adapter only what is trained is gathered. Every process must call this; only the main process
     gets tensors.
     """
-    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+    if not any(_is_spread(parameter) for parameter in model.parameters()):
         return None
-    from deepspeed.runtime.zero import GatheredParameters
-
     adapter_only = hasattr(model, "peft_config")
     whole: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         if adapter_only and not parameter.requires_grad:
             continue
-        with GatheredParameters([parameter]):
+        with _whole(parameter) as tensor:
             if is_main_process():
-                whole[name] = parameter.detach().to("cpu", copy=True)
+                whole[name] = tensor.detach().to("cpu", copy=True)
     if is_main_process() and not adapter_only:
-        whole |= {name: buffer for name, buffer in model.state_dict().items() if name not in whole and buffer.numel()}
+        buffers = {name: tensor for name, tensor in model.state_dict().items() if not _is_spread(tensor)}
+        whole |= {name: buffer for name, buffer in buffers.items() if name not in whole and buffer.numel()}
     return whole
 
 
-def _read(path: str, origin: str) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        what = f"cannot read the DeepSpeed file {path}: {error.strerror or error}"
-        raise ConfigError(what, where=origin) from error
-    except ValueError as error:
-        raise ConfigError(f"the DeepSpeed file is not valid JSON: {error}", where=path) from None
-    if not isinstance(content, dict):
-        raise ConfigError("the DeepSpeed file holds no JSON object", where=path)
-    return content
+def forget() -> None:
+    """After training: whoever loads a model in this process gets it whole again, and not spread by ZeRO stage 3."""
+    unset_hf_deepspeed_config()
 
 
-def _at(content: Any, key: str) -> Any:
-    for part in key.split("."):
-        content = content.get(part) if isinstance(content, dict) else None
-    return content
+def _is_spread(parameter: torch.Tensor) -> bool:
+    return hasattr(parameter, "ds_id") or isinstance(parameter, DTensor)
+
+
+@contextmanager
+def _whole(parameter: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The weight with all its pieces, as long as the context lasts."""
+    if isinstance(parameter, DTensor):
+        yield parameter.full_tensor()
+    elif hasattr(parameter, "ds_id"):
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            yield parameter
+    else:
+        yield parameter

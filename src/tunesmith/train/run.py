@@ -5,6 +5,7 @@ Everything that can be checked without weights is checked before weights are loa
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,33 +20,42 @@ from trl import SFTConfig
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
-from tunesmith.data.batching import BatchRows, items, joined
+from tunesmith.config.strategy import Strategy
+from tunesmith.data.batching import BatchRows, filler, items, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import TunesmithError
-from tunesmith.evaluate.run import evaluate_rows, scalar_metrics
-from tunesmith.evaluate.tasks import choose_task
+from tunesmith.evaluate.generate import default_stop_token_ids
+from tunesmith.evaluate.prompts import questions_for
+from tunesmith.evaluate.subject import EVALUATION
+from tunesmith.export import hub, inference
+from tunesmith.export.card import CARD, write_card
+from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.merge import merge
+from tunesmith.export.proof import PROOF
 from tunesmith.export.save import save_model
+from tunesmith.model.adapters import ADAPTER_CONFIG, read_adapter
 from tunesmith.model.load import load_model, trainable_parameters
 from tunesmith.model.precision import Precision, choose_precision
 from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 from tunesmith.report import record
 from tunesmith.report.folder import write_json
+from tunesmith.report.plots import CURVES, draw_curves
 from tunesmith.train import checkpoint, deepspeed, trackers
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, Silent, keep_metrics_until
+from tunesmith.train.judging import Judge, make_judge
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
 from tunesmith.train.processes import is_main_process, leave_old_store, num_processes, process_seed
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.samples import make_samples
 from tunesmith.train.start import check_agreement, check_batches, starting_point
-from tunesmith.train.trainer import GenerationMetrics, Trainer
+from tunesmith.train.trainer import Trainer
 
-OWN_FILES = (record.RECORD, METRICS, "ledger.json", "evaluation", "gen_results", "inference.json")
+OWN_FILES = (record.RECORD, METRICS, "ledger.json", EVALUATION, "gen_results", CURVES, "inference.json", CARD, PROOF)
 """What a run leaves in its folder beside the model; replaced with ``overwrite_output_dir``."""
 
 
@@ -64,27 +74,42 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     started = time.perf_counter()
     training = resolved.config.training
     leave_old_store()
-    deepspeed.check(resolved)
+    strategy = deepspeed.check(resolved)
     folder = Path(training.output_dir)
     resume = starting_point(resolved)
     tokenizer = load_tokenizer(resolved.config.model)
     data = prepare(resolved, tokenizer)
-    samples = make_samples(resolved, tokenizer, data.builder, data.first_row)
+    judge = make_judge(resolved, tokenizer, data)
+    precision = choose_precision(resolved)
+    samples = make_samples(resolved, tokenizer, data, precision)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
-    plan = make_plan(resolved, len(rows), num_processes())
+    plan = make_plan(resolved, num_batch_rows(rows), num_processes())
+    deepspeed.check_precision(strategy, precision)
     if resume is not None:
         check_batches(resume, resolved, plan)
-    precision = choose_precision(resolved)
     set_seed(training.seed)
-    model = load_model(resolved, precision)
+    model = load_model(resolved, precision, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    contract = promise(resolved, model, data)
+    tokenizer.chat_template = chat_template(data.builder, data.first_row) or tokenizer.chat_template
     trainer = build_trainer(
-        resolved, model, tokenizer, precision, plan, data, rows, eval_rows, resuming=resume is not None
+        resolved,
+        model,
+        tokenizer,
+        precision,
+        plan,
+        judge,
+        rows,
+        eval_rows,
+        strategy,
+        contract,
+        resuming=resume is not None,
     )
     check_agreement(resume)
-    facts = describe(resolved, model, precision, plan, data, trainer)
+    facts = describe(resolved, model, precision, plan, data, trainer, strategy)
     trainer.add_callback(RunLog(folder, listener))
     if samples is not None:
+        samples.show_in(trainer.callback_handler.callbacks)
         trainer.add_callback(samples)
     if is_main_process():
         begin_folder(folder, resolved, command, facts, data, resume)
@@ -103,14 +128,19 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener.finished()
     if is_main_process() and isinstance(data.train, ExampleStream):
         write_ledger(folder, data)
-    model_folder = finish_folder(resolved, trainer, tokenizer, precision, folder)
+    model_folder = finish_folder(resolved, trainer, tokenizer, precision, folder, contract)
     seconds = time.perf_counter() - started
-    metrics = final_metrics(trainer)
+    best = best_evaluation(trainer)
+    metrics = final_metrics(trainer, best)
     if is_main_process():
+        draw(folder, best)
         result = {"steps": trainer.state.global_step, "seconds": round(seconds, 1), "metrics": metrics}
-        record.finish(
-            folder, "finished", {"result": result, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
-        )
+        kept = {"best": best, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
+        kept |= adapter_record(folder, adapter_folder_of(resolved, model_folder))
+        record.finish(folder, "finished", {"result": result, **kept})
+        write_cards(resolved, folder, model_folder)
+        if resolved.config.training.push_to_hub:
+            push_finished(resolved, folder)
     return TrainResult(folder, model_folder, trainer.state.global_step, seconds, metrics)
 
 
@@ -128,7 +158,9 @@ def to_dataset(
 ) -> Dataset | None:
     """Examples as the data set that the trainer draws batches from; None when there are none.
 
-    It holds numbers of examples; their tokens are read when a batch is made.
+    It holds numbers of examples; their tokens are read when a batch is made. Training rows are filled up with rows of
+    no label and length 0 at the end, so that every process gets equally many full batches: accelerate would repeat the
+    first rows instead, and they would count twice.
     """
     if not examples:
         return None
@@ -136,8 +168,17 @@ def to_dataset(
         return Dataset.from_dict({"row": range(len(examples))}).with_transform(ReadRows(examples))
     batching = "padded" if evaluation else resolved.config.training.batching
     rows = items(examples, batching, resolved.config.data.max_length)
-    table = Dataset.from_dict({"row": range(len(rows)), "length": rows.lengths})
+    rows_of_a_pass = resolved.config.training.per_device_train_batch_size * num_processes()
+    fillers = -len(rows) % rows_of_a_pass if num_processes() > 1 and not evaluation else 0
+    table = Dataset.from_dict({"row": range(len(rows) + fillers), "length": [*rows.lengths, *[0] * fillers]})
     return table.with_transform(ReadRows(rows))
+
+
+def num_batch_rows(rows: Dataset) -> int:
+    """Rows that are trained on, without those that only fill batches up."""
+    if "length" not in rows.column_names:
+        return len(rows)
+    return len(rows) - rows.with_format(None)["length"][:].count(0)
 
 
 class ReadRows:
@@ -154,9 +195,18 @@ class ReadRows:
         return {name: [row[name] for row in chosen] for name in chosen[0]}
 
     def _row(self, number: int) -> dict[str, Any]:
+        if isinstance(self.rows, BatchRows) and number >= len(self.rows):
+            return filler(weighted=self.rows.weighted)
         row = self.rows[number]
         # whether a later row of a stream has weights is not known, so all of them bring theirs
         return joined([row], weighted=True) if isinstance(row, Example) else row
+
+
+def promise(resolved: Resolved, model: Any, data: PreparedData) -> Contract:
+    """How the finished model will want to be asked, and where its answers end."""
+    builder, row = data.builder, data.first_row
+    stops = dict.fromkeys([*builder.stop_token_ids(row), *default_stop_token_ids(model, builder.tokenizer)])
+    return make_contract(builder, row, resolved.config.evaluation, model.generation_config, list(stops))
 
 
 def build_trainer(
@@ -165,9 +215,11 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase,
     precision: Precision,
     plan: Plan,
-    data: PreparedData,
+    judge: Judge | None,
     rows: Dataset,
     eval_rows: Dataset | None,
+    strategy: Strategy,
+    contract: Contract,
     *,
     resuming: bool,
 ) -> Trainer:
@@ -181,6 +233,7 @@ def build_trainer(
         warmup_steps=plan.warmup_steps,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         resuming=resuming,
+        strategy=strategy,
     )
     if training.optim.startswith("paged_") and not torch.cuda.is_available():
         notices.say(f"{training.optim}: there is no GPU memory to page, so the optimizer's states stay where they are")
@@ -197,13 +250,15 @@ def build_trainer(
         eval_dataset=eval_rows,
         data_collator=training_collator(resolved, model, tokenizer, precision),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
-        generation_metrics=generation_metrics(resolved, tokenizer, data),
+        generation_metrics=judge,
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
+        complete_checkpoint=lambda saved: inference.write(saved, contract),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.check_strategy(strategy)
     return trainer
 
 
@@ -221,24 +276,14 @@ def training_collator(
     return Collator(batching, tokenizer.pad_token_id, boundaries=keep_examples_apart(model, precision))
 
 
-def generation_metrics(
-    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData
-) -> GenerationMetrics | None:
-    """The function that scores generated answers at evaluations, or None when nobody asked for it."""
-    evaluation = resolved.config.evaluation
-    if not evaluation.generate or not data.eval_rows:
-        return None
-    rows = data.eval_rows[: evaluation.generate_limit]
-    task = choose_task(evaluation.task, data.builder.format_of(rows[0]), rows)
-
-    def measure(model: torch.nn.Module) -> dict[str, float]:
-        return scalar_metrics(evaluate_rows(model, tokenizer, data.builder, rows, task, evaluation).metrics)
-
-    return measure
-
-
 def describe(
-    resolved: Resolved, model: Any, precision: Precision, plan: Plan, data: PreparedData, trainer: Trainer
+    resolved: Resolved,
+    model: Any,
+    precision: Precision,
+    plan: Plan,
+    data: PreparedData,
+    trainer: Trainer,
+    strategy: Strategy,
 ) -> dict[str, Any]:
     """Facts about a run that is about to start, for people and for ``run.json``."""
     trainable, total = trainable_parameters(model)
@@ -268,7 +313,7 @@ def describe(
             "train_fingerprint": data.train_fingerprint,
             "eval_fingerprint": data.eval_fingerprint,
         },
-        "plan": asdict(plan),
+        "plan": asdict(plan) | {"strategy": strategy.name, "strategy_origin": strategy.origin},
         "seeds": {"seed": trainer.args.seed, "data_seed": trainer.args.data_seed},
     }
 
@@ -290,6 +335,9 @@ def begin_folder(
             shutil.rmtree(old.path)
     else:
         keep_metrics_until(folder, resume.step)
+        for later in (folder / EVALUATION).glob("step-*"):
+            if int(later.name.partition("-")[2]) > resume.step:
+                shutil.rmtree(later)
         facts = facts | {"resumed_from": {"checkpoint": resume.path.name, "step": resume.step}}
     write_ledger(folder, data)
     record.begin(folder, resolved, command, facts)
@@ -303,21 +351,25 @@ def write_ledger(folder: Path, data: PreparedData) -> None:
 
 
 def finish_folder(
-    resolved: Resolved, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, precision: Precision, folder: Path
+    resolved: Resolved,
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    precision: Precision,
+    folder: Path,
+    contract: Contract,
 ) -> Path:
     """Write the finished model and return its folder."""
-    training = resolved.config.training
     model_folder = model_folder_of(resolved)
-    merged_too = training.save_merged_model and resolved.config.adapter.use_lora
+    adapter_folder = adapter_folder_of(resolved, model_folder)
     model = trainer.accelerator.unwrap_model(trainer.model)
     whole = deepspeed.gathered_weights(model)
+    deepspeed.forget()
     if is_main_process():
-        adapter_folder = model_folder / "lora_weights" if merged_too else model_folder
-        save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole)
-        if merged_too:
+        save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole, contract=contract)
+        if adapter_folder != model_folder:
             stage = model_folder / ".merged"
             shutil.rmtree(stage, ignore_errors=True)
-            merge(adapter_folder, stage, dtype=precision.dtype)
+            merge(adapter_folder, stage, dtype=precision.dtype, questions=questions_for(adapter_folder))
             for file in stage.iterdir():
                 file.replace(model_folder / file.name)
             stage.rmdir()
@@ -325,15 +377,73 @@ def finish_folder(
     return model_folder
 
 
-def final_metrics(trainer: Trainer) -> dict[str, Any]:
-    """The last training loss and the metrics of the last (or best) evaluation."""
-    history = trainer.state.log_history
-    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+def best_evaluation(trainer: Trainer) -> dict[str, Any] | None:
+    """``step``, ``metric`` and ``value`` of the best evaluation; None where nothing depends on which one it is."""
+    metric = trainer.args.metric_for_best_model
+    # what is measured before the first step is not in the running: no checkpoint holds it
+    values = [
+        (entry[metric], entry["step"]) for entry in trainer.state.log_history if entry["step"] and metric in entry
+    ]
+    finite = [value for value in values if math.isfinite(value[0])]
+    if not finite:
+        return None
+    value, step = (max if trainer.args.greater_is_better else min)(finite, key=lambda pair: pair[0])
+    return {"step": step, "metric": metric, "value": value}
+
+
+def draw(folder: Path, best: dict[str, Any] | None) -> None:
+    """Draw the curves of the run; a finished run is not lost because its picture is."""
+    try:
+        draw_curves(folder, best_step=best["step"] if best else None)
+    except Exception as error:  # matplotlib has many ways to fail, and none of them concerns the model
+        notices.say(f"{CURVES} could not be drawn ({type(error).__name__}: {error})")
+
+
+def adapter_folder_of(resolved: Resolved, model_folder: Path) -> Path:
+    """Where the adapter goes: beside the merged model into a folder of its own."""
+    merged_too = resolved.config.training.save_merged_model and resolved.config.adapter.use_lora
+    return model_folder / "lora_weights" if merged_too else model_folder
+
+
+def adapter_record(folder: Path, adapter_folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says of the saved adapter, so that a later change of it is noticed; nothing without one."""
+    if not (adapter_folder / ADAPTER_CONFIG).is_file():
+        return {}
+    place = adapter_folder.relative_to(folder).as_posix()
+    return {"adapter": {"folder": place, "checksum": read_adapter(adapter_folder).checksum}}
+
+
+def write_cards(resolved: Resolved, folder: Path, model_folder: Path) -> None:
+    """The model card beside each model of the run."""
+    adapter_folder = adapter_folder_of(resolved, model_folder)
+    if not resolved.config.adapter.use_lora:
+        write_card(folder, model_folder, "full")
+        return
+    write_card(folder, adapter_folder, "adapter")
+    if adapter_folder != model_folder:
+        write_card(folder, model_folder, "merged")
+
+
+def push_finished(resolved: Resolved, folder: Path) -> None:
+    """Upload the finished model; the run is finished whether or not that succeeds.
+
+    Raises:
+        StorageError: the hub could not be reached or refused.
+    """
+    training = resolved.config.training
+    repository = str(training.hub_model_id)
+    address = hub.push(folder, repository, hub.uploads(folder), private=training.hub_private_repo)
+    notices.say(f"the model was uploaded to {address}")
+
+
+def final_metrics(trainer: Trainer, best: dict[str, Any] | None) -> dict[str, Any]:
+    """The last training loss, and the metrics of the last evaluation or, where the best model is kept, of that one."""
+    step = best["step"] if best is not None and trainer.args.load_best_model_at_end else None
     metrics: dict[str, Any] = {}
-    for entry in history:
+    for entry in trainer.state.log_history:
         if "loss" in entry:
             metrics["loss"] = entry["loss"]
-        if "eval_loss" in entry and (best is None or entry["step"] == best):
+        if "eval_loss" in entry and step in (None, entry["step"]):
             metrics |= {key: value for key, value in entry.items() if key.startswith("eval_") and key != "eval_runtime"}
     return metrics
 

@@ -1,11 +1,12 @@
-"""Answers to a few questions while training goes on, written beside the run, so that a person can read its progress.
+"""Answers to a few questions while training goes on, written beside the run and shown in its trackers, so that a person
+can read its progress.
 
 Training is left as it was: weights, modes, random streams. Nothing is scored here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,20 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import EvaluationSection
+from tunesmith.config.strategy import chosen
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.rows import Row
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evaluate.generate import generate
+from tunesmith.model.precision import Precision
 from tunesmith.notices import say
 from tunesmith.report.folder import write_json
+from tunesmith.train import trackers
+from tunesmith.train.prepare import PreparedData
 
 RESULTS = "gen_results"
+NUM_ROWS = 4
+"""Rows that are asked for when no file holds questions."""
 
 ROWS: dict[str, Callable[[str], dict[str, Any]]] = {
     "question_answer": lambda text: {"question": text},
@@ -38,11 +45,12 @@ prompt, its marker included."""
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question as written, where it stands, and the ids that the model continues."""
+    """A question as written, where it stands, the ids that the model continues, and a row's own answer to it."""
 
     text: str
     where: str
     input_ids: list[int]
+    reference: str | None = None
 
 
 def read_questions(path: str | Path, format_name: str, builder: ExampleBuilder) -> list[Question]:
@@ -78,34 +86,42 @@ def read_questions(path: str | Path, format_name: str, builder: ExampleBuilder) 
     return questions
 
 
+def row_questions(rows: Sequence[Row], builder: ExampleBuilder) -> list[Question]:
+    """The prompts of rows as questions, with the rows' own answers beside them.
+
+    Raises:
+        DataError: a row has no prompt.
+    """
+    return [
+        Question(builder.prompt_text(row), row.where, builder.prompt(row).input_ids, builder.reference(row))
+        for row in rows
+    ]
+
+
 def make_samples(
-    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, builder: ExampleBuilder, first_row: Row
+    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData, precision: Precision
 ) -> Samples | None:
     """The callback that a configuration asks for, or None.
 
     Args:
         resolved: the run's configuration.
         tokenizer: the run's tokenizer.
-        builder: the run's builder of examples.
-        first_row: a training row; its format decides how a question becomes a prompt.
+        data: the run's rows; the format of the first training row decides how a question becomes a prompt.
+        precision: the run's arithmetic.
 
     Raises:
-        ConfigError: the weights will be spread over processes, so that one of them cannot generate alone.
+        ConfigError: a question alone is no row of this format.
         DataError: the questions cannot be used.
     """
     training = resolved.config.training
     if not training.gen_every_n_steps:
         return None
-    if not training.gen_questions_file:
-        say("gen_every_n_steps is set and gen_questions_file is not: no samples are written")
-        return None
-    if resolved.config.launch.deepspeed:
-        raise ConfigError(
-            "samples during training need the whole model in one process, and DeepSpeed may spread it over several",
-            where=resolved.origins["training.gen_every_n_steps"],
-            remedy="leave out gen_every_n_steps and evaluate checkpoints instead",
-        )
-    questions = read_questions(training.gen_questions_file, builder.format_of(first_row), builder)
+    builder, first_row = data.builder, data.first_row
+    if training.gen_questions_file:
+        questions = read_questions(training.gen_questions_file, builder.format_of(first_row), builder)
+    else:
+        questions = row_questions(data.eval_rows[:NUM_ROWS] or [first_row], builder)
+        say(f"no gen_questions_file: sample answers are those to {', '.join(each.where for each in questions)}")
     return Samples(
         questions,
         tokenizer,
@@ -113,6 +129,8 @@ def make_samples(
         training.gen_every_n_steps,
         resolved.config.evaluation,
         builder.stop_token_ids(first_row),
+        precision,
+        together=chosen(resolved).spreads_weights,
     )
 
 
@@ -127,6 +145,8 @@ class Samples(TrainerCallback):
         every: optimizer steps between samples.
         settings: how answers are decoded.
         stop_token_ids: tokens that end an answer.
+        precision: the run's arithmetic.
+        together: all processes generate, because the weights are spread over them; the first one alone writes.
     """
 
     def __init__(
@@ -137,6 +157,9 @@ class Samples(TrainerCallback):
         every: int,
         settings: EvaluationSection,
         stop_token_ids: list[int],
+        precision: Precision,
+        *,
+        together: bool = False,
     ) -> None:
         self._questions = questions
         self._tokenizer = tokenizer
@@ -144,27 +167,38 @@ class Samples(TrainerCallback):
         self._every = every
         self._settings = settings
         self._stop_token_ids = stop_token_ids
+        self._precision = precision
+        self._together = together
+        self._trackers: Sequence[TrainerCallback] = ()
+
+    def show_in(self, callbacks: Sequence[TrainerCallback]) -> None:
+        """Show the answers also in the trackers among the trainer's callbacks."""
+        self._trackers = callbacks
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        if state.global_step % self._every or not state.is_world_process_zero:
+        if state.global_step % self._every or not (self._together or state.is_world_process_zero):
             return
         settings = self._settings
-        answers = generate(
-            model,
-            self._tokenizer,
-            [question.input_ids for question in self._questions],
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=settings.generation_batch_size,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=args.seed,
-            stop_token_ids=self._stop_token_ids,
-            names=[question.where for question in self._questions],
-        )
-        samples = [
-            {"question": question.text, "answer": answer.text, "stopped": answer.stopped}
-            for question, answer in zip(self._questions, answers, strict=True)
-        ]
+        with self._precision.autocast(model.device):
+            answers = generate(
+                model,
+                self._tokenizer,
+                [question.input_ids for question in self._questions],
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=settings.generation_batch_size,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=args.seed,
+                stop_token_ids=self._stop_token_ids,
+                names=[question.where for question in self._questions],
+            )
+        if not state.is_world_process_zero:
+            return
+        samples: list[dict[str, Any]] = []
+        for question, answer in zip(self._questions, answers, strict=True):
+            expected = {} if question.reference is None else {"reference": question.reference}
+            samples.append({"question": question.text, **expected, "answer": answer.text, "stopped": answer.stopped})
         write_json(self._folder / f"gen_step_{state.global_step}.json", {"step": state.global_step, "samples": samples})
+        trackers.show_samples(self._trackers, state.global_step, samples)

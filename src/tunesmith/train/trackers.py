@@ -1,9 +1,10 @@
-"""Trackers that need more than a name in ``report_to``: TensorBoard and Weights & Biases."""
+"""Trackers, where they need more than a name in ``report_to``: how a run begins in them, and how they show text."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,39 @@ def _begin_wandb(resolved: Resolved) -> None:
         dir=str(output_dir),
         settings=wandb.Settings(disable_git=True, disable_code=True, console="off", silent=True),
     )
+
+
+def show_samples(callbacks: Sequence[Any], step: int, samples: Sequence[dict[str, Any]]) -> None:
+    """Show sample answers in every open tracker: a table at W&B and trackio, text at TensorBoard and MLflow.
+
+    Args:
+        callbacks: the trainer's callbacks, among which those of the trackers are.
+        step: the optimizer step after which the samples were generated.
+        samples: objects with the same keys, one a question.
+    """
+    from transformers import integrations
+
+    names = list(dict.fromkeys(name for sample in samples for name in sample))
+    cells = [[str(sample.get(name, "")) for name in names] for sample in samples]
+    for callback in callbacks:
+        if isinstance(callback, integrations.TensorBoardCallback) and callback.tb_writer is not None:
+            callback.tb_writer.add_text("samples", _markdown(names, cells), step)
+            callback.tb_writer.flush()
+        elif isinstance(callback, integrations.WandbCallback | integrations.TrackioCallback):
+            package = sys.modules["wandb" if isinstance(callback, integrations.WandbCallback) else "trackio"]
+            table = package.Table(columns=["step", *names], data=[[step, *row] for row in cells])
+            package.log({"samples": table, "train/global_step": step})
+        elif isinstance(callback, integrations.MLflowCallback):
+            sys.modules["mlflow"].log_text(_markdown(names, cells), f"samples/step-{step}.md")
+
+
+def _markdown(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; what models write may hold anything, so it stands there as code."""
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for row in cells:
+        shown = (" ".join(cell.split()).replace("`", "'").replace("|", "\\|") for cell in row)
+        lines.append("| " + " | ".join(f"`{text}`" if text else "" for text in shown) + " |")
+    return "\n".join(lines)
 
 
 def finish() -> None:

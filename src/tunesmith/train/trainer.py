@@ -9,24 +9,27 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from accelerate.data_loader import SeedableRandomSampler
+from torch.utils.data import SequentialSampler
 from transformers import set_seed
 from trl import SFTTrainer
 
-from tunesmith.data.batching import LengthGroupedSampler
-from tunesmith.errors import NumericsError
-from tunesmith.train import checkpoint
-from tunesmith.train.loss import keeps_logits, label_weight, token_losses
+from tunesmith.config.strategy import Strategy
+from tunesmith.data.batching import FilledSampler, LengthGroupedSampler
+from tunesmith.errors import ModelError, NumericsError
+from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
+from tunesmith.train import checkpoint, fsdp
 from tunesmith.train.processes import process_seed
 
-GenerationMetrics = Callable[[torch.nn.Module], dict[str, float]]
-"""Generates answers with the model as it is and scores them."""
+GenerationMetrics = Callable[[torch.nn.Module, int, dict[str, float]], dict[str, float]]
+"""Generates answers with the model as it is after a step and scores them; given are also the figures of its tokens."""
 
 
 class Trainer(SFTTrainer):
@@ -38,6 +41,7 @@ class Trainer(SFTTrainer):
         generate_every: generate at every k-th evaluation.
         keep_checkpoints: checkpoints kept, or None for all.
         loraplus_lr_ratio: learning rate of LoRA's B over that of A, or None.
+        complete_checkpoint: adds to a checkpoint's folder what else it should hold.
         **keywords: as for SFTTrainer.
     """
 
@@ -49,6 +53,7 @@ class Trainer(SFTTrainer):
         generate_every: int = 1,
         keep_checkpoints: int | None = None,
         loraplus_lr_ratio: float | None = None,
+        complete_checkpoint: Callable[[Path], None] = lambda folder: None,
         **keywords: Any,
     ) -> None:
         # SFTTrainer rounds trainable weights over a quantized base to bfloat16, where small updates vanish; they are
@@ -63,7 +68,7 @@ class Trainer(SFTTrainer):
         self._generate_every = generate_every
         self._keep_checkpoints = keep_checkpoints
         self._loraplus_lr_ratio = loraplus_lr_ratio
-        self._num_evaluations = 0
+        self._complete_checkpoint = complete_checkpoint
         self._chosen_positions = keeps_logits(self._base_model())
         # compute_loss divides by the tokens of the whole step, so the trainer must neither divide again nor keep the
         # count to itself (the accumulation fault of 2024).
@@ -76,16 +81,41 @@ class Trainer(SFTTrainer):
     def _base_model(self) -> torch.nn.Module:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
+    def create_accelerator_and_postprocess(self) -> None:
+        with fsdp.possible_on_cpu() if self.args.fsdp else nullcontext():
+            super().create_accelerator_and_postprocess()
+
+    def check_strategy(self, strategy: Strategy) -> None:
+        """Refuse a run whose libraries took another strategy than was asked for.
+
+        Raises:
+            ModelError: they did.
+        """
+        taken = "fsdp2" if self.is_fsdp_enabled else "ddp"
+        if self.is_deepspeed_enabled:
+            taken = f"zero{self.accelerator.state.deepspeed_plugin.zero_stage}"
+        if taken != strategy.name:
+            raise ModelError(f"the strategy is {strategy.name}, and the libraries took {taken}", where=strategy.origin)
+
     # ---- training ----
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Rows of like lengths together, where that is the layout; else transformers' random order."""
+        """Rows of like lengths together, where that is the layout; else transformers' random order.
+
+        Rows of length 0 only fill the last batches up, see ``run.to_dataset``.
+        """
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length":
+        if self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(rows)
-        return LengthGroupedSampler(
-            list(rows.with_format(None)[self.args.length_column_name]), self.args.train_batch_size, self.args.data_seed
-        )
+        lengths = list(rows.with_format(None)[self.args.length_column_name])
+        number = len(lengths) - lengths.count(0)
+        if self.args.train_sampling_strategy == "group_by_length":
+            sampler: Any = LengthGroupedSampler(lengths[:number], self.args.train_batch_size, self.args.data_seed)
+        elif number == len(lengths):
+            return super()._get_train_sampler(rows)
+        else:  # the one that accelerate puts in the place of transformers'
+            sampler = SeedableRandomSampler(range(number), generator=torch.Generator(), data_seed=self.args.data_seed)
+        return sampler if number == len(lengths) else FilledSampler(sampler, len(lengths))
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of one optimizer step and the number of labelled tokens in them, over all processes."""
@@ -174,6 +204,10 @@ class Trainer(SFTTrainer):
         finally:
             self.data_collator = training_collator
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Evaluation rows in their own order, whatever the layout of training."""
+        return SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -182,11 +216,14 @@ class Trainer(SFTTrainer):
         Evaluating changes nothing: weights, modes and random streams are afterwards what they were before.
         """
         started = time.perf_counter()
+        # counted in the history, which a checkpoint keeps, so that a resumed run generates at the same evaluations
+        earlier = sum(f"{metric_key_prefix}_loss" in entry for entry in self.state.log_history)
         with unchanged(self.model):
             metrics = self._token_metrics(self.get_eval_dataloader(eval_dataset))
-            if self._generation_metrics is not None and self._num_evaluations % self._generate_every == 0:
-                metrics |= self._generation_metrics(self.accelerator.unwrap_model(self.model))
-        self._num_evaluations += 1
+            if self._generation_metrics is not None and earlier % self._generate_every == 0:
+                model = self.accelerator.unwrap_model(self.model)
+                with self.accelerator.autocast():  # PEFT generates past the forward pass that the trainer wrapped
+                    metrics |= self._generation_metrics(model, self.state.global_step, metrics)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - started, 3)
         self.log(metrics)
@@ -207,11 +244,8 @@ class Trainer(SFTTrainer):
                 losses = token_losses(
                     model, inputs, labels, weights, chosen_positions=self._chosen_positions, count_correct=True
                 )
-            counted = (losses.nll, losses.weight, losses.labelled, losses.correct)
-            per_row = torch.stack([values.double().sum(1) for values in counted], dim=1)
-            totals += self.accelerator.gather_for_metrics(per_row.to(self.args.device)).sum(0)
-        nll, weight, count, correct = totals.tolist()
-        return {"loss": nll / weight, "token_accuracy": correct / count}
+            totals += self.accelerator.gather_for_metrics(row_totals(losses).to(self.args.device)).sum(0)
+        return token_figures(totals)
 
     # ---- logging and saving ----
 
@@ -244,15 +278,36 @@ class Trainer(SFTTrainer):
     def _rng_file(self) -> str:
         return f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether this evaluation is the best one so far; if the best model is to be kept, it is saved at once.
+
+        Otherwise a best model between two planned checkpoints would be reported and lost.
+        """
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.load_best_model_at_end:
+            self.control.should_save = True
+        return is_best
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        former = self.state.best_model_checkpoint
         transformers.Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would add a model card of its own
         self.accelerator.wait_for_everyone()  # other processes save their random states, or pieces of the weights
         if not self.args.should_save:
             return
         folder = Path(self.args.output_dir)
-        checkpoint.commit(folder / f"checkpoint-{self.state.global_step}", self._batches())
+        saved = folder / f"checkpoint-{self.state.global_step}"
+        self._complete_checkpoint(saved)
+        checkpoint.commit(saved, self._batches())
         best = self.state.best_model_checkpoint
+        if former is not None and former != best and self._is_surplus(Path(former)):
+            checkpoint.remove(Path(former))
         checkpoint.rotate(folder, self._keep_checkpoints, Path(best) if best else None)
+
+    def _is_surplus(self, folder: Path) -> bool:
+        """Whether a checkpoint of this run is there only because it was the best one."""
+        ours = folder.is_dir() and folder.parent.resolve() == Path(self.args.output_dir).resolve()
+        unplanned = self.args.save_strategy == "steps" and checkpoint.step_of(folder) % self.args.save_steps
+        return ours and bool(unplanned)
 
 
 @contextmanager

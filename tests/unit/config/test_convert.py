@@ -17,7 +17,7 @@ from tunesmith.cli.main import main
 from tunesmith.config.convert import SUFFIXES, convert, needed
 from tunesmith.config.load import load, read
 from tunesmith.config.names import leaf_paths, leaf_type
-from tunesmith.config.resolve import Resolved, from_values, resolve, schema_defaults
+from tunesmith.config.resolve import COMMAND_LINE_ONLY, Resolved, from_values, resolve, schema_defaults
 from tunesmith.errors import ConfigError
 
 DIALECTS = ("python", "json", "yaml", "hydra")
@@ -62,7 +62,7 @@ def _strategy(annotation: Any) -> SearchStrategy[Any]:
 
 SETTINGS = st.fixed_dictionaries(
     {},
-    optional={path: value_of(path) for path in leaf_paths() if path != "model.allow_remote_code"},
+    optional={path: value_of(path) for path in leaf_paths() if path not in COMMAND_LINE_ONLY},
 )
 
 
@@ -118,10 +118,10 @@ def test_every_setting_survives(dialect: str, tmp_path: Path) -> None:
     base = make({})
     changed = {}
     for path in leaf_paths():
-        if path not in ("model.allow_remote_code", "model.model_name_or_path", "adapter.use_lora"):
+        if path not in {*COMMAND_LINE_ONLY, "model.model_name_or_path", "adapter.use_lora"}:
             value = _other_value(path, base.values()[path])
             changed |= {} if value is _NO_OTHER else {path: value}
-    assert len(changed) == len(leaf_paths()) - 5  # peft_type and task_type have one value only
+    assert len(changed) == len(leaf_paths()) - 6  # peft_type and task_type have one value only
     changed["quantization.load_in_8bit"] = changed["training.fp16"] = False
     changed["training.eval_steps"] = changed["training.save_steps"]
     resolved = make(changed)
@@ -211,10 +211,13 @@ def test_switches_are_written_as_the_document_does() -> None:
 
 
 def test_the_permission_to_run_code_is_never_written() -> None:
-    resolved = make({"model.allow_remote_code": True, "model.trust_remote_code": True})
+    resolved = make(
+        {"model.allow_remote_code": True, "model.trust_remote_code": True, "evaluation.task_function": "own.py:score"}
+    )
     for dialect in DIALECTS:
         text = convert(resolved, dialect, "a test")
         assert "allow_remote_code" not in text
+        assert "task_function" not in text
         assert "trust_remote_code" in text
 
 

@@ -46,6 +46,7 @@ BREACHES: dict[str, tuple[list[str], str]] = {
     "global_batch_divides": (["--global_batch_size", "10", "--batch_size", "4"], "is not a multiple"),
     "sample_questions_have_a_time": (["--gen_questions_file", "q.txt"], "nothing says when"),
     "streaming_reads_in_order": (["--streaming"], "streaming does not go with max_steps"),
+    "ray_places_the_workers": (["--engine", "ray", "--nodes", "2"], "Ray places the workers"),
     "upload_has_a_name": (["--push_to_hub"], "has no repository"),
     "chat_loss_needs_turns": (["--format", "text", "--loss_on", "assistant"], "needs chat turns"),
 }

@@ -302,3 +302,73 @@ def test_code_that_cannot_be_traced_is_estimated_by_rule(tmp_path: Path, clean_n
         found = estimate(resolved, choose_precision(resolved), BatchShape(2, 64, 64), cuda=False)
     assert found.activations > 2 * 64 * 64 * 17 * 4 * 5
     assert any("rule of thumb" in notice for notice in notices.said())
+
+
+# several processes ----------------------------------------------------------------------------------------------------
+
+BFLOAT16 = Precision("bfloat16", "test")
+
+
+def parts(resolved: Resolved, precision: Precision, strategy: str, num_processes: int) -> tuple[float, float, float]:
+    """Weights, gradients and states in bytes for each parameter."""
+    found = estimate(resolved, precision, SMALL, cuda=False, num_processes=num_processes, strategy=strategy)
+    return tuple(value / found.parameters for value in (found.weights, found.gradients, found.optimizer))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("ddp", (4, 8, 8)),
+        ("fsdp2", (1, 1, 2)),
+        ("zero1", (2, 2, 3)),
+        ("zero2", (2, 0.5, 3)),
+        ("zero3", (0.5, 0.5, 3)),
+        ("zero3-offload-cpu", (0, 0, 0)),
+        ("zero3-offload-nvme", (0, 0, 0)),
+    ],
+)
+def test_four_processes_share_as_the_formulas_say(
+    strategy: str, expected: tuple[float, ...], settings: Callable[..., Resolved]
+) -> None:
+    """Full fine-tuning with AdamW in bfloat16: 16 bytes a weight, of which each strategy leaves another share."""
+    assert parts(settings("mistral", use_lora=False), BFLOAT16, strategy, 4) == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_process_shares_with_nobody(settings: Callable[..., Resolved]) -> None:
+    resolved = settings("mistral", use_lora=False)
+    alone = {name: estimate(resolved, FLOAT32, SMALL, cuda=True, strategy=name) for name in ("ddp", "fsdp2", "zero3")}
+    assert alone["ddp"] == alone["fsdp2"]
+    assert alone["zero3"].optimizer == alone["ddp"].optimizer + alone["ddp"].weights
+
+
+def test_adapters_leave_the_base_to_be_spread(settings: Callable[..., Resolved]) -> None:
+    resolved = settings("mistral", **LORA)
+    copies, spread = (
+        estimate(resolved, BFLOAT16, SMALL, cuda=True, num_processes=8, strategy=name) for name in ("zero1", "zero3")
+    )
+    assert spread.weights == copies.weights // 8
+    assert spread.optimizer == copies.optimizer == copies.trainable * 12 // 8
+
+
+def test_what_is_whole_while_it_is_used_is_counted(settings: Callable[..., Resolved]) -> None:
+    resolved = settings("mistral", use_lora=False)
+    found = {
+        name: estimate(resolved, BFLOAT16, SMALL, cuda=True, num_processes=4, strategy=name)
+        for name in ("fsdp2", "zero2", "zero3")
+    }
+    # two layers and the parts outside of them are all that this model has
+    gathered = 2 * found["zero2"].parameters
+    for name in ("fsdp2", "zero3"):
+        one = found[name]
+        assert one.overhead >= memory.CUDA_CONTEXT + gathered
+        assert one.peak > one.weights + one.optimizer + gathered
+    assert found["zero2"].overhead < memory.CUDA_CONTEXT + gathered
+
+
+def test_strategy_of_the_run_is_the_default(settings: Callable[..., Resolved]) -> None:
+    resolved = settings("mistral", use_lora=False, strategy="zero2")
+    assert estimate(resolved, FLOAT32, SMALL, cuda=True, num_processes=2) == estimate(
+        settings("mistral", use_lora=False), FLOAT32, SMALL, cuda=True, num_processes=2, strategy="zero2"
+    )
+    with pytest.raises(ConfigError, match="known are ddp"):
+        estimate(resolved, FLOAT32, SMALL, cuda=True, strategy="zero4")

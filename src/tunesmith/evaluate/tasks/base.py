@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tunesmith.evaluate.answers import Answer
+from tunesmith.evaluate.intervals import mean_of
+from tunesmith.evaluate.metrics import mean
+
+if TYPE_CHECKING:
+    from tunesmith.evaluate.intervals import Statistic
 
 
 class RowLike(Protocol):
@@ -21,21 +27,32 @@ class RowLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An answer beside what it should have been, and whether it is right."""
+    """An answer beside what it should have been, whether it is right, and the row's own figures."""
 
     answer: Answer
     reference: Any
     correct: bool
+    scores: dict[str, float]
 
 
-class Task(Protocol):
-    """How the answers of one kind of data are read and scored."""
+class Task(ABC):
+    """How the answers of one kind of data are read and scored.
+
+    A task says how text is read, what a row's answer should be and when an answer is right. Where that is all, the
+    share of right answers (``main_metric``) is its figure.
+    """
 
     name: str
+    main_metric: str = "exact_match"
+    """The figure that models are compared by; a mean over rows, and greater is better."""
+    wrong: str = "wrong answer"
+    """The kind of mistake that a readable, wrong answer is."""
 
+    @abstractmethod
     def read(self, text: str) -> Answer:
         """What a generated text says."""
 
+    @abstractmethod
     def reference(self, row: RowLike, completion: str | None) -> Any:
         """What the answer to ``row`` should be, as plain data; ``completion`` is the row's own answer text.
 
@@ -43,8 +60,36 @@ class Task(Protocol):
             DataError: the row does not say what its answer should be.
         """
 
+    @abstractmethod
     def correct(self, answer: Answer, reference: Any) -> bool:
         """Whether the answer is right; an unreadable one never is."""
 
-    def score(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        """The task's own figures over all rows."""
+    def judge(self, text: str, reference: Any) -> Judged:
+        """A generated text read, compared and scored."""
+        answer = self.read(text)
+        correct = self.correct(answer, reference)
+        return Judged(answer, reference, correct, self.scores(answer, reference, correct))
+
+    def scores(self, answer: Answer, reference: Any, correct: bool) -> dict[str, float]:
+        """The figures of one row, whose means over all rows that have them are the task's."""
+        return {self.main_metric: float(correct)}
+
+    def figures(self, judged: Sequence[Judged]) -> dict[str, Any]:
+        """The task's own figures over all rows (at least one)."""
+        return {
+            name: mean([value for value in values if value is not None]) for name, values in columns(judged).items()
+        }
+
+    def statistics(self, judged: Sequence[Judged]) -> dict[str, Statistic]:
+        """The figures that get a confidence interval, as functions of row numbers."""
+        return {name: mean_of(values) for name, values in columns(judged).items()}
+
+    def mistake(self, judged: Judged) -> str:
+        """The kind of mistake that a readable, wrong answer is."""
+        return self.wrong
+
+
+def columns(judged: Sequence[Judged]) -> dict[str, list[float | None]]:
+    """The rows' figures by name, one value a row; None where a row does not have that figure."""
+    names = dict.fromkeys(name for item in judged for name in item.scores)
+    return {name: [item.scores.get(name) for item in judged] for name in names}

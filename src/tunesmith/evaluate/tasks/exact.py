@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from tunesmith.errors import DataError
 from tunesmith.evaluate.answers import Answer, read_text
-from tunesmith.evaluate.metrics import exact_match, mean, normalize_text
-from tunesmith.evaluate.tasks.base import Judged, RowLike
+from tunesmith.evaluate.metrics import exact_match, normalize_text
+from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
 
 
-class ExactTask:
+class ExactTask(Task):
     """The whole output equals the completion."""
 
     name = "exact"
@@ -32,5 +29,6 @@ class ExactTask:
             return bool(answer.value == reference)
         return exact_match(answer.value, [reference])
 
-    def score(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        return {"exact_match": mean([float(item.correct) for item in judged])}
+    def mistake(self, judged: Judged) -> str:
+        answer, reference = normalize_text(judged.answer.value), normalize_text(judged.reference)
+        return "right beginning, then more" if reference and answer.startswith(f"{reference} ") else "another text"

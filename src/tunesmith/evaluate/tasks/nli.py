@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.errors import DataError
 from tunesmith.evaluate.answers import Answer, read_label
-from tunesmith.evaluate.metrics import classification_metrics
-from tunesmith.evaluate.tasks.base import Judged, RowLike
+from tunesmith.evaluate.tasks.base import RowLike
+from tunesmith.evaluate.tasks.classes import ClassTask
 
 GOLD_COLUMNS = ("true_label", "label", "gold_label", "predicted_label")
 """Columns that hold the right label, the most trustworthy first: a thought row's prediction may be wrong."""
@@ -17,7 +16,7 @@ LABEL_WORDS = {"entailment": 1, "neutral": 0, "contradiction": 0, "not_entailmen
 """Names of the labels in public NLI data, in two classes: the hypothesis follows (1), or does not (0)."""
 
 
-class NliTask:
+class NliTask(ClassTask):
     """Labels 0 (no entailment) and 1 (entailment)."""
 
     name = "nli"
@@ -39,14 +38,6 @@ class NliTask:
                 remedy=f"give one of the columns {', '.join(GOLD_COLUMNS)}, or a completion with predicted_label",
             )
         return int(answer.value)
-
-    def correct(self, answer: Answer, reference: int) -> bool:
-        return answer.readable and answer.value == reference
-
-    def score(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        return classification_metrics(
-            [item.answer.value for item in judged], [item.reference for item in judged], self.labels
-        )
 
     def _label(self, value: Any, column: str, where: str) -> int:
         text = str(value).strip().lower()

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from tunesmith.errors import DataError
-from tunesmith.evaluate.answers import Answer, read_number
-from tunesmith.evaluate.metrics import mean
-from tunesmith.evaluate.tasks.base import Judged, RowLike
+from tunesmith.evaluate.answers import Answer, canonical_number, read_number
+from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
 
 GOLD_COLUMNS = ("answer", "final_answer", "target")
 """Columns read when a row brings no completion."""
 
 
-class ReasoningTask:
+class ReasoningTask(Task):
     """The final number or expression of an answer equals that of the row's own answer."""
 
     name = "reasoning"
@@ -35,7 +31,9 @@ class ReasoningTask:
         return str(answer.value)
 
     def correct(self, answer: Answer, reference: str) -> bool:
-        return answer.readable and answer.value == reference
+        return answer.readable and bool(answer.value == reference)
 
-    def score(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        return {"exact_match": mean([float(item.correct) for item in judged])}
+    def mistake(self, judged: Judged) -> str:
+        if canonical_number(judged.reference) is None:
+            return "wrong expression"
+        return "no number" if canonical_number(judged.answer.value) is None else "wrong number"

@@ -1,4 +1,5 @@
-"""The loss, in one place: cross-entropy of the labelled tokens, with logits only where some row has a label.
+"""The loss, in one place for training and evaluation: cross-entropy of the labelled tokens, with logits only where some
+row has a label.
 
 Who shifts: labels arrive aligned with the inputs; the token at position t + 1 is predicted at position t, here and
 nowhere else. This module normalises nothing; the trainer divides by the weight of the tokens of the whole step, which
@@ -8,6 +9,7 @@ is their number where nothing is weighted.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,3 +89,42 @@ def label_weight(labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Te
     if weights is None:
         return labelled.sum().double()
     return (weights[:, 1:].double() * labelled).sum()
+
+
+def row_totals(losses: TokenLosses) -> torch.Tensor:
+    """What each row adds to the figures of an evaluation, [rows, 4] in float64: nll, weight, labelled and right tokens.
+
+    Raises:
+        ValueError: right answers were not counted.
+    """
+    if losses.correct is None:
+        raise ValueError("token_losses was not told to count right answers")
+    counted = (losses.nll, losses.weight, losses.labelled, losses.correct)
+    return torch.stack([values.double().sum(1) for values in counted], dim=1)
+
+
+def token_figures(totals: torch.Tensor) -> dict[str, float]:
+    """loss (over all labelled tokens) and token_accuracy (share of them that is the most likely token), from the sum of
+    ``row_totals`` over all rows."""
+    nll, weight, count, correct = totals.tolist()
+    return {"loss": nll / weight, "token_accuracy": correct / count}
+
+
+@torch.no_grad()
+def measure_tokens(model: torch.nn.Module, batches: Iterable[dict[str, Any]], device: torch.device) -> dict[str, float]:
+    """``token_figures`` of a model over padded batches, as the trainer measures them during training.
+
+    Args:
+        model: causal language model in evaluation mode, on its own; PEFT's wrapper counts as its base.
+        batches: what the collator makes.
+        device: where its inputs go.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    chosen = keeps_logits(base)
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
+    for batch in batches:
+        inputs = {name: value.to(device) for name, value in batch.items() if name != "origins"}
+        labels, weights = inputs.pop("labels"), inputs.pop("weights", None)
+        losses = token_losses(model, inputs, labels, weights, chosen_positions=chosen, count_correct=True)
+        totals += row_totals(losses).to(device).sum(0)
+    return token_figures(totals)

@@ -1,0 +1,199 @@
+"""Several models on the same rows: their figures side by side, and whether a difference may be chance.
+
+It judges nothing anew; it compares predictions that were judged already, row by row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import DataError
+from tunesmith.evaluate.intervals import confidence_intervals
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tunesmith.evaluate.intervals import Statistic
+    from tunesmith.evaluate.run import EvaluationResult
+
+BESIDE = ("parse_failure_rate", "loss", "token_accuracy")
+"""Figures without an interval that the tables show as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a model differs from the first one.
+
+    Attributes:
+        gained: rows that it alone got right.
+        lost: rows that the first one alone got right.
+        p: how likely so uneven a split is if both are equally good (exact McNemar test, two-sided).
+        figures: {figure: {"difference": its figure less the first one's, "confidence": 95% interval of that}}; the
+            interval comes from a paired bootstrap, and a difference whose interval leaves out 0 is hardly chance.
+    """
+
+    gained: int
+    lost: int
+    p: float
+    figures: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Models judged on the same rows: all figures of each, and how each but the first differs from that one."""
+
+    task: str
+    num_examples: int
+    models: dict[str, dict[str, Any]]
+    differences: dict[str, Difference]
+
+    @property
+    def compared_with(self) -> str:
+        """The first model."""
+        return next(iter(self.models))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the attributes, and ``compared_with``."""
+        return {"compared_with": self.compared_with} | asdict(self)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """The head and the rows, one a model: every figure with its 95% interval, then rows gained and lost, and p."""
+        metrics = self.models[self.compared_with]
+        names = [*metrics.get("confidence", [metrics["main_metric"]])]
+        names += [name for name in BESIDE if all(name in figures for figures in self.models.values())]
+        rows = []
+        for model, figures in self.models.items():
+            cells = [_figure(figures, name) for name in names]
+            difference = self.differences.get(model)
+            cells += (
+                ["", "", ""]
+                if difference is None
+                else [
+                    f"+{difference.gained}",
+                    f"-{difference.lost}",
+                    f"{difference.p:.2g}" if difference.p >= 0.001 else "<0.001",
+                ]
+            )
+            rows.append([model, *cells])
+        return ["model", *names, "gained", "lost", "p"], rows
+
+    def title(self) -> str:
+        """What the table is about, in a line."""
+        return f"{self.task}, {self.num_examples:,} rows; gained, lost and p against {self.compared_with}"
+
+    def text(self) -> str:
+        """The table for a terminal."""
+        head, rows = self.table()
+        widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if not column else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in [head, *rows]
+        ]
+        return "\n".join([self.title(), "", *lines])
+
+    def markdown(self) -> str:
+        """The table in Markdown, with what its columns mean."""
+        head, rows = self.table()
+        lines = [f"| {' | '.join(line)} |" for line in [head, *rows]]
+        lines.insert(1, "|---" + "|---:" * (len(head) - 1) + "|")
+        return "\n".join(
+            [
+                f"{self.title()}.",
+                "",
+                *lines,
+                "",
+                "In brackets: 95% intervals (bootstrap over rows). Gained, lost: rows that this model alone, or the",
+                "first one alone, got right; p: exact McNemar test on them.",
+                "",
+            ]
+        )
+
+
+def compare(results: Mapping[str, EvaluationResult], *, samples: int = 1000, seed: int = 0) -> Comparison:
+    """Compare models with the first of them.
+
+    Args:
+        results: evaluations by the models' names.
+        samples: resamplings behind the intervals of differences; 0 leaves those out.
+        seed: decides the resamplings.
+
+    Raises:
+        DataError: they were not judged by the same task on the same rows.
+    """
+    (first, reference), *others = results.items()
+    differences = {}
+    for name, result in others:
+        _check_same(first, reference, name, result)
+        pairs = [
+            (one["correct"], two["correct"]) for one, two in zip(reference.predictions, result.predictions, strict=True)
+        ]
+        statistics = {
+            figure: _less(result.statistics[figure], statistic)
+            for figure, statistic in reference.statistics.items()
+            if figure in result.statistics
+        }
+        intervals = confidence_intervals(statistics, len(pairs), samples, seed)
+        figures = {
+            figure: {"difference": result.metrics[figure] - reference.metrics[figure], "confidence": interval}
+            for figure, interval in intervals.items()
+        }
+        differences[name] = Difference(*mcnemar(pairs), figures)
+    metrics = reference.metrics
+    models = {name: result.metrics for name, result in results.items()}
+    return Comparison(metrics["task"], metrics["num_examples"], models, differences)
+
+
+def mcnemar(pairs: Sequence[tuple[bool, bool]]) -> tuple[int, int, float]:
+    """Rows gained, rows lost and p of the exact test of McNemar (1947).
+
+    Args:
+        pairs: for every row, whether the first model was right and whether the second one was. Of the rows that only
+            one of two equally good models got right, each has half.
+    """
+    from scipy.stats import binomtest
+
+    gained, lost = pairs.count((False, True)), pairs.count((True, False))
+    return gained, lost, float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def safe_name(name: str) -> str:
+    """A model's name as the name of a folder."""
+    return re.sub(r"[^\w.-]+", "-", Path(name).name).strip("-.") or "model"
+
+
+def _less(one: Statistic, other: Statistic) -> Statistic:
+    def difference(rows: NDArray[np.int64]) -> float:
+        return one(rows) - other(rows)
+
+    return difference
+
+
+def _figure(metrics: dict[str, Any], name: str) -> str:
+    if name not in metrics:
+        return ""
+    interval = metrics.get("confidence", {}).get(name)
+    return f"{metrics[name]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def _check_same(first: str, one: EvaluationResult, second: str, other: EvaluationResult) -> None:
+    if other.metrics["task"] != one.metrics["task"]:
+        raise DataError(
+            f"{second} is judged by the task {other.metrics['task']} and {first} by {one.metrics['task']}",
+            remedy="name one for all of them (--task)",
+        )
+    for left, right in zip(one.predictions, other.predictions, strict=False):
+        if (left["source"], left["reference"]) != (right["source"], right["reference"]):
+            raise DataError(
+                f"{second} is judged on other rows than {first}: {right['source']} ({right['reference']!r}) is not "
+                f"{left['source']} ({left['reference']!r})"
+            )
+    if len(one.predictions) != len(other.predictions):
+        raise DataError(f"{second} is judged on {len(other.predictions)} rows and {first} on {len(one.predictions)}")

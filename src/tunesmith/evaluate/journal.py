@@ -1,0 +1,135 @@
+"""Finished answers on disk while others are still generated, so that an interrupted evaluation can go on.
+
+Every line carries a fingerprint of everything that decides an answer. Lines with another one are never taken, so a
+journal cannot mix answers of two models, of two data sets or of two ways to decode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import StorageError
+from tunesmith.notices import say
+from tunesmith.report.folder import append_jsonl, write_jsonl
+from tunesmith.report.record import versions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+JOURNAL = "unfinished.jsonl"
+"""Its usual name, beside the predictions that it becomes."""
+
+Answer = tuple[list[int], bool]
+"""New token ids without the stop token, and whether a stop token ended them."""
+
+
+class Journal:
+    """The answers of one generation that are finished, by the place of their prompts.
+
+    Hand it to ``generate`` or ``evaluate_rows``, write what comes back, then ``remove`` it.
+
+    Args:
+        path: a file of its own; its folder is made when the first answer is kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fingerprint = ""
+
+    def open(self, decides: Mapping[str, Any]) -> dict[int, Answer]:
+        """The answers that an interrupted generation has left, if all that decides them is the same.
+
+        Those of another generation, and a line that was being written when the process died, are thrown away; the
+        user is told which of it happened.
+
+        Args:
+            decides: everything that decides an answer, as plain values.
+
+        Raises:
+            StorageError: the file cannot be read or written.
+        """
+        self._fingerprint = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        try:
+            lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        except OSError as error:
+            raise StorageError(f"cannot read: {error.strerror or error}", where=str(self.path)) from error
+        entries = list(map(_parse, lines))
+        own = [entry for entry in entries if entry is not None and entry["fingerprint"] == self._fingerprint]
+        if len(own) < len(lines):
+            if any(entry is not None and entry["fingerprint"] != self._fingerprint for entry in entries):
+                say(f"{self.path}: holds answers of other weights, data or settings; they are not used")
+            write_jsonl(self.path, own)
+        if own:
+            say(f"{self.path}: goes on after {len(own)} answers of an interrupted evaluation")
+        return {entry["index"]: (entry["token_ids"], entry["stopped"]) for entry in own}
+
+    def add(self, answers: Iterable[tuple[int, Answer]]) -> None:
+        """Keep finished answers: the place of each prompt, and what was generated.
+
+        Raises:
+            StorageError: they cannot be written.
+        """
+        append_jsonl(
+            self.path,
+            *(
+                {"fingerprint": self._fingerprint, "index": index, "token_ids": token_ids, "stopped": stopped}
+                for index, (token_ids, stopped) in answers
+            ),
+        )
+
+    def remove(self) -> None:
+        """Throw the journal away; what it held is written elsewhere.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot remove: {error.strerror or error}", where=str(self.path)) from error
+
+
+def identity(model: PreTrainedModel) -> dict[str, Any]:
+    """What a loaded model answers by: every weight as it stands in memory, its settings, its way to compute.
+
+    Adapters and quantized weights are hashed as they are used, wherever they were loaded from; how an adapter is scaled
+    stands in its settings.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    device = model.get_input_embeddings().weight.device.type
+    return {
+        "weights": digest.hexdigest(),
+        "config": model.config.to_json_string(),
+        "adapters": {
+            name: json.dumps(config.to_dict(), sort_keys=True, default=_plain)
+            for name, config in getattr(model, "peft_config", {}).items()
+        },
+        "attention": model.config._attn_implementation,
+        "device": device,
+        "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None,
+        "versions": versions(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The entry in a line, or None for one that is torn or not ours."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return (
+        entry if isinstance(entry, dict) and entry.keys() >= {"fingerprint", "index", "token_ids", "stopped"} else None
+    )

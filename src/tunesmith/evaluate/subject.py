@@ -1,0 +1,172 @@
+"""Who is judged: a name becomes a model, the settings it is judged under, and the place of the result.
+
+It finds and loads; what is generated and how it is scored stands elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith.config.draft import COMMAND_LINE, Draft, Setting
+from tunesmith.config.load import finish
+from tunesmith.config.names import NameTable
+from tunesmith.config.overrides import parse_overrides
+from tunesmith.config.resolve import Resolved, from_values
+from tunesmith.errors import ConfigError, UnsafeError
+from tunesmith.report.record import RECORD, TASK_FUNCTION, Record, read_record
+
+if TYPE_CHECKING:
+    from tunesmith.model.load import Inference
+
+EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model that is to be judged.
+
+    Attributes:
+        name: what the user calls it.
+        resolved: the settings it is judged under.
+        load: loads it.
+        folder: where its files are; a hub name is no folder.
+        home: where its result is kept when nobody names a place; None for nowhere.
+        untrained: the model that training began with; None where that is not known.
+    """
+
+    name: str
+    resolved: Resolved
+    load: Callable[[], Inference]
+    folder: str
+    home: Path | None = None
+    untrained: Subject | None = None
+
+
+def find_subject(name: str | Path, settings: Sequence[str] = ()) -> Subject:
+    """The model that a name stands for.
+
+    A run folder and a folder in one (a checkpoint, a merged model) are judged under the settings of the run's record.
+    Any other model is judged under the settings of its ``inference.json``, where it has one, and the defaults.
+
+    Args:
+        name: run folder, a folder in one, adapter folder, model folder, hub name, or ``nano-mistral``.
+        settings: settings as on a command line. For a model that was trained here and for an adapter those of the
+            sections data and evaluation, and ``device_map``; any for other models.
+
+    Raises:
+        ConfigError: a setting is wrong, or cannot be changed after training.
+        StorageError: a record cannot be read.
+        ModelError: there is no such model.
+        UnsafeError: it would run code, or open a pickle, that nobody allowed.
+    """
+    from tunesmith.model.adapters import ADAPTER_CONFIG
+
+    path = Path(name)
+    for home in (path, path.absolute().parent) if path.is_dir() else ():
+        if (home / RECORD).is_file():
+            return _of_run(str(name), path, home, settings)
+    if (path / ADAPTER_CONFIG).is_file():
+        return _of_adapter(str(name), path, settings)
+    return of_configuration(_plain(str(name), path, settings))
+
+
+def of_configuration(resolved: Resolved) -> Subject:
+    """The model that a configuration starts from."""
+
+    def load() -> Inference:
+        from tunesmith.model.load import Inference, load_base
+        from tunesmith.model.precision import align_types, choose_precision
+
+        section, precision = resolved.config.model, choose_precision(resolved)
+        model = load_base(resolved, precision)
+        align_types(model)
+        return Inference(
+            model.eval(), precision, resolved, section.tokenizer_name_or_path or section.model_name_or_path
+        )
+
+    name = resolved.config.model.model_name_or_path
+    return Subject(name, resolved, load, name)
+
+
+def _of_run(name: str, path: Path, home: Path, settings: Sequence[str]) -> Subject:
+    from tunesmith.export.inference import settings_of
+
+    record = read_record(home)
+    resolved = record.resolved
+    final = resolved.config.training.final_subdir
+    folder = home / final if home == path and final else path
+    part = "" if folder in (home, home / final if final else home) else path.name
+    # what lies beside the model are texts, while the record may name files that are not on this machine
+    resolved = from_values(resolved.values() | settings_of(folder), resolved.origins)
+    resolved = _with_settings(resolved, settings)
+    _refuse_recorded_function(record, resolved)
+    return _trained(name, folder, resolved, home / EVALUATION / part)
+
+
+def _refuse_recorded_function(record: Record, resolved: Resolved) -> None:
+    """A record names a task function; it is run only when the command line of today names one as well.
+
+    Raises:
+        UnsafeError: the run was scored by a function, and nobody says how to score it now.
+    """
+    recorded = record.facts["settings"].get(TASK_FUNCTION)
+    evaluation = resolved.config.evaluation
+    if recorded and evaluation.task_function is None and evaluation.task == "auto":
+        raise UnsafeError(
+            f"this run was scored by a function of a file, {recorded}, which a record may not run",
+            where=str(record.folder / RECORD),
+            remedy=f"give --task_function {recorded} if you trust that file, or --task",
+        )
+
+
+def _of_adapter(name: str, path: Path, settings: Sequence[str]) -> Subject:
+    from tunesmith.export.inference import settings_of
+    from tunesmith.model.adapters import read_lora_config
+
+    base = {"model.model_name_or_path": read_lora_config(path).base_model_name_or_path}
+    return _trained(name, path, _with_settings(from_values(base | settings_of(path)), settings), None)
+
+
+def _trained(name: str, folder: Path, resolved: Resolved, home: Path | None) -> Subject:
+    """A model that training left, beside the one it began with."""
+    chosen = resolved.origins["model.device_map"] == COMMAND_LINE
+    device_map = resolved.config.model.device_map if chosen else None
+
+    def load(*, trained: bool = True) -> Inference:
+        from tunesmith.model.load import load_for_inference
+
+        return load_for_inference(folder, device_map=device_map, trained=trained)
+
+    base = f"{resolved.config.model.model_name_or_path} (untrained)"
+    untrained = Subject(base, resolved, lambda: load(trained=False), str(folder))
+    return Subject(name, resolved, load, str(folder), home, untrained)
+
+
+def _plain(name: str, path: Path, settings: Sequence[str]) -> Resolved:
+    from tunesmith.export.inference import settings_of
+    from tunesmith.model import source
+
+    source.locate(name)
+    names = NameTable()
+    told = settings_of(path) if path.is_dir() else {}
+    values = {"model.model_name_or_path": name} | told
+    written = tuple(Setting(key, value, name, names.find(key, name)) for key, value in values.items())
+    return finish(Draft(name, written), settings)
+
+
+def _with_settings(resolved: Resolved, tokens: Sequence[str]) -> Resolved:
+    values, origins = resolved.values(), dict(resolved.origins)
+    for setting in parse_overrides(tokens, NameTable()):
+        path, convert = setting.spelling.path, setting.spelling.convert
+        if path.split(".")[0] not in ("evaluation", "data") and path != "model.device_map":
+            raise ConfigError(
+                f"{setting.name} cannot be changed for a model that is trained",
+                where=setting.origin,
+                remedy="settings of the sections evaluation and data can, and device_map",
+            )
+        values[path] = convert(setting.value, values[path]) if convert else setting.value
+        origins[path] = setting.origin
+    return from_values(values, origins)

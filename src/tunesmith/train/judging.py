@@ -1,0 +1,92 @@
+"""Judging a model by its answers while it trains: for which rows, by which figures, and where the answers are kept.
+
+What is generated and how it is scored stands in ``evaluate``; when it happens is the trainer's business.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import chosen
+from tunesmith.errors import ConfigError
+from tunesmith.evaluate.generate import generate
+from tunesmith.evaluate.run import evaluate_rows, figure_names, sampled, scalar_metrics, task_for, write_result
+from tunesmith.evaluate.subject import EVALUATION
+from tunesmith.train.arguments import best_metric
+from tunesmith.train.generation import generate_share
+from tunesmith.train.prepare import PreparedData
+from tunesmith.train.processes import is_main_process
+
+TOKEN_FIGURES = ("loss", "token_accuracy")
+"""Figures of every evaluation, with and without generated answers."""
+
+
+class Judge:
+    """Generates answers to the run's evaluation rows, or to a sample of them, and scores them.
+
+    Every evaluation's predictions and figures are kept in ``evaluation/step-N`` of the run folder, so the figures of a
+    model that was exported can be traced to single answers.
+
+    Args:
+        resolved: the run's configuration.
+        tokenizer: the run's tokenizer.
+        data: the run's rows and their builder.
+
+    Raises:
+        ConfigError: the settings name no task.
+        DataError: a row does not say what its answer should be.
+    """
+
+    def __init__(self, resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData) -> None:
+        self._evaluation = resolved.config.evaluation
+        self._seed = resolved.config.training.seed
+        self._folder = Path(resolved.config.training.output_dir) / EVALUATION
+        self._generator = generate if chosen(resolved).spreads_weights else generate_share
+        self._tokenizer = tokenizer
+        self._builder = data.builder
+        self._rows = sampled(data.eval_rows, self._evaluation.generate_limit, self._evaluation.generate_seed)
+        self._task = task_for(self._evaluation, self._builder, self._rows)
+        self._generator = generate if chosen(resolved).spreads_weights else generate_share
+        self.names = figure_names(self._task, self._builder, self._rows)
+        """Names of the figures that an evaluation will give."""
+
+    def __call__(self, model: Any, step: int, token_figures: dict[str, float]) -> dict[str, float]:
+        """The figures of the model as it is after ``step``; ``token_figures`` are kept beside them."""
+        result = evaluate_rows(
+            model,
+            self._tokenizer,
+            self._builder,
+            self._rows,
+            self._task,
+            self._evaluation,
+            seed=self._seed,
+            generator=self._generator,
+        )
+        figures = scalar_metrics(result.metrics)
+        if is_main_process():
+            result.metrics.update(token_figures)
+            write_result(self._folder / f"step-{step}", result)
+        return figures
+
+
+def make_judge(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData) -> Judge | None:
+    """The judge that a configuration asks for, or None.
+
+    Raises:
+        ConfigError: the metric that decides what is best will not be among the figures.
+        DataError: a row does not say what its answer should be.
+    """
+    judge = Judge(resolved, tokenizer, data) if resolved.config.evaluation.generate and data.eval_rows else None
+    metric = best_metric(resolved)
+    names = [*TOKEN_FIGURES, *(judge.names if judge is not None else ())]
+    if metric is not None and metric.removeprefix("eval_") not in names:
+        raise ConfigError(
+            f"no evaluation gives {metric}",
+            where=resolved.origins["training.metric_for_best_model"],
+            remedy=f"choose one of {', '.join(f'eval_{name}' for name in names)}",
+        )
+    return judge
