@@ -11,6 +11,7 @@ import torch
 from helpers import resolved_from, run_training
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ConfigError
 from tunesmith.report import record
 from tunesmith.train import checkpoint
@@ -49,7 +50,7 @@ CHANGES: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "another order": (
         {"per_device_train_batch_size": 4, "batching": "length_grouped"}, 1, "set per_device_train_batch_size 2",
     ),
-    "states that DeepSpeed divided": ({"gradient_accumulation_steps": 2, "strategy": "zero2"}, 1, "strategy ddp"),
+    "states that are spread": ({"gradient_accumulation_steps": 2, "strategy": "fsdp2"}, 1, "strategy ddp"),
 }  # fmt: skip
 """What changes after 2 processes have taken 2 rows each: settings, processes, and the remedy where it is refused."""
 
@@ -59,12 +60,13 @@ def test_another_number_of_processes(tmp_path: Path, name: str) -> None:
     more, num_processes, remedy = CHANGES[name]
     resolved = settings(tmp_path, **{"per_device_train_batch_size": 2} | more)
     found, plan = save(tmp_path, 3), make_plan(resolved, 24, num_processes)
+    strategy = Strategy(resolved.config.launch.strategy or "ddp", "command line")
     if remedy is None:
-        check_batches(found, resolved, plan)
+        check_batches(found, resolved, plan, strategy)
         assert any("dropout" in text for text in notices.said()) == (num_processes != 2)
         return
     with pytest.raises(ConfigError) as caught:
-        check_batches(found, resolved, plan)
+        check_batches(found, resolved, plan, strategy)
     assert caught.value.exit_code == 2
     assert "checkpoint-3" in caught.value.what
     assert caught.value.remedy is not None
@@ -74,7 +76,7 @@ def test_another_number_of_processes(tmp_path: Path, name: str) -> None:
 def test_a_refusal_has_the_numbers_of_both_sides(tmp_path: Path) -> None:
     resolved = settings(tmp_path, per_device_train_batch_size=3)
     with pytest.raises(ConfigError, match=r"4 rows a step \(2 processes x 2 rows\).* takes 3 \(1 process x 3 rows"):
-        check_batches(save(tmp_path, 3), resolved, make_plan(resolved, 24, 1))
+        check_batches(save(tmp_path, 3), resolved, make_plan(resolved, 24, 1), ALONE)
 
 
 def test_an_unfinished_run_goes_on_where_processes_are_started_again(
