@@ -135,15 +135,15 @@ class RankLogs(LogsSpecs):
         """Prepare a start of the ranks, whose variables are given by their number on this machine."""
         ends: dict[int, str] = {}
         for local, env in envs.items():
-            rank = int(env["RANK"])
-            log = self.log(rank)
+            rank, restart = int(env["RANK"]), int(env["TORCHELASTIC_RESTART_COUNT"])
+            log, host = self.log(rank), socket.gethostname()
             with log.open("a", encoding="utf-8") as stream:
-                stream.write(f"--- rank {rank} of {self.num_ranks} on {socket.gethostname()}, {now()} ---\n")
+                stream.write(f"--- rank {rank} of {self.num_ranks} on {host}, start {restart + 1}, {now()} ---\n")
                 end_of_header = stream.tell()
             if rank == 0 and self._shown is None:
                 self._shown = threading.Thread(target=_show, args=(log, end_of_header, self._over), daemon=True)
                 self._shown.start()
-            ends[local] = str(Path(self._ends.name, f"{rank}-{env['TORCHELASTIC_RESTART_COUNT']}"))
+            ends[local] = str(Path(self._ends.name, f"{rank}-{restart}"))
             env |= {LOG: str(log), AGENT: str(os.getpid()), "TORCHELASTIC_ERROR_FILE": ends[local]}
         streams = dict.fromkeys(envs, "")  # the rank's own shell opens its log
         return LogsDest(stdouts=streams, stderrs=streams, error_files=ends)
