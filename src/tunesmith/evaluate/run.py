@@ -21,6 +21,7 @@ from tunesmith.errors import ConfigError, DataError, DataErrors, StorageError
 from tunesmith.evaluate.journal import JOURNAL, Journal
 from tunesmith.evaluate.metrics import mean
 from tunesmith.evaluate.tasks import Judged, Task, choose_task
+from tunesmith.notices import say
 from tunesmith.report.folder import write_json, write_jsonl
 from tunesmith.report.record import RECORD, read_record
 
@@ -190,6 +191,12 @@ def evaluate_rows(
         raise DataError("there are no rows to evaluate")
     references = _references(builder, rows, task)
     prompts = [builder.prompt(row).input_ids for row in rows]
+    longer = sum(len(prompt) > builder.data.max_length for prompt in prompts)
+    if longer:
+        say(
+            f"{longer} of {len(prompts)} prompts are longer than max_length ({builder.data.max_length}), which no row "
+            "was in training; they are evaluated whole"
+        )
     generations = generate(
         model,
         tokenizer,

@@ -150,14 +150,13 @@ def test_a_killed_evaluation_ends_as_if_nothing_had_happened(
     config.write_text(f"model:\n  model_name_or_path: {stories_model}\ndata:\n  train_data: {rows}\n", encoding="utf-8")
     settings = ["--generation_batch_size", "2", "--max_new_tokens", "60", "--temperature", "0.7"]
     journal = tmp_path / "killed" / JOURNAL
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tunesmith", "evaluate", "--config", config, "--data", rows, *settings, "--output",
-         journal.parent], stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "tunesmith", "evaluate", "--config", config, "--data", rows, *settings]
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = subprocess.Popen([*command, "--output", journal.parent], stderr=stderr)
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 6):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "stderr").read_text("utf-8")
     assert [path.name for path in journal.parent.iterdir()] == [JOURNAL]
     finished = journal.read_bytes().count(b"\n")
     assert 6 <= finished < 24
