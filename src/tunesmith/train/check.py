@@ -30,13 +30,14 @@ from tunesmith.model.load import placement
 from tunesmith.model.memory import GIB, BatchShape, Memory
 from tunesmith.model.precision import Precision, choose_precision, uses_cuda
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
-from tunesmith.train import checkpoint, deepspeed
+from tunesmith.train import checkpoint
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData
 from tunesmith.train.processes import num_processes
 from tunesmith.train.run import check_folder, prepare
 from tunesmith.train.samples import make_samples
+from tunesmith.train.strategy import check_strategy
 
 MOST_STEPS = 20_000
 """Steps for which the learning rate is computed one after the other; longer schedules are shown by their peak alone."""
@@ -83,7 +84,7 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
     """
     capacity = (gpu, memory.device_memory(gpu)) if gpu is not None else memory.here(resolved)
     report = Report()
-    strategy = report.attempt(lambda: deepspeed.check(resolved)) or ALONE
+    strategy = report.attempt(lambda: check_strategy(resolved)) or ALONE
     report.attempt(lambda: _check_folder(resolved))
     tokenizer = report.attempt(lambda: load_tokenizer(resolved.config.model))
     data = report.attempt(lambda: prepare(resolved, tokenizer)) if tokenizer is not None else None

@@ -37,7 +37,7 @@ from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 from tunesmith.report import record
 from tunesmith.report.folder import write_json
-from tunesmith.train import checkpoint, deepspeed, trackers
+from tunesmith.train import checkpoint, trackers
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, Silent, keep_metrics_until
 from tunesmith.train.generation import generate_share
@@ -45,6 +45,7 @@ from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
 from tunesmith.train.processes import is_main_process, num_processes
 from tunesmith.train.samples import make_samples
+from tunesmith.train.strategy import check_precision, check_strategy, forget, gathered_weights
 from tunesmith.train.trainer import GenerationMetrics, Trainer
 
 OWN_FILES = (record.RECORD, METRICS, "ledger.json", "evaluation", "gen_results", "inference.json")
@@ -76,7 +77,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener = listener or Silent()
     started = time.perf_counter()
     training = resolved.config.training
-    strategy = deepspeed.check(resolved)
+    strategy = check_strategy(resolved)
     folder = Path(training.output_dir)
     resume = checkpoint.find(folder, training.resume_from_checkpoint)
     check_folder(folder, resolved, resuming=resume is not None)
@@ -86,7 +87,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
     plan = make_plan(resolved, num_batch_rows(rows), num_processes())
     precision = choose_precision(resolved)
-    deepspeed.check_precision(strategy, precision)
+    check_precision(resolved, strategy, precision)
     set_seed(training.seed)
     model = load_model(resolved, precision, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
@@ -371,8 +372,8 @@ def finish_folder(
     model_folder = folder / training.final_subdir if training.final_subdir else folder
     merged_too = training.save_merged_model and resolved.config.adapter.use_lora
     model = trainer.accelerator.unwrap_model(trainer.model)
-    whole = deepspeed.gathered_weights(model)
-    deepspeed.forget()
+    whole = gathered_weights(model)
+    forget()
     if is_main_process():
         adapter_folder = model_folder / "lora_weights" if merged_too else model_folder
         save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole)

@@ -13,7 +13,7 @@ from helpers import resolved_from
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError
 from tunesmith.train import processes
-from tunesmith.train.deepspeed import FOLLOWING, check, gathered_weights
+from tunesmith.train.strategy import FOLLOWING, check_strategy, gathered_weights
 
 SHIPPED = (
     Path(__file__).resolve().parents[3] / "recipes" / "reasoning" / "training" / "configs" / "deepspeed_zero3.json"
@@ -32,11 +32,11 @@ def written(folder: Path, content: Any) -> Path:
 
 @pytest.mark.parametrize("settings", [{}, {"load_in_4bit": True}, {"load_in_8bit": True}, {"use_lora": False}])
 def test_shipped_file_fits_every_kind_of_run(settings: dict[str, Any]) -> None:
-    check(run_with(SHIPPED, **settings))
+    check_strategy(run_with(SHIPPED, **settings))
 
 
 def test_runs_without_deepspeed_are_not_checked() -> None:
-    check(resolved_from(model_name_or_path="m"))
+    check_strategy(resolved_from(model_name_or_path="m"))
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_runs_without_deepspeed_are_not_checked() -> None:
 )
 def test_files_that_are_no_configuration(tmp_path: Path, content: str, part: str) -> None:
     with pytest.raises(ConfigError, match=part):
-        check(run_with(written(tmp_path, content)))
+        check_strategy(run_with(written(tmp_path, content)))
 
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the DeepSpeed file"):
-        check(run_with(tmp_path / "absent.json"))
+        check_strategy(run_with(tmp_path / "absent.json"))
 
 
 def test_every_repeated_setting_must_agree(tmp_path: Path) -> None:
@@ -63,10 +63,10 @@ def test_every_repeated_setting_must_agree(tmp_path: Path) -> None:
                 content = {part: content}
             resolved = run_with(written(tmp_path, content))
             if fits:
-                check(resolved)
+                check_strategy(resolved)
             else:
                 with pytest.raises(ConfigError, match="auto"):
-                    check(resolved)
+                    check_strategy(resolved)
             swept += 1
     assert swept == 3 * 7
 
@@ -76,10 +76,10 @@ def test_rows_of_a_step_over_all_processes(tmp_path: Path, monkeypatch: pytest.M
     resolved = run_with(
         written(tmp_path, {"train_batch_size": 24}), per_device_train_batch_size=3, gradient_accumulation_steps=4
     )
-    check(resolved)
+    check_strategy(resolved)
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(ConfigError, match="train_batch_size is 24"):
-        check(resolved)
+        check_strategy(resolved)
 
 
 def test_whole_weights_need_no_gathering() -> None:
