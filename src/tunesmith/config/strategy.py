@@ -84,6 +84,12 @@ def chosen(resolved: Resolved, environment: Mapping[str, str] = os.environ) -> S
     strategy = _agreed(resolved, [said for said in _said(resolved, environment) if said is not None])
     if strategy.name == "fsdp2":
         _refuse_what_fsdp2_cannot_spread(resolved)
+    if strategy.name in ("zero1", "zero2", "zero3") and resolved.config.training.optim == "adafactor":
+        raise ConfigError(
+            f"adafactor works on rows and columns of matrices, which {strategy.name} lays out flat",
+            where=resolved.origins["training.optim"],
+            remedy="set optim adamw_torch, or the strategy ddp",
+        )
     return strategy
 
 

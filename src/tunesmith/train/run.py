@@ -45,7 +45,7 @@ from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
 from tunesmith.train.processes import is_main_process, num_processes
 from tunesmith.train.samples import make_samples
-from tunesmith.train.strategy import check_precision, check_strategy, forget, gathered_weights
+from tunesmith.train.strategy import check_precision, check_strategy, check_tied, forget, gathered_weights
 from tunesmith.train.trainer import GenerationMetrics, Trainer
 
 OWN_FILES = (record.RECORD, METRICS, "ledger.json", "evaluation", "gen_results", "inference.json")
@@ -91,6 +91,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     set_seed(training.seed)
     model = load_model(resolved, precision, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    check_tied(strategy, model)
     trainer = build_trainer(
         resolved, model, tokenizer, precision, plan, data, rows, eval_rows, strategy, resuming=resume is not None
     )

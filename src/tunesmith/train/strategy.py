@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from tunesmith.config.resolve import Resolved
@@ -117,6 +119,22 @@ def check_precision(resolved: Resolved, strategy: Strategy, precision: Precision
     if told is not None and told[0] != {"bfloat16": "bf16", "float16": "fp16"}.get(precision.dtype):
         raise ConfigError(
             f"mixed_precision is {told[0]}, and {run}", where=told[1], remedy=f"set {told[0]} true as well"
+        )
+
+
+def check_tied(strategy: Strategy, model: PreTrainedModel | PeftModel) -> None:
+    """Refuse to spread an output head that is the embedding and is to be trained as a copy of its own.
+
+    Raises:
+        ModelError: fsdp2 keeps equal weights in one group, and the copy's layer is in another.
+    """
+    if strategy.name != "fsdp2" or not isinstance(model, PeftModel) or not model.config.tie_word_embeddings:
+        return
+    base = model.get_base_model()
+    if any(hasattr(part, "modules_to_save") for part in (base.get_input_embeddings(), base.get_output_embeddings())):
+        raise ModelError(
+            "fsdp2 cannot spread a model whose output head is its embedding when modules_to_save names one of them",
+            remedy="leave it out of modules_to_save, or take the strategy ddp, zero2 or zero3",
         )
 
 

@@ -129,7 +129,7 @@ def test_what_the_launcher_says_is_noticed() -> None:
 def test_file_and_launcher_that_agree(tmp_path: Path) -> None:
     """``accelerate launch --config_file F`` of a run that names F itself says everything twice."""
     launched = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
-                "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}  # fmt: skip
+                "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}  # fmt: skip
     assert of(launched, accelerate_config=written(tmp_path, ZERO3)).name == "zero3"
     with pytest.raises(ConfigError, match="another DeepSpeed configuration"):
         of(launched | {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"}, accelerate_config=written(tmp_path, ZERO3))
@@ -141,6 +141,23 @@ def test_fsdp2_cannot_spread_eight_bits() -> None:
     for strategy in ("ddp", "zero1", "zero2", "zero3"):
         assert of(strategy=strategy, load_in_8bit=True).name == strategy
     assert of(strategy="fsdp2", load_in_4bit=True).name == "fsdp2"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "optim"),
+    [
+        *(
+            ("fsdp2", optim)
+            for optim in ("adafactor", "paged_adamw_8bit", "adamw_bnb_8bit", "lion_32bit", "rmsprop_bnb")
+        ),
+        *((strategy, "adafactor") for strategy in ("zero1", "zero2", "zero3")),
+    ],
+)
+def test_optimizers_that_cannot_work_on_spread_weights(strategy: str, optim: str) -> None:
+    with pytest.raises(ConfigError, match="adamw_torch"):
+        of(strategy=strategy, optim=optim)
+    assert of(strategy=strategy, optim="adamw_torch").name == strategy
+    assert of(strategy="ddp", optim=optim).name == "ddp"
 
 
 def test_unknown_names() -> None:

@@ -10,10 +10,14 @@ import pytest
 import torch
 
 from helpers import resolved_from
+from tunesmith import assets
 from tunesmith.config.resolve import Resolved
-from tunesmith.errors import ConfigError
+from tunesmith.config.strategy import named
+from tunesmith.errors import ConfigError, ModelError
+from tunesmith.model.load import load_model
+from tunesmith.model.precision import Precision
 from tunesmith.train import processes
-from tunesmith.train.strategy import FOLLOWING, check_strategy, gathered_weights
+from tunesmith.train.strategy import FOLLOWING, check_precision, check_strategy, check_tied, gathered_weights
 
 SHIPPED = (
     Path(__file__).resolve().parents[3] / "recipes" / "reasoning" / "training" / "configs" / "deepspeed_zero3.json"
@@ -93,3 +97,76 @@ def test_processes_are_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert (processes.rank(), processes.num_processes(), processes.is_main_process()) == (1, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "part"),
+    [
+        ({"scheduler": {"type": "WarmupDecayLR"}}, {"lr_scheduler_type": "cosine"}, "lr_scheduler_type"),
+        ({"scheduler": {"type": "OneCycle"}}, {}, "lr_scheduler_type"),
+        ({"optimizer": {"type": "AdamW"}}, {"optim": "sgd"}, "training.optim"),
+        ({"optimizer": {"type": "AdamW"}}, {"loraplus_lr_ratio": 4.0}, "loraplus_lr_ratio"),
+        ({"optimizer": {"params": {"betas": [0.5, 0.9]}}}, {}, "betas"),
+        ({"gradient_accumulation_steps": 2}, {"global_batch_size": 8, "per_device_train_batch_size": 2}, "passes"),
+    ],
+)
+def test_sections_that_contradict_the_run(
+    tmp_path: Path, content: dict[str, Any], settings: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(ConfigError, match=part):
+        check_strategy(run_with(written(tmp_path, content), **settings))
+
+
+def test_sections_that_fit_the_run(tmp_path: Path) -> None:
+    content = {
+        "scheduler": {"type": "WarmupDecayLR"},
+        "optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.999]}},
+        "gradient_accumulation_steps": 4,
+    }
+    settings = {"lr_scheduler_type": "linear", "global_batch_size": 8, "per_device_train_batch_size": 2}
+    assert check_strategy(run_with(written(tmp_path, content), **settings)).name == "zero0"
+
+
+def test_every_configuration_that_comes_with_tunesmith_fits(tmp_path: Path) -> None:
+    names = assets.deepspeed_names()
+    assert len(names) == 5
+    for name in names:
+        resolved = resolved_from(model_name_or_path="m", deepspeed=name, nvme_path=str(tmp_path))
+        assert check_strategy(resolved).name == name[:5]
+
+
+def test_arithmetic_of_files_and_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bf16, fp32 = Precision("bfloat16", "test"), Precision("float32", "test")
+    resolved = run_with(written(tmp_path, {"bf16": {"enabled": True}}))
+    strategy = check_strategy(resolved)
+    check_precision(resolved, strategy, bf16)
+    with pytest.raises(ConfigError, match="enabled is True"):
+        check_precision(resolved, strategy, fp32)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    check_precision(resolved, strategy, bf16)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(ConfigError, match="mixed_precision is fp16"):
+        check_precision(resolved, strategy, bf16)
+
+
+def test_processes_of_an_accelerate_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, {"distributed_type": "MULTI_CPU", "num_processes": 2})
+    resolved = resolved_from(model_name_or_path="m", accelerate_config=str(path))
+    with pytest.raises(ConfigError, match="num_processes is 2, and this run has 1"):
+        check_strategy(resolved)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert check_strategy(resolved).name == "ddp"
+
+
+def test_copies_of_a_tied_head_are_not_spread_by_fsdp2(models_folder: Path) -> None:
+    for kind, fits in (("llama", False), ("mistral", True)):
+        model = load_model(
+            resolved_from(model_name_or_path=str(models_folder / kind), modules_to_save=["lm_head"], max_length=64),
+            Precision("float32", "test"),
+        )
+        check_tied(named("zero3"), model)
+        if fits:
+            check_tied(named("fsdp2"), model)
+        else:
+            with pytest.raises(ModelError, match="modules_to_save"):
+                check_tied(named("fsdp2"), model)
