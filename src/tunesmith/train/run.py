@@ -45,7 +45,14 @@ from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
 from tunesmith.train.processes import is_main_process, num_processes
 from tunesmith.train.samples import make_samples
-from tunesmith.train.strategy import check_precision, check_strategy, check_tied, forget, gathered_weights
+from tunesmith.train.strategy import (
+    check_precision,
+    check_processes,
+    check_strategy,
+    check_tied,
+    forget,
+    gathered_weights,
+)
 from tunesmith.train.trainer import GenerationMetrics, Trainer
 
 OWN_FILES = (record.RECORD, METRICS, "ledger.json", "evaluation", "gen_results", "inference.json")
@@ -78,6 +85,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     started = time.perf_counter()
     training = resolved.config.training
     strategy = check_strategy(resolved)
+    check_processes(resolved, strategy)
     folder = Path(training.output_dir)
     resume = checkpoint.find(folder, training.resume_from_checkpoint)
     check_folder(folder, resolved, resuming=resume is not None)

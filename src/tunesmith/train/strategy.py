@@ -46,7 +46,6 @@ def check_strategy(resolved: Resolved) -> Strategy:
         ModelError: DeepSpeed is not installed.
     """
     strategy = chosen(resolved)
-    _check_processes(resolved)
     if strategy.uses_deepspeed:
         _check_agreement(strategy.deepspeed, resolved, strategy.origin)
         if importlib.util.find_spec("deepspeed") is None:
@@ -56,16 +55,27 @@ def check_strategy(resolved: Resolved) -> Strategy:
     return strategy
 
 
-def _check_processes(resolved: Resolved) -> None:
-    file = resolved.config.launch.accelerate_config
-    if file is None:
-        return
-    wanted = read_accelerate(file, resolved.origins["launch.accelerate_config"]).get("num_processes")
-    if wanted not in (None, num_processes()):
+def check_processes(resolved: Resolved, strategy: Strategy) -> None:
+    """Refuse to train with another number of processes than was meant.
+
+    Raises:
+        ConfigError: an accelerate file names another, or one process has nobody to spread its weights to.
+    """
+    number, file = num_processes(), resolved.config.launch.accelerate_config
+    wanted = None
+    if file is not None:
+        wanted = read_accelerate(file, resolved.origins["launch.accelerate_config"]).get("num_processes")
+    if wanted not in (None, number):
         raise ConfigError(
-            f"num_processes is {wanted}, and this run has {num_processes()}",
+            f"num_processes is {wanted}, and this run has {number}",
             where=file,
             remedy=f"start it with --num_processes {wanted}, or by accelerate launch --config_file {file}",
+        )
+    if strategy.name == "fsdp2" and number == 1:
+        raise ConfigError(
+            "fsdp2 spreads weights over processes, and there is one",
+            where=strategy.origin,
+            remedy="give --num_processes, or leave the strategy out",
         )
 
 

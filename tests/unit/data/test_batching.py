@@ -80,16 +80,19 @@ def test_length_grouping_keeps_every_row_and_saves_padding() -> None:
 
 
 def test_filled_order_has_every_row_once_and_the_fillers_last() -> None:
-    lengths = [5, 3, 8, 1, 9]
-    plain, filled = LengthGroupedSampler(lengths, 2, seed=3), FilledSampler(LengthGroupedSampler(lengths, 2, seed=3), 8)
+    lengths = [1 + number * 7 % 13 for number in range(21)]
+    plain, filled = (
+        LengthGroupedSampler(lengths, 2, seed=3),
+        FilledSampler(LengthGroupedSampler(lengths, 2, seed=3), 24),
+    )
     orders = []
     for epoch in range(2):
         plain.set_epoch(epoch)
         filled.set_epoch(epoch)
         orders.append(list(filled))
-        assert orders[-1] == [*plain, 5, 6, 7]
+        assert orders[-1] == [*plain, 21, 22, 23]
     assert orders[0] != orders[1]
-    assert len(filled) == 8
+    assert len(filled) == 24
 
 
 def test_fillers_teach_nothing() -> None:

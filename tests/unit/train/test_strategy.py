@@ -17,7 +17,14 @@ from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model.load import load_model
 from tunesmith.model.precision import Precision
 from tunesmith.train import processes
-from tunesmith.train.strategy import FOLLOWING, check_precision, check_strategy, check_tied, gathered_weights
+from tunesmith.train.strategy import (
+    FOLLOWING,
+    check_precision,
+    check_processes,
+    check_strategy,
+    check_tied,
+    gathered_weights,
+)
 
 SHIPPED = (
     Path(__file__).resolve().parents[3] / "recipes" / "reasoning" / "training" / "configs" / "deepspeed_zero3.json"
@@ -152,10 +159,19 @@ def test_arithmetic_of_files_and_of_the_run(tmp_path: Path, monkeypatch: pytest.
 def test_processes_of_an_accelerate_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, {"distributed_type": "MULTI_CPU", "num_processes": 2})
     resolved = resolved_from(model_name_or_path="m", accelerate_config=str(path))
+    strategy = check_strategy(resolved)
     with pytest.raises(ConfigError, match="num_processes is 2, and this run has 1"):
-        check_strategy(resolved)
+        check_processes(resolved, strategy)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert check_strategy(resolved).name == "ddp"
+    check_processes(resolved, strategy)
+
+
+def test_one_process_spreads_nothing_by_fsdp2(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = resolved_from(model_name_or_path="m", strategy="fsdp2")
+    with pytest.raises(ConfigError, match="there is one"):
+        check_processes(resolved, check_strategy(resolved))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_processes(resolved, check_strategy(resolved))
 
 
 def test_copies_of_a_tied_head_are_not_spread_by_fsdp2(models_folder: Path) -> None:
