@@ -97,7 +97,7 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
     if plan is not None:
         report.steps = _steps(resolved, plan)
         if resume is not None:
-            report.attempt(lambda: check_batches(resume, resolved, plan))
+            report.attempt(lambda: check_batches(resume, resolved, plan, strategy))
     precision = memory.precision_elsewhere(resolved) if gpu else report.attempt(lambda: choose_precision(resolved))
     if precision is None:
         return report

@@ -3,7 +3,7 @@
 Seeds: every process builds the same model from ``training.seed`` and draws rows in the order of ``data_seed``; dropout
 and everything else that is random while training comes from ``process_seed``, another one in each process.
 
-It starts no process; no library is imported, so it answers before anything is loaded.
+It starts no process and answers before anything is loaded: torch is imported after a restart alone.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     plan = make_plan(resolved, num_batch_rows(rows), num_processes())
     check_precision(resolved, strategy, precision)
     if resume is not None:
-        check_batches(resume, resolved, plan)
+        check_batches(resume, resolved, plan, strategy)
     set_seed(training.seed)
     model = load_model(resolved, precision, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)

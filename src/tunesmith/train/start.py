@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import Strategy
 from tunesmith.errors import ConfigError, StorageError
 from tunesmith.report import record
 from tunesmith.report.folder import read_json
@@ -91,28 +92,32 @@ def check_free(resolved: Resolved) -> None:
         )
 
 
-def check_batches(found: checkpoint.Checkpoint, resolved: Resolved, plan: Plan) -> None:
+def check_batches(found: checkpoint.Checkpoint, resolved: Resolved, plan: Plan, strategy: Strategy) -> None:
     """Refuse to continue with other rows in a step than the checkpoint's: its place in the data would be another.
 
-    The number of processes may change, as long as the rows of a step stay the same.
+    The number of processes may change as long as the rows of a step stay the same, and each process holds all states.
 
     Raises:
         ConfigError: with the numbers on both sides.
     """
-    training, launch = resolved.config.training, resolved.config.launch
+    training = resolved.config.training
     written = checkpoint.batches_of(found)
     rows = training.per_device_train_batch_size
     if written.global_batch_size != plan.global_batch_size:
         accumulation, rest = divmod(written.global_batch_size, plan.num_processes * rows)
+        if rest:
+            remedy = f"choose processes and batches whose product divides {written.global_batch_size}"
+        elif training.global_batch_size is not None:
+            remedy = f"set global_batch_size {written.global_batch_size}"
+        else:
+            remedy = f"set gradient_accumulation_steps {accumulation}"
         raise ConfigError(
             f"{found.path.name} was written with {written.global_batch_size} rows a step "
             f"({_count(written.num_processes)} x {written.per_device_train_batch_size} rows), and this run takes "
             f"{plan.global_batch_size} ({_count(plan.num_processes)} x {rows} rows x "
             f"{plan.gradient_accumulation_steps} passes), so it cannot continue",
             where=resolved.origins["training.resume_from_checkpoint"],
-            remedy=f"set gradient_accumulation_steps {accumulation}"
-            if not rest
-            else f"choose processes and per_device_train_batch_size whose product divides {written.global_batch_size}",
+            remedy=remedy,
         )
     if training.batching == "length_grouped" and written.per_device_train_batch_size != rows:
         raise ConfigError(
@@ -121,12 +126,11 @@ def check_batches(found: checkpoint.Checkpoint, resolved: Resolved, plan: Plan) 
             where=resolved.origins["training.per_device_train_batch_size"],
             remedy=f"set per_device_train_batch_size {written.per_device_train_batch_size}",
         )
-    spread = launch.deepspeed is not None or (launch.strategy or "").startswith("zero")
-    if spread and written.num_processes != plan.num_processes:
+    if strategy.name != "ddp" and written.num_processes != plan.num_processes:
         raise ConfigError(
-            f"{found.path.name} holds the states of {_count(written.num_processes)}, as DeepSpeed divided them, and "
-            f"{_count(plan.num_processes)} cannot read them",
-            where=resolved.origins["launch.deepspeed" if launch.deepspeed else "launch.strategy"],
+            f"{found.path.name} holds the states of {_count(written.num_processes)}, and under {strategy.name} "
+            f"{_count(plan.num_processes)} cannot be relied on to read them",
+            where=strategy.origin,
             remedy=f"continue with {_count(written.num_processes)}, or train with strategy ddp",
         )
     if written.num_processes != plan.num_processes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers import resolved_from
+from tunesmith.config.load import load
 from tunesmith.errors import ConfigError
 from tunesmith.launch.processes import check_launcher, launched, processes_wanted
 
@@ -88,3 +90,21 @@ def test_a_launcher_that_started_another_number(
     asked, started = numbers
     with pytest.raises(ConfigError, match=f"asks for {asked} processes, and the launcher started {started}"):
         check_launcher(resolved)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "nli_cot/train/configs/distributed.py",
+        "reasoning/training/configs/default.json",
+        "rag/configs/training.yaml",
+        "sft/lora_train_config.yaml",
+    ],
+)
+def test_every_dialect_reaches_the_settings(file: str) -> None:
+    wanted = {"num_processes": 2, "nodes": 3, "node_rank": 1, "rendezvous": "host:29500", "max_restarts": 4}
+    recipes = Path(__file__).resolve().parents[3] / "recipes"
+    overrides = [f"launch.{name}={value}" for name, value in (wanted | {"strategy": "ddp"}).items()]
+    launch = load(recipes / file, [*overrides, "train_data=rows.jsonl"]).config.launch
+    assert launch.model_dump(include=set(wanted)) == wanted
+    assert launch.strategy == "ddp"
