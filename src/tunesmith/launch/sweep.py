@@ -23,14 +23,14 @@ from typing import Any, Literal
 from tunesmith.config.draft import COMMAND_LINE, Draft
 from tunesmith.config.load import finish
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.rules import evaluates
+from tunesmith.config.rules import evaluates, is_of_tokens
 from tunesmith.errors import ConfigError, Interrupted, StorageError
 from tunesmith.launch.interruption import interruptible
 from tunesmith.launch.search import Range, Space, grid, parse_param, suggest
 from tunesmith.report import record
 from tunesmith.report.folder import read_json, write_json, write_text
 from tunesmith.train import checkpoint
-from tunesmith.train.arguments import eval_interval
+from tunesmith.train.arguments import eval_interval, smaller_is_better
 
 STATE = "sweep.json"
 COMPARISON = "comparison"
@@ -184,7 +184,7 @@ def open_sweep(request: Request, output: str | None, *, samples: bool = False, s
     sampled = samples or any(isinstance(param, Range) for param in space)
     total = _number_of_trials(request, space, sampled)
     metric = request.metric if request.metric == "loss" else f"eval_{request.metric.removeprefix('eval_')}"
-    mode = request.mode or ("min" if metric.endswith(("loss", "perplexity")) else "max")
+    mode = request.mode or ("min" if smaller_is_better(metric) else "max")
     first = _check_all(request, space, metric)
     folder = Path(output or f"{first.config.training.output_dir}-sweep")
     decides = [first.fingerprint(), list(request.params), metric, mode, request.seed if sampled else None]
@@ -265,7 +265,7 @@ def _check_metric(metric: str, resolved: Resolved) -> None:
             where=resolved.origins["training.eval_steps"],
             remedy="set eval_steps",
         )
-    if metric not in ("eval_loss", "eval_token_accuracy") and not resolved.config.evaluation.generate:
+    if not is_of_tokens(metric) and not resolved.config.evaluation.generate:
         raise ConfigError(
             f"{metric} comes from generated answers, and evaluation.generate is off",
             where=COMMAND_LINE,
