@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import shlex
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.config.rules import evaluates, is_of_tokens
 from tunesmith.errors import ConfigError, Interrupted, StorageError
 from tunesmith.launch.interruption import interruptible
+from tunesmith.launch.processes import AGENT
 from tunesmith.launch.search import Range, Space, grid, parse_param, suggest
 from tunesmith.report import record
 from tunesmith.report.folder import read_json, write_json, write_text
@@ -329,9 +331,14 @@ def _where_to_begin(folder: Path) -> list[str]:
 
 
 def _call(command: Sequence[str], log: Path, directory: str) -> int:
-    """Run a command with its output in a file; a signal that stops us stops it as well. Returns the exit code."""
+    """Run a command with its output in a file; it ends when this process does, however that happens.
+
+    Returns:
+        The exit code, 128 and the signal's number where a signal ended it.
+    """
+    ours = os.environ | {AGENT: str(os.getpid())}
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd=directory)
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd=directory, env=ours)
         try:
             code = process.wait()
         except BaseException:

@@ -203,6 +203,16 @@ def test_a_folder_with_other_things_is_refused(config, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_killed_sweep_leaves_no_trial_behind(config, tmp_path):
+    arguments = [config, "--param", "lora_r=4,8", "--metric", "eval_loss", "--output", str(tmp_path / "sweep")]
+    process = psutil.Popen([sys.executable, "-m", "tunesmith", "sweep", *arguments], stderr=subprocess.DEVNULL)
+    while not (trials := process.children()):
+        threading.Event().wait(0.01)
+    process.kill()
+    process.wait()
+    trials[0].wait(timeout=300)
+
+
 def opened(config: str, folder: Path, **options: Any) -> Sweep:
     request = Request(
         draft=read(config), arguments=(config,), settings=(), params=("lora_r=4,8,16",), metric="eval_loss"
