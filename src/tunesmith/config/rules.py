@@ -150,7 +150,7 @@ def best_model_is_saved(resolved: Resolved) -> Problem | None:
     return None
 
 
-def _is_of_tokens(metric: str) -> bool:
+def is_of_tokens(metric: str) -> bool:
     """Whether every evaluation gives the metric, answers generated or not."""
     return metric.removeprefix("eval_") in ("loss", "token_accuracy")
 
@@ -158,7 +158,7 @@ def _is_of_tokens(metric: str) -> bool:
 @rule
 def metric_is_computed(resolved: Resolved) -> Problem | None:
     metric = resolved.config.training.metric_for_best_model
-    if metric is None or _is_of_tokens(metric) or resolved.config.evaluation.generate:
+    if metric is None or is_of_tokens(metric) or resolved.config.evaluation.generate:
         return None
     return Problem(
         ("training.metric_for_best_model", "evaluation.generate"),
@@ -170,7 +170,7 @@ def metric_is_computed(resolved: Resolved) -> Problem | None:
 @rule
 def best_metric_at_every_evaluation(resolved: Resolved) -> Problem | None:
     metric, evaluation = resolved.config.training.metric_for_best_model, resolved.config.evaluation
-    if metric is None or _is_of_tokens(metric) or evaluation.generate_every == 1:
+    if metric is None or is_of_tokens(metric) or evaluation.generate_every == 1:
         return None
     return Problem(
         ("training.metric_for_best_model", "evaluation.generate_every"),
