@@ -132,7 +132,11 @@ def test_an_error_of_a_worker_is_one_line_with_its_exit_code(ray_cluster, tmp_pa
 def test_without_ray(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModelError, match=r"pip install 'tunesmith\[ray\]'"):
-        train_on_ray(resolved_from(model_name_or_path="m", output_dir=str(tmp_path / "run"), engine="ray"), command=[], listener=Silent())
+        train_on_ray(
+            resolved_from(model_name_or_path="m", output_dir=str(tmp_path / "run"), engine="ray"),
+            command=[],
+            listener=Silent(),
+        )
 
 
 def test_a_second_launcher_is_refused(monkeypatch):
