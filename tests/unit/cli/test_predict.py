@@ -43,7 +43,10 @@ def test_csv_and_jsonl_hold_the_same_rows_in_order(tmp_path: Path, rows: str) ->
     assert main(["predict", MODEL, rows, str(table), "--read", *FEW]) == 0
     assert main(["predict", MODEL, str(table), str(lines), "--column", "again", "--format", "nli", *FEW]) == 2
     plain = tmp_path / "in.csv"
-    plain.write_text("".join(f"{line}\r\n" for line in _csv_lines()), encoding="utf-8", newline="")
+    with plain.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(ROWS[0]))
+        writer.writeheader()
+        writer.writerows(ROWS)
     assert main(["predict", MODEL, str(plain), str(lines), *FEW]) == 0
     written = _read_csv(table.read_bytes().decode("utf-8"))
     again = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
@@ -54,14 +57,6 @@ def test_csv_and_jsonl_hold_the_same_rows_in_order(tmp_path: Path, rows: str) ->
     assert [row["stopped"] for row in written] == [json.dumps(row["stopped"]) for row in again]
     assert table.read_bytes().count(b"\r\n") == len(ROWS) + 1
     assert set(written[0]) == {*ROWS[0], "output", "stopped", "read", "read_as"}
-
-
-def _csv_lines() -> list[str]:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(ROWS[0]), lineterminator="\x00")
-    writer.writeheader()
-    writer.writerows(ROWS)
-    return text.getvalue().split("\x00")[:-1]
 
 
 def test_interrupted_it_goes_on_and_never_leaves_half_an_output(
