@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,13 @@ def logged(folder: Path, *keys: str) -> list[tuple[Any, ...]]:
     """The values of ``keys`` in every entry of metrics.jsonl that has them all."""
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [tuple(entry[key] for key in keys) for entry in entries if all(key in entry for key in keys)]
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of a page's bash blocks, without comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
 
 
 def tensors(folder: Path) -> dict[str, Any]:

@@ -8,24 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from helpers import commands
 from tunesmith.cli.main import VERBS, main
 
 PROJECT = Path(__file__).parents[2]
-
-
-def commands(page: str) -> list[str]:
-    """The lines of a page's bash blocks, without comments."""
-    text = (PROJECT / page).read_text(encoding="utf-8")
-    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
 
 
 def test_readme_commands_run(tmp_path, monkeypatch):
     (tmp_path / "recipes").symlink_to(PROJECT / "recipes")
     monkeypatch.chdir(tmp_path)
     ran = []
-    for line in commands("README.md"):
+    for line in commands(PROJECT / "README.md"):
         program, *arguments = shlex.split(line)
         if program == "make":
             ran.append(line)

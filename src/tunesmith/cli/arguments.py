@@ -9,6 +9,9 @@ from typing import Any, NoReturn
 
 from tunesmith.errors import ConfigError
 
+STREAM = "-"
+"""Stands for standard input or output in the place of a file."""
+
 
 class VerbParser(argparse.ArgumentParser):
     """An argument parser that leaves settings (``--learning_rate 1e-4``, ``training.seed=1``) to whoever reads the
@@ -47,7 +50,10 @@ class VerbParser(argparse.ArgumentParser):
                 if self._values_of[known] and not equals and rest:
                     own.append(rest.pop(0))
             elif (
-                not token.startswith("-") and not settings and positionals < self._num_positionals and "=" not in token
+                (not token.startswith("-") or token == STREAM)
+                and not settings
+                and positionals < self._num_positionals
+                and "=" not in token
             ):
                 own.append(token)
                 positionals += 1

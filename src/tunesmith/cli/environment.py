@@ -27,6 +27,7 @@ def prepare(gpu_id: int | None = None) -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("WANDB_DISABLE_CODE", "true")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of several machines: that names cannot be looked up
     # these two speak when they are imported, whether or not their feature is wanted
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logging.getLogger("DeepSpeed").addFilter(lambda entry: "Setting accelerator to CPU" not in entry.getMessage())

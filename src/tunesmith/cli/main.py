@@ -23,9 +23,14 @@ VERBS: dict[str, str] = {
     "preview": "show what is trained, token by token, before training",
     "check": "check everything short of training: settings, data, steps, memory, disk",
     "train": "fine-tune a model",
+    "sweep": "train with several settings and compare",
     "evaluate": "judge a model by the answers it writes",
+    "predict": "write a model's answer beside every row of a file",
+    "chat": "talk with a model in the terminal",
+    "serve": "answer over HTTP, as OpenAI's API does",
     "data": "make, prepare and download data",
-    "merge": "merge an adapter into its base model",
+    "merge": "merge an adapter into its base model, and prove that it answers as before",
+    "push": "upload a finished model to the hub",
     "launch": "write a job file for SLURM, Kubernetes or SkyPilot",
 }
 """Verb -> what it does, in the order of the help."""

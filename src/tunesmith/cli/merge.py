@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
 
 
 def run(argv: Sequence[str]) -> int:
-    """Merge the adapter of a run into the base that it was trained on, or into the original one."""
+    """Merge the adapter of a run into the base that it was trained on, or into the original one, and prove it."""
     parser = VerbParser("merge", "Fold an adapter into its base and save one plain model.", takes_settings=False)
     parser.add_argument("run", help="run folder, or adapter folder")
     parser.add_argument("output", help="new folder for the merged model")
@@ -23,14 +25,52 @@ def run(argv: Sequence[str]) -> int:
         help="trained: the base as it was multiplied with (dequantized); original: the published weights",
     )
     parser.add_argument("--base_model", help="another place of the base model")
+    parser.add_argument("--max_shard_size", default="2GB", help="largest weights file, and so the memory it takes")
+    parser.add_argument("--data", help="rows for the proof; the run's evaluation rows when left out")
+    parser.add_argument("--no_proof", action="store_true", help="do not compare the merged model with the run's")
+    parser.add_argument(
+        "--gguf",
+        metavar="TYPE",
+        help="also write OUTPUT/model-TYPE.gguf by llama.cpp's converter (f32, f16, bf16, q8_0 ...)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_all(argv)
     environment.prepare()
+    from tunesmith.evaluate.prompts import questions_for
+    from tunesmith.export import gguf
     from tunesmith.export.merge import merge
 
-    merged = merge(options.run, options.output, dtype=options.dtype, base=options.base, base_model=options.base_model)
+    if options.gguf:
+        gguf.find_converter()  # before anything heavy happens
+    merged = merge(
+        options.run,
+        options.output,
+        questions=None
+        if options.no_proof
+        else questions_for(options.run, data=options.data, base_model=options.base_model),
+        dtype=options.dtype,
+        base=options.base,
+        base_model=options.base_model,
+        max_shard_size=options.max_shard_size,
+    )
+    if options.gguf:
+        gguf.convert(merged.path, merged.path / f"model-{options.gguf}.gguf", options.gguf)
     if options.json:
         print(json.dumps(asdict(merged) | {"path": str(merged.path)}, indent=2))
-    else:
-        print(merged.path)
+        return 0
+    if merged.proof is not None:
+        for line in describe(merged.proof):
+            print(line, file=sys.stderr)
+    print(merged.path)
     return 0
+
+
+def describe(proof: dict[str, Any]) -> list[str]:
+    """A proof in a few lines."""
+    lines = [
+        f"{name:<9} logits differ by {proof[name]['max_difference']:.2g} at most; same preferred token at "
+        f"{proof[name]['argmax_agreement']:.2%} of {proof[name]['num_positions']:,} positions ({proof[what]})"
+        for name, what in (("weights", "weights_compared"), ("use", "use_compared"))
+    ]
+    told = proof["generation"]
+    return [*lines, f"{'answers':<9} {told['same_text']} of {told['prompts']} greedy answers are the same"]

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -85,6 +86,9 @@ class Plain:
         left = f"  eta {_clock(elapsed / step * (self._total - step))}" if "loss" in entry else ""
         print(describe_entry(entry) + left, file=sys.stderr, flush=True)
 
+    def saved(self, checkpoint: Path) -> None:
+        return
+
     def finished(self) -> None:
         return
 
@@ -116,6 +120,8 @@ class Terminal:
     def started(self, facts: dict[str, Any]) -> None:
         self._console.print(_plain("\n".join(describe_start(facts))))
         self._progress.start()
+        if self._task is not None:  # the processes were started again
+            self._progress.remove_task(self._task)
         self._task = self._progress.add_task("training", total=facts["plan"]["total_steps"], latest="")
 
     def stepped(self, step: int, total: int) -> None:
@@ -128,6 +134,9 @@ class Terminal:
             self._progress.update(self._task, latest=latest + speed)
         else:
             self._console.print(_plain(describe_entry(entry)))
+
+    def saved(self, checkpoint: Path) -> None:
+        return
 
     def finished(self) -> None:
         self._progress.stop()

@@ -42,6 +42,8 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
     """
     launch = resolved.config.launch
     environment.prepare(launch.gpu_id)
+    if launch.engine == "ray":
+        return _train_on_ray(resolved, program, as_json=as_json)
     environment.adopt_slurm_ranks(launch.nodes)
     from tunesmith.launch import processes
 
@@ -68,6 +70,14 @@ def _train_in_ranks(resolved: Resolved, program: Sequence[str], num_processes: i
 
     launch(resolved, program, num_processes)
     return show(read_result(resolved), as_json=as_json) if not resolved.config.launch.node_rank else 0
+
+
+def _train_on_ray(resolved: Resolved, program: Sequence[str], *, as_json: bool) -> int:
+    """Let Ray start the ranks, show what they tell, and the result."""
+    from tunesmith.cli.progress import make_listener
+    from tunesmith.launch.ray import train_on_ray
+
+    return show(train_on_ray(resolved, command=["python", *program], listener=make_listener()), as_json=as_json)
 
 
 def show(result: TrainResult, *, as_json: bool) -> int:

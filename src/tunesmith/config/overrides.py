@@ -127,9 +127,14 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
         yield origin or annotation
 
 
+def accepted_types(spelling: Spelling) -> set[Any]:
+    """The plain types among which a setting's value may be (``int``, ``float``, ``bool``, ``list`` ...)."""
+    return set(_alternatives(_written_type(spelling)))
+
+
 def _takes_boolean(spelling: Spelling) -> bool:
-    return bool in _alternatives(_written_type(spelling))
+    return bool in accepted_types(spelling)
 
 
 def _takes_list(spelling: Spelling) -> bool:
-    return list in _alternatives(_written_type(spelling))
+    return list in accepted_types(spelling)

@@ -339,6 +339,26 @@ def machines_find_each_other(resolved: Resolved) -> Problem | None:
 
 
 @rule
+def ray_places_the_workers(resolved: Resolved) -> Problem | None:
+    launch = resolved.config.launch
+    if launch.engine != "ray":
+        return None
+    for name, written in (
+        ("nodes", launch.nodes > 1),
+        ("node_rank", launch.node_rank is not None),
+        ("rendezvous", launch.rendezvous is not None),
+        ("accelerate_config", launch.accelerate_config is not None),
+    ):
+        if written:
+            return Problem(
+                (f"launch.{name}", "launch.engine"),
+                f"Ray places the workers on its machines, so {name} says nothing",
+                "leave it out; num_processes counts the workers of the whole cluster",
+            )
+    return None
+
+
+@rule
 def upload_has_a_name(resolved: Resolved) -> Problem | None:
     training = resolved.config.training
     if training.push_to_hub and not training.hub_model_id:

@@ -55,6 +55,10 @@ class Strategy:
         return str(section.get("device", "none")) != "none"
 
 
+ALONE = Strategy("ddp", "default")
+"""That of one process, and of several that nobody told how to share."""
+
+
 def named(name: str, nvme_path: str | None = None) -> Strategy:
     """A strategy, or a DeepSpeed configuration that comes with tunesmith, by its name.
 
@@ -72,12 +76,24 @@ def named(name: str, nvme_path: str | None = None) -> Strategy:
 def chosen(resolved: Resolved, environment: Mapping[str, str] = os.environ) -> Strategy:
     """The strategy of a run: what the settings, the files they name and accelerate's launcher say, if they agree.
 
+    To be asked before training sets up its processes: accelerate then writes into the environment itself.
+
     Raises:
         ConfigError: two of them say different things, or one of them says something that cannot be done.
     """
-    said = [strategy for strategy in _said(resolved, environment) if strategy is not None]
+    strategy = _agreed(resolved, [said for said in _said(resolved, environment) if said is not None])
+    if strategy.name == "fsdp2" and resolved.config.quantization.load_in_8bit:
+        raise ConfigError(
+            "fsdp2 cannot spread weights in 8 bits (bitsandbytes keeps their scales beside them)",
+            where=resolved.origins["quantization.load_in_8bit"],
+            remedy="set load_in_4bit, or the strategy ddp, zero2 or zero3",
+        )
+    return strategy
+
+
+def _agreed(resolved: Resolved, said: list[Strategy]) -> Strategy:
     if not said:
-        return Strategy("ddp", "default")
+        return ALONE
     first = said[0]
     for other in said[1:]:
         if other.name != first.name:

@@ -7,7 +7,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, overload
 
-from tunesmith.data.masking import Example
+from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.data.store import ExampleStore
 
 Batching = Literal["padded", "length_grouped", "packed", "unpadded"]
@@ -76,6 +76,12 @@ def joined(group: Sequence[Example], *, weighted: bool = False) -> dict[str, Any
     if weighted:
         item["weights"] = [weight for example in group for weight in example.weights or [1.0] * len(example.labels)]
     return item
+
+
+def filler(*, weighted: bool) -> dict[str, Any]:
+    """An element that completes a batch and teaches nothing: one token without a label."""
+    weights = {"weights": [0.0]} if weighted else {}
+    return {"input_ids": [0], "labels": [IGNORE_INDEX], "lengths": [1], "origins": [], **weights}
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -157,3 +163,27 @@ class LengthGroupedSampler:
     def set_epoch(self, epoch: int) -> None:
         """Called by the data loader before each pass."""
         self.epoch = epoch
+
+
+class FilledSampler:
+    """The order of another sampler, and behind it the elements that only fill batches up.
+
+    Args:
+        sampler: orders the elements 0 ... len(sampler) - 1, in another way in each epoch.
+        length: number of all elements.
+    """
+
+    def __init__(self, sampler: Any, length: int) -> None:
+        self.sampler = sampler
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.sampler
+        yield from range(len(self.sampler), self.length)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader before each pass."""
+        self.sampler.set_epoch(epoch)

@@ -218,6 +218,18 @@ QUERIES: dict[str, str] = {
 """The question that each format asks, as a format string over its columns, for the formats that bring no messages; an
 alpaca row without ``input`` is its instruction alone."""
 
+QUESTION_COLUMNS: dict[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "prompt_completion": ("prompt",),
+    "nli": ("premise", "hypothesis"),
+    "messages": ("messages",),
+    "alpaca": ("instruction",),
+    "sharegpt": ("conversations",),
+    "question_answer": ("question",),
+    "rag": ("prompt",),
+}
+"""Columns that a row of each format needs to ask its question, without an answer."""
+
 _SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
     ("messages", frozenset({"messages"})),
     ("sharegpt", frozenset({"conversations"})),

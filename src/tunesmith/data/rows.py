@@ -101,6 +101,20 @@ def iter_rows(data: str | Sequence[str], *, subset: str | None = None, split: st
             yield from file_rows(file)
 
 
+def stream_rows(stream: BinaryIO, source: str = "standard input") -> Iterator[Row]:
+    """Rows of JSON lines that come through an open stream.
+
+    Raises:
+        DataError: a line is no row, or there is none.
+    """
+    empty = True
+    for row in _rows_of_lines(stream, source):
+        empty = False
+        yield row
+    if empty:
+        raise DataError("no examples", where=source, remedy="it holds no rows")
+
+
 def local_files(name: str, split: str = "train") -> list[Path] | None:
     """The files that ``name`` stands for, sorted; None when it can only be a hub data set.
 

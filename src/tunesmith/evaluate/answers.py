@@ -132,8 +132,10 @@ def _objects(text: str, decoder: json.JSONDecoder) -> Iterator[dict[str, Any]]:
     while start >= 0:
         try:
             value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
+        except ValueError:
             end = start + 1
+        except RecursionError:
+            return  # nested deeper than any answer; trying each depth would take for ever
         else:
             if isinstance(value, dict):
                 yield value
@@ -450,5 +452,10 @@ def read_cited_span(text: str) -> Answer:
         for match in _MARK.finditer(_QUOTED.sub(" ", text))
         for number in re.findall(r"\d+", match.group("bracketed") or match.group("named"))
     }
-    answer = read_span(_BRACKETED_MARKS.sub("", text))
+    answer = read_span(without_citations(text))
     return Answer(answer.value, answer.how, tuple(sorted(numbers)))
+
+
+def without_citations(text: str) -> str:
+    """``text`` without marks in brackets, as ALCE compares answers; ``Passage 2`` in running text stays."""
+    return _BRACKETED_MARKS.sub("", text).strip()

@@ -25,6 +25,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation.streamers import BaseStreamer
 
 LEAST_PREFIX = 16
 """A shared beginning of fewer tokens is not worth a pass of its own."""
@@ -107,13 +108,20 @@ def shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> P
     cache = DynamicCache()  # without a configuration it keeps every position, also those outside a sliding window
     spared = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
     model(
-        input_ids=torch.tensor([first[:length]], device=_device(model)), past_key_values=cache, use_cache=True, **spared
+        input_ids=torch.tensor([first[:length]], device=device_of(model)),
+        past_key_values=cache,
+        use_cache=True,
+        **spared,
     )
     return Prefix(length, [(layer.keys, layer.values) for layer in cache.layers])
 
 
 def continue_batch(
-    model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding, prefix: Prefix | None
+    model: PreTrainedModel,
+    jobs: Sequence[Job],
+    decoding: Decoding,
+    prefix: Prefix | None,
+    streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
     """New token ids of every job, padded behind their stop token; the jobs have one budget.
 
@@ -123,7 +131,7 @@ def continue_batch(
     width = max(len(job.prompt) for job in jobs)
     pads = [width - len(job.prompt) for job in jobs]
     padded = [[decoding.pad] * pad + list(job.prompt) for pad, job in zip(pads, jobs, strict=True)]
-    ids = torch.tensor(padded, device=_device(model))
+    ids = torch.tensor(padded, device=device_of(model))
     mask = (torch.arange(width) >= torch.tensor(pads)[:, None]).long().to(ids.device)
     draws = _draws(jobs, decoding).to(ids.device) if decoding.temperature > 0 else None
     cache = prefix.spread(model, pads) if prefix is not None else None
@@ -134,7 +142,7 @@ def continue_batch(
     while rows:
         # Position ids are left to transformers, which counts them from the attention mask: the first real token is 0.
         config = decoding.config(budget - ids.shape[1] + width)
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {} if streamer is None else {"streamer": streamer}
         if draws is not None:
             more["logits_processor"] = LogitsProcessorList([_Sampled(draws[rows], width, decoding)])
         if cache is not None:
@@ -198,21 +206,24 @@ def _draws(jobs: Sequence[Job], decoding: Decoding) -> torch.Tensor:
     return torch.tensor(np.stack(rows))
 
 
-def _device(model: PreTrainedModel) -> torch.device:
+def base_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, without what holds its adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def device_of(model: PreTrainedModel) -> torch.device:
+    """Where the model takes its tokens."""
     return model.get_input_embeddings().weight.device
 
 
 def _parameters(model: PreTrainedModel) -> Any:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return inspect.signature(base.forward).parameters
+    return inspect.signature(base_of(model).forward).parameters
 
 
 @contextlib.contextmanager
 def _only_settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
     """Put ``settings`` in the place of the model's own, which transformers would use for whatever is unset."""
-    owners = [model]
-    if hasattr(model, "get_base_model"):
-        owners.append(model.get_base_model())
+    owners = [model, base_of(model)]
     before = [owner.generation_config for owner in owners]
     for owner in owners:
         owner.generation_config = settings

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate.decoding import Decoding, Job, continue_batch, shared_prefix
+from tunesmith.evaluate.engines import check_engine, continuous
 from tunesmith.evaluate.journal import Answer, Journal, identity
 from tunesmith.notices import say
 
@@ -51,15 +52,18 @@ def generate(
     seed: int = 0,
     stop_token_ids: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
+    engine: str = "auto",
     journal: Journal | None = None,
     on_progress: Progress | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> list[Generation]:
     """Continue every prompt; answers come back in the order of the prompts.
 
-    Prompts are sorted by length, longest first, and padded on the left. A greedy answer does not depend on which
-    prompts share its batch (up to rounding of the model's arithmetic). Decoding is exactly what the arguments say:
-    the model's own sampling defaults (repetition penalty, top_k ...) are not used. The model, its train or
-    evaluation mode and every random number stream are as before afterwards.
+    Prompts are sorted by length, longest first, padded on the left, and what all of them begin with is computed once.
+    An answer, greedy or sampled, does not depend on which prompts share its batch (up to rounding of the model's
+    arithmetic). Decoding is exactly what the arguments say: the model's own sampling defaults (repetition penalty,
+    top_k ...) are not used. The model, its train or evaluation mode and every random number stream are as before
+    afterwards.
 
     Args:
         prompts: token ids, special tokens included.
@@ -67,17 +71,20 @@ def generate(
         batch_size: prompts that are continued side by side.
         temperature: 0 is greedy; above 0 tokens are sampled.
         top_p: mass of nucleus sampling, used with a temperature above 0.
-        seed: seed of the sampling.
+        seed: seed of the sampling; a prompt's random numbers depend on it and on the prompt's place alone.
         stop_token_ids: tokens that end an answer; unset, ``default_stop_token_ids``.
         names: where each prompt comes from, for error messages.
+        engine: ``auto`` and ``transformers`` generate in sorted batches, ``continuous`` by continuous batching.
         journal: keeps finished answers; those that an interrupted call with the same model, prompts and settings has
             left in it are not generated again. The caller removes it when the answers are safe.
-        on_progress: told after every batch.
+        on_progress: told after every batch, or every answer where there are no batches.
+        on_text: given the text of the answer as it comes, where there is one prompt.
 
     Raises:
         DataError: a prompt is empty or leaves no position for an answer.
-        ModelError: no stop token is known.
+        ModelError: no stop token is known, the engine cannot run, or the batches do not fit into the device's memory.
     """
+    check_engine(engine, temperature)
     stops = list(stop_token_ids) if stop_token_ids is not None else default_stop_token_ids(model, tokenizer)
     if not stops:
         raise ModelError("the tokenizer has no end token, so no answer would ever stop", remedy="set eos_token")
@@ -85,24 +92,35 @@ def generate(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
     decoding = Decoding(sorted(stops), pad, tokenizer.bos_token_id, temperature, top_p, seed)
     jobs = [Job(*each) for each in zip(range(len(prompts)), prompts, budgets, strict=True)]
-    answers = {}
+    answers: dict[int, Answer] = {}
     if journal is not None:
-        answers = journal.open(
-            identity(model) | asdict(decoding) | {"jobs": [asdict(job) for job in jobs], "batch_size": batch_size}
-        )
-    with _untouched(model), torch.no_grad():
-        prefix = shared_prefix(model, prompts)
-        for batch in _batches(jobs, batch_size):
-            if all(job.index in answers for job in batch):
-                continue
-            ids = continue_batch(model, batch, decoding, prefix)
-            finished = {job.index: _until_stop(new, stops) for job, new in zip(batch, ids, strict=True)}
+        settings = asdict(decoding) | {"engine": engine, "batch_size": batch_size}
+        answers = journal.open(identity(model) | settings | {"jobs": [asdict(job) for job in jobs]})
+    streamer = _Spoken(tokenizer, on_text) if on_text is not None else None
+    with _untouched(model), torch.no_grad(), _memory(batch_size):
+        if engine == "continuous":
+            parts = continuous(model, [job for job in jobs if job.index not in answers], decoding, batch_size)
+        else:
+            parts = _sorted_batches(model, jobs, decoding, batch_size, set(answers), streamer)
+        for part in parts:
+            finished = {index: _until_stop(ids, stops) for index, ids in part}
             answers |= finished
             if journal is not None:
                 journal.add(finished.items())
             if on_progress is not None:
                 on_progress(len(answers), len(prompts))
     return [_generation(tokenizer, *answers[index]) for index in range(len(prompts))]
+
+
+class _Spoken(TextStreamer):
+    """Hands on the words of one answer as soon as no later token can change them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        self._on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._on_text(text)
 
 
 def default_stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -142,6 +160,26 @@ def _budgets(
     return budgets
 
 
+def _sorted_batches(
+    model: PreTrainedModel,
+    jobs: Sequence[Job],
+    decoding: Decoding,
+    batch_size: int,
+    done: set[int],
+    streamer: TextStreamer | None = None,
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """Place and new token ids of the jobs of each batch that is not wholly done.
+
+    Batches are formed from all jobs, done or not: who goes on after an interruption meets the same batches, and with
+    them the same rounding.
+    """
+    batches = [batch for batch in _batches(jobs, batch_size) if not done.issuperset(job.index for job in batch)]
+    prefix = shared_prefix(model, [job.prompt for job in jobs]) if batches else None
+    for batch in batches:
+        ids = continue_batch(model, batch, decoding, prefix, streamer)
+        yield list(zip([job.index for job in batch], ids, strict=True))
+
+
 def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
     """The jobs of each batch, longest first; a batch has one budget, so no row lends from another."""
     batch: list[Job] = []
@@ -162,6 +200,17 @@ def _until_stop(ids: list[int], stops: Sequence[int]) -> Answer:
 def _generation(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], stopped: bool) -> Generation:
     text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Generation(text=text, token_ids=token_ids, stopped=stopped)
+
+
+@contextlib.contextmanager
+def _memory(batch_size: int) -> Iterator[None]:
+    """Say what to do when memory ends; the longest prompts come first, so that it ends early or not at all."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the device's memory does not hold {batch_size} prompts side by side", remedy="lower generation_batch_size"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from tunesmith.data.rows import Row
 from tunesmith.errors import ConfigError, DataError, DataErrors, StorageError
 from tunesmith.evaluate.compare import Comparison, compare, safe_name
 from tunesmith.evaluate.intervals import confidence_intervals
+from tunesmith.evaluate.journal import JOURNAL, Journal
 from tunesmith.evaluate.metrics import mean
 from tunesmith.evaluate.mistakes import collect_mistakes, kinds_of_mistakes
 from tunesmith.evaluate.subject import Subject, find_subject, of_configuration
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.evaluate.generate import Generation, Progress
     from tunesmith.evaluate.intervals import Statistic
-    from tunesmith.evaluate.journal import Journal
 
 PREDICTIONS = "predictions.jsonl"
 METRICS = "metrics.json"
@@ -72,6 +72,8 @@ def evaluate_run(
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Evaluate a finished run, one of its checkpoints or any other model, and write the result.
+
+    Interrupted, the same call goes on after the answers that were finished.
 
     Args:
         run: run folder, checkpoint, adapter folder, model folder, hub name or ``nano-mistral``; see ``find_subject``.
@@ -279,6 +281,7 @@ def evaluate_rows(
         # the end of turn that the template taught, and what the model itself stops at
         stop_token_ids=list({*builder.stop_token_ids(rows[0]), *default_stop_token_ids(model, tokenizer)}),
         names=[row.where for row in rows],
+        engine=evaluation.generation_engine,
         journal=journal,
         on_progress=progress,
     )
@@ -412,11 +415,12 @@ def _evaluate(
     subject: Subject, rows: list[Row], sample: bool, folder: Path | None, progress: Progress | None
 ) -> EvaluationResult:
     from tunesmith.data.examples import ExampleBuilder
-    from tunesmith.evaluate.journal import JOURNAL, Journal
+    from tunesmith.evaluate.engines import check_engine
     from tunesmith.model.tokenizer import load_tokenizer
 
-    journal = Journal(folder / JOURNAL) if folder is not None else None
     config = subject.resolved.config
+    check_engine(config.evaluation.generation_engine, config.evaluation.temperature)
+    journal = Journal(folder / JOURNAL) if folder is not None else None
     asked = sampled(rows, config.evaluation.generate_limit, config.evaluation.generate_seed) if sample else rows
     inference = subject.load()
     model = inference.model

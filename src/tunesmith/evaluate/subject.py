@@ -32,6 +32,7 @@ class Subject:
         name: what the user calls it.
         resolved: the settings it is judged under.
         load: loads it.
+        folder: where its files are; a hub name is no folder.
         home: where its result is kept when nobody names a place; None for nowhere.
         untrained: the model that training began with; None where that is not known.
     """
@@ -39,6 +40,7 @@ class Subject:
     name: str
     resolved: Resolved
     load: Callable[[], Inference]
+    folder: str
     home: Path | None = None
     untrained: Subject | None = None
 
@@ -85,16 +87,22 @@ def of_configuration(resolved: Resolved) -> Subject:
             model.eval(), precision, resolved, section.tokenizer_name_or_path or section.model_name_or_path
         )
 
-    return Subject(resolved.config.model.model_name_or_path, resolved, load)
+    name = resolved.config.model.model_name_or_path
+    return Subject(name, resolved, load, name)
 
 
 def _of_run(name: str, path: Path, home: Path, settings: Sequence[str]) -> Subject:
+    from tunesmith.export.inference import settings_of
+
     record = read_record(home)
-    resolved = _with_settings(record.resolved, settings)
-    _refuse_recorded_function(record, resolved)
+    resolved = record.resolved
     final = resolved.config.training.final_subdir
     folder = home / final if home == path and final else path
     part = "" if folder in (home, home / final if final else home) else path.name
+    # what lies beside the model are texts, while the record may name files that are not on this machine
+    resolved = from_values(resolved.values() | settings_of(folder), resolved.origins)
+    resolved = _with_settings(resolved, settings)
+    _refuse_recorded_function(record, resolved)
     return _trained(name, folder, resolved, home / EVALUATION / part)
 
 
@@ -133,7 +141,8 @@ def _trained(name: str, folder: Path, resolved: Resolved, home: Path | None) -> 
         return load_for_inference(folder, device_map=device_map, trained=trained)
 
     base = f"{resolved.config.model.model_name_or_path} (untrained)"
-    return Subject(name, resolved, load, home, Subject(base, resolved, lambda: load(trained=False)))
+    untrained = Subject(base, resolved, lambda: load(trained=False), str(folder))
+    return Subject(name, resolved, load, str(folder), home, untrained)
 
 
 def _plain(name: str, path: Path, settings: Sequence[str]) -> Resolved:

@@ -200,16 +200,6 @@ def read(folder: str | Path) -> Contract | None:
         raise ModelError(f"cannot be read ({error})", where=str(path)) from error
 
 
-def copy(source: str | Path, target: str | Path) -> None:
-    """Give the model in ``target`` the contract of the one in ``source``; nothing where ``source`` has none.
-
-    The tokenizer, with its chat template, is to be saved in ``target`` as it came from ``source``.
-    """
-    contract = read(source)
-    if contract is not None:
-        write(Path(target), contract)
-
-
 def settings_of(folder: str | Path) -> dict[str, Any]:
     """The settings, by schema path, under which the model in ``folder`` learnt to answer; empty without a contract.
 

@@ -1,46 +1,40 @@
-"""An adapter folded into its base: one model, in one number format, with the measured distance from what was trained.
+"""An adapter folded into its base: one plain model in one number format, proven to be what was trained.
 
-It merges in memory and judges nothing; the distance is reported.
+The order is: look, ask the run's model, fold, write beside the place, ask the merged model in a new process, judge, put
+in place. Folding shard by shard stands in ``shards``, asking and judging in ``proof``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from tunesmith.errors import ModelError, StorageError
-from tunesmith.export import inference
-from tunesmith.export.save import save_model
+from tunesmith.errors import ModelError, NumericsError, StorageError
+from tunesmith.export import proof, shards
+from tunesmith.export.card import run_folder_of, write_card
+from tunesmith.export.save import save_model, write_generation_defaults
 from tunesmith.model import source
 from tunesmith.model.adapters import ADAPTER_CONFIG, load_adapter_strictly
-from tunesmith.model.fingerprint import fingerprint
-from tunesmith.model.load import Inference, load_for_inference
-from tunesmith.model.quantize import dequantized_weights, is_quantized
+from tunesmith.model.load import Finished, finished, load_finished
+from tunesmith.model.precision import Precision
+from tunesmith.model.quantize import compute_exactly, dequantized_weights, is_quantized
+from tunesmith.notices import say
+from tunesmith.report.folder import write_json
+from tunesmith.report.record import versions
 
 BaseKind = Literal["trained", "original"]
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """How far two models' answers are apart, over all positions of all prompts.
-
-    Attributes:
-        max_difference: largest absolute difference of a logit.
-        mean_difference: mean absolute difference of a logit.
-        argmax_agreement: share of positions at which both prefer the same token.
-        num_positions: positions compared.
-    """
-
-    max_difference: float
-    mean_difference: float
-    argmax_agreement: float
-    num_positions: int
+DTypeName = Literal["float32", "bfloat16", "float16"]
+MAX_SHARD_SIZE = "2GB"
+COMPANIONS = ("generation_config.json", "inference.json")
+"""Files beside the adapter that hold for the merged model as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +45,28 @@ class Merged:
         path: its folder.
         base: what the adapter was folded into.
         dtype: number format of the weights.
-        drift: distance of the model in ``path`` from adapter and base as trained; None where no prompts were given.
+        in_memory: why the base was in memory as a whole; None where it was folded shard by shard.
+        proof: the content of ``proof.json``; None where nobody asked for a proof.
     """
 
     path: Path
     base: BaseKind
-    dtype: str
-    drift: Drift | None
+    dtype: DTypeName
+    in_memory: str | None
+    proof: dict[str, Any] | None
 
 
 def merge(
     run: str | Path,
     output_dir: str | Path,
     *,
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
+    questions: proof.Questions | None,
+    dtype: DTypeName = "bfloat16",
     base: BaseKind = "trained",
     base_model: str | None = None,
-    prompts: Sequence[Sequence[int]] = (),
+    max_shard_size: str = MAX_SHARD_SIZE,
 ) -> Merged:
-    """Fold a run's adapter into its base and save the result as a plain model.
+    """Fold a run's adapter into its base and save the result as a plain model, if it is proven to be the same.
 
     A base in few bits differs from its original, and the adapter learned on the former. So ``trained`` folds into the
     weights that were really multiplied with: dequantized, or rounded to the run's number format. ``original`` folds
@@ -77,13 +74,15 @@ def merge(
 
     Args:
         run: run or adapter folder.
-        output_dir: a new folder for the merged model.
+        output_dir: a new folder for the merged model; it appears when everything is written and proven.
+        questions: what the proof asks; None leaves the proof out.
         dtype: number format of the merged weights.
         base_model: another place of the base.
-        prompts: token ids, on which the distance is measured, with the model read back from ``output_dir``.
+        max_shard_size: largest weights file.
 
     Raises:
         ModelError: the folder holds no adapter, or adapter and base do not belong together.
+        NumericsError: the merged model is further from the trained one than ``proof.TOLERANCES`` allows.
         StorageError: ``output_dir`` is not empty or cannot be written.
     """
     folder, target = Path(run), Path(output_dir)
@@ -91,60 +90,166 @@ def merge(
         raise ModelError("holds no adapter to merge", where=str(run))
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise StorageError("is there already", where=str(target), remedy="name a new folder for the merged model")
-    trained = load_for_inference(folder, base=base_model, device_map="cpu")
-    reference = [logits(trained, prompt) for prompt in prompts]
-    merged = _fold(trained, folder, base).to(getattr(torch, dtype))
-    merged.config.dtype = getattr(torch, dtype)
-    tokenizer = AutoTokenizer.from_pretrained(trained.tokenizer_folder)
-    save_model(merged, tokenizer, target, trained.resolved.config.model, contract=inference.read(folder))
-    drift = None
-    if prompts:
-        reopened = AutoModelForCausalLM.from_pretrained(target, dtype=dtype).eval()
-        drift = measure(reference, [_forward(reopened, prompt) for prompt in prompts])
-    return Merged(target, base, dtype, drift)
+    how = finished(folder, base=base_model, device_map="cpu")
+    with _stage(target) as stage:
+        work = stage / ".proof"
+        work.mkdir()
+        if questions is not None:
+            ask(how, base, questions, work)
+        in_memory = write_merged(how, stage, dtype=dtype, base=base, max_shard_size=max_shard_size)
+        evidence = None
+        if questions is not None:
+            evidence = _prove(how, stage, work, questions, dtype, base, in_memory)
+        shutil.rmtree(work)
+        write_card(run_folder_of(folder), stage, "merged")
+        if target.exists():
+            target.rmdir()
+        stage.replace(target)
+    return Merged(target, base, dtype, in_memory, evidence)
 
 
-def measure(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> Drift:
-    """The distance between two models' logits, each [positions, vocabulary], prompt by prompt."""
-    one, other = torch.cat(list(first)), torch.cat(list(second))
-    difference = (one - other).abs()
-    same = one.argmax(-1) == other.argmax(-1)
-    return Drift(difference.max().item(), difference.mean().item(), same.float().mean().item(), len(same))
+def ask(how: Finished, base: BaseKind, questions: proof.Questions, work: Path) -> None:
+    """Leave the answers of adapter and base in ``work``: as the run computes, and with the exact weights in float32."""
+    trained = load_finished(how)
+    with trained.precision.autocast("cpu"):
+        answers = proof.greedy(trained.model, questions)
+        texts = [[*prompt, *answer] for prompt, answer in zip(questions.prompts, answers, strict=True)]
+        proof.write_logits(work, "use", trained.model, texts)
+    if base == "original":
+        del trained  # one model at a time
+        trained = load_finished(_on_the_original(how))
+    compute_exactly(trained.model)
+    proof.write_logits(work, "weights", trained.model, texts)
+    section = how.resolved.config.model
+    own_code = source.may_run_code(section, source.locate(section.model_name_or_path, section.revision))
+    proof.write_questions(work, questions, answers, own_code=own_code)
 
 
-def logits(inference: Inference, prompt: Sequence[int]) -> torch.Tensor:
-    """Logits [positions, vocabulary] in float32, computed as in training."""
-    with inference.precision.autocast(inference.model.device):
-        return _forward(inference.model, prompt)
+def write_merged(
+    how: Finished, stage: Path, *, dtype: DTypeName, base: BaseKind, max_shard_size: str, in_memory: bool = False
+) -> str | None:
+    """Write the merged model and its tokenizer into ``stage``.
+
+    Args:
+        in_memory: hold the whole base in memory even where that is not needed; the files are the same.
+
+    Returns:
+        Why the base was held in memory as a whole; None where it was folded shard by shard.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(how.tokenizer_folder)
+    section = how.resolved.config.model
+    shape = shards.open_base(how)
+    fold, why_not = shards.fold(how, shape, original=base == "original")
+    if in_memory or fold is None:
+        if why_not is not None:
+            say(f"the base is merged in memory as a whole, because {why_not}")
+        merged = fold_in_memory(how, base).to(getattr(torch, dtype))
+        merged.config.dtype = getattr(torch, dtype)
+        save_model(merged, tokenizer, stage, section, max_shard_size=max_shard_size)
+    else:
+        try:
+            shards.write_shards(fold, stage, getattr(torch, dtype), max_shard_size)
+            write_generation_defaults(shards.generation_defaults(shape, section.revision), stage)
+            tokenizer.save_pretrained(stage)
+        except OSError as error:
+            raise StorageError(f"cannot write: {error.strerror or error}", where=str(stage)) from error
+    for name in COMPANIONS:
+        if (how.folder / name).is_file():
+            shutil.copyfile(how.folder / name, stage / name)
+    return why_not
 
 
-@torch.no_grad()
-def _forward(model: PreTrainedModel | PeftModel, prompt: Sequence[int]) -> torch.Tensor:
-    output: torch.Tensor = model(input_ids=torch.tensor([list(prompt)], device=model.device)).logits[0]
-    return output.float().cpu()
-
-
-def _fold(trained: Inference, folder: Path, base: BaseKind) -> PreTrainedModel:
-    """The base in float32 with the adapter folded in."""
-    resolved = trained.resolved
-    section = resolved.config.model
+def fold_in_memory(how: Finished, base: BaseKind) -> PreTrainedModel:
+    """The whole base in float32 with the adapter folded in."""
+    quantized = base == "trained" and is_quantized(how.resolved.config.quantization)
+    section = how.resolved.config.model
     located = source.locate(section.model_name_or_path, section.revision)
     plain: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         located,
-        dtype=torch.float32 if base == "original" else trained.held_in,
-        trust_remote_code=source.may_run_code(section, located),
+        dtype=torch.float32 if base == "original" else how.held_in,
         use_safetensors=True,
-        **({"revision": section.revision} if section.revision and not Path(located).is_dir() else {}),
+        **source.loading_keywords(section, located),
     )
     plain = plain.float()
-    if base == "trained" and is_quantized(resolved.config.quantization):
-        _take_dequantized(plain, trained.model)
-    files = source.local_folder(located, section.revision)
-    adapted = load_adapter_strictly(plain, folder, fingerprint(files))
+    if quantized:
+        _take_dequantized(plain, load_finished(how).model)
+    adapted = load_adapter_strictly(plain, how.folder, how.base_fingerprint(), how.checksum)
     merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     _untie_if_different(merged)
     merged.config.use_cache = True
     return merged
+
+
+@contextmanager
+def _stage(target: Path) -> Iterator[Path]:
+    """A folder beside ``target`` that is gone afterwards, unless it took the target's place."""
+    stage = target.absolute().with_name(f".{target.name}.merging")
+    try:
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"cannot write: {error.strerror or error}", where=str(target)) from error
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _prove(
+    how: Finished,
+    stage: Path,
+    work: Path,
+    questions: proof.Questions,
+    dtype: DTypeName,
+    base: BaseKind,
+    in_memory: str | None,
+) -> dict[str, Any]:
+    comparison = proof.compare_in_a_new_process(stage, work)
+    problems = proof.judge(comparison, dtype)
+    if problems:
+        raise NumericsError(
+            f"the merged model is not what was trained and is not kept: {', '.join(problems)}",
+            where=str(how.folder),
+            remedy="merge with --dtype float32, or keep using the adapter",
+        )
+    evidence = {
+        "verdict": "within tolerance",
+        "tolerance": {"of": "weights", "dtype": dtype} | asdict(proof.TOLERANCES[dtype]),
+        "weights_compared": f"{_described(how, base)}, against the merged weights; all in float32",
+        "use_compared": f"the run's model computing in {_arithmetic(how)}, against the merged model in {dtype}",
+        **comparison,
+        "prompts": {"kind": questions.kind, "sources": list(questions.sources)},
+        "positions": f"the last {proof.MAX_POSITIONS} of each prompt with its answer",
+        "reloaded": "in a new process, by plain transformers",
+        "folded": "shard by shard" if in_memory is None else f"in memory: {in_memory}",
+        "base_fingerprint": how.base_fingerprint(),
+        "sha256": proof.sha256_of_weights(stage),
+        "versions": versions(),
+    }
+    write_json(stage / proof.PROOF, evidence)
+    return evidence
+
+
+def _described(how: Finished, base: BaseKind) -> str:
+    quantization = how.resolved.config.quantization
+    if base == "original":
+        return "adapter on the original base, on which it was not trained"
+    if quantization.load_in_4bit:
+        return f"adapter on the {quantization.bnb_4bit_quant_type} weights, dequantized"
+    if quantization.load_in_8bit:
+        return "adapter on the int8 weights, dequantized; inputs not rounded"
+    return f"adapter on the base held in {str(how.held_in).removeprefix('torch.')}"
+
+
+def _arithmetic(how: Finished) -> str:
+    return f"{how.precision.dtype}{', int8 layers' if how.resolved.config.quantization.load_in_8bit else ''}"
+
+
+def _on_the_original(how: Finished) -> Finished:
+    unquantized = finished(
+        how.folder, base=how.resolved.config.model.model_name_or_path, device_map="cpu", quantized=False
+    )
+    return replace(unquantized, precision=Precision("float32", "the proof"), held_in=torch.float32)
 
 
 def _take_dequantized(plain: PreTrainedModel, trained: PreTrainedModel | PeftModel) -> None:

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
 from tunesmith import assets
@@ -24,7 +24,15 @@ from tunesmith.errors import StorageError
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract
 from tunesmith.model import source
-from tunesmith.model.adapters import ADAPTER_WEIGHTS, FINGERPRINT_KEY, adapter_tensors, portable_tensors
+from tunesmith.model.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CHECKSUM_KEY,
+    FINGERPRINT_KEY,
+    adapter_tensors,
+    checksum,
+    portable_tensors,
+)
 from tunesmith.model.fingerprint import fingerprint
 
 STAGE = ".saving"
@@ -38,6 +46,7 @@ def save_model(
     *,
     state_dict: Mapping[str, torch.Tensor] | None = None,
     contract: Contract | None = None,
+    max_shard_size: str | None = None,
 ) -> list[str]:
     """Save an adapter, or the whole model where there is none, with everything that is needed to use it.
 
@@ -47,13 +56,14 @@ def save_model(
     ``adapter_config.json`` names the base as it was given; ``nano-mistral`` becomes the folder inside the package, so
     that PEFT alone can open the adapter on this machine (``run.json`` keeps the name). The base's fingerprint stands in
     the metadata of the adapter's weights. Adapters that took their start out of the base (PiSSA, OLoRA) are saved in
-    the form that fits the untouched base.
+    the form that fits the untouched base. A checksum over weights and configuration stands beside the fingerprint.
 
     Args:
         output_dir: the run folder, or any other.
         base: the section that names the base.
         state_dict: the model's gathered weights, where it is spread over several processes.
         contract: how the model wants to be asked.
+        max_shard_size: largest file of a whole model's weights (``2GB``); unset, the library's default.
 
     Returns:
         The names of the written files.
@@ -69,8 +79,8 @@ def save_model(
         if isinstance(model, PeftModel):
             expected = _write_adapter(model, stage, base, state_dict)
         else:
-            expected = _write_full(model, stage, state_dict)
-        _write_generation_defaults(model, stage)
+            expected = _write_full(model, stage, state_dict, max_shard_size)
+        write_generation_defaults(getattr(model, "generation_config", None), stage)
         tokenizer.save_pretrained(stage)
         if contract is not None:
             inference.write(stage, contract)
@@ -103,9 +113,11 @@ def _write_adapter(
         "inference_mode": True,
     }
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
-    (stage / "adapter_config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    (stage / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
     folder = source.local_folder(source.locate(base.model_name_or_path, base.revision), base.revision)
-    save_file(tensors, stage / ADAPTER_WEIGHTS, metadata={"format": "pt", FINGERPRINT_KEY: fingerprint(folder)})
+    marks = {FINGERPRINT_KEY: fingerprint(folder), CHECKSUM_KEY: checksum(tensors, json.loads(text))}
+    save_file(tensors, stage / ADAPTER_WEIGHTS, metadata={"format": "pt"} | marks)
     _sort_metadata(stage / ADAPTER_WEIGHTS)
     return tensors
 
@@ -124,23 +136,23 @@ def _sort_metadata(path: Path) -> None:
 
 
 def _write_full(
-    model: PreTrainedModel, stage: Path, state_dict: Mapping[str, torch.Tensor] | None
+    model: PreTrainedModel, stage: Path, state_dict: Mapping[str, torch.Tensor] | None, max_shard_size: str | None
 ) -> dict[str, torch.Tensor]:
+    size = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     use_cache = model.config.use_cache
     model.config.use_cache = True  # training switches the cache off; who loads the model wants to generate with it
     try:
-        model.save_pretrained(stage, state_dict=None if state_dict is None else dict(state_dict))
+        model.save_pretrained(stage, state_dict=None if state_dict is None else dict(state_dict), **size)
     finally:
         model.config.use_cache = use_cache
     # The library writes some architectures under the names that their publishers gave the weights.
     return dict(revert_weight_conversion(model, dict(state_dict if state_dict is not None else model.state_dict())))
 
 
-def _write_generation_defaults(model: PreTrainedModel | PeftModel, stage: Path) -> None:
+def write_generation_defaults(defaults: GenerationConfig | None, folder: Path) -> None:
     """Write them as they are; saving through the library would refuse some that published models carry."""
-    defaults = getattr(model, "generation_config", None)
     if defaults is not None:
-        (stage / "generation_config.json").write_text(defaults.to_json_string(), encoding="utf-8")
+        (folder / "generation_config.json").write_text(defaults.to_json_string(), encoding="utf-8")
 
 
 def _verify(stage: Path, expected: Mapping[str, torch.Tensor]) -> None:
@@ -177,12 +189,12 @@ def _put_in_place(stage: Path, target: Path) -> list[str]:
     for file in files:
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-        file.chmod(_file_mode())  # safetensors makes its files readable to their owner alone
+        file.chmod(file_mode())  # safetensors makes its files readable to their owner alone
         file.replace(target / file.name)
     return [file.name for file in files]
 
 
-def _file_mode() -> int:
+def file_mode() -> int:
     """The mode that this process's ordinary files get."""
     mask = os.umask(0)
     os.umask(mask)

@@ -5,9 +5,13 @@ It neither loads base models nor writes files.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -24,6 +28,11 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 FINGERPRINT_KEY = "base_fingerprint"
 """Key in the metadata of the adapter's weights file: it travels with the weights."""
+CHECKSUM_KEY = "adapter_checksum"
+"""Another such key, for ``checksum``; ``run.json`` holds the value a second time."""
+
+_NOT_IN_CHECKSUM = frozenset(["base_model_name_or_path", "revision", "inference_mode", "peft_version"])
+"""Keys of ``adapter_config.json`` that say nothing about what the adapter computes (the base has its fingerprint)."""
 
 _INITIALS = re.compile(r"gaussian|orthogonal|olora|pissa|pissa_niter_[1-9]\d*")
 
@@ -169,8 +178,27 @@ def read_lora_config(folder: Path) -> LoraConfig:
     return config
 
 
-def read_adapter(folder: Path) -> tuple[dict[str, torch.Tensor], str | None]:
-    """The tensors of a saved adapter and the fingerprint of its base, where one was recorded.
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """What an adapter's weights file holds: tensors, and what was recorded with them (None where nothing was)."""
+
+    tensors: dict[str, torch.Tensor]
+    base_fingerprint: str | None
+    checksum: str | None
+
+
+def checksum(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> str:
+    """sha256 over an adapter's tensors and the keys of its configuration that decide what it computes."""
+    lasting = {key: value for key, value in config.items() if key not in _NOT_IN_CHECKSUM}
+    digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_adapter(folder: Path) -> AdapterFile:
+    """The weights file of a saved adapter.
 
     Raises:
         ModelError: the weights are missing or cannot be read.
@@ -188,26 +216,32 @@ def read_adapter(folder: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            return tensors, (file.metadata() or {}).get(FINGERPRINT_KEY)
+            metadata = file.metadata() or {}
+            return AdapterFile(tensors, metadata.get(FINGERPRINT_KEY), metadata.get(CHECKSUM_KEY))
     except Exception as error:  # safetensors raises a kind of its own
         raise ModelError(f"the adapter's weights cannot be read ({error})", where=str(path)) from error
 
 
-def load_adapter_strictly(model: PreTrainedModel, folder: Path, base_fingerprint: str | None) -> PeftModel:
+def load_adapter_strictly(
+    model: PreTrainedModel, folder: Path, base_fingerprint: str | None, recorded_checksum: str | None = None
+) -> PeftModel:
     """Put a saved adapter on its base, frozen and in evaluation mode; every tensor must be there, and no other.
+
+    A base on the meta device gets the adapter's weights alone.
 
     Args:
         base_fingerprint: that of the base; None skips the comparison.
+        recorded_checksum: what the run's record says of this adapter, where there is one.
 
     Raises:
-        ModelError: tensors are missing, unexpected, of another shape or not finite, or the adapter belongs to another
-            base.
+        ModelError: tensors are missing, unexpected, of another shape, not finite or not those that were saved, or the
+            adapter belongs to another base.
     """
     path = folder / ADAPTER_WEIGHTS
-    tensors, recorded = read_adapter(folder)
-    if recorded is None:
+    file = read_adapter(folder)
+    if file.base_fingerprint is None:
         say(f"{folder}: the adapter does not say which base it was trained on; only names and shapes are compared")
-    elif base_fingerprint is not None and recorded != base_fingerprint:
+    elif base_fingerprint is not None and file.base_fingerprint != base_fingerprint:
         raise ModelError(
             "the adapter was trained on another base (fingerprints differ)",
             where=str(folder),
@@ -216,11 +250,37 @@ def load_adapter_strictly(model: PreTrainedModel, folder: Path, base_fingerprint
     config = read_lora_config(folder)
     config.inference_mode = False  # so that what was trained whole is held in float32 here as it was there
     adapted = attach_adapter(model, config)
-    _compare(tensors, adapter_tensors(adapted), path)
-    set_peft_model_state_dict(adapted, tensors)
+    _compare(file.tensors, get_peft_model_state_dict(adapted, save_embedding_layers=False), path)
+    _check_unchanged(file, folder, recorded_checksum)
+    if model.device.type == "meta":
+        _make_room(adapted)
+    set_peft_model_state_dict(adapted, file.tensors)
     for parameter in adapted.parameters():
         parameter.requires_grad = False
     return adapted.eval()
+
+
+def _make_room(adapted: PeftModel) -> None:
+    """Give what belongs to the adapter memory on the cpu, beside a base that has none."""
+    for module in adapted.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                setattr(module, name, torch.nn.Parameter(torch.empty_like(parameter, device="cpu")))
+
+
+def _check_unchanged(file: AdapterFile, folder: Path, recorded: str | None) -> None:
+    """Compare the adapter with the checksums that were written when it was saved."""
+    expected = {value for value in (file.checksum, recorded) if value is not None}
+    if not expected:
+        say(f"{folder}: the adapter has no checksum, so whether its values are those that were trained cannot be told")
+        return
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    if expected != {checksum(file.tensors, config)}:
+        raise ModelError(
+            f"{ADAPTER_WEIGHTS} or {ADAPTER_CONFIG} was changed after the adapter was saved (checksums differ)",
+            where=str(folder),
+            remedy="use an untouched copy, or train again",
+        )
 
 
 def _matches(name: str, target: str) -> bool:

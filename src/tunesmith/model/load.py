@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import RunConfig
-from tunesmith.config.strategy import chosen
+from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ModelError
 from tunesmith.model import source
 from tunesmith.model.adapters import (
@@ -56,10 +56,13 @@ class Inference:
     held_in: torch.dtype = torch.float32
 
 
-def load_model(resolved: Resolved, precision: Precision) -> PreTrainedModel | PeftModel:
+def load_model(resolved: Resolved, precision: Precision, strategy: Strategy = ALONE) -> PreTrainedModel | PeftModel:
     """The model of a run: base, quantization, adapter, checkpointing, in this order.
 
     A model class of an installed package (``model.model_class``) does all of that itself.
+
+    Args:
+        strategy: how several processes will share it.
 
     Raises:
         ModelError: the model is not there, does not fit the settings or the machine.
@@ -69,7 +72,7 @@ def load_model(resolved: Resolved, precision: Precision) -> PreTrainedModel | Pe
     if config.model.model_class is not None:
         model: PreTrainedModel | PeftModel = model_class(config.model.model_class)(resolved, precision)
         return model
-    model = load_base(resolved, precision)
+    model = load_base(resolved, precision, strategy=strategy)
     if config.adapter.use_lora:
         model = attach_adapter(model, lora_config(config.adapter))
     if config.training.gradient_checkpointing:
@@ -79,17 +82,18 @@ def load_model(resolved: Resolved, precision: Precision) -> PreTrainedModel | Pe
     return model
 
 
-def load_base(resolved: Resolved, precision: Precision, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_base(
+    resolved: Resolved, precision: Precision, dtype: torch.dtype | None = None, strategy: Strategy = ALONE
+) -> PreTrainedModel:
     """The base alone: on its devices, in its number format or its few bits, frozen when it is in few bits.
 
     Args:
         dtype: format of unquantized weights, where it is not that of training.
+        strategy: how several processes will share it.
     """
     section = resolved.config.model
     located = source.locate(section.model_name_or_path, section.revision)
-    keywords: dict[str, Any] = {"trust_remote_code": source.may_run_code(section, located)}
-    if section.revision and not Path(located).is_dir():
-        keywords["revision"] = section.revision
+    keywords = source.loading_keywords(section, located)
     config = _open(AutoConfig.from_pretrained, located, section.model_name_or_path, keywords)
     check_not_quantized(config, section.model_name_or_path)
     model: PreTrainedModel = _open(
@@ -100,10 +104,10 @@ def load_base(resolved: Resolved, precision: Precision, dtype: torch.dtype | Non
         | {
             "config": config,
             "dtype": dtype or weights_dtype(resolved, precision),
-            "device_map": placement(resolved),
+            "device_map": placement(resolved, strategy),
             "attn_implementation": choose_attention(resolved, precision, supports_sdpa=_supports_sdpa(config)),
             "quantization_config": quantization_config(
-                resolved.config.quantization, precision, spread=chosen(resolved).name == "fsdp2"
+                resolved.config.quantization, precision, spread=strategy.name == "fsdp2"
             ),
             "use_safetensors": True,
         },
@@ -142,7 +146,7 @@ def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return trainable, total
 
 
-def placement(resolved: Resolved) -> dict[str, Any] | str | None:
+def placement(resolved: Resolved, strategy: Strategy = ALONE) -> dict[str, Any] | str | None:
     """Where the weights go, as the library's ``device_map``.
 
     One process of several takes its own device; a single process takes ``gpu_id`` or the device in ``device_map``; else
@@ -153,7 +157,7 @@ def placement(resolved: Resolved) -> dict[str, Any] | str | None:
     """
     config = resolved.config
     num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if chosen(resolved).name != "ddp":
+    if strategy.name != "ddp":
         # who spreads weights places them; those in few bits are made on their device, together with their scales
         if not (num_devices and is_quantized(config.quantization)):
             return None
@@ -169,30 +173,50 @@ def placement(resolved: Resolved) -> dict[str, Any] | str | None:
     return {"": 0} if num_devices == 1 else "auto"
 
 
-def load_for_inference(
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How the model of a finished run, or any model, is to be loaded.
+
+    Attributes:
+        folder: where it is; a hub name is no folder.
+        is_adapter: whether it is an adapter on a base.
+        resolved: its settings; the section model names the base (or the model itself).
+        precision: format of its arithmetic on this machine.
+        held_in: format of its unquantized weights.
+        checksum: what the run's record says of the adapter, where it says something.
+    """
+
+    folder: Path
+    is_adapter: bool
+    resolved: Resolved
+    precision: Precision
+    held_in: torch.dtype
+    checksum: str | None
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """Where its tokenizer is."""
+        return _tokenizer_folder(self.folder, self.resolved.config)
+
+    def base_fingerprint(self) -> str:
+        """The fingerprint of the base's files."""
+        section = self.resolved.config.model
+        located = source.locate(section.model_name_or_path, section.revision)
+        return fingerprint(source.local_folder(located, section.revision))
+
+
+def finished(
     name: str | Path,
     *,
     base: str | None = None,
     device_map: str | None = None,
     quantized: bool = True,
     trained: bool = True,
-) -> Inference:
-    """A finished run, one of its checkpoints, an adapter, or any model, as it was trained.
-
-    A run folder says in ``run.json`` on which base, in which bits and in which precision it was trained; a precision
-    that this machine lacks is replaced, which is said. An adapter must fit its base tensor by tensor, and the base must
-    be the one it was trained on.
-
-    Args:
-        name: run folder, checkpoint folder, adapter folder, model folder, ``nano-mistral`` or hub name.
-        base: another place of the adapter's base.
-        device_map: another placement than the run's.
-        quantized: false loads the base without the run's quantization.
-        trained: false loads the model of a run or an adapter as it was before training.
+) -> Finished:
+    """Read how a model was trained and decide how it is loaded here; arguments are those of ``load_for_inference``.
 
     Raises:
-        ModelError: parts are missing, or the adapter does not belong to the base.
-        UnsafeError: something would run code, or open a pickle.
+        ModelError: the record cannot be read, or nobody names the adapter's base.
     """
     folder = Path(name)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
@@ -220,17 +244,49 @@ def load_for_inference(
     intended = _trained_precision(record) or choose_precision(resolved)
     precision = possible_here(intended, resolved)
     held_in = weights_dtype(resolved, intended) if record else precision.torch_dtype
-    model: PreTrainedModel | PeftModel = load_base(resolved, precision, held_in)
+    return Finished(folder, is_adapter and trained, resolved, precision, held_in, _recorded_checksum(record, folder))
+
+
+def load_for_inference(
+    name: str | Path,
+    *,
+    base: str | None = None,
+    device_map: str | None = None,
+    quantized: bool = True,
+    trained: bool = True,
+) -> Inference:
+    """A finished run, one of its checkpoints, an adapter, or any model, as it was trained.
+
+    A run folder says in ``run.json`` on which base, in which bits and in which precision it was trained; a precision
+    that this machine lacks is replaced, which is said. An adapter must fit its base tensor by tensor, and the base must
+    be the one it was trained on.
+
+    Args:
+        name: run folder, checkpoint folder, adapter folder, model folder, ``nano-mistral`` or hub name.
+        base: another place of the adapter's base.
+        device_map: another placement than the run's.
+        quantized: false loads the base without the run's quantization.
+        trained: false loads the model of a run or an adapter as it was before training.
+
+    Raises:
+        ModelError: parts are missing, or the adapter does not belong to the base, or was changed.
+        UnsafeError: something would run code, or open a pickle.
+    """
+    return load_finished(finished(name, base=base, device_map=device_map, quantized=quantized, trained=trained))
+
+
+def load_finished(how: Finished) -> Inference:
+    """Load what ``finished`` found; see ``load_for_inference``."""
+    resolved, precision = how.resolved, how.precision
+    model: PreTrainedModel | PeftModel = load_base(resolved, precision, how.held_in)
     if precision.dtype == "float32" and not is_quantized(resolved.config.quantization):
         model = model.float()  # exact; weights that training held in 16 bits are multiplied in 32
-    if is_adapter and trained:
-        section = resolved.config.model
-        located = source.locate(section.model_name_or_path, section.revision)
-        model = load_adapter_strictly(model, folder, fingerprint(source.local_folder(located, section.revision)))
+    if how.is_adapter:
+        model = load_adapter_strictly(model, how.folder, how.base_fingerprint(), how.checksum)
     for parameter in model.parameters():
         parameter.requires_grad = False
     align_types(model)
-    return Inference(model.eval(), precision, resolved, _tokenizer_folder(folder, resolved.config), held_in)
+    return Inference(model.eval(), precision, resolved, how.tokenizer_folder, how.held_in)
 
 
 def _open(opener: Any, located: str, name: str, keywords: dict[str, Any]) -> Any:
@@ -295,6 +351,13 @@ def _record(folder: Path) -> dict[str, Any]:
             except (ValueError, KeyError, TypeError) as error:
                 raise ModelError(f"the run's record cannot be read ({error})", where=str(path)) from error
     return {}
+
+
+def _recorded_checksum(record: dict[str, Any], folder: Path) -> str | None:
+    """The checksum in a record of the adapter that a run saved at its end; a checkpoint's adapter has none there."""
+    adapter = record.get("adapter", {})
+    inside = "." if (folder / RECORD).is_file() else folder.name
+    return adapter.get("checksum") if adapter.get("folder") == inside else None
 
 
 def _trained_precision(record: dict[str, Any]) -> Precision | None:

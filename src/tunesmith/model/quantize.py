@@ -6,9 +6,10 @@ It loads nothing and trains nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -61,14 +62,76 @@ def compute_alike(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def dequantized_weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+def dequantized_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and value of every quantized weight, as its layer multiplies with it, in the unquantized layer's layout."""
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
-    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
     for name, module in model.named_modules():
         if isinstance(module, Linear4bit | Linear8bitLt):
-            state = module.state if isinstance(module, Linear8bitLt) else None
-            weight = dequantize_bnb_weight(module.weight, state)
+            weight = _dequantized(module)
             # Conv1D layers hold (in, out) and were transposed when they were quantized
             yield f"{name}.weight", weight.T if module.source_cls is Conv1D else weight
+
+
+def compute_exactly(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Make every layer multiply in ``dtype`` with the weights that its bits stand for, inputs unrounded; for good.
+
+    int8 layers otherwise round their inputs as well, and 4-bit layers compute in ``bnb_4bit_compute_dtype``. One layer
+    is dequantized at a time.
+    """
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    model.to(dtype)
+    for module in model.modules():
+        if isinstance(module, Linear4bit | Linear8bitLt):
+            module.forward = _ExactForward(module, dtype)
+
+
+class _ExactForward:
+    """The forward pass of a layer in few bits as that of a plain one; a class, so that the model can be copied."""
+
+    def __init__(self, layer: torch.nn.Module, dtype: torch.dtype) -> None:
+        self.layer = layer
+        self.dtype = dtype
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return F.linear(inputs.to(self.dtype), _dequantized(self.layer).to(self.dtype), self.layer.bias)
+
+
+def rounded_as_loaded(
+    skeleton: PreTrainedModel, config: BitsAndBytesConfig
+) -> Callable[[str, torch.Tensor], torch.Tensor]:
+    """A function from a weight's name and value to what remains of it when the whole model is loaded in few bits.
+
+    The library's own quantizer works on one weight at a time; weights that it leaves alone come back as they are.
+
+    Args:
+        skeleton: the unquantized model on the meta device; it is changed.
+    """
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    quantizer.preprocess_model(model=skeleton, device_map=None)
+    quantize = quantizer.get_quantize_ops()
+
+    def rounded(name: str, weight: torch.Tensor) -> torch.Tensor:
+        if not quantizer.param_needs_quantization(skeleton, name):
+            return weight
+        layer = skeleton.get_submodule(name.rpartition(".")[0])
+        empty = layer.weight
+        layer.weight = quantize.convert({name: [weight]}, full_layer_name=name, model=skeleton)[name]
+        try:
+            return next(dequantized_weights(layer))[1]
+        finally:
+            layer.weight = empty
+
+    return rounded
+
+
+def _dequantized(layer: torch.nn.Module) -> torch.Tensor:
+    from bitsandbytes.nn import Linear8bitLt
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+    state = layer.state if isinstance(layer, Linear8bitLt) else None
+    weight: torch.Tensor = dequantize_bnb_weight(layer.weight, state)
+    return weight

@@ -176,6 +176,16 @@ def may_run_code(section: ModelSection, located: str) -> bool:
     )
 
 
+def loading_keywords(section: ModelSection, located: str) -> dict[str, Any]:
+    """What every loading call of the library is told about a located model: revision, and whether code may run.
+
+    Raises:
+        UnsafeError: see ``may_run_code``.
+    """
+    revision = {"revision": section.revision} if section.revision and not Path(located).is_dir() else {}
+    return {"trust_remote_code": may_run_code(section, located)} | revision
+
+
 def _code_files(config: dict[str, Any]) -> set[str]:
     entries = config.get("auto_map")
     names: set[str] = set()

@@ -24,7 +24,10 @@ class Listener(Protocol):
         """An optimizer step is done."""
 
     def logged(self, entry: dict[str, Any]) -> None:
-        """Metrics of a step or an evaluation."""
+        """Metrics of a step or an evaluation; called in every process."""
+
+    def saved(self, checkpoint: Path) -> None:
+        """A checkpoint is complete; called in every process."""
 
     def finished(self) -> None:
         """No more steps follow."""
@@ -38,6 +41,8 @@ class Silent:
     def stepped(self, step: int, total: int) -> None: ...
 
     def logged(self, entry: dict[str, Any]) -> None: ...
+
+    def saved(self, checkpoint: Path) -> None: ...
 
     def finished(self) -> None: ...
 
@@ -69,12 +74,16 @@ class RunLog(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
-        if not state.is_world_process_zero or "train_runtime" in logs:
+        if "train_runtime" in logs:
             return
         entry: dict[str, Any] = {"step": state.global_step, "epoch": state.epoch}
         entry |= {key: _finite(value) for key, value in logs.items() if key not in ("epoch", "total_flos")}
-        append_jsonl(self._path, entry)
+        if state.is_world_process_zero:
+            append_jsonl(self._path, entry)
         self._listener.logged(entry)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._listener.saved(self._path.parent / f"checkpoint-{state.global_step}")
 
 
 def _finite(value: Any) -> Any:

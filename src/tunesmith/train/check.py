@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 from trl import SFTConfig
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.strategy import Strategy
+from tunesmith.config.strategy import ALONE
 from tunesmith.data.batching import items
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import IGNORE_INDEX
@@ -85,7 +85,7 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
     """
     capacity = (gpu, memory.device_memory(gpu)) if gpu is not None else memory.here(resolved)
     report = Report()
-    report.attempt(lambda: deepspeed.check(resolved))
+    strategy = report.attempt(lambda: deepspeed.check(resolved)) or ALONE
     resume = report.attempt(lambda: _starting_point(resolved))
     tokenizer = report.attempt(lambda: load_tokenizer(resolved.config.model))
     data = report.attempt(lambda: prepare(resolved, tokenizer)) if tokenizer is not None else None
@@ -102,7 +102,7 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
         return report
     report.attempt(lambda: source.locate(resolved.config.model.model_name_or_path, resolved.config.model.revision))
     if gpu is None:
-        report.attempt(lambda: placement(resolved))
+        report.attempt(lambda: placement(resolved, strategy))
         report.attempt(lambda: choose_attention(resolved, precision))
         if plan is not None:
             report.attempt(lambda: _check_arguments(resolved, precision, plan))
@@ -144,7 +144,7 @@ def _check_arguments(resolved: Resolved, precision: Precision, plan: Plan) -> No
         warmup_steps=plan.warmup_steps,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         resuming=False,
-        strategy=Strategy("ddp", "the other ones are checked above, and touch the whole process"),
+        strategy=ALONE,  # others would set up processes
     )
     SFTConfig(**keywords | {"report_to": "none"})
 

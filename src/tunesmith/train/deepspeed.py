@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy, at, chosen
 from tunesmith.errors import ConfigError, ModelError
+from tunesmith.model.precision import Precision
 from tunesmith.train.processes import is_main_process, num_processes
 
 FOLLOWING: dict[str, str] = {
@@ -28,6 +30,9 @@ FOLLOWING: dict[str, str] = {
     "scheduler.params.warmup_max_lr": "training.learning_rate",
 }
 """Keys of a DeepSpeed file that say again what a setting says."""
+
+SCHEDULERS = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
+"""DeepSpeed's schedulers and the settings of the same shape."""
 
 
 def check(resolved: Resolved) -> Strategy:
@@ -52,14 +57,44 @@ def _check_agreement(content: dict[str, Any], resolved: Resolved, path: str) -> 
     training = resolved.config.training
     rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * num_processes()
     ours["train_batch_size"] = ("rows of a step over all processes", rows)
+    ours["optimizer.params.betas"] = ("Adam betas", [training.adam_beta1, training.adam_beta2])
     for key, (what, value) in ours.items():
-        written = at(content, key)
-        if written not in (None, "auto", value):
-            raise ConfigError(
-                f"{key} is {written!r}, and the run's {what} is {value!r}",
-                where=path,
-                remedy='write "auto", which follows the run\'s settings',
-            )
+        _agree(content, key, f"the run's {what}", value, path)
+    kind = at(content, "scheduler.type")
+    if kind is not None and SCHEDULERS.get(kind) != training.lr_scheduler_type:
+        raise ConfigError(
+            f"scheduler.type is {kind!r}, and the run's training.lr_scheduler_type is {training.lr_scheduler_type!r}",
+            where=path,
+            remedy="leave the section scheduler out, and the run's own is used",
+        )
+    ratio = resolved.config.adapter.loraplus_lr_ratio
+    if content.get("optimizer") and (ratio is not None or resolved.explicit("training.optim")):
+        what = "adapter.loraplus_lr_ratio" if ratio is not None else "training.optim"
+        raise ConfigError(
+            f"the section optimizer replaces the run's, and {what} asks for another",
+            where=path,
+            remedy=f"leave the section optimizer or {what} out",
+        )
+
+
+def _agree(content: dict[str, Any], key: str, what: str, value: Any, path: str) -> None:
+    written = at(content, key)
+    if written not in (None, "auto", value):
+        raise ConfigError(
+            f"{key} is {written!r}, and {what} is {value!r}",
+            where=path,
+            remedy='write "auto", which follows the run\'s settings',
+        )
+
+
+def check_precision(strategy: Strategy, precision: Precision) -> None:
+    """Refuse a DeepSpeed file that computes in another format than the run.
+
+    Raises:
+        ConfigError: it does.
+    """
+    for key, value in (("bf16.enabled", precision.bf16), ("fp16.enabled", precision.fp16)):
+        _agree(strategy.deepspeed, key, f"by the run's precision ({precision.reason}) it", value, strategy.origin)
 
 
 def gathered_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
@@ -82,6 +117,11 @@ def gathered_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
         buffers = {name: tensor for name, tensor in model.state_dict().items() if not _is_spread(tensor)}
         whole |= {name: buffer for name, buffer in buffers.items() if name not in whole and buffer.numel()}
     return whole
+
+
+def forget() -> None:
+    """After training: whoever loads a model in this process gets it whole again, and not spread by ZeRO stage 3."""
+    unset_hf_deepspeed_config()
 
 
 def _is_spread(parameter: torch.Tensor) -> bool:

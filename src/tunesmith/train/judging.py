@@ -50,6 +50,7 @@ class Judge:
         self._builder = data.builder
         self._rows = sampled(data.eval_rows, self._evaluation.generate_limit, self._evaluation.generate_seed)
         self._task = task_for(self._evaluation, self._builder, self._rows)
+        self._generator = generate if chosen(resolved).spreads_weights else generate_share
         self.names = figure_names(self._task, self._builder, self._rows)
         """Names of the figures that an evaluation will give."""
 

@@ -3,12 +3,13 @@
 Seeds: every process builds the same model from ``training.seed`` and draws rows in the order of ``data_seed``; dropout
 and everything else that is random while training comes from ``process_seed``, another one in each process.
 
-It starts no process and opens no connection; no library is imported, so it answers before anything is loaded.
+It starts no process; no library is imported, so it answers before anything is loaded.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 
 
 def rank() -> int:
@@ -35,3 +36,24 @@ def process_seed(seed: int, step: int = 0) -> int:
             its own to this one (another number of processes continues).
     """
     return (seed + rank() + 1_000_003 * step) % 2**32
+
+
+def leave_old_store() -> None:
+    """After a restart by torchrun, meet at a new store instead of the one that all starts of an agent share.
+
+    In the shared one the processes would find the addresses of those that died, and wait for them until the timeout
+    (torch 2.13, gloo). Every process must call this before they are connected.
+    """
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if start == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    from torch.distributed import TCPStore
+
+    shared = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"tunesmith/port/{start}"
+    if is_main_process():
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            shared.set(key, str(probe.getsockname()[1]))
+    os.environ["MASTER_PORT"] = shared.get(key).decode()
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"

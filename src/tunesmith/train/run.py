@@ -21,17 +21,21 @@ from trl import SFTConfig
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy
-from tunesmith.data.batching import BatchRows, items, joined
+from tunesmith.data.batching import BatchRows, filler, items, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
+from tunesmith.evaluate.prompts import questions_for
 from tunesmith.evaluate.subject import EVALUATION
-from tunesmith.export import inference
+from tunesmith.export import hub, inference
+from tunesmith.export.card import CARD, write_card
 from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.merge import merge
+from tunesmith.export.proof import PROOF
 from tunesmith.export.save import save_model
+from tunesmith.model.adapters import ADAPTER_CONFIG, read_adapter
 from tunesmith.model.load import load_model, trainable_parameters
 from tunesmith.model.precision import Precision, choose_precision
 from tunesmith.model.segments import keep_examples_apart
@@ -45,13 +49,13 @@ from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, 
 from tunesmith.train.judging import Judge, make_judge
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare_data, prepare_stream
-from tunesmith.train.processes import is_main_process, num_processes, process_seed
+from tunesmith.train.processes import is_main_process, leave_old_store, num_processes, process_seed
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.samples import make_samples
 from tunesmith.train.start import check_agreement, check_batches, starting_point
 from tunesmith.train.trainer import Trainer
 
-OWN_FILES = (record.RECORD, METRICS, "ledger.json", EVALUATION, "gen_results", CURVES, "inference.json")
+OWN_FILES = (record.RECORD, METRICS, "ledger.json", EVALUATION, "gen_results", CURVES, "inference.json", CARD, PROOF)
 """What a run leaves in its folder beside the model; replaced with ``overwrite_output_dir``."""
 
 
@@ -69,6 +73,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener = listener or Silent()
     started = time.perf_counter()
     training = resolved.config.training
+    leave_old_store()
     strategy = deepspeed.check(resolved)
     folder = Path(training.output_dir)
     resume = starting_point(resolved)
@@ -78,11 +83,12 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     precision = choose_precision(resolved)
     samples = make_samples(resolved, tokenizer, data, precision)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
-    plan = make_plan(resolved, len(rows), num_processes())
+    plan = make_plan(resolved, num_batch_rows(rows), num_processes())
+    deepspeed.check_precision(strategy, precision)
     if resume is not None:
         check_batches(resume, resolved, plan)
     set_seed(training.seed)
-    model = load_model(resolved, precision)
+    model = load_model(resolved, precision, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
     contract = promise(resolved, model, data)
     tokenizer.chat_template = chat_template(data.builder, data.first_row) or tokenizer.chat_template
@@ -95,8 +101,8 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         judge,
         rows,
         eval_rows,
-        contract,
         strategy,
+        contract,
         resuming=resume is not None,
     )
     check_agreement(resume)
@@ -130,7 +136,11 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         draw(folder, best)
         result = {"steps": trainer.state.global_step, "seconds": round(seconds, 1), "metrics": metrics}
         kept = {"best": best, "best_checkpoint": _name(trainer.state.best_model_checkpoint)}
+        kept |= adapter_record(folder, adapter_folder_of(resolved, model_folder))
         record.finish(folder, "finished", {"result": result, **kept})
+        write_cards(resolved, folder, model_folder)
+        if resolved.config.training.push_to_hub:
+            push_finished(resolved, folder)
     return TrainResult(folder, model_folder, trainer.state.global_step, seconds, metrics)
 
 
@@ -148,7 +158,9 @@ def to_dataset(
 ) -> Dataset | None:
     """Examples as the data set that the trainer draws batches from; None when there are none.
 
-    It holds numbers of examples; their tokens are read when a batch is made.
+    It holds numbers of examples; their tokens are read when a batch is made. Training rows are filled up with rows of
+    no label and length 0 at the end, so that every process gets equally many full batches: accelerate would repeat the
+    first rows instead, and they would count twice.
     """
     if not examples:
         return None
@@ -156,8 +168,17 @@ def to_dataset(
         return Dataset.from_dict({"row": range(len(examples))}).with_transform(ReadRows(examples))
     batching = "padded" if evaluation else resolved.config.training.batching
     rows = items(examples, batching, resolved.config.data.max_length)
-    table = Dataset.from_dict({"row": range(len(rows)), "length": rows.lengths})
+    rows_of_a_pass = resolved.config.training.per_device_train_batch_size * num_processes()
+    fillers = -len(rows) % rows_of_a_pass if num_processes() > 1 and not evaluation else 0
+    table = Dataset.from_dict({"row": range(len(rows) + fillers), "length": [*rows.lengths, *[0] * fillers]})
     return table.with_transform(ReadRows(rows))
+
+
+def num_batch_rows(rows: Dataset) -> int:
+    """Rows that are trained on, without those that only fill batches up."""
+    if "length" not in rows.column_names:
+        return len(rows)
+    return len(rows) - rows.with_format(None)["length"][:].count(0)
 
 
 class ReadRows:
@@ -174,6 +195,8 @@ class ReadRows:
         return {name: [row[name] for row in chosen] for name in chosen[0]}
 
     def _row(self, number: int) -> dict[str, Any]:
+        if isinstance(self.rows, BatchRows) and number >= len(self.rows):
+            return filler(weighted=self.rows.weighted)
         row = self.rows[number]
         # whether a later row of a stream has weights is not known, so all of them bring theirs
         return joined([row], weighted=True) if isinstance(row, Example) else row
@@ -195,8 +218,8 @@ def build_trainer(
     judge: Judge | None,
     rows: Dataset,
     eval_rows: Dataset | None,
-    contract: Contract,
     strategy: Strategy,
+    contract: Contract,
     *,
     resuming: bool,
 ) -> Trainer:
@@ -336,18 +359,17 @@ def finish_folder(
     contract: Contract,
 ) -> Path:
     """Write the finished model and return its folder."""
-    training = resolved.config.training
     model_folder = model_folder_of(resolved)
-    merged_too = training.save_merged_model and resolved.config.adapter.use_lora
+    adapter_folder = adapter_folder_of(resolved, model_folder)
     model = trainer.accelerator.unwrap_model(trainer.model)
     whole = deepspeed.gathered_weights(model)
+    deepspeed.forget()
     if is_main_process():
-        adapter_folder = model_folder / "lora_weights" if merged_too else model_folder
         save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole, contract=contract)
-        if merged_too:
+        if adapter_folder != model_folder:
             stage = model_folder / ".merged"
             shutil.rmtree(stage, ignore_errors=True)
-            merge(adapter_folder, stage, dtype=precision.dtype)
+            merge(adapter_folder, stage, dtype=precision.dtype, questions=questions_for(adapter_folder))
             for file in stage.iterdir():
                 file.replace(model_folder / file.name)
             stage.rmdir()
@@ -375,6 +397,43 @@ def draw(folder: Path, best: dict[str, Any] | None) -> None:
         draw_curves(folder, best)
     except Exception as error:  # matplotlib has many ways to fail, and none of them concerns the model
         notices.say(f"{CURVES} could not be drawn ({type(error).__name__}: {error})")
+
+
+def adapter_folder_of(resolved: Resolved, model_folder: Path) -> Path:
+    """Where the adapter goes: beside the merged model into a folder of its own."""
+    merged_too = resolved.config.training.save_merged_model and resolved.config.adapter.use_lora
+    return model_folder / "lora_weights" if merged_too else model_folder
+
+
+def adapter_record(folder: Path, adapter_folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says of the saved adapter, so that a later change of it is noticed; nothing without one."""
+    if not (adapter_folder / ADAPTER_CONFIG).is_file():
+        return {}
+    place = adapter_folder.relative_to(folder).as_posix()
+    return {"adapter": {"folder": place, "checksum": read_adapter(adapter_folder).checksum}}
+
+
+def write_cards(resolved: Resolved, folder: Path, model_folder: Path) -> None:
+    """The model card beside each model of the run."""
+    adapter_folder = adapter_folder_of(resolved, model_folder)
+    if not resolved.config.adapter.use_lora:
+        write_card(folder, model_folder, "full")
+        return
+    write_card(folder, adapter_folder, "adapter")
+    if adapter_folder != model_folder:
+        write_card(folder, model_folder, "merged")
+
+
+def push_finished(resolved: Resolved, folder: Path) -> None:
+    """Upload the finished model; the run is finished whether or not that succeeds.
+
+    Raises:
+        StorageError: the hub could not be reached or refused.
+    """
+    training = resolved.config.training
+    repository = str(training.hub_model_id)
+    address = hub.push(folder, repository, hub.uploads(folder), private=training.hub_private_repo)
+    notices.say(f"the model was uploaded to {address}")
 
 
 def final_metrics(trainer: Trainer, best: dict[str, Any] | None) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import SequentialSampler
 from transformers import set_seed
 from trl import SFTTrainer
 
 from tunesmith.config.strategy import Strategy
-from tunesmith.data.batching import LengthGroupedSampler
+from tunesmith.data.batching import FilledSampler, LengthGroupedSampler
 from tunesmith.errors import ModelError, NumericsError
 from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
 from tunesmith.train import checkpoint, fsdp
@@ -99,13 +100,22 @@ class Trainer(SFTTrainer):
     # ---- training ----
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Rows of like lengths together, where that is the layout; else transformers' random order."""
+        """Rows of like lengths together, where that is the layout; else transformers' random order.
+
+        Rows of length 0 only fill the last batches up, see ``run.to_dataset``.
+        """
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length":
+        if self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(rows)
-        return LengthGroupedSampler(
-            list(rows.with_format(None)[self.args.length_column_name]), self.args.train_batch_size, self.args.data_seed
-        )
+        lengths = list(rows.with_format(None)[self.args.length_column_name])
+        number = len(lengths) - lengths.count(0)
+        if self.args.train_sampling_strategy == "group_by_length":
+            sampler: Any = LengthGroupedSampler(lengths[:number], self.args.train_batch_size, self.args.data_seed)
+        elif number == len(lengths):
+            return super()._get_train_sampler(rows)
+        else:  # the one that accelerate puts in the place of transformers'
+            sampler = SeedableRandomSampler(range(number), generator=torch.Generator(), data_seed=self.args.data_seed)
+        return sampler if number == len(lengths) else FilledSampler(sampler, len(lengths))
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of one optimizer step and the number of labelled tokens in them, over all processes."""
@@ -252,16 +262,6 @@ class Trainer(SFTTrainer):
         # a pickle of the arguments helps nobody who has run.json, and pickles are not opened here
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Whether this evaluation is the best one so far; if the best model is to be kept, it is saved at once.
-
-        Otherwise a best model between two planned checkpoints would be reported and lost.
-        """
-        is_best: bool = super()._determine_best_metric(metrics, trial)
-        if is_best and self.args.load_best_model_at_end:
-            self.control.should_save = True
-        return is_best
-
     def _batches(self) -> checkpoint.Batches:
         args = self.args
         rows = args.per_device_train_batch_size
@@ -277,6 +277,16 @@ class Trainer(SFTTrainer):
 
     def _rng_file(self) -> str:
         return f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether this evaluation is the best one so far; if the best model is to be kept, it is saved at once.
+
+        Otherwise a best model between two planned checkpoints would be reported and lost.
+        """
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.load_best_model_at_end:
+            self.control.should_save = True
+        return is_best
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         former = self.state.best_model_checkpoint

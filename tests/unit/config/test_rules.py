@@ -24,6 +24,8 @@ def settings(*tokens: str) -> Resolved:
 
 
 BREACHES: dict[str, tuple[list[str], str]] = {
+    "chosen_device_is_for_one_process": (["--gpu_id", "1", "--num_processes", "2"], "gpu_id chooses one device"),
+    "machines_find_each_other": (["--nodes", "2"], "2 machines need node_rank and rendezvous"),
     "one_quantization": (["--load_in_4bit", "--load_in_8bit"], "both on"),
     "quantized_weights_are_frozen": (["--no_use_lora", "--load_in_4bit"], "full fine-tuning"),
     "one_precision": (["--bf16", "--fp16"], "bf16 and fp16"),
@@ -44,6 +46,7 @@ BREACHES: dict[str, tuple[list[str], str]] = {
     "global_batch_divides": (["--global_batch_size", "10", "--batch_size", "4"], "is not a multiple"),
     "sample_questions_have_a_time": (["--gen_questions_file", "q.txt"], "nothing says when"),
     "streaming_reads_in_order": (["--streaming"], "streaming does not go with max_steps"),
+    "ray_places_the_workers": (["--engine", "ray", "--nodes", "2"], "Ray places the workers"),
     "upload_has_a_name": (["--push_to_hub"], "has no repository"),
     "chat_loss_needs_turns": (["--format", "text", "--loss_on", "assistant"], "needs chat turns"),
 }
@@ -103,3 +106,31 @@ def test_all_breaches_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigErrors) as caught:
         load(path, ["--bf16", "--fp16"])
     assert len(caught.value.lines()) == 4
+
+
+MEETING = ["--nodes", "2", "--node_rank", "0", "--rendezvous", "10.0.0.1:29500"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "part"),
+    [
+        (["--nodes", "2", "--node_rank", "0"], "2 machines need rendezvous"),
+        (["--nodes", "2", "--rendezvous", "host:29500"], "2 machines need node_rank"),
+        ([*MEETING, "--node_rank", "2"], "node_rank 2 is not one of 2 machines"),
+        ([*MEETING, "--rendezvous", "10.0.0.1"], "is not HOST:PORT"),
+        ([*MEETING, "--rendezvous", "host:70000"], "is not HOST:PORT"),
+        ([*MEETING, "--rendezvous", "host:0"], "is not HOST:PORT"),
+        (["--rendezvous", "host:29500"], "nodes is 1"),
+        (["--node_rank", "1"], "nodes is 1"),
+        (["--device_map", "cpu", "--num_processes", "2"], "device_map chooses one device"),
+    ],
+)
+def test_processes_and_machines(tokens: list[str], part: str) -> None:
+    (problem,) = find_problems(settings(*tokens))
+    assert part in problem.line()
+    assert problem.where == "command line"
+
+
+@pytest.mark.parametrize("rendezvous", ["10.0.0.1:29500", "node-1.cluster:1", "[fd00::1]:65535"])
+def test_machines_that_can_meet(rendezvous: str) -> None:
+    assert not list(find_problems(settings(*MEETING, "--rendezvous", rendezvous)))

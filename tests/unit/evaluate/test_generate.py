@@ -6,15 +6,28 @@ import random
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from tunesmith import notices
 from tunesmith.errors import DataError, ModelError
+from tunesmith.evaluate.decoding import shared_prefix
 from tunesmith.evaluate.generate import default_stop_token_ids, generate
+from tunesmith.model.load import load_base
+from tunesmith.model.precision import choose_precision
 
 KINDS = ("llama", "mistral", "gpt2")
 
@@ -235,3 +248,172 @@ def test_nothing_is_printed(models_folder: Path, capfd: pytest.CaptureFixture[st
     generate(model, tokenizer, prompts_of_lengths(3, 5), max_new_tokens=3, batch_size=2)
     generate(model, tokenizer, prompts_of_lengths(3, 5), max_new_tokens=3, batch_size=2, temperature=0.7, top_p=0.9)
     assert capfd.readouterr() == ("", "")
+
+
+def with_beginning(length: int, *lengths: int) -> list[list[int]]:
+    """Prompts of these lengths after ``length`` tokens that they share."""
+    beginning, *rest = prompts_of_lengths(length, *(number + 1 for number in lengths))
+    return [beginning + prompt[1:] for prompt in rest]
+
+
+def counted(model: Any) -> list[tuple[int, int]]:
+    """The sizes [rows, tokens] of what the model is given from now on."""
+    sizes: list[tuple[int, int]] = []
+    model.register_forward_pre_hook(lambda _, __, kw: sizes.append(tuple(kw["input_ids"].shape)), with_kwargs=True)
+    return sizes
+
+
+def sliding_window_model() -> Any:
+    torch.manual_seed(7)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return MistralForCausalLM(MistralConfig(**sizes, vocab_size=96, num_key_value_heads=2, sliding_window=12)).eval()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "adapter", "window"])
+def test_a_shared_beginning_is_computed_once_and_changes_no_answer(models_folder: Path, kind: str) -> None:
+    model, tokenizer = load(models_folder / (kind if kind in KINDS else "llama"))
+    if kind == "adapter":
+        model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    if kind == "window":
+        model = sliding_window_model()
+    model.eval()
+    # rows that are padded by less and by more than the beginning is long, and one that has a single token of its own
+    prompts = with_beginning(20, 3, 30, 1, 9, 2, 17)
+    stops = [tokenizer.eos_token_id, plain_greedy(model, prompts[1], [], 12)[0][6]]
+    expected = [plain_greedy(model, prompt, stops, 12) for prompt in prompts]
+    sizes = counted(model.get_base_model() if kind == "adapter" else model)
+    answers = generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=6, stop_token_ids=stops)
+    assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
+    assert sizes[:2] == [(1, 20), (6, 30)]
+    assert len({stopped for _, stopped in expected}) == 2
+
+
+def test_a_recurrent_model_answers_without_a_shared_beginning(models_folder: Path) -> None:
+    _, tokenizer = load(models_folder / "llama")
+    torch.manual_seed(7)
+    model = MambaForCausalLM(MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4)).eval()
+    prompts = with_beginning(20, 5, 5, 5)  # of one length, since a recurrent model reads padding too
+    assert shared_prefix(model, prompts) is None
+    answers = generate(model, tokenizer, prompts, max_new_tokens=6, batch_size=3, stop_token_ids=[95])
+    assert [answer.token_ids for answer in answers] == [plain_greedy(model, p, [95], 6)[0] for p in prompts]
+
+
+def test_a_short_or_missing_beginning_is_not_shared(models_folder: Path) -> None:
+    model, _ = load(models_folder / "llama")
+    assert shared_prefix(model, with_beginning(15, 4, 4)) is None
+    assert shared_prefix(model, with_beginning(30, 4)) is None
+    assert shared_prefix(model, with_beginning(16, 4, 5)).length == 16
+    assert shared_prefix(model, with_beginning(24, 4, 0)).length == 23  # the shorter prompt keeps a token of its own
+
+
+def test_four_bit_weights_answer_alike_with_a_shared_beginning(settings: Any) -> None:
+    resolved = settings("mistral", load_in_4bit=True, bf16=False, fp16=False)
+    model = load_base(resolved, choose_precision(resolved)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(resolved.config.model.model_name_or_path)
+    prompts = with_beginning(20, 3, 12, 1, 9)
+    answers = generate(model, tokenizer, prompts, max_new_tokens=10, batch_size=4, stop_token_ids=[95])
+    assert [(answer.token_ids, answer.stopped) for answer in answers] == [
+        plain_greedy(model, prompt, [95], 10) for prompt in prompts
+    ]
+
+
+def test_rows_that_have_ended_are_let_go(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "mistral")
+    model.eval()
+    prompts = prompts_of_lengths(*range(3, 11))
+    free = [plain_greedy(model, prompt, [], 30)[0] for prompt in prompts]
+    stops = max(([token] for token in range(96)), key=lambda stop: sum(stop[0] in answer[:10] for answer in free))
+    expected = [plain_greedy(model, prompt, stops, 30) for prompt in prompts]
+    sizes = counted(model)
+    answers = generate(model, tokenizer, prompts, max_new_tokens=30, batch_size=8, stop_token_ids=stops)
+    assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
+    lengths = [len(ids) + stopped for ids, stopped in expected]  # forward passes that each answer takes
+    rows = [size[0] for size in sizes]
+    assert len(rows) == max(lengths)
+    # after every pass at most half of the rows that were computed had ended already
+    ended = [sum(length <= number for length in lengths) for number in range(len(rows))]
+    assert all(count >= len(prompts) - gone > count // 2 - (gone == 8) for count, gone in zip(rows, ended, strict=True))
+    assert rows[0] == 8
+    assert rows[-1] < 8
+
+
+@hypothesis.given(data=st.data())
+@hypothesis.settings(max_examples=15)
+def test_neither_order_nor_batch_size_changes_an_answer(models_folder: Path, data: st.DataObject) -> None:
+    model, tokenizer = load(models_folder / "llama")
+    temperature = data.draw(st.sampled_from([0.0, 1.0]))
+    beginning = data.draw(st.sampled_from([0, 18]))
+    prompts = with_beginning(max(beginning, 1), *data.draw(st.lists(st.integers(1, 20), min_size=2, max_size=7)))
+    common = {"max_new_tokens": 8, "stop_token_ids": list(range(4, 12)), "temperature": temperature, "seed": 3}
+    answers = generate(model, tokenizer, prompts, batch_size=1, **common)
+    assert generate(model, tokenizer, prompts, batch_size=data.draw(st.integers(2, 8)), **common) == answers
+    if temperature == 0:
+        order = data.draw(st.permutations(range(len(prompts))))
+        shuffled = generate(model, tokenizer, [prompts[place] for place in order], batch_size=3, **common)
+        assert shuffled == [answers[place] for place in order]
+
+
+def test_sampled_tokens_follow_the_models_probabilities(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "llama")
+    model.eval()
+    prompt = prompts_of_lengths(5)[0]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0, -1] / 0.3
+    probabilities = logits.softmax(-1)
+    number = 3000
+    answers = generate(
+        model, tokenizer, [prompt] * number, max_new_tokens=1, batch_size=500, temperature=0.3, stop_token_ids=[95]
+    )
+    tokens = torch.tensor([answer.token_ids[0] if answer.token_ids else 95 for answer in answers])
+    shares = torch.bincount(tokens, minlength=96) / number
+    allowed = 5 * (probabilities * (1 - probabilities) / number).sqrt() + 1e-9
+    assert ((shares - probabilities).abs() <= allowed + 1 / number).all()
+    nucleus = generate(
+        model, tokenizer, [prompt] * 300, max_new_tokens=1, batch_size=300, temperature=0.3, top_p=0.2,
+        stop_token_ids=[95],
+    )  # fmt: skip
+    ranked = probabilities.sort(descending=True)
+    kept = ranked.indices[: int((ranked.values.cumsum(0) < 0.2).sum()) + 1].tolist()
+    assert {answer.token_ids[0] for answer in nucleus} == set(kept)
+
+
+def test_continuous_batching_gives_the_same_answers(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "mistral")
+    prompts = prompts_of_lengths(5, 17, 30, 9, 60)
+    stops = [plain_greedy(model.eval(), prompts[0], [], 8)[0][4]]
+    common = {"max_new_tokens": 8, "batch_size": 2, "stop_token_ids": stops}
+    told: list[int] = []
+    answers = generate(
+        model, tokenizer, prompts, engine="continuous", on_progress=lambda done, _: told.append(done), **common
+    )
+    assert answers == generate(model, tokenizer, prompts, **common)
+    assert told == [1, 2, 3, 4, 5]
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_an_engine_that_cannot_run_is_refused(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "llama")
+
+    def run(**settings: Any) -> None:
+        generate(model, tokenizer, [[1, 5]], max_new_tokens=2, batch_size=1, **settings)
+
+    with pytest.raises(ModelError, match="temperature 0"):
+        run(engine="continuous", temperature=1.0)
+    with pytest.raises(ModelError, match=r"not installed; install it \(pip install .tunesmith\[vllm\]"):
+        run(engine="vllm")
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ModelError, match="mixed precision"):
+        run(engine="continuous")
+    model.set_attn_implementation("eager")
+    with pytest.raises(ModelError, match="eager attention has no continuous batching"):
+        run(engine="continuous")
+
+
+def test_when_memory_ends_the_setting_is_named(models_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = load(models_folder / "llama")
+
+    def exhausted(**_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "generate", exhausted)
+    with pytest.raises(ModelError, match=r"does not hold 7 prompts.*lower generation_batch_size"):
+        generate(model, tokenizer, [[1, 5]], max_new_tokens=2, batch_size=7)

@@ -36,7 +36,7 @@ from tunesmith.evaluate.tasks import NliTask
 from tunesmith.report import record
 from tunesmith.report.folder import read_json, read_jsonl
 
-FIELDS = ["source", "prompt", "reference", "output", "answer", "read_as", "correct", "stopped"]
+FIELDS = ["source", "prompt", "reference", "output", "answer", "read_as", "correct", "stopped", "scores"]
 
 
 @pytest.fixture

@@ -23,8 +23,11 @@ from tunesmith.evaluate.answers import Answer
 from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
 
 OwnFunction = Callable[[str, dict[str, Any], str | None], Any]
-TAKEN = ("parse_failure_rate", "stopped_share", "mean_new_tokens", "num_examples")
-"""Names of figures that every evaluation has."""
+TAKEN = frozenset(
+    """task main_metric num_examples confidence parse_failure_rate stopped_share mean_new_tokens read_as mistakes
+    model""".split()
+)
+"""Names in metrics.json that every evaluation has."""
 
 
 class FunctionTask(Task):

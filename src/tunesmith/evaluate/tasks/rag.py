@@ -8,7 +8,7 @@ from typing import Any
 
 from tunesmith.data.rag import PASSAGES_COLUMN
 from tunesmith.errors import DataError
-from tunesmith.evaluate.answers import Answer, read_cited_span
+from tunesmith.evaluate.answers import Answer, read_cited_span, without_citations
 from tunesmith.evaluate.metrics import RougeL, exact_match, string_exact_match, token_f1
 from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
 
@@ -35,7 +35,7 @@ class RagTask(Task):
         return read_cited_span(text)
 
     def reference(self, row: RowLike, completion: str | None) -> dict[str, Any]:
-        answers = _texts(row.values.get("answers"))
+        answers = [text for one in _texts(row.values.get("answers")) if (text := without_citations(one))]
         if not answers and completion:
             answers = _texts(self.read(completion).value)
         if not answers:
@@ -80,7 +80,8 @@ def supporting_passages(values: dict[str, Any], completion: str | None) -> list[
     """
     passages, positives = values.get(PASSAGES_COLUMN), values.get("positive_passages")
     if isinstance(passages, list) and isinstance(positives, list):
-        numbers = [number for number, passage in enumerate(passages, start=1) if passage in positives]
+        known = _texts(positives)
+        numbers = [number for number, passage in enumerate(passages, start=1) if str(passage).strip() in known]
         if len(numbers) < len(passages):
             return numbers or None
     return list(read_cited_span(completion or "").cited) or None

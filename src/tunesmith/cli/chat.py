@@ -1,0 +1,197 @@
+"""``tunesmith chat``: a conversation with a model in the terminal, or through a pipe.
+
+A model of chats keeps the conversation; any other is asked one question at a time, column by column.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tunesmith.cli import environment
+from tunesmith.cli.arguments import VerbParser
+from tunesmith.errors import DataError
+
+if TYPE_CHECKING:
+    from tunesmith.evaluate.answering import Answerer
+    from tunesmith.evaluate.generate import Generation
+
+COMMANDS = "/exit ends, /reset forgets, /system TEXT sets the system message; a \\ at the end of a line goes on"
+INTERRUPTED = 130
+
+
+def run(argv: Sequence[str]) -> int:
+    """Talk with any model until the input ends."""
+    parser = VerbParser("chat", f"Talk with a model. {COMMANDS}. Ctrl-C ends an answer, twice the program.")
+    parser.add_argument("model", help="run folder, checkpoint, adapter, model folder, hub name or nano-mistral")
+    options, settings = parser.split(argv)
+    environment.prepare()
+    from tunesmith.evaluate.answering import Answerer
+    from tunesmith.evaluate.subject import find_subject
+
+    answerer = Answerer(find_subject(options.model, settings))
+    answerer.inference  # noqa: B018 - nobody wants to wait for it after the first question
+    chat = begin(answerer)
+    _tell(f"{options.model}: {chat.describe()}\n{COMMANDS}")
+    return talk(chat)
+
+
+@dataclass(slots=True)
+class Chat:
+    """A conversation so far.
+
+    Attributes:
+        format_name: format of the rows that questions become.
+        columns: what is asked for, one line each; a chat has one, the next message.
+        keeps: whether earlier turns belong to the next prompt.
+        system: the system message that the user set; None leaves it to the model's own.
+    """
+
+    answerer: Answerer
+    format_name: str
+    columns: tuple[str, ...]
+    keeps: bool
+    system: str | None = None
+    turns: list[dict[str, str]] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """What kind of conversation this is."""
+        if self.keeps:
+            return "a chat, which remembers what was said"
+        return f"answers one question at a time, each with its {' and '.join(self.columns)}"
+
+    def ask(self, said: Sequence[str]) -> Generation:
+        """Show the answer to what was said as it comes; only an answered question is remembered.
+
+        Raises:
+            DataError: it cannot be asked, or the conversation is longer than the model's context.
+            KeyboardInterrupt: the user ended the answer; what was shown of it is remembered.
+        """
+        from tunesmith.data.rows import Row
+
+        shown: list[str] = []
+
+        def show(text: str) -> None:
+            shown.append(text)
+            sys.stdout.write(printable(text))
+            sys.stdout.flush()
+
+        if not self.keeps:
+            row = Row(dict(zip(self.columns, said, strict=True)), "chat", 1)
+            return self.answerer.answer([row], format_name=self.format_name, on_text=show)[0]
+        asked = {"role": "user", "content": said[0]}
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        row = Row({"messages": [*system, *self.turns, asked]}, "chat", len(self.turns) // 2 + 1)
+        try:
+            return self.answerer.answer([row], format_name=self.format_name, on_text=show)[0]
+        finally:
+            if shown:
+                self.turns += [asked, {"role": "assistant", "content": "".join(shown)}]
+
+
+def begin(answerer: Answerer) -> Chat:
+    """The kind of conversation that a model was trained for; without a contract, what its tokenizer knows."""
+    from tunesmith.data.formats import QUESTION_COLUMNS
+
+    contract, data = answerer.contract, answerer.data
+    knows_chats = bool(answerer.tokenizer.chat_template) or data.template is not None
+    if data.format != "auto":
+        format_name = data.format
+    elif contract is not None:
+        format_name = contract.format
+    else:
+        format_name = "messages" if knows_chats else "prompt_completion"
+    columns = QUESTION_COLUMNS[format_name]
+    is_chat = contract.prompt.kind == "chat" if contract is not None else columns == ("messages",)
+    keeps = is_chat and len(columns) == 1
+    return Chat(answerer, "messages" if keeps else format_name, ("you",) if keeps else columns, keeps)
+
+
+def talk(chat: Chat) -> int:
+    """Read, answer, and again, until the input ends; the exit code."""
+    code = 0
+    interrupted = False
+    with suppress(ImportError):
+        import readline  # noqa: F401 - line editing and history in input()
+    while True:
+        try:
+            said = [read(f"{column}> ") for column in chat.columns]
+            interrupted = False
+            code = _turn(chat, said)
+        except KeyboardInterrupt:
+            if interrupted:
+                _tell("")
+                return INTERRUPTED
+            interrupted = True
+            _tell("\n(Ctrl-C once more ends)")
+        except EOFError:
+            return code
+
+
+def _turn(chat: Chat, said: Sequence[str]) -> int:
+    """Follow a command or answer; what is wrong with a question is told, and the conversation goes on."""
+    command, _, rest = said[0].strip().partition(" ")
+    if command == "/exit":
+        raise EOFError
+    if command == "/reset":
+        chat.turns.clear()
+        _tell("(a new conversation)")
+    elif command == "/system":
+        _set_system(chat, rest.strip())
+    elif command.startswith("/") and len(said) == 1 and not rest and command[1:].isalpha():
+        _tell(f"(no command {command}: {COMMANDS})")
+    elif "".join(said).strip():
+        try:
+            generation = chat.ask(said)
+        except DataError as error:
+            _tell("\n".join(f"error: {line}" for line in error.lines()) + ("; /reset forgets" if chat.turns else ""))
+            return error.exit_code
+        print(flush=True)
+        if not generation.stopped:
+            _tell(f"(cut after {len(generation.token_ids)} tokens; --max_new_tokens allows more)")
+    return 0
+
+
+def _set_system(chat: Chat, text: str) -> None:
+    if not chat.keeps:
+        _tell("(this model takes no system message here; give --instruction)")
+        return
+    chat.system = text or None
+    chat.turns.clear()
+    _tell("(a new conversation, with this system message)" if text else "(a new conversation, as the model's own)")
+
+
+def read(prompt: str) -> str:
+    """A line; a backslash at its end joins the next one.
+
+    Raises:
+        EOFError: the input has ended.
+    """
+    line = _line(prompt)
+    while line.endswith("\\"):
+        line = line[:-1] + "\n" + _line("... ")
+    return line
+
+
+def _line(prompt: str) -> str:
+    if sys.stdin.isatty():
+        return input(prompt)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
+
+
+def printable(text: str) -> str:
+    """Text whose characters cannot steer a terminal."""
+    from tunesmith.report.preview import visible_characters
+
+    return visible_characters(text)
+
+
+def _tell(text: str) -> None:
+    """Words that are not the model's, beside its answers."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,35 @@
+"""``tunesmith push``: a finished model to the hub."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from tunesmith.cli import environment
+from tunesmith.cli.arguments import VerbParser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Upload the model, tokenizer, card and proof of a run or merged model; never data, checkpoints or logs."""
+    parser = VerbParser("push", "Upload a finished model to the hub; HF_TOKEN must be set.", takes_settings=False)
+    parser.add_argument("run", help="run folder, or merged model")
+    parser.add_argument("repository", help="owner/name on the hub")
+    parser.add_argument("--public", action="store_true", help="let everybody see it; private when left out")
+    parser.add_argument("--dry_run", action="store_true", help="list what would go up, and send nothing")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options = parser.parse_all(argv)
+    environment.prepare()
+    from tunesmith.export.hub import push, uploads
+
+    files = uploads(options.run)
+    listed = [{"path": file.path, "bytes": file.size} for file in files]
+    address = None if options.dry_run else push(options.run, options.repository, files, private=not options.public)
+    if options.json:
+        print(json.dumps({"repository": options.repository, "address": address, "files": listed}, indent=2))
+        return 0
+    for file in files:
+        print(f"{file.size:>14,} {file.path}", file=sys.stderr)
+    seen = "everybody can see" if options.public else "is private"
+    print(address or f"{options.repository}: nothing was sent; the repository {seen}")
+    return 0

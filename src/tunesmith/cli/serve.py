@@ -1,0 +1,38 @@
+"""``tunesmith serve``: a model over HTTP, as OpenAI's API has it, on an engine that is installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from tunesmith.cli import environment
+from tunesmith.cli.arguments import VerbParser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Serve any model until a signal ends it."""
+    parser = VerbParser("serve", "Serve a model over HTTP, as OpenAI's chat API does, with vLLM or transformers.")
+    parser.add_argument("model", help="run folder, checkpoint, adapter, model folder, hub name or nano-mistral")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (8000)")
+    parser.add_argument(
+        "--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM where it is installed"
+    )
+    options, settings = parser.split(argv)
+    environment.prepare()
+    from tunesmith.evaluate.subject import find_subject
+    from tunesmith.launch import serving
+
+    engine = serving.choose_engine(options.engine)
+    subject = find_subject(options.model, settings)
+    with serving.prepared(subject, serving.request_name(options.model)) as served:
+        for loss in served.losses:
+            _tell(f"note: over HTTP, {loss}")
+        if engine == "transformers":
+            _tell(f"note: a request without max_tokens may get up to {serving.LEAST_NEW_TOKENS} tokens or more")
+        _tell(f"{options.model}: http://{options.host}:{options.port}/v1, model {served.folder.name}, on {engine}")
+        return serving.run(serving.command(engine, served, options.host, options.port), served.folder.parent)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,84 @@
+"""Engines besides sorted batches: transformers' continuous batching, where a finished answer makes room for the next
+prompt at once, and vLLM. Both are asked for by name (``generation_engine``) and decode greedily.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from transformers import ContinuousBatchingConfig, PreTrainedModel
+
+from tunesmith.errors import ModelError
+from tunesmith.evaluate.decoding import Decoding, Job, base_of, device_of, keeps_plain_cache
+
+PAGE = 32
+"""Tokens of a page of the cache on CPUs, where the library's own choice would claim most of the memory."""
+
+
+def check_engine(engine: str, temperature: float) -> None:
+    """Refuse an engine that cannot run here, before a model is loaded.
+
+    Raises:
+        ModelError: the engine is not installed, or cannot decode in the way that is asked for.
+    """
+    if engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise ModelError(
+            "generation_engine is vllm, which is not installed",
+            remedy='install it (pip install "tunesmith[vllm]") or set generation_engine transformers',
+        )
+    if engine in ("continuous", "vllm") and temperature > 0:
+        raise ModelError(
+            f"with generation_engine {engine} a sampled answer would depend on what is generated beside it",
+            remedy="set temperature 0, or generation_engine transformers",
+        )
+
+
+def continuous(
+    model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding, batch_size: int
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """Place and new token ids of every job, one by one in the order in which they end.
+
+    Raises:
+        ModelError: the model is not made for continuous batching, or the engine has failed.
+    """
+    base = base_of(model)
+    device = device_of(model)
+    if not keeps_plain_cache(model) or base.config._attn_implementation not in ("sdpa", "flash_attention_2"):
+        raise ModelError(
+            f"{type(base).__name__} with {base.config._attn_implementation} attention has no continuous batching",
+            remedy="set generation_engine transformers",
+        )
+    if torch.is_autocast_enabled(device.type):
+        raise ModelError(
+            "continuous batching computes in the format of the weights, and this model in another (mixed precision)",
+            remedy="set generation_engine transformers",
+        )
+    if not jobs:
+        return
+    longest = max(len(job.prompt) + job.budget for job in jobs)
+    # The attention that the model was trained and is evaluated with stays; on CUDA the library knows its memory.
+    settings = ContinuousBatchingConfig(auto_switch_to_flash=False, max_requests_per_batch=batch_size)
+    if device.type == "cpu":
+        settings.page_size = PAGE
+        settings.num_blocks = batch_size * (math.ceil(longest / PAGE) + 1)
+        settings.max_batch_tokens = max(longest, batch_size)
+    with base.continuous_batching_context_manager(
+        generation_config=decoding.config(max(job.budget for job in jobs)), continuous_batching_config=settings
+    ) as manager:
+        for job in jobs:
+            manager.add_request(list(job.prompt), request_id=str(job.index), max_new_tokens=job.budget)
+        waiting = {job.index for job in jobs}
+        while waiting:
+            result = manager.get_result(timeout=1)
+            if result is None and manager.is_running():
+                continue
+            if result is None or result.error is not None:
+                reason = "its thread has ended" if result is None else result.error
+                raise ModelError(
+                    f"continuous batching has failed ({reason})", remedy="set generation_engine transformers"
+                )
+            waiting.remove(int(result.request_id))
+            yield [(int(result.request_id), result.generated_tokens)]

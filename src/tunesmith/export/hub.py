@@ -1,0 +1,190 @@
+"""A finished model to the hub: an explicit list of files, looked through for secrets, private unless asked otherwise.
+
+Nothing of the folder is changed, whatever happens on the way. The token comes from the environment alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import ModelError, StorageError, TunesmithError, UnsafeError
+from tunesmith.export.card import CARD, Kind, read_records, render, run_folder_of, shorten_folders
+from tunesmith.export.proof import PROOF
+from tunesmith.model.adapters import ADAPTER_CONFIG
+from tunesmith.report.record import RECORD, read_record
+
+PUSHED = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "model.safetensors",
+    "model-?????-of-?????.safetensors",
+    "model.safetensors.index.json",
+    "model-*.gguf",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "inference.json",
+    "proof.json",
+    "README.md",
+)
+"""What may leave the model's folder; checkpoints, optimizer states, data, logs and records of the run stay."""
+EVALUATION = "evaluation/metrics.json"
+DEADLINE = 8.0
+"""Seconds within which the hub must answer the first question."""
+_BINARY = (".safetensors", ".gguf", ".model")
+_SECRET_NAMES = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|KEY)(?:_|$)", re.IGNORECASE)
+_SECRETS = re.compile(
+    r"BEGIN [A-Z ]*PRIVATE KEY|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{32,}|AKIA[0-9A-Z]{16}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file of the repository: its path there, and the file or the text that it is made from."""
+
+    path: str
+    content: Path | str
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.content.stat().st_size if isinstance(self.content, Path) else len(self.content.encode())
+
+
+def uploads(folder: str | Path) -> list[Upload]:
+    """The files of a run folder or merged model that go to the hub, the card with the figures of today.
+
+    Raises:
+        StorageError: there is no model.
+        UnsafeError: a text holds something that looks like a secret, or names a folder of this machine.
+    """
+    folder = Path(folder)
+    run = run_folder_of(folder)
+    if (run / RECORD).is_file() and folder == run:
+        folder = run / (read_record(run).resolved.config.training.final_subdir or "")
+    found = {path.name: Upload(path.name, path) for path in sorted(folder.iterdir()) if _may_leave(path)}
+    if not any(name.endswith(".safetensors") for name in found):
+        raise StorageError("holds no finished model", where=str(folder), remedy="name a run folder or a merged model")
+    if (run / RECORD).is_file():
+        kind: Kind = "adapter" if ADAPTER_CONFIG in found else "merged" if PROOF in found else "full"
+        found[CARD] = Upload(CARD, render(read_records(run, folder), kind))
+        if (run / EVALUATION).is_file():
+            text = (run / EVALUATION).read_text(encoding="utf-8")
+            found[EVALUATION] = Upload(EVALUATION, shorten_folders(text))
+    if ADAPTER_CONFIG in found:
+        found[ADAPTER_CONFIG] = Upload(ADAPTER_CONFIG, _portable(folder / ADAPTER_CONFIG))
+    files = [found[name] for name in sorted(found)]
+    for file in files:
+        _refuse_secrets(file)
+    return files
+
+
+def push(folder: str | Path, repository: str, files: Sequence[Upload], *, private: bool = True) -> str:
+    """Create the repository where there is none, and commit the files in one commit.
+
+    Args:
+        folder: what is pushed, for messages.
+        repository: ``owner/name``.
+        private: a new repository is private, and an existing public one is refused.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        StorageError: no token, no answer, or the hub refuses; everything on this machine is as before.
+        UnsafeError: the repository is public already, and nobody said that it may be.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    again = f"nothing here was changed; try again with `tunesmith push {folder} {repository}`"
+    token = os.environ.get("HF_TOKEN")
+    if not token:
+        raise StorageError("HF_TOKEN is not set, and the hub wants a token", where=repository, remedy=again)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
+    _must_answer(api, repository, again)
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.repo_info(repository).private:
+            raise UnsafeError("the repository is public", where=repository, remedy="--public says that this is meant")
+        operations = [
+            CommitOperationAdd(
+                path_in_repo=file.path,
+                path_or_fileobj=file.content.encode() if isinstance(file.content, str) else str(file.content),
+            )
+            for file in files
+        ]
+        api.create_commit(repository, operations, commit_message="Upload by tunesmith")
+    except TunesmithError:
+        raise
+    except Exception as error:  # the library raises many kinds; each means that the upload did not come about
+        raise StorageError(f"the upload failed ({_reason(error)})", where=repository, remedy=again) from error
+    return str(address)
+
+
+def _may_leave(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and any(fnmatchcase(path.name, pattern) for pattern in PUSHED)
+
+
+def _must_answer(api: Any, repository: str, again: str) -> None:
+    """Ask who we are; a name look-up cannot be given a time limit, so the question is asked beside the main thread."""
+    answer: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            api.whoami()
+            answer.append(None)
+        except Exception as error:  # judged below, in the thread that can raise it
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(DEADLINE)
+    if not answer:
+        raise StorageError(f"the hub does not answer within {DEADLINE:g} s", where=repository, remedy=again)
+    if answer[0] is not None:
+        raise StorageError(f"the hub refuses ({_reason(answer[0])})", where=repository, remedy=again) from answer[0]
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _portable(path: Path) -> str:
+    """``adapter_config.json`` without the folder of a base that lies on this machine."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"not valid JSON ({error})", where=str(path)) from error
+    base = values.get("base_model_name_or_path") or ""
+    if Path(base).is_absolute():
+        values["base_model_name_or_path"] = Path(base).name
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def _refuse_secrets(file: Upload) -> None:
+    if file.path.endswith(_BINARY):
+        return
+    text = file.content if isinstance(file.content, str) else file.content.read_text(encoding="utf-8")
+    values = [value for name, value in os.environ.items() if _SECRET_NAMES.search(name) and len(value) >= 8]
+    if _SECRETS.search(text) or any(value in text for value in values):
+        raise UnsafeError("holds what looks like a secret", where=file.path, remedy="take it out before pushing")
+    home = str(Path.home())
+    if len(home) > 1 and f"{home}/" in text:
+        raise UnsafeError("names a folder of this machine", where=file.path, remedy="take it out before pushing")

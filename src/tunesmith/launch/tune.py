@@ -1,0 +1,92 @@
+"""A sweep on a Ray cluster: Ray Tune places the trials where there is room, several at once.
+
+What is tried next, what is finished and where it lies is the sweep's own; Tune keeps nothing that outlives the call.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from tunesmith.errors import Interrupted
+from tunesmith.launch.interruption import interruptible
+from tunesmith.launch.ray import cluster
+from tunesmith.launch.sweep import GO_ON, Sweep, Trial, run_trial
+
+
+def run_on_ray(sweep: Sweep, settled: Callable[[Trial], None]) -> None:
+    """Run the trials on the cluster of RAY_ADDRESS, or on one that is started here.
+
+    A trial takes as many CPUs, and GPUs where the cluster has them, as it starts processes. The sweep's folder, the
+    data and the working directory are on storage that every machine sees.
+
+    Args:
+        sweep: the sweep.
+        settled: called after each trial.
+
+    Raises:
+        ModelError: Ray is not installed.
+        Interrupted: a signal stopped the sweep; the same command continues it.
+    """
+    num_processes = sweep.resolved.config.launch.num_processes or 1
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    with cluster(num_processes), interruptible("the sweep", remedy=GO_ON):  # Ray sets handlers of its own at first
+        import ray
+        from ray import tune
+
+        resources = {"CPU": num_processes, "GPU": num_processes if ray.cluster_resources().get("GPU") else 0}
+        notes = (sweep.folder / ".ray").absolute()
+        tuner = tune.Tuner(
+            tune.with_resources(tell_trial, resources),
+            tune_config=tune.TuneConfig(search_alg=_searcher(sweep, settled), num_samples=sweep.total),
+            run_config=tune.RunConfig(name="tune", storage_path=str(notes), verbose=0),
+        )
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(notes, ignore_errors=True)
+
+
+def tell_trial(job: dict[str, Any]) -> None:
+    """Run a trial in a worker and report what came of it."""
+    from ray import tune
+
+    try:
+        outcome = run_trial(job)
+    except Interrupted as error:
+        outcome = {"status": "failed", "error": error.line(), "exit_code": error.exit_code}
+    tune.report({"outcome": outcome})
+
+
+def _searcher(sweep: Sweep, settled: Callable[[Trial], None]) -> Any:
+    """The sweep as Tune asks for it: what to try next, and who is told what came of it."""
+    from ray.tune.search import Searcher
+
+    class Asker(Searcher):
+        def __init__(self) -> None:
+            super().__init__()
+            self._trials: dict[str, Trial] = {}
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | str:
+            trial = sweep.next()
+            if trial is None:
+                return Searcher.FINISHED
+            self._trials[trial_id] = trial
+            return sweep.job(trial)
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            died = {"status": "failed", "error": "its Ray worker died", "exit_code": 1}
+            trial = self._trials[trial_id]
+            sweep.settle(trial, died if error or not result else result["outcome"])
+            settled(trial)
+
+        def save(self, checkpoint_path: str) -> None:
+            return
+
+        def restore(self, checkpoint_path: str) -> None:
+            return
+
+    return Asker()

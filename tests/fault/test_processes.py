@@ -1,0 +1,361 @@
+"""Several processes: started, watched, killed, started again, and continued by another number of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from helpers import logged, run_training, story_rows, tensors, write_rows
+from tunesmith.train import checkpoint
+
+STEPS = 40
+NLI = Path(__file__).parents[2] / "recipes" / "nli_cot"
+TUNESMITH = [sys.executable, "-m", "tunesmith", "train"]
+
+
+class Started:
+    """A command that runs, with what it has said so far; it and all it started are gone when the test is over."""
+
+    def __init__(self, command: list[str], folder: Path, cwd: Path | None, environment: dict[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.out, self.err = folder / "stdout", folder / "stderr"
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = subprocess.Popen(command, stdout=out, stderr=err, cwd=cwd, env=os.environ | environment)
+
+    def ranks(self) -> dict[int, psutil.Process]:
+        """The processes that have a rank, by their rank."""
+        found = {}
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                number = process.environ().get("RANK")
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+            if number is not None:
+                found[int(number)] = process
+        return found
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=300)
+
+    def errors(self) -> list[str]:
+        return [line for line in self.err.read_text().splitlines() if line.startswith("error:")]
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+                process.kill()
+            self.process.wait()
+
+
+Start = Callable[..., Started]
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    """``start(command, folder, **environment)`` runs a command beside the test; what it says goes to the folder."""
+    running: list[Started] = []
+
+    def run(command: list[str], folder: Path, cwd: Path | None = None, **environment: str) -> Started:
+        running.append(Started(command, folder, cwd, environment))
+        return running[-1]
+
+    yield run
+    for started in running:
+        started.end()
+
+
+def until(condition: Callable[[], Any], started: Started, what: str) -> Any:
+    """Wait for a condition and return what it found; fails when the command ends before, or after minutes."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        assert started.process.poll() is None, f"ended before {what}: {started.err.read_text()[-3000:]}"
+        time.sleep(0.02)
+    raise AssertionError(f"waited in vain for {what}: {started.err.read_text()[-3000:]}")
+
+
+def saved(run: Path, step: int) -> bool:
+    return (run / f"checkpoint-{step}" / checkpoint.MANIFEST).is_file()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, stories_model: Path) -> dict[str, Any]:
+    """A training of several epochs over rows of unequal lengths, with dropout; its rows fill every batch."""
+    rows = write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", story_rows(24))
+    return {
+        "model_name_or_path": str(stories_model),
+        "train_data": rows,
+        "max_steps": STEPS,
+        "save_steps": 4,
+        "logging_steps": 1,
+        "per_device_train_batch_size": 2,
+        "global_batch_size": 4,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "max_length": 256,
+        "lora_dropout": 0.1,
+    }
+
+
+def flags(settings: dict[str, Any], **more: Any) -> list[str]:
+    return [f"--{name}={value}" for name, value in (settings | more).items()]
+
+
+@pytest.fixture(scope="module")
+def whole(start: Start, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Started:
+    """Two processes that nobody disturbs; the run folder is ``run`` beside what they said."""
+    folder = tmp_path_factory.mktemp("whole")
+    started = start([*TUNESMITH, *flags(settings, num_processes=2, output_dir=folder / "run"), "--json"], folder)
+    assert started.wait() == 0, started.err.read_text()
+    return started
+
+
+def folder_of(started: Started) -> Path:
+    return started.out.parent / "run"
+
+
+def assert_same_end(run: Path, whole: Started) -> None:
+    """Weights and every logged number are those of the run that nobody disturbed."""
+    keys = ("step", "loss", "grad_norm", "learning_rate")
+    assert logged(run, *keys) == logged(folder_of(whole), *keys)
+    assert len(logged(run, *keys)) == STEPS
+    name = "adapter_model.safetensors"
+    assert (run / name).read_bytes() == (folder_of(whole) / name).read_bytes()
+
+
+def test_two_processes_from_one_command(whole: Started) -> None:
+    run = folder_of(whole)
+    result = json.loads(whole.out.read_text())  # once, and nothing beside it
+    assert result["steps"] == STEPS
+    record = json.loads((run / "run.json").read_text())
+    assert record["plan"]["num_processes"] == 2
+    assert record["plan"]["gradient_accumulation_steps"] == 1
+    assert sorted(log.name for log in (run / "logs").iterdir()) == ["rank-0.log", "rank-1.log"]
+    shown = whole.err.read_text()
+    assert shown.count(f"step {STEPS:>6} ") == 1
+    assert f"step {STEPS:>6} " in (run / "logs" / "rank-0.log").read_text()
+    assert "step " not in (run / "logs" / "rank-1.log").read_text()
+    assert json.loads((run / "checkpoint-4" / checkpoint.MANIFEST).read_text())["batches"] == {
+        "num_processes": 2, "per_device_train_batch_size": 2, "global_batch_size": 4,
+    }  # fmt: skip
+
+
+def test_a_killed_rank_ends_the_run_and_is_named(start: Start, settings: dict[str, Any], tmp_path: Path) -> None:
+    """F10. Then one process continues, and two again (F16): every step has the loss it has in two processes."""
+    run = tmp_path / "run"
+    plain = settings | {"lora_dropout": 0.0}
+    started = start([*TUNESMITH, *flags(plain, num_processes=2, output_dir=run)], tmp_path)
+    until(lambda: saved(run, 4), started, "checkpoint-4")
+    ranks = started.ranks()
+    ranks[1].kill()
+    assert started.wait() == 128 + signal.SIGKILL
+    assert not any(process.is_running() for process in ranks.values())
+    (line,) = started.errors()
+    assert line.startswith("error: rank 1 of 2: was killed by SIGKILL")
+    assert line.endswith(f"its log is {run / 'logs' / 'rank-1.log'}")
+    newest = checkpoint.find(run, "latest")
+    assert newest is not None
+    assert len(logged(run, "step")) < STEPS - 8
+    assert json.loads((run / "run.json").read_text())["status"] != "finished"
+
+    stop = newest.step + 4
+    one = plain | {"output_dir": str(run), "resume_from_checkpoint": "latest"}
+    run_training(tmp_path / "one", one.pop("model_name_or_path"), story_rows(24), **one | {"max_steps": stop})
+    record = json.loads((run / "run.json").read_text())
+    assert record["resumed_from"]["step"] == newest.step
+    assert record["plan"]["gradient_accumulation_steps"] == 2
+    assert any("2 processes and 1 process continue" in text for text in record["notices"])
+
+    two = start(
+        [*TUNESMITH, *flags(plain, num_processes=2, output_dir=run, resume_from_checkpoint="latest")], tmp_path / "two"
+    )
+    assert two.wait() == 0, two.err.read_text()
+    alone = plain | {"output_dir": str(tmp_path / "alone"), "save_strategy": "no"}
+    run_training(tmp_path / "alone", alone.pop("model_name_or_path"), story_rows(24), **alone)
+    parts, uninterrupted = logged(run, "step", "loss"), logged(tmp_path / "alone", "step", "loss")
+    assert len(parts) == len(uninterrupted) == STEPS
+    for (step, loss), (same_step, expected) in zip(parts, uninterrupted, strict=True):
+        assert step == same_step
+        assert loss == pytest.approx(expected, rel=1e-6)
+    weights, others = tensors(run), tensors(tmp_path / "alone")
+    assert weights.keys() == others.keys()
+    assert max((weights[name] - others[name]).abs().max().item() for name in weights) < 1e-5
+
+
+def test_torchrun_starts_again_from_the_newest_checkpoint(
+    start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path
+) -> None:
+    """N3, dropout and all: nobody can tell from the result that a rank was killed."""
+    run = tmp_path / "run"
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, "--max-restarts=1", "-m", "tunesmith", "train", *flags(settings, output_dir=run)]
+    started = start(command, tmp_path)
+    until(lambda: saved(run, 4), started, "checkpoint-4")
+    started.ranks()[0].kill()
+    assert started.wait() == 0, started.err.read_text()
+    assert json.loads((run / "run.json").read_text())["resumed_from"]["step"] >= 4
+    assert_same_end(run, whole)
+
+
+@pytest.fixture
+def hosts() -> Iterator[dict[str, str]]:
+    """Two network namespaces, name -> address, joined by a cable."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        reason = "network namespaces need root and iproute2"
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    names = [f"tune{os.getpid()}-{number}" for number in (0, 1)]
+    addresses = dict(zip(names, ("10.77.0.1", "10.77.0.2"), strict=True))
+    made = []
+    try:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True)
+            made.append(name)
+        cable = ["ip", "link", "add", "eth0", "netns", names[0], "type", "veth", "peer", "name", "eth0"]
+        subprocess.run([*cable, "netns", names[1]], check=True)
+        for name, address in addresses.items():
+            inside = ["ip", "-n", name]
+            subprocess.run([*inside, "addr", "add", f"{address}/24", "dev", "eth0"], check=True)
+            for device in ("lo", "eth0"):
+                subprocess.run([*inside, "link", "set", device, "up"], check=True)
+        yield addresses
+    finally:
+        for name in made:
+            switch_off(name)
+            subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def switch_off(host: str) -> None:
+    """SIGKILL for everything that runs on a host."""
+    listed = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=True)
+    for number in listed.stdout.split():
+        os.kill(int(number), signal.SIGKILL)
+
+
+def test_a_host_that_is_killed_and_comes_back(
+    start: Start, settings: dict[str, Any], whole: Started, hosts: dict[str, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first, second = hosts
+    options = flags(settings, output_dir=run, nodes=2, num_processes=1, max_restarts=1)
+    options.append(f"--rendezvous={hosts[first]}:29500")
+
+    def switch_on(host: str, node_rank: int, name: str) -> Started:
+        command = ["ip", "netns", "exec", host, *TUNESMITH, *options, f"--node_rank={node_rank}"]
+        return start(command, tmp_path / name)
+
+    one, other = switch_on(first, 0, "first"), switch_on(second, 1, "second")
+    until(lambda: saved(run, 4), one, "checkpoint-4")
+    switch_off(second)
+    assert other.wait() == -signal.SIGKILL
+    again = switch_on(second, 1, "again")
+    assert one.wait() == 0, one.err.read_text()
+    assert again.wait() == 0, again.err.read_text()
+    record = json.loads((run / "run.json").read_text())
+    assert record["resumed_from"]["step"] >= 4
+    assert record["plan"]["num_processes"] == 2
+    assert [started.out.read_text() for started in (one, again)] == [f"{run}\n", ""]
+    assert_same_end(run, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_every_rank(
+    start: Start, settings: dict[str, Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    started = start([*TUNESMITH, *flags(settings, num_processes=2, output_dir=tmp_path / "run")], tmp_path)
+    ranks = until(lambda: found if len(found := started.ranks()) == 2 else None, started, "two ranks")
+    started.process.send_signal(number)
+    assert started.wait() == 128 + number
+    assert not any(process.is_running() for process in ranks.values())
+    (line,) = started.errors()
+    assert line.startswith(f"error: {number.name}: all processes were stopped")
+
+
+def test_ranks_do_not_outlive_a_killed_launcher(start: Start, settings: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    started = start([*TUNESMITH, *flags(settings, num_processes=2, output_dir=run)], tmp_path)
+    until((run / "run.json").is_file, started, "the first step")
+    ranks = started.ranks()
+    assert len(ranks) == 2
+    started.process.kill()
+    gone, alive = psutil.wait_procs(ranks.values(), timeout=60)
+    assert (len(gone), alive) == (2, [])
+
+
+def test_an_error_in_every_rank_is_told_once(start: Start, settings: dict[str, Any], tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", \n')
+    run = tmp_path / "run"
+    started = start([*TUNESMITH, *flags(settings, num_processes=2, output_dir=run, train_data=rows)], tmp_path)
+    assert started.wait() == 3
+    (line,) = started.errors()
+    assert line.startswith("error: rank ")
+    assert f"{rows}:2" in line
+    assert "Traceback" not in started.err.read_text()
+    assert f"{rows}:2" in (run / "logs" / "rank-0.log").read_text() + (run / "logs" / "rank-1.log").read_text()
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_anything_starts(
+    start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path
+) -> None:
+    run = folder_of(whole)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    started = start([*TUNESMITH, *flags(settings, num_processes=2, output_dir=run)], tmp_path)
+    assert started.wait() == 2
+    assert "holds a run already" in started.errors()[0]
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path != run} == {
+        path: time for path, time in before.items() if path != run
+    }
+
+
+def test_tasks_of_srun_are_the_ranks(start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path) -> None:
+    """Two processes with the variables that SLURM gives them; the ports of jobs differ by the job's number."""
+    options = flags(settings | {"max_steps": 2, "save_strategy": "no"}, output_dir=tmp_path / "run")
+    step = {
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_JOB_ID": str(os.getpid()),
+    }
+    tasks = [
+        start(
+            [*TUNESMITH, *options], tmp_path / str(number), **step, SLURM_PROCID=str(number), SLURM_LOCALID=str(number)
+        )
+        for number in (0, 1)
+    ]
+    assert [task.wait() for task in tasks] == [0, 0], tasks[0].err.read_text()
+    assert [task.out.read_text() for task in tasks] == [f"{tmp_path / 'run'}\n", ""]
+    assert logged(tmp_path / "run", "step", "loss") == logged(folder_of(whole), "step", "loss")[:2]
+
+
+def test_the_distributed_configuration_of_the_nli_recipe(start: Start, tmp_path: Path) -> None:
+    """The command in its first lines, with the model and rows of the package, and a few steps."""
+    from tunesmith.cli.main import main
+
+    assert main(["data", "make", "nli", str(tmp_path / "data"), "--num_train=40", "--num_heldout=8"]) == 0
+    torchrun = Path(sys.executable).with_name("torchrun")
+    documented = "--nproc_per_node 2 train/train_sft.py --config train/configs/distributed.py"
+    assert documented in (NLI / "train" / "configs" / "distributed.py").read_text()
+    data = {"train_data": tmp_path / "data" / "train_ft.jsonl", "eval_data": tmp_path / "data" / "eval_ft.jsonl"}
+    short = {"model_id": "nano-mistral", "output_dir": tmp_path / "run", "max_steps": 2, "eval_steps": 2}
+    command = [str(torchrun), *documented.split(), *flags(data | short), "--no_wandb"]
+    started = start(command, tmp_path, cwd=NLI)
+    assert started.wait() == 0, started.err.read_text()
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert (record["plan"]["num_processes"], record["plan"]["global_batch_size"]) == (2, 32)
+    assert record["settings"]["launch.distributed_training"] is True
+    assert logged(tmp_path / "run", "eval_loss")

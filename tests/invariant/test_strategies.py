@@ -1,0 +1,169 @@
+"""One training, shared by two processes in every way: the curve, the model and the answers are those of one process.
+
+All runs of two processes happen in one launch of torchrun; their rows have unequal numbers of tokens, their steps are
+accumulated, every step's gradient is clipped, and the rows do not fill the last batches of an epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import logged, run_training, story_rows, tensors, write_rows
+from tunesmith.model.load import load_for_inference
+
+WORKER = Path(__file__).resolve().parents[1] / "several_processes.py"
+STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
+WAYS: dict[str, dict[str, Any]] = {
+    "full": {"use_lora": False},
+    "lora": {
+        "lora_r": 4, "generate": True, "task": "exact", "max_new_tokens": 6, "eval_on_start": True,
+        "gen_every_n_steps": 4, "save_merged_model": True,
+    },
+    "nf4": {"lora_r": 4, "load_in_4bit": True},
+    "packed": {"use_lora": False, "batching": "packed", "gradient_checkpointing": True},
+}  # fmt: skip
+PAIRS = [(strategy, way) for strategy in STRATEGIES for way in ("full", "lora")] + [
+    ("ddp", "nf4"), ("fsdp2", "nf4"), ("ddp", "packed"), ("zero3", "packed"),
+]  # fmt: skip
+COMMON: dict[str, Any] = {
+    "per_device_train_batch_size": 2,
+    "max_grad_norm": 0.5,
+    "max_steps": 4,
+    "eval_steps": 4,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "logging_steps": 1,
+    "learning_rate": 1e-3,
+    "max_length": 256,
+    "lora_dropout": 0.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Run folders of one process by way, and of two processes by name."""
+
+    alone: dict[str, Path]
+    shared: Path
+
+    def of(self, strategy: str, way: str) -> Path:
+        return self.shared / f"{strategy}-{way}"
+
+
+@pytest.fixture(scope="module")
+def runs(stories_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("strategies")
+    rows, eval_rows = story_rows(21), story_rows(7, seed=9)
+    questions = folder / "questions.txt"
+    questions.write_text("Once upon a time\nOne day, Tom\n", encoding="utf-8")
+    ways = {way: settings | _questions(settings, questions) for way, settings in WAYS.items()}
+    alone = {
+        way: run_training(
+            folder / way, stories_model, rows, eval_rows=eval_rows, **COMMON, **settings, gradient_accumulation_steps=4
+        ).folder
+        for way, settings in ways.items()
+    }
+    data = {
+        "model_name_or_path": str(stories_model),
+        "train_data": write_rows(folder / "train.jsonl", rows),
+        "eval_data": write_rows(folder / "eval.jsonl", eval_rows),
+        "gradient_accumulation_steps": 2,
+    }
+    shared: dict[str, dict[str, Any]] = {}
+    for strategy, way in PAIRS:
+        shared[f"{strategy}-{way}"] = COMMON | data | ways[way] | {"strategy": strategy}
+    for strategy in STRATEGIES:
+        checkpoint = folder / f"{strategy}-lora" / "checkpoint-2"
+        shared[f"{strategy}-resumed"] = shared[f"{strategy}-lora"] | {"resume_from_checkpoint": str(checkpoint)}
+    plan = folder / "plan.json"
+    plan.write_text(json.dumps({"folder": str(folder), "runs": shared}), encoding="utf-8")
+    launch(plan)
+    return Runs(alone, folder)
+
+
+def _questions(settings: dict[str, Any], file: Path) -> dict[str, Any]:
+    return {"gen_questions_file": str(file)} if "gen_every_n_steps" in settings else {}
+
+
+def launch(plan: Path) -> None:
+    """Run the trainings of a plan in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(WORKER), str(plan)],
+        capture_output=True,
+        text=True,
+        timeout=550,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path])},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def curve(folder: Path) -> list[tuple[float, float]]:
+    found = logged(folder, "loss", "grad_norm")
+    assert len(found) == 4
+    return found
+
+
+@pytest.mark.parametrize(("strategy", "way"), PAIRS)
+def test_curve_is_that_of_one_process(runs: Runs, strategy: str, way: str) -> None:
+    expected = curve(runs.alone[way])
+    assert all(norm > COMMON["max_grad_norm"] for _, norm in expected)
+    for found, wanted in zip(curve(runs.of(strategy, way)), expected, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(("strategy", "way"), PAIRS)
+def test_saved_model_is_complete_and_that_of_one_process(runs: Runs, strategy: str, way: str) -> None:
+    saved, expected = tensors(runs.of(strategy, way)), tensors(runs.alone[way])
+    assert {name: tensor.shape for name, tensor in saved.items()} == {name: t.shape for name, t in expected.items()}
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        found, wanted = (
+            load_for_inference(folder).model(ids).logits for folder in (runs.of(strategy, way), runs.alone[way])
+        )
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("strategy", "way"), PAIRS)
+def test_files_beside_the_weights_are_those_of_one_process(runs: Runs, strategy: str, way: str) -> None:
+    names = {"lora": ["config.json", "lora_weights/adapter_config.json"], "nf4": ["adapter_config.json"]}
+    for name in names.get(way, ["config.json"]):
+        assert (runs.of(strategy, way) / name).read_text() == (runs.alone[way] / name).read_text()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_evaluations_and_samples_are_those_of_one_process(runs: Runs, strategy: str) -> None:
+    keys = ("step", "eval_loss", "eval_token_accuracy", "eval_exact_match", "eval_mean_new_tokens")
+    expected = logged(runs.alone["lora"], *keys)
+    assert [step for step, *_ in expected] == [0, 4]
+    for found, wanted in zip(logged(runs.of(strategy, "lora"), *keys), expected, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-5)
+    sample = Path("gen_results", "gen_step_4.json")
+    assert json.loads((runs.of(strategy, "lora") / sample).read_text()) == json.loads(
+        (runs.alone["lora"] / sample).read_text()
+    )
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_resumed_run_ends_as_the_uninterrupted_one(runs: Runs, strategy: str) -> None:
+    """Bit for bit: each process continues its own piece of weights, states and random numbers."""
+    whole, resumed = runs.of(strategy, "lora"), runs.shared / f"{strategy}-resumed"
+    assert logged(resumed, "step", "loss", "grad_norm") == logged(whole, "step", "loss", "grad_norm")[2:]
+    found, expected = tensors(resumed), tensors(whole)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_record_says_what_is_in_force(runs: Runs, strategy: str) -> None:
+    plan = json.loads((runs.of(strategy, "full") / "run.json").read_text())["plan"]
+    assert (plan["strategy"], plan["num_processes"], plan["global_batch_size"]) == (strategy, 2, 8)
