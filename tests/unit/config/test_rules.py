@@ -49,6 +49,13 @@ BREACHES: dict[str, tuple[list[str], str]] = {
     "ray_places_the_workers": (["--engine", "ray", "--nodes", "2"], "Ray places the workers"),
     "upload_has_a_name": (["--push_to_hub"], "has no repository"),
     "chat_loss_needs_turns": (["--format", "text", "--loss_on", "assistant"], "needs chat turns"),
+    "labels_belong_to_classification": (["--labels", "yes", "no"], "the task is auto"),
+    "labels_differ": (["--labels", "yes", "Yes", "--task", "classification"], "are not two or more different texts"),
+    "schema_belongs_to_json": (["--json_schema", "s.json", "--task", "exact"], "the task is exact"),
+    "schema_is_one": (["--json_schema", "no/such.json", "--task", "json"], "no/such.json: cannot read"),
+    "one_task": (["--task_function", "own.py:score", "--task", "exact"], "both given"),
+    "task_function_is_a_function": (["--task_function", "own.py"], "names no function of a Python file"),
+    "generated_answers_are_scored": (["--generate", "--task", "none"], "task none scores nothing"),
 }
 """Rule -> settings that break it, and words of the complaint; ``length_fits_positions`` needs a model on disk."""
 
