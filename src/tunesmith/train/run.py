@@ -404,7 +404,7 @@ def best_evaluation(trainer: Trainer) -> dict[str, Any] | None:
 def draw(folder: Path, best: dict[str, Any] | None) -> None:
     """Draw the curves of the run; a finished run is not lost because its picture is."""
     try:
-        draw_curves(folder, best_step=best["step"] if best else None)
+        draw_curves(folder, best)
     except Exception as error:  # matplotlib has many ways to fail, and none of them concerns the model
         notices.say(f"{CURVES} could not be drawn ({type(error).__name__}: {error})")
 
