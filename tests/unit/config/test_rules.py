@@ -40,6 +40,7 @@ BREACHES: dict[str, tuple[list[str], str]] = {
         ["--metric_for_best_model", "eval_accuracy", "--generate", "--generate_every", "2"],
         "is missing at evaluations without generation",
     ),
+    "sample_has_a_size": (["--generate_seed", "3"], "nothing says how large it is"),
     "warmup_fits": (["--max_steps", "10", "--warmup_steps", "20"], "longer than the training"),
     "known_optimizer": (["--optim", "adamw_torhc"], "unknown optimizer"),
     "safe_output_dir": (["--output_dir", "."], "is no folder of its own"),
@@ -141,3 +142,11 @@ def test_processes_and_machines(tokens: list[str], part: str) -> None:
 @pytest.mark.parametrize("rendezvous", ["10.0.0.1:29500", "node-1.cluster:1", "[fd00::1]:65535"])
 def test_machines_that_can_meet(rendezvous: str) -> None:
     assert not list(find_problems(settings(*MEETING, "--rendezvous", rendezvous)))
+
+
+@pytest.mark.parametrize("metric", ["loss", "eval_loss", "token_accuracy", "eval_token_accuracy"])
+def test_figures_of_tokens_need_no_generated_answers(metric: str) -> None:
+    names = ("metric_is_computed", "best_metric_at_every_evaluation")
+    resolved = settings("--metric_for_best_model", metric, "--generate_every", "2")
+    checked = [function(resolved) for function in RULES if function.__name__ in names]
+    assert checked == [None, None]
