@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import layouts, prepare
+from benchmarks import generation, layouts, prepare
 
 
 def _note(text: str) -> None:
@@ -17,10 +17,13 @@ def _note(text: str) -> None:
 def main() -> None:
     """Run what was asked for, everything by default."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=("prepare", "large", "layouts", []), help="comparisons to run (all)")
+    parser.add_argument(
+        "what", nargs="*", choices=("prepare", "large", "layouts", "generation", []), help="comparisons to run (all)"
+    )
     parser.add_argument("--rows", type=int, default=30_000, help="rows that are prepared (30000)")
     parser.add_argument("--large", type=int, default=1_000_000, help="rows of the comparison large (1000000)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (3)")
+    parser.add_argument("--model", help="model folder of the comparison generation (nano-mistral)")
     parser.add_argument("--tokenizer", help="tokenizer folder (that of nano-mistral)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
@@ -40,6 +43,13 @@ def main() -> None:
         _note("a packed row")
         results["layouts"] = layouts.compare([512] * 8, options.rounds, _note)
         print("Eight examples in one row", *layouts.table(results["layouts"]), "", sep="\n", flush=True)
+    if not options.what or "generation" in options.what:
+        model = options.model or locate("nano-mistral", None)
+        for shared in (0, 150):
+            _note(f"answers to 128 prompts, {shared} tokens shared")
+            result = generation.compare(model, 128, shared, options.rounds, not shared, _note)
+            results[f"generation_{shared}"] = result
+            print("Answers to prompts of mixed length", *generation.table(result), "", sep="\n", flush=True)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

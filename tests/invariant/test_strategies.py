@@ -87,6 +87,8 @@ def runs(stories_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     plan = folder / "plan.json"
     plan.write_text(json.dumps({"folder": str(folder), "runs": shared}), encoding="utf-8")
     launch(plan)
+    errors = {name: json.loads((folder / f"{name}.json").read_text()).get("error") for name in shared}
+    assert not any(errors.values()), errors
     return Runs(alone, folder)
 
 

@@ -11,20 +11,22 @@ from tunesmith.cli.arguments import VerbParser
 
 def run(argv: Sequence[str]) -> int:
     """Serve any model until a signal ends it."""
-    parser = VerbParser("serve", "Serve a model over HTTP, as OpenAI's chat API does, with vLLM or transformers.")
+    parser = VerbParser(
+        "serve", "Serve a model over HTTP, as OpenAI's chat API does, with vLLM or transformers.", takes_settings=False
+    )
     parser.add_argument("model", help="run folder, checkpoint, adapter, model folder, hub name or nano-mistral")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (8000)")
     parser.add_argument(
         "--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM where it is installed"
     )
-    options, settings = parser.split(argv)
+    options = parser.parse_all(argv)
     environment.prepare()
     from tunesmith.evaluate.subject import find_subject
     from tunesmith.launch import serving
 
     engine = serving.choose_engine(options.engine)
-    subject = find_subject(options.model, settings)
+    subject = find_subject(options.model)
     with serving.prepared(subject, serving.request_name(options.model)) as served:
         for loss in served.losses:
             _tell(f"note: over HTTP, {loss}")

@@ -30,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--dialect", choices=sorted(READERS), help="dialect of the file; detected when left out")
     parser.add_argument("--param", action="append", default=[], help="NAME=VALUE,VALUE or NAME=LOW..HIGH[:log]")
     parser.add_argument("--metric", required=True, help="what decides: loss, eval_loss, eval_macro_f1 ...")
-    parser.add_argument("--mode", choices=("max", "min"), help="direction; min for losses, max for others")
+    parser.add_argument("--mode", choices=("max", "min"), help="direction; unset, min for losses and max for others")
     parser.add_argument("--trials", type=int, help="how many settings Optuna tries")
     parser.add_argument("--seed", type=int, help="seed of Optuna's choices (of training: training.seed=N)")
     parser.add_argument("--engine", choices=("sequential", "optuna", "ray"), help="optuna where there are ranges")

@@ -42,16 +42,16 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
     """
     launch = resolved.config.launch
     environment.prepare(launch.gpu_id)
+    from tunesmith.launch import processes
+
+    processes.die_with_agent()
     if launch.engine == "ray":
         return _train_on_ray(resolved, program, as_json=as_json)
     environment.adopt_slurm_ranks(launch.nodes)
-    from tunesmith.launch import processes
-
     processes.check_launcher(resolved)
     wanted = processes.processes_wanted(resolved)
     if not processes.launched() and (wanted > 1 or launch.nodes > 1 or launch.max_restarts):
         return _train_in_ranks(resolved, program, wanted, as_json=as_json)
-    processes.die_with_agent()
     from tunesmith.cli.progress import Plain, make_listener
     from tunesmith.train.callbacks import Silent
     from tunesmith.train.processes import is_main_process

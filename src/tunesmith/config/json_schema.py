@@ -22,6 +22,8 @@ def read_json_schema(path: str | Path) -> dict[str, Any] | bool:
 
     try:
         schema = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        if not isinstance(schema, dict | bool):
+            raise ConfigError("no JSON Schema: it is no object", where=str(path), remedy="see https://json-schema.org")
         jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
     except OSError as error:
         raise ConfigError(f"cannot read: {error.strerror or error}", where=str(path), remedy="name a file") from error
@@ -32,4 +34,4 @@ def read_json_schema(path: str | Path) -> dict[str, Any] | bool:
         raise ConfigError(
             f"no JSON Schema: {error.message}, at {place}", where=str(path), remedy="see https://json-schema.org"
         ) from error
-    return schema if isinstance(schema, bool) else dict(schema)
+    return schema

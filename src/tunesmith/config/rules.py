@@ -150,7 +150,7 @@ def best_model_is_saved(resolved: Resolved) -> Problem | None:
     return None
 
 
-def _is_of_tokens(metric: str) -> bool:
+def is_of_tokens(metric: str) -> bool:
     """Whether every evaluation gives the metric, answers generated or not."""
     return metric.removeprefix("eval_") in ("loss", "token_accuracy")
 
@@ -158,7 +158,7 @@ def _is_of_tokens(metric: str) -> bool:
 @rule
 def metric_is_computed(resolved: Resolved) -> Problem | None:
     metric = resolved.config.training.metric_for_best_model
-    if metric is None or _is_of_tokens(metric) or resolved.config.evaluation.generate:
+    if metric is None or is_of_tokens(metric) or resolved.config.evaluation.generate:
         return None
     return Problem(
         ("training.metric_for_best_model", "evaluation.generate"),
@@ -170,7 +170,7 @@ def metric_is_computed(resolved: Resolved) -> Problem | None:
 @rule
 def best_metric_at_every_evaluation(resolved: Resolved) -> Problem | None:
     metric, evaluation = resolved.config.training.metric_for_best_model, resolved.config.evaluation
-    if metric is None or _is_of_tokens(metric) or evaluation.generate_every == 1:
+    if metric is None or is_of_tokens(metric) or evaluation.generate_every == 1:
         return None
     return Problem(
         ("training.metric_for_best_model", "evaluation.generate_every"),
@@ -389,10 +389,16 @@ def labels_belong_to_classification(resolved: Resolved) -> Problem | None:
             f"labels belong to the task classification, and the task is {evaluation.task}",
             "set task classification, or leave out labels",
         )
-    if len({label.strip().casefold() for label in evaluation.labels} - {""}) < max(2, len(evaluation.labels)):
+    return None
+
+
+@rule
+def labels_differ(resolved: Resolved) -> Problem | None:
+    labels = resolved.config.evaluation.labels
+    if labels is not None and len({label.strip().casefold() for label in labels} - {""}) < max(2, len(labels)):
         return Problem(
             ("evaluation.labels",),
-            f"labels {evaluation.labels} are not two or more different texts",
+            f"labels {labels} are not two or more different texts",
             "name every label once; upper and lower case are the same label",
         )
     return None
@@ -409,29 +415,43 @@ def schema_belongs_to_json(resolved: Resolved) -> Problem | None:
             f"json_schema belongs to the task json, and the task is {evaluation.task}",
             "set task json, or leave out json_schema",
         )
+    return None
+
+
+@rule
+def schema_is_one(resolved: Resolved) -> Problem | None:
+    path = resolved.config.evaluation.json_schema
+    if path is None:
+        return None
     try:
-        read_json_schema(evaluation.json_schema)
+        read_json_schema(path)
     except ConfigError as error:
         return Problem(("evaluation.json_schema",), f"json_schema {error.where}: {error.what}", error.remedy or "")
     return None
 
 
 @rule
-def task_function_is_the_task(resolved: Resolved) -> Problem | None:
+def one_task(resolved: Resolved) -> Problem | None:
     evaluation = resolved.config.evaluation
-    if evaluation.task_function is None:
+    if evaluation.task_function is None or evaluation.task == "auto":
         return None
-    if evaluation.task != "auto":
-        return Problem(
-            ("evaluation.task", "evaluation.task_function"),
-            f"task {evaluation.task} and a task_function are both given",
-            "leave one of them out",
-        )
-    file, _, function = evaluation.task_function.rpartition(":")
+    return Problem(
+        ("evaluation.task", "evaluation.task_function"),
+        f"task {evaluation.task} and a task_function are both given",
+        "leave one of them out",
+    )
+
+
+@rule
+def task_function_is_a_function(resolved: Resolved) -> Problem | None:
+    spelled = resolved.config.evaluation.task_function
+    if spelled is None:
+        return None
+    file, _, function = spelled.rpartition(":")
     if not file.endswith(".py") or not function.isidentifier() or not Path(file).is_file():
         return Problem(
             ("evaluation.task_function",),
-            f"task_function {evaluation.task_function!r} names no function of a Python file that exists",
+            f"task_function {spelled!r} names no function of a Python file that exists",
             "write FILE.py:FUNCTION",
         )
     return None

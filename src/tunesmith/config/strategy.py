@@ -82,13 +82,31 @@ def chosen(resolved: Resolved, environment: Mapping[str, str] = os.environ) -> S
         ConfigError: two of them say different things, or one of them says something that cannot be done.
     """
     strategy = _agreed(resolved, [said for said in _said(resolved, environment) if said is not None])
-    if strategy.name == "fsdp2" and resolved.config.quantization.load_in_8bit:
+    if strategy.name == "fsdp2":
+        _refuse_what_fsdp2_cannot_spread(resolved)
+    if strategy.name in ("zero1", "zero2", "zero3") and resolved.config.training.optim == "adafactor":
+        raise ConfigError(
+            f"adafactor works on rows and columns of matrices, which {strategy.name} lays out flat",
+            where=resolved.origins["training.optim"],
+            remedy="set optim adamw_torch, or the strategy ddp",
+        )
+    return strategy
+
+
+def _refuse_what_fsdp2_cannot_spread(resolved: Resolved) -> None:
+    optim = resolved.config.training.optim
+    if resolved.config.quantization.load_in_8bit:
         raise ConfigError(
             "fsdp2 cannot spread weights in 8 bits (bitsandbytes keeps their scales beside them)",
             where=resolved.origins["quantization.load_in_8bit"],
             remedy="set load_in_4bit, or the strategy ddp, zero2 or zero3",
         )
-    return strategy
+    if optim == "adafactor" or any(part in optim for part in ("bnb", "8bit", "paged", "lion", "ademamix")):
+        raise ConfigError(
+            f"the optimizer {optim} cannot work on weights that fsdp2 spread",
+            where=resolved.origins["training.optim"],
+            remedy="set optim adamw_torch, or the strategy ddp or zero2",
+        )
 
 
 def _agreed(resolved: Resolved, said: list[Strategy]) -> Strategy:
@@ -175,6 +193,20 @@ def read_accelerate(path: str, origin: str) -> dict[str, Any]:
     if not isinstance(content, dict) or "distributed_type" not in content:
         raise ConfigError("is no configuration of accelerate: distributed_type is missing", where=path)
     return content
+
+
+def mixed_precision(resolved: Resolved, environment: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
+    """The number format that accelerate was told (``bf16``, ``fp16``) and who told it; its ``no`` says nothing.
+
+    Raises:
+        ConfigError: the accelerate file cannot be read.
+    """
+    said = [(environment.get("ACCELERATE_MIXED_PRECISION"), "accelerate launch (ACCELERATE_MIXED_PRECISION)")]
+    file = resolved.config.launch.accelerate_config
+    if file is not None:
+        content = read_accelerate(file, resolved.origins["launch.accelerate_config"])
+        said.append((content.get("mixed_precision"), file))
+    return next(((str(value), origin) for value, origin in said if str(value).lower() in ("bf16", "fp16")), None)
 
 
 def at(content: Any, key: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from transformers import ContinuousBatchingConfig, PreTrainedModel
@@ -82,3 +83,48 @@ def continuous(
                 )
             waiting.remove(int(result.request_id))
             yield [(int(result.request_id), result.generated_tokens)]
+
+
+def vllm(model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding) -> Iterator[list[tuple[int, list[int]]]]:
+    """Place and new token ids of every job, all at once; vLLM opens the folder that the model was loaded from.
+
+    The model gives its device to vLLM and stays in main memory afterwards.
+
+    Raises:
+        ModelError: the model is not what its folder holds: it has an adapter or is quantized.
+    """
+    if not jobs:
+        return
+    folder = Path(model.name_or_path)
+    if base_of(model) is not model or getattr(model, "is_quantized", False) or not folder.is_dir():
+        raise ModelError(
+            "vLLM opens a folder with whole weights, and this model has an adapter, is quantized or has no folder",
+            remedy="merge it (tunesmith merge) and evaluate that, or set generation_engine transformers",
+        )
+    from vllm import LLM, SamplingParams
+
+    dtype = str(model.dtype).removeprefix("torch.")
+    model.to("cpu")
+    torch.cuda.empty_cache()
+    # "vllm": the sampling defaults in the folder's generation_config.json are not used
+    engine = LLM(model=str(folder), dtype=dtype, skip_tokenizer_init=True, generation_config="vllm", seed=decoding.seed)
+    outputs = engine.generate(
+        [{"prompt_token_ids": list(job.prompt)} for job in jobs],
+        [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=job.budget,
+                stop_token_ids=decoding.stops,
+                ignore_eos=True,
+                detokenize=False,
+            )
+            for job in jobs
+        ],
+        use_tqdm=False,
+    )
+    finished = []
+    for job, output in zip(jobs, outputs, strict=True):
+        answer = output.outputs[0]
+        end = decoding.stops[:1] if answer.finish_reason == "stop" else []  # whether or not it is among the tokens
+        finished.append((job.index, [*answer.token_ids, *end]))
+    yield finished

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate.decoding import Decoding, Job, continue_batch, shared_prefix
-from tunesmith.evaluate.engines import check_engine, continuous
+from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
 from tunesmith.notices import say
 
@@ -74,7 +74,7 @@ def generate(
         seed: seed of the sampling; a prompt's random numbers depend on it and on the prompt's place alone.
         stop_token_ids: tokens that end an answer; unset, ``default_stop_token_ids``.
         names: where each prompt comes from, for error messages.
-        engine: ``auto`` and ``transformers`` generate in sorted batches, ``continuous`` by continuous batching.
+        engine: ``auto`` and ``transformers`` generate in sorted batches; ``continuous`` and ``vllm``: see ``engines``.
         journal: keeps finished answers; those that an interrupted call with the same model, prompts and settings has
             left in it are not generated again. The caller removes it when the answers are safe.
         on_progress: told after every batch, or every answer where there are no batches.
@@ -98,8 +98,11 @@ def generate(
         answers = journal.open(identity(model) | settings | {"jobs": [asdict(job) for job in jobs]})
     streamer = _Spoken(tokenizer, on_text) if on_text is not None else None
     with _untouched(model), torch.no_grad(), _memory(batch_size):
+        waiting = [job for job in jobs if job.index not in answers]
         if engine == "continuous":
-            parts = continuous(model, [job for job in jobs if job.index not in answers], decoding, batch_size)
+            parts = continuous(model, waiting, decoding, batch_size)
+        elif engine == "vllm":
+            parts = vllm(model, waiting, decoding)
         else:
             parts = _sorted_batches(model, jobs, decoding, batch_size, set(answers), streamer)
         for part in parts:
@@ -148,7 +151,7 @@ def _budgets(
             raise DataError(
                 f"the prompt has {len(prompt)} tokens and the model has {positions} positions, so no answer fits",
                 where=where,
-                remedy="shorten the prompt (max_length with too_long=truncate_prompt) or leave the row out",
+                remedy="shorten its text, or leave the row out",
             )
         budgets.append(min(max_new_tokens, room))
     short = sum(budget < max_new_tokens for budget in budgets)

@@ -42,7 +42,8 @@ def confidence_intervals(
         for name, statistic in statistics.items():
             drawn[name].append(statistic(rows))
     # A figure that only some rows have can be missing from a draw of few rows; such a draw says nothing about it.
-    return {name: [float(value) for value in np.nanquantile(values, QUANTILES)] for name, values in drawn.items()}
+    counted = {name: [value for value in values if not np.isnan(value)] for name, values in drawn.items()}
+    return {name: np.quantile(values, QUANTILES).tolist() for name, values in counted.items() if values}
 
 
 def mean_of(values: Sequence[float | None]) -> Statistic:

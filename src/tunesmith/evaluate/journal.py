@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 JOURNAL = "unfinished.jsonl"
 """Its usual name, beside the predictions that it becomes."""
 
+FIELDS = {"fingerprint", "index", "token_ids", "stopped"}
+
 Answer = tuple[list[int], bool]
 """New token ids without the stop token, and whether a stop token ended them."""
 
@@ -54,7 +56,7 @@ class Journal:
         """
         self._fingerprint = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         try:
-            lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+            lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         except OSError as error:
             raise StorageError(f"cannot read: {error.strerror or error}", where=str(self.path)) from error
         entries = list(map(_parse, lines))
@@ -126,10 +128,10 @@ def _plain(value: Any) -> Any:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     """The entry in a line, or None for one that is torn or not ours."""
+    if not line.endswith(b"\n"):
+        return None
     try:
         entry = json.loads(line)
     except ValueError:
         return None
-    return (
-        entry if isinstance(entry, dict) and entry.keys() >= {"fingerprint", "index", "token_ids", "stopped"} else None
-    )
+    return entry if isinstance(entry, dict) and entry.keys() == FIELDS else None

@@ -269,6 +269,12 @@ def evaluate_rows(
         raise DataError("there are no rows to evaluate")
     references = _references(builder, rows, task)
     prompts = [builder.prompt(row).input_ids for row in rows]
+    longer = sum(len(prompt) > builder.data.max_length for prompt in prompts)
+    if longer:
+        say(
+            f"{longer} of {len(prompts)} prompts are longer than max_length ({builder.data.max_length}), which no row "
+            "was in training; they are evaluated whole"
+        )
     generations = (generator or generate)(
         model,
         tokenizer,

@@ -236,12 +236,12 @@ def work(job: dict[str, Any]) -> None:
     import ray
     from ray.train.collective import broadcast_from_rank_zero
 
-    from tunesmith.train.run import train
-
     desk = job["desk"]
     restarts, hopeless = broadcast_from_rank_zero(ray.get(desk.begin.remote()) if rank() == 0 else (0, False))
     if hopeless:
         raise RuntimeError("an error that another start cannot mend")
+    from tunesmith.train.run import train
+
     teller = Teller(desk)
     notices.forget()
     notices.listen(lambda text: teller.tell("notice", text))

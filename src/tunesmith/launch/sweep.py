@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import shlex
 import signal
 import subprocess
@@ -23,14 +24,15 @@ from typing import Any, Literal
 from tunesmith.config.draft import COMMAND_LINE, Draft
 from tunesmith.config.load import finish
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.rules import evaluates
+from tunesmith.config.rules import evaluates, is_of_tokens
 from tunesmith.errors import ConfigError, Interrupted, StorageError
 from tunesmith.launch.interruption import interruptible
+from tunesmith.launch.processes import AGENT
 from tunesmith.launch.search import Range, Space, grid, parse_param, suggest
 from tunesmith.report import record
 from tunesmith.report.folder import read_json, write_json, write_text
 from tunesmith.train import checkpoint
-from tunesmith.train.arguments import eval_interval
+from tunesmith.train.arguments import eval_interval, smaller_is_better
 
 STATE = "sweep.json"
 COMPARISON = "comparison"
@@ -184,7 +186,7 @@ def open_sweep(request: Request, output: str | None, *, samples: bool = False, s
     sampled = samples or any(isinstance(param, Range) for param in space)
     total = _number_of_trials(request, space, sampled)
     metric = request.metric if request.metric == "loss" else f"eval_{request.metric.removeprefix('eval_')}"
-    mode = request.mode or ("min" if metric.endswith(("loss", "perplexity")) else "max")
+    mode = request.mode or ("min" if smaller_is_better(metric) else "max")
     first = _check_all(request, space, metric)
     folder = Path(output or f"{first.config.training.output_dir}-sweep")
     decides = [first.fingerprint(), list(request.params), metric, mode, request.seed if sampled else None]
@@ -265,7 +267,7 @@ def _check_metric(metric: str, resolved: Resolved) -> None:
             where=resolved.origins["training.eval_steps"],
             remedy="set eval_steps",
         )
-    if metric not in ("eval_loss", "eval_token_accuracy") and not resolved.config.evaluation.generate:
+    if not is_of_tokens(metric) and not resolved.config.evaluation.generate:
         raise ConfigError(
             f"{metric} comes from generated answers, and evaluation.generate is off",
             where=COMMAND_LINE,
@@ -329,9 +331,14 @@ def _where_to_begin(folder: Path) -> list[str]:
 
 
 def _call(command: Sequence[str], log: Path, directory: str) -> int:
-    """Run a command with its output in a file; a signal that stops us stops it as well. Returns the exit code."""
+    """Run a command with its output in a file; it ends when this process does, however that happens.
+
+    Returns:
+        The exit code, 128 and the signal's number where a signal ended it.
+    """
+    ours = os.environ | {AGENT: str(os.getpid())}
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd=directory)
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd=directory, env=ours)
         try:
             code = process.wait()
         except BaseException:

@@ -5,9 +5,12 @@ What is tried next, what is finished and where it lies is the sweep's own; Tune 
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Any
 
 from tunesmith.errors import Interrupted
@@ -45,7 +48,8 @@ def run_on_ray(sweep: Sweep, settled: Callable[[Trial], None]) -> None:
             run_config=tune.RunConfig(name="tune", storage_path=str(notes), verbose=0),
         )
         try:
-            tuner.fit()
+            with redirect_stdout(io.StringIO()):  # Tune prints tables of its own, whatever ``verbose`` says
+                tuner.fit()
         finally:
             shutil.rmtree(notes, ignore_errors=True)
 
@@ -58,7 +62,7 @@ def tell_trial(job: dict[str, Any]) -> None:
         outcome = run_trial(job)
     except Interrupted as error:
         outcome = {"status": "failed", "error": error.line(), "exit_code": error.exit_code}
-    tune.report({"outcome": outcome})
+    tune.report({"outcome": json.dumps(outcome)})  # Tune would take a nested result apart
 
 
 def _searcher(sweep: Sweep, settled: Callable[[Trial], None]) -> Any:
@@ -80,7 +84,7 @@ def _searcher(sweep: Sweep, settled: Callable[[Trial], None]) -> Any:
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             died = {"status": "failed", "error": "its Ray worker died", "exit_code": 1}
             trial = self._trials[trial_id]
-            sweep.settle(trial, died if error or not result else result["outcome"])
+            sweep.settle(trial, died if error or not result else json.loads(result["outcome"]))
             settled(trial)
 
         def save(self, checkpoint_path: str) -> None:

@@ -38,7 +38,12 @@ def greater_is_better(resolved: Resolved) -> bool | None:
     if metric is None:
         return None
     asked = resolved.config.training.greater_is_better
-    return asked if asked is not None else not metric.endswith(("loss", "failure_rate"))
+    return asked if asked is not None else not smaller_is_better(metric)
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether a metric is one of which less is better: a loss, or a rate of failures."""
+    return metric.endswith(("loss", "failure_rate"))
 
 
 def sampling(resolved: Resolved) -> str:

@@ -30,7 +30,7 @@ from tunesmith.model.load import placement
 from tunesmith.model.memory import GIB, BatchShape, Memory
 from tunesmith.model.precision import Precision, choose_precision, uses_cuda
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
-from tunesmith.train import checkpoint, deepspeed
+from tunesmith.train import checkpoint
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.judging import make_judge
 from tunesmith.train.plan import Plan, make_plan
@@ -39,6 +39,7 @@ from tunesmith.train.processes import num_processes
 from tunesmith.train.run import prepare
 from tunesmith.train.samples import make_samples
 from tunesmith.train.start import check_batches, starting_point
+from tunesmith.train.strategy import check_strategy
 
 MOST_STEPS = 20_000
 """Steps for which the learning rate is computed one after the other; longer schedules are shown by their peak alone."""
@@ -85,7 +86,7 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
     """
     capacity = (gpu, memory.device_memory(gpu)) if gpu is not None else memory.here(resolved)
     report = Report()
-    strategy = report.attempt(lambda: deepspeed.check(resolved)) or ALONE
+    strategy = report.attempt(lambda: check_strategy(resolved)) or ALONE
     resume = report.attempt(lambda: _starting_point(resolved))
     tokenizer = report.attempt(lambda: load_tokenizer(resolved.config.model))
     data = report.attempt(lambda: prepare(resolved, tokenizer)) if tokenizer is not None else None

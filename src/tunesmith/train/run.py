@@ -43,7 +43,7 @@ from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 from tunesmith.report import record
 from tunesmith.report.folder import write_json
 from tunesmith.report.plots import CURVES, draw_curves
-from tunesmith.train import checkpoint, deepspeed, trackers
+from tunesmith.train import checkpoint, trackers
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.callbacks import METRICS, EarlyStopping, Listener, RunLog, Silent, keep_metrics_until
 from tunesmith.train.judging import Judge, make_judge
@@ -53,6 +53,14 @@ from tunesmith.train.processes import is_main_process, leave_old_store, num_proc
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.samples import make_samples
 from tunesmith.train.start import check_agreement, check_batches, starting_point
+from tunesmith.train.strategy import (
+    check_precision,
+    check_processes,
+    check_strategy,
+    check_tied,
+    forget,
+    gathered_weights,
+)
 from tunesmith.train.trainer import Trainer
 
 OWN_FILES = (record.RECORD, METRICS, "ledger.json", EVALUATION, "gen_results", CURVES, "inference.json", CARD, PROOF)
@@ -74,7 +82,8 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     started = time.perf_counter()
     training = resolved.config.training
     leave_old_store()
-    strategy = deepspeed.check(resolved)
+    strategy = check_strategy(resolved)
+    check_processes(resolved, strategy)
     folder = Path(training.output_dir)
     resume = starting_point(resolved)
     tokenizer = load_tokenizer(resolved.config.model)
@@ -84,12 +93,13 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     samples = make_samples(resolved, tokenizer, data, precision)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
     plan = make_plan(resolved, num_batch_rows(rows), num_processes())
-    deepspeed.check_precision(strategy, precision)
+    check_precision(resolved, strategy, precision)
     if resume is not None:
         check_batches(resume, resolved, plan, strategy)
     set_seed(training.seed)
     model = load_model(resolved, precision, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    check_tied(strategy, model)
     contract = promise(resolved, model, data)
     tokenizer.chat_template = chat_template(data.builder, data.first_row) or tokenizer.chat_template
     trainer = build_trainer(
@@ -362,8 +372,8 @@ def finish_folder(
     model_folder = model_folder_of(resolved)
     adapter_folder = adapter_folder_of(resolved, model_folder)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    whole = deepspeed.gathered_weights(model)
-    deepspeed.forget()
+    whole = gathered_weights(model)
+    forget()
     if is_main_process():
         save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=whole, contract=contract)
         if adapter_folder != model_folder:
@@ -394,7 +404,7 @@ def best_evaluation(trainer: Trainer) -> dict[str, Any] | None:
 def draw(folder: Path, best: dict[str, Any] | None) -> None:
     """Draw the curves of the run; a finished run is not lost because its picture is."""
     try:
-        draw_curves(folder, best_step=best["step"] if best else None)
+        draw_curves(folder, best)
     except Exception as error:  # matplotlib has many ways to fail, and none of them concerns the model
         notices.say(f"{CURVES} could not be drawn ({type(error).__name__}: {error})")
 

@@ -40,6 +40,7 @@ BREACHES: dict[str, tuple[list[str], str]] = {
         ["--metric_for_best_model", "eval_accuracy", "--generate", "--generate_every", "2"],
         "is missing at evaluations without generation",
     ),
+    "sample_has_a_size": (["--generate_seed", "3"], "nothing says how large it is"),
     "warmup_fits": (["--max_steps", "10", "--warmup_steps", "20"], "longer than the training"),
     "known_optimizer": (["--optim", "adamw_torhc"], "unknown optimizer"),
     "safe_output_dir": (["--output_dir", "."], "is no folder of its own"),
@@ -49,6 +50,13 @@ BREACHES: dict[str, tuple[list[str], str]] = {
     "ray_places_the_workers": (["--engine", "ray", "--nodes", "2"], "Ray places the workers"),
     "upload_has_a_name": (["--push_to_hub"], "has no repository"),
     "chat_loss_needs_turns": (["--format", "text", "--loss_on", "assistant"], "needs chat turns"),
+    "labels_belong_to_classification": (["--labels", "yes", "no"], "the task is auto"),
+    "labels_differ": (["--labels", "yes", "Yes", "--task", "classification"], "are not two or more different texts"),
+    "schema_belongs_to_json": (["--json_schema", "s.json", "--task", "exact"], "the task is exact"),
+    "schema_is_one": (["--json_schema", "no/such.json", "--task", "json"], "no/such.json: cannot read"),
+    "one_task": (["--task_function", "own.py:score", "--task", "exact"], "both given"),
+    "task_function_is_a_function": (["--task_function", "own.py"], "names no function of a Python file"),
+    "generated_answers_are_scored": (["--generate", "--task", "none"], "task none scores nothing"),
 }
 """Rule -> settings that break it, and words of the complaint; ``length_fits_positions`` needs a model on disk."""
 
@@ -134,3 +142,11 @@ def test_processes_and_machines(tokens: list[str], part: str) -> None:
 @pytest.mark.parametrize("rendezvous", ["10.0.0.1:29500", "node-1.cluster:1", "[fd00::1]:65535"])
 def test_machines_that_can_meet(rendezvous: str) -> None:
     assert not list(find_problems(settings(*MEETING, "--rendezvous", rendezvous)))
+
+
+@pytest.mark.parametrize("metric", ["loss", "eval_loss", "token_accuracy", "eval_token_accuracy"])
+def test_figures_of_tokens_need_no_generated_answers(metric: str) -> None:
+    names = ("metric_is_computed", "best_metric_at_every_evaluation")
+    resolved = settings("--metric_for_best_model", metric, "--generate_every", "2")
+    checked = [function(resolved) for function in RULES if function.__name__ in names]
+    assert checked == [None, None]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.batching import items, length_grouped_order, pack
-from tunesmith.data.masking import Example
+from tunesmith.data.batching import FilledSampler, LengthGroupedSampler, filler, items, length_grouped_order, pack
+from tunesmith.data.masking import IGNORE_INDEX, Example
 
 
 def example(length: int, origin: str) -> Example:
@@ -77,3 +77,25 @@ def test_length_grouping_keeps_every_row_and_saves_padding() -> None:
 
     assert padding(order) < 0.1 * padding(list(range(1003)))
     assert length_grouped_order([], 8, seed=1) == []
+
+
+def test_filled_order_has_every_row_once_and_the_fillers_last() -> None:
+    lengths = [1 + number * 7 % 13 for number in range(21)]
+    plain, filled = (
+        LengthGroupedSampler(lengths, 2, seed=3),
+        FilledSampler(LengthGroupedSampler(lengths, 2, seed=3), 24),
+    )
+    orders = []
+    for epoch in range(2):
+        plain.set_epoch(epoch)
+        filled.set_epoch(epoch)
+        orders.append(list(filled))
+        assert orders[-1] == [*plain, 21, 22, 23]
+    assert orders[0] != orders[1]
+    assert len(filled) == 24
+
+
+def test_fillers_teach_nothing() -> None:
+    assert filler(weighted=False)["labels"] == [IGNORE_INDEX]
+    assert filler(weighted=False)["origins"] == []
+    assert filler(weighted=True)["weights"] == [0.0]

@@ -51,5 +51,9 @@ def test_intervals_depend_on_the_seed_alone_and_touch_no_random_stream() -> None
 def test_edges() -> None:
     assert confidence_intervals({"mean": mean_of([1.0])}, 1, 0, seed=0) == {}
     assert confidence_intervals({"mean": mean_of([1.0, 1.0])}, 2, 50, seed=0) == {"mean": [1.0, 1.0]}
+    seldom = {"seldom": mean_of([0.5, *[None] * 99])}
+    found = [confidence_intervals(seldom, 100, 1, seed=seed) for seed in range(20)]
+    assert {} in found  # the only draw may have no such row, and then there is nothing to say
+    assert {"seldom": [0.5, 0.5]} in found
     # one row of three has the figure: draws without it say nothing, and the others say 0.5
     assert confidence_intervals({"mean": mean_of([None, 0.5, None])}, 3, 200, seed=0) == {"mean": [0.5, 0.5]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,30 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import DataSection, EvaluationSection
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.nli import nli_text
 from tunesmith.data.rows import Row, read_rows
-from tunesmith.errors import ConfigError, DataError, DataErrors, StorageError
+from tunesmith.errors import ConfigError, DataError, DataErrors, ModelError
 from tunesmith.evaluate.generate import Generation
 from tunesmith.evaluate.run import (
     Case,
     evaluate_rows,
     evaluate_run,
+    evaluate_several,
     evaluate_untrained,
     held_out_rows,
+    sampled,
     scalar_metrics,
     score_generations,
     task_for,
     write_result,
 )
 from tunesmith.evaluate.tasks import NliTask
+from tunesmith.model.load import load_for_inference
 from tunesmith.report import record
 from tunesmith.report.folder import read_json, read_jsonl
 
@@ -231,7 +235,7 @@ def test_checkpoints_other_data_and_other_settings(run_folder: Path, esnli: Path
 def test_what_cannot_be_evaluated_is_refused(run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="lora_r cannot be changed"):
         evaluate_run(run_folder, settings=["--lora_r", "8"])
-    with pytest.raises(StorageError, match="no run folder"):
+    with pytest.raises(ModelError, match="no such model folder"):
         evaluate_run(tmp_path / "nothing")
     with pytest.raises(DataError):
         evaluate_run(run_folder, data=str(tmp_path / "missing.jsonl"))
@@ -265,3 +269,66 @@ def test_held_out_rows_are_those_of_the_settings(esnli: Path) -> None:
     assert set(share) < set(everything)
     with pytest.raises(DataError, match="no rows to evaluate on"):
         held_out_rows(DataSection(train_data=str(esnli)))
+
+
+def test_loss_and_token_accuracy_are_counted_again_by_hand(run_folder: Path, shared_data: Path, esnli: Path) -> None:
+    """An independent cross-entropy over the answers' tokens, row by row and without padding."""
+    result = evaluate_run(run_folder, limit=3)
+    inference = load_for_inference(run_folder)
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "model_stories260k" / "hf")
+    builder = ExampleBuilder(tokenizer, settings_of(shared_data, esnli, run_folder).config.data)
+    nll, right, count = 0.0, 0, 0
+    for row in read_rows(str(esnli))[:3]:
+        example = builder.example(row)
+        with torch.no_grad():
+            logits = inference.model(torch.tensor([example.input_ids])).logits[0].double().log_softmax(-1)
+        for position, label in enumerate(example.labels[1:]):
+            if label != -100:
+                nll -= logits[position, label].item()
+                right += int(logits[position].argmax() == label)
+                count += 1
+    assert count > 30
+    assert result.metrics["loss"] == pytest.approx(nll / count, rel=1e-5)
+    assert result.metrics["token_accuracy"] == right / count
+
+
+def test_any_model_and_adapter_is_judged_and_compared(
+    run_folder: Path, shared_data: Path, esnli: Path, tmp_path: Path
+) -> None:
+    """A run, its adapter on its own, and the base from its folder; the baseline is that base."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(run_folder, adapter, ignore=shutil.ignore_patterns("run.json", "checkpoint-*"))
+    base = str(shared_data / "model_stories260k" / "hf")
+    flags = ["--max_new_tokens", "6", "--max_length", "512"]
+    comparison = evaluate_several(
+        [run_folder, adapter, base], baseline=True, data=str(esnli), limit=4, settings=flags, output=tmp_path / "cmp"
+    )
+    names = [f"{base} (untrained)", str(run_folder), str(adapter), base]
+    assert list(comparison.models) == names
+    figures = [{key: value for key, value in comparison.models[name].items() if key != "model"} for name in names]
+    assert figures[0] == figures[3] != figures[1]
+    assert figures[1] == figures[2]
+    folders = sorted(path.name for path in (tmp_path / "cmp").iterdir() if path.is_dir())
+    assert [name.split("-")[0] for name in folders] == ["1", "2", "3", "4"]
+    assert all((tmp_path / "cmp" / name / "predictions.jsonl").is_file() for name in folders)
+    assert read_json(tmp_path / "cmp" / "comparison.json") == comparison.to_dict()
+    assert not (run_folder / "evaluation").exists()
+
+
+def test_what_cannot_be_compared_is_refused(run_folder: Path, esnli: Path, shared_data: Path) -> None:
+    base = str(shared_data / "model_stories260k" / "hf")
+    with pytest.raises(ConfigError, match="named twice"):
+        evaluate_several([run_folder, run_folder])
+    with pytest.raises(ConfigError, match="does not say which model it was trained from"):
+        evaluate_several([base], baseline=True, data=str(esnli))
+    with pytest.raises(DataError, match="no rows to evaluate on"):
+        evaluate_several([run_folder, base])
+
+
+def test_a_sample_is_fixed_by_its_seed_and_keeps_the_order() -> None:
+    rows = [Row({}, "x.jsonl", line) for line in range(1, 101)]
+    sample = sampled(rows, 20, 3)
+    assert sample == sampled(rows, 20, 3) != sampled(rows, 20, 4)
+    assert sample != rows[:20] == sampled(rows, 20, None)
+    assert [row.line for row in sample] == sorted(row.line for row in sample)
+    assert sampled(rows, None, 3) == sampled(rows, 200, 3) == rows

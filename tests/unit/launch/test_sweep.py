@@ -16,6 +16,9 @@ import pytest
 
 from helpers import story_rows, write_rows
 from tunesmith.cli.main import main
+from tunesmith.config.load import read
+from tunesmith.launch.sweep import Request, Sweep, open_sweep, run_trial
+from tunesmith.report.folder import write_json
 
 NOT_FINITE = "1e25"
 """A learning rate at which training fails."""
@@ -198,3 +201,57 @@ def test_a_folder_with_other_things_is_refused(config, tmp_path, capsys):
     assert main(["sweep", config, *arguments]) == 2
     assert "holds something, and no sweep" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_killed_sweep_leaves_no_trial_behind(config, tmp_path):
+    arguments = [config, "--param", "lora_r=4,8", "--metric", "eval_loss", "--output", str(tmp_path / "sweep")]
+    process = psutil.Popen([sys.executable, "-m", "tunesmith", "sweep", *arguments], stderr=subprocess.DEVNULL)
+    while not (trials := process.children()):
+        threading.Event().wait(0.01)
+    process.kill()
+    process.wait()
+    trials[0].wait(timeout=300)
+
+
+def opened(config: str, folder: Path, **options: Any) -> Sweep:
+    request = Request(
+        draft=read(config), arguments=(config,), settings=(), params=("lora_r=4,8,16",), metric="eval_loss"
+    )
+    return open_sweep(request, str(folder), **options)
+
+
+@pytest.mark.parametrize(("stop", "following"), [(False, 2), (True, None)])
+def test_after_a_failure_a_sweep_goes_on_unless_it_is_to_stop(config, tmp_path, stop, following):
+    sweep = opened(config, tmp_path / "sweep", stop_on_error=stop)
+    sweep.settle(sweep.next(), {"status": "failed", "error": "out of memory", "exit_code": 4})
+    after = sweep.next()
+    assert (after.number if after else None) == following
+
+
+def test_a_failed_trial_comes_first_when_the_command_is_given_again(config, tmp_path):
+    first = opened(config, tmp_path / "sweep")
+    first.settle(first.next(), {"status": "finished", "value": 1.0, "steps": 1, "seconds": 1.0})
+    first.settle(first.next(), {"status": "failed", "error": "out of memory", "exit_code": 4})
+    again = opened(config, tmp_path / "sweep")
+    assert [again.next().number for _ in range(2)] == [2, 3]
+    assert again.next() is None
+    assert [trial.error for trial in again.trials] == [None] * 3
+
+
+def test_a_metric_that_runs_do_not_have_ends_the_sweep(config, tmp_path):
+    sweep = opened(config, tmp_path / "sweep")
+    trial = sweep.next()
+    result = {"steps": 4, "seconds": 1.0, "metrics": {"loss": 1.0, "eval_los": 1.0}}
+    write_json(tmp_path / "sweep/trial-0001/run.json", {"status": "finished", "result": result})
+    sweep.settle(trial, run_trial(sweep.job(trial)))
+    assert sweep.next() is None
+    assert "has no eval_loss; did you mean eval_los?" in sweep.problem.line()
+
+
+def test_a_metric_that_is_no_number_is_a_failure(config, tmp_path):
+    sweep = opened(config, tmp_path / "sweep")
+    trial = sweep.next()
+    result = {"steps": 4, "seconds": 1.0, "metrics": {"eval_loss": "nan"}}
+    write_json(tmp_path / "sweep/trial-0001/run.json", {"status": "finished", "result": result})
+    sweep.settle(trial, run_trial(sweep.job(trial)))
+    assert (trial.status, trial.exit_code, trial.error, trial.value) == ("failed", 5, "eval_loss is nan", None)

@@ -47,8 +47,8 @@ class FunctionTask(Task):
 
     def __init__(self, spelled: str) -> None:
         file, _, function = spelled.rpartition(":")
-        self.name = spelled
         self.path = Path(file)
+        self.name = f"{self.path.name}:{function}"  # metrics travel, and a folder of this machine says nothing there
         self.function = load_function(self.path, function)
 
     def read(self, text: str) -> Answer:

@@ -1,6 +1,7 @@
-"""What DeepSpeed needs that other runs do not: its file checked before anything is loaded, and spread weights gathered.
+"""Sharing a run's work among processes: files of DeepSpeed and accelerate held against the settings, weights gathered.
 
-The trainer hands the file to DeepSpeed, where ``auto`` values follow the run's settings.
+Which strategy is meant stands in ``config/strategy.py``. The trainer hands DeepSpeed's file on, where ``auto`` values
+follow the run's settings.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.strategy import Strategy, at, chosen
+from tunesmith.config.strategy import Strategy, at, chosen, mixed_precision, read_accelerate
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model.precision import Precision
 from tunesmith.train.processes import is_main_process, num_processes
@@ -35,11 +38,11 @@ SCHEDULERS = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "Wa
 """DeepSpeed's schedulers and the settings of the same shape."""
 
 
-def check(resolved: Resolved) -> Strategy:
+def check_strategy(resolved: Resolved) -> Strategy:
     """The run's strategy, once nothing speaks against it; before anything is loaded.
 
     Raises:
-        ConfigError: a DeepSpeed file is missing, no JSON object, or says something else than the run's settings.
+        ConfigError: files of DeepSpeed or accelerate are missing, or say something else than the run's settings.
         ModelError: DeepSpeed is not installed.
     """
     strategy = chosen(resolved)
@@ -52,14 +55,48 @@ def check(resolved: Resolved) -> Strategy:
     return strategy
 
 
+def check_processes(resolved: Resolved, strategy: Strategy) -> None:
+    """Refuse to train with another number of processes than was meant.
+
+    Raises:
+        ConfigError: an accelerate file names another, or one process has nobody to spread its weights to.
+    """
+    number, file = num_processes(), resolved.config.launch.accelerate_config
+    wanted = None
+    if file is not None:
+        wanted = read_accelerate(file, resolved.origins["launch.accelerate_config"]).get("num_processes")
+    if wanted not in (None, number):
+        raise ConfigError(
+            f"num_processes is {wanted}, and this run has {number}",
+            where=file,
+            remedy=f"start it with --num_processes {wanted}, or by accelerate launch --config_file {file}",
+        )
+    if strategy.name == "fsdp2" and number == 1:
+        raise ConfigError(
+            "fsdp2 spreads weights over processes, and there is one",
+            where=strategy.origin,
+            remedy="give --num_processes, or leave the strategy out",
+        )
+
+
 def _check_agreement(content: dict[str, Any], resolved: Resolved, path: str) -> None:
     ours = {key: (setting, resolved.values()[setting]) for key, setting in FOLLOWING.items()}
     training = resolved.config.training
-    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * num_processes()
-    ours["train_batch_size"] = ("rows of a step over all processes", rows)
+    rows = training.per_device_train_batch_size * num_processes()
+    accumulation = training.gradient_accumulation_steps
+    if training.global_batch_size is not None:
+        accumulation = training.global_batch_size // rows
+        ours["gradient_accumulation_steps"] = ("number of passes by training.global_batch_size", accumulation)
+    ours["train_batch_size"] = ("rows of a step over all processes", rows * accumulation)
     ours["optimizer.params.betas"] = ("Adam betas", [training.adam_beta1, training.adam_beta2])
     for key, (what, value) in ours.items():
-        _agree(content, key, f"the run's {what}", value, path)
+        written = at(content, key)
+        if written not in (None, "auto", value):
+            raise ConfigError(
+                f"{key} is {written!r}, and the run's {what} is {value!r}",
+                where=path,
+                remedy='write "auto", which follows the run\'s settings',
+            )
     kind = at(content, "scheduler.type")
     if kind is not None and SCHEDULERS.get(kind) != training.lr_scheduler_type:
         raise ConfigError(
@@ -77,24 +114,38 @@ def _check_agreement(content: dict[str, Any], resolved: Resolved, path: str) -> 
         )
 
 
-def _agree(content: dict[str, Any], key: str, what: str, value: Any, path: str) -> None:
-    written = at(content, key)
-    if written not in (None, "auto", value):
+def check_precision(resolved: Resolved, strategy: Strategy, precision: Precision) -> None:
+    """Refuse a DeepSpeed file, or settings of accelerate, that compute in another format than the run.
+
+    Raises:
+        ConfigError: they do.
+    """
+    run = f"the run's arithmetic is {precision.dtype} ({precision.reason})"
+    for key, value in (("bf16.enabled", precision.bf16), ("fp16.enabled", precision.fp16)):
+        written = at(strategy.deepspeed, key)
+        if written not in (None, "auto", value):
+            raise ConfigError(f"{key} is {written!r}, and {run}", where=strategy.origin, remedy='write "auto"')
+    told = mixed_precision(resolved)
+    if told is not None and told[0] != {"bfloat16": "bf16", "float16": "fp16"}.get(precision.dtype):
         raise ConfigError(
-            f"{key} is {written!r}, and {what} is {value!r}",
-            where=path,
-            remedy='write "auto", which follows the run\'s settings',
+            f"mixed_precision is {told[0]}, and {run}", where=told[1], remedy=f"set {told[0]} true as well"
         )
 
 
-def check_precision(strategy: Strategy, precision: Precision) -> None:
-    """Refuse a DeepSpeed file that computes in another format than the run.
+def check_tied(strategy: Strategy, model: PreTrainedModel | PeftModel) -> None:
+    """Refuse to spread an output head that is the embedding and is to be trained as a copy of its own.
 
     Raises:
-        ConfigError: it does.
+        ModelError: fsdp2 keeps equal weights in one group, and the copy's layer is in another.
     """
-    for key, value in (("bf16.enabled", precision.bf16), ("fp16.enabled", precision.fp16)):
-        _agree(strategy.deepspeed, key, f"by the run's precision ({precision.reason}) it", value, strategy.origin)
+    if strategy.name != "fsdp2" or not isinstance(model, PeftModel) or not model.config.tie_word_embeddings:
+        return
+    base = model.get_base_model()
+    if any(hasattr(part, "modules_to_save") for part in (base.get_input_embeddings(), base.get_output_embeddings())):
+        raise ModelError(
+            "fsdp2 cannot spread a model whose output head is its embedding when modules_to_save names one of them",
+            remedy="leave it out of modules_to_save, or take the strategy ddp, zero2 or zero3",
+        )
 
 
 def gathered_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
