@@ -165,7 +165,8 @@ def placement(resolved: Resolved, strategy: Strategy = ALONE) -> dict[str, Any] 
     if config.model.device_map != "auto":
         return _single_device(config.model.device_map, num_devices, resolved.origins["model.device_map"])
     if config.launch.gpu_id is not None and (num_devices or resolved.explicit("launch.gpu_id")):
-        return _single_device(f"cuda:{config.launch.gpu_id}", num_devices, resolved.origins["launch.gpu_id"])
+        index = visible_index(config.launch.gpu_id)
+        return _single_device(f"cuda:{index}", num_devices, resolved.origins["launch.gpu_id"])
     if not num_devices:
         return None
     if "LOCAL_RANK" in os.environ:
@@ -287,6 +288,11 @@ def load_finished(how: Finished) -> Inference:
         parameter.requires_grad = False
     align_types(model)
     return Inference(model.eval(), precision, resolved, how.tokenizer_folder, how.held_in)
+
+
+def visible_index(gpu_id: int) -> int:
+    """torch's number of a GPU: the command line hides all others, and the one that is left is its first."""
+    return 0 if os.environ.get("CUDA_VISIBLE_DEVICES") == str(gpu_id) else gpu_id
 
 
 def _open(opener: Any, located: str, name: str, keywords: dict[str, Any]) -> Any:

@@ -60,7 +60,7 @@ from tunesmith.config.strategy import Strategy, at, chosen, named
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
 from tunesmith.model.adapters import attach_adapter, check_targets, lora_config
-from tunesmith.model.load import check_not_quantized, trainable_parameters
+from tunesmith.model.load import check_not_quantized, trainable_parameters, visible_index
 from tunesmith.model.precision import Precision, uses_cuda, weights_dtype
 from tunesmith.model.quantize import is_quantized
 from tunesmith.notices import say
@@ -290,7 +290,7 @@ def device_memory(name: str) -> int:
 def here(resolved: Resolved) -> tuple[str, int]:
     """Name and usable bytes of the device on which the run would compute here."""
     if uses_cuda(resolved.config):
-        index = resolved.config.launch.gpu_id or 0
+        index = visible_index(resolved.config.launch.gpu_id or 0)
         return torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)[1]
     return "cpu", _host_memory()
 

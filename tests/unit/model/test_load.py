@@ -211,6 +211,18 @@ def test_devices_that_are_not_there(settings: Settings) -> None:
     assert refused == 3
 
 
+def test_a_chosen_gpu_is_the_first_of_those_left_visible(settings, monkeypatch):
+    """``--gpu 1`` hides the other devices, so torch counts one; asked for in Python, nothing is hidden."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for visible, number, device in (("1", 1, 0), ("0,1", 2, 1), (None, 2, 1)):
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda number=number: number)
+        assert placement(settings(gpu_id=1, written=("gpu_id",))) == {"": device}
+
+
 def test_small_real_model_is_quantized_and_takes_a_step(stories_model: Path, settings: Settings) -> None:
     batch = {"input_ids": torch.tensor([[1, 403, 407, 261, 378]]), "labels": torch.tensor([[1, 403, 407, 261, 378]])}
     model, precision = load(settings, model_name_or_path=str(stories_model), load_in_4bit=True)
