@@ -20,7 +20,7 @@ from trl import SFTConfig
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.strategy import Strategy
+from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.data.batching import BatchRows, filler, items, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
@@ -52,6 +52,7 @@ from tunesmith.train.strategy import (
     check_tied,
     forget,
     gathered_weights,
+    take_over,
 )
 from tunesmith.train.trainer import GenerationMetrics, Trainer
 
@@ -86,6 +87,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     training = resolved.config.training
     strategy = check_strategy(resolved)
     check_processes(resolved, strategy)
+    take_over()
     folder = Path(training.output_dir)
     resume = checkpoint.find(folder, training.resume_from_checkpoint)
     check_folder(folder, resolved, resuming=resume is not None)
@@ -101,7 +103,16 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
     check_tied(strategy, model)
     trainer = build_trainer(
-        resolved, model, tokenizer, precision, plan, data, rows, eval_rows, strategy, resuming=resume is not None
+        resolved,
+        model,
+        tokenizer,
+        precision,
+        plan,
+        data,
+        rows,
+        eval_rows,
+        resuming=resume is not None,
+        strategy=strategy,
     )
     facts = describe(resolved, model, precision, plan, data, trainer, strategy)
     trainer.add_callback(RunLog(folder, listener))
@@ -228,9 +239,9 @@ def build_trainer(
     data: PreparedData,
     rows: Dataset,
     eval_rows: Dataset | None,
-    strategy: Strategy,
     *,
     resuming: bool,
+    strategy: Strategy = ALONE,
 ) -> Trainer:
     """The trainer with everything that the configuration asks for."""
     training = resolved.config.training
