@@ -19,6 +19,18 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+FSDP_SETTINGS: dict[str, str] = {
+    "offload_params": "cpu_offload",
+    "transformer_cls_to_wrap": "transformer_layer_cls_to_wrap",
+    **{
+        name: name
+        for name in (
+            "activation_checkpointing", "auto_wrap_policy", "cpu_ram_efficient_loading", "min_num_params",
+            "reshard_after_forward", "state_dict_type", "transformer_layer_cls_to_wrap",
+        )
+    },
+}  # fmt: skip
+"""Settings of accelerate that FSDP2 has, and the trainer's names for them; the others are FSDP1's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +42,7 @@ class Strategy:
             spread), ``zero2`` (gradients and states), ``zero1`` (states), ``zero0`` (DeepSpeed that spreads nothing).
         origin: who said so.
         deepspeed: DeepSpeed's configuration, empty without DeepSpeed.
-        fsdp: settings of FSDP that somebody wrote, by accelerate's names without ``fsdp_``.
+        fsdp: settings of FSDP2 that somebody wrote, by the trainer's names.
     """
 
     name: str
@@ -50,7 +62,7 @@ class Strategy:
     def offloads(self, what: str) -> bool:
         """Whether ``optimizer`` (states) or ``param`` (weights) lie outside of the device."""
         if self.name == "fsdp2":
-            return str(self.fsdp.get("offload_params", self.fsdp.get("cpu_offload", False))).lower() == "true"
+            return bool(self.fsdp.get("cpu_offload"))
         section = self.deepspeed.get("zero_optimization", {}).get(f"offload_{what}") or {}
         return str(section.get("device", "none")) != "none"
 
@@ -261,7 +273,8 @@ def _by_fsdp(written: dict[str, Any], origin: str) -> Strategy:
             where=origin,
             remedy="write fsdp_version: 2 (accelerate to-fsdp2 converts the file)",
         )
-    return Strategy("fsdp2", origin, fsdp=written)
+    values = {key: yaml.safe_load(str(value)) for key, value in written.items()}  # the launcher's are text
+    return Strategy("fsdp2", origin, fsdp={FSDP_SETTINGS[key]: values[key] for key in values if key in FSDP_SETTINGS})
 
 
 def _by_accelerate_deepspeed(written: dict[str, Any], origin: str) -> Strategy:

@@ -20,7 +20,7 @@ from trl import SFTConfig
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.strategy import Strategy
+from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.data.batching import BatchRows, filler, items, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import Example
@@ -60,6 +60,7 @@ from tunesmith.train.strategy import (
     check_tied,
     forget,
     gathered_weights,
+    take_over,
 )
 from tunesmith.train.trainer import Trainer
 
@@ -84,6 +85,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     leave_old_store()
     strategy = check_strategy(resolved)
     check_processes(resolved, strategy)
+    take_over()
     folder = Path(training.output_dir)
     resume = starting_point(resolved)
     tokenizer = load_tokenizer(resolved.config.model)
@@ -111,9 +113,9 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         judge,
         rows,
         eval_rows,
-        strategy,
         contract,
         resuming=resume is not None,
+        strategy=strategy,
     )
     check_agreement(resume)
     facts = describe(resolved, model, precision, plan, data, trainer, strategy)
@@ -228,10 +230,10 @@ def build_trainer(
     judge: Judge | None,
     rows: Dataset,
     eval_rows: Dataset | None,
-    strategy: Strategy,
     contract: Contract,
     *,
     resuming: bool,
+    strategy: Strategy = ALONE,
 ) -> Trainer:
     """The trainer with everything that the configuration asks for."""
     training = resolved.config.training

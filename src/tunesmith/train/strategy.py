@@ -7,6 +7,7 @@ follow the run's settings.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -77,6 +78,14 @@ def check_processes(resolved: Resolved, strategy: Strategy) -> None:
             where=strategy.origin,
             remedy="give --num_processes, or leave the strategy out",
         )
+
+
+def take_over() -> None:
+    """Take the DeepSpeed fields of ``accelerate launch`` out of the environment: the strategy holds them now.
+
+    accelerate refuses to see them beside a whole configuration.
+    """
+    os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
 
 
 def _check_agreement(content: dict[str, Any], resolved: Resolved, path: str) -> None:

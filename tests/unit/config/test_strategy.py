@@ -16,7 +16,8 @@ from tunesmith.errors import ConfigError
 
 FSDP2 = {"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 2, "fsdp_reshard_after_forward": False}}
 ZERO3 = {"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 3, "gradient_accumulation_steps": 4}}
-FSDP2_LAUNCHED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "false"}
+FSDP2_LAUNCHED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "false",
+                  "FSDP_OFFLOAD_PARAMS": "false", "FSDP_FORWARD_PREFETCH": "false"}  # fmt: skip
 
 
 def of(environment: dict[str, str] | None = None, **settings: Any) -> Strategy:
@@ -115,7 +116,9 @@ def test_accelerate_files_that_cannot_be_used(content: Any, part: str, tmp_path:
 
 def test_what_the_launcher_says_is_noticed() -> None:
     fsdp = of(FSDP2_LAUNCHED)
-    assert (fsdp.name, fsdp.fsdp["reshard_after_forward"]) == ("fsdp2", "false")
+    assert (fsdp.name, fsdp.fsdp["reshard_after_forward"]) == ("fsdp2", False)
+    assert (fsdp.offloads("param"), "forward_prefetch" in fsdp.fsdp) == (False, False)
+    assert of(FSDP2_LAUNCHED | {"FSDP_OFFLOAD_PARAMS": "true"}).offloads("param")
     assert "accelerate launch" in fsdp.origin
     zero = of({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
                "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu", "ACCELERATE_GRADIENT_CLIPPING": "0.5"})  # fmt: skip
