@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BESIDE = ("parse_failure_rate", "loss", "token_accuracy")
 """Figures without an interval that the tables show as well."""
+LEGEND = """[low, high]: 95% interval, bootstrap over rows; *: that of the paired difference leaves out 0
+gained, lost: rows that this model alone, or the first alone, got right; p: exact McNemar test on them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,15 @@ class Comparison:
         return {"compared_with": self.compared_with} | asdict(self)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """The head and the rows, one a model: every figure with its 95% interval, then rows gained and lost, and p."""
+        """The head and the rows, one a model: every figure with its 95% interval (a star where that of its difference
+        leaves out 0), then rows gained and lost, and p."""
         metrics = self.models[self.compared_with]
         names = [*metrics.get("confidence", [metrics["main_metric"]])]
         names += [name for name in BESIDE if all(name in figures for figures in self.models.values())]
         rows = []
         for model, figures in self.models.items():
-            cells = [_figure(figures, name) for name in names]
             difference = self.differences.get(model)
+            cells = [_figure(figures, name) + _star(difference, name) for name in names]
             cells += (
                 ["", "", ""]
                 if difference is None
@@ -84,7 +87,7 @@ class Comparison:
 
     def title(self) -> str:
         """What the table is about, in a line."""
-        return f"{self.task}, {self.num_examples:,} rows; gained, lost and p against {self.compared_with}"
+        return f"{self.task}, {self.num_examples:,} rows; compared with {self.compared_with}"
 
     def text(self) -> str:
         """The table for a terminal."""
@@ -97,24 +100,14 @@ class Comparison:
             ).rstrip()
             for line in [head, *rows]
         ]
-        return "\n".join([self.title(), "", *lines])
+        return "\n".join([self.title(), "", *lines, "", LEGEND])
 
     def markdown(self) -> str:
         """The table in Markdown, with what its columns mean."""
         head, rows = self.table()
         lines = [f"| {' | '.join(line)} |" for line in [head, *rows]]
         lines.insert(1, "|---" + "|---:" * (len(head) - 1) + "|")
-        return "\n".join(
-            [
-                f"{self.title()}.",
-                "",
-                *lines,
-                "",
-                "In brackets: 95% intervals (bootstrap over rows). Gained, lost: rows that this model alone, or the",
-                "first one alone, got right; p: exact McNemar test on them.",
-                "",
-            ]
-        )
+        return "\n".join([self.title(), "", *lines, "", LEGEND, ""]).replace("*", r"\*")
 
 
 def compare(results: Mapping[str, EvaluationResult], *, samples: int = 1000, seed: int = 0) -> Comparison:
@@ -181,6 +174,14 @@ def _figure(metrics: dict[str, Any], name: str) -> str:
         return ""
     interval = metrics.get("confidence", {}).get(name)
     return f"{metrics[name]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def _star(difference: Difference | None, name: str) -> str:
+    """A star for a figure whose difference is hardly chance; a space keeps the column straight."""
+    if difference is None or name not in difference.figures:
+        return " "
+    low, high = difference.figures[name]["confidence"]
+    return "*" if low > 0 or high < 0 else " "
 
 
 def _check_same(first: str, one: EvaluationResult, second: str, other: EvaluationResult) -> None:

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tunesmith.report.folder import append_jsonl, read_jsonl, write_jsonl
-
-METRICS = "metrics.jsonl"
+from tunesmith.report.plots import METRICS
 
 
 class Listener(Protocol):

@@ -71,11 +71,12 @@ def test_unequal_rows_are_refused_and_the_first_is_named() -> None:
 
 def test_the_tables_hold_every_model_and_align() -> None:
     comparison = compare({"weak": judged(0.5, 1), "runs/a strong one": judged(0.9, 2)}, samples=100)
-    head, *rows = comparison.text().splitlines()[2:]
+    head, *rows = comparison.text().split("\n\n")[1].splitlines()
     assert head.split()[0] == "model"
     assert head.split()[-3:] == ["gained", "lost", "p"]
     assert [row[: len("runs/a strong one")].strip() for row in rows] == ["weak", "runs/a strong one"]
     assert rows[1].endswith("<0.001")
+    assert [row.count("]*") for row in rows] == [0, 2]
     assert len({row.index("[") for row in rows}) == 1
     markdown = [line for line in comparison.markdown().splitlines() if line.startswith("|")]
     assert len(markdown) == 4
