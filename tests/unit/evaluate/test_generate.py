@@ -434,6 +434,8 @@ def test_vllm_is_asked_for_the_same_answers(models_folder: Path, monkeypatch: py
     module.LLM, module.SamplingParams = StandIn, SimpleNamespace  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", module)
     model, tokenizer = load(models_folder / "llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(3)  # trained since it was loaded
     prompts = prompts_of_lengths(5, 17, 60, 9)
     stops = [plain_greedy(model.eval(), prompts[0], [], 8)[0][4]]
     common = {"max_new_tokens": 8, "batch_size": 2, "stop_token_ids": stops}
