@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 from transformers import ContinuousBatchingConfig, PreTrainedModel
@@ -86,42 +86,41 @@ def continuous(
 
 
 def vllm(model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding) -> Iterator[list[tuple[int, list[int]]]]:
-    """Place and new token ids of every job, all at once; vLLM opens the folder that the model was loaded from.
+    """Place and new token ids of every job, all at once, from vLLM.
 
-    The model gives its device to vLLM and stays in main memory afterwards.
+    vLLM opens a folder, so the weights are written to a temporary one: what answers is what is in memory. Meanwhile
+    the model leaves its device to vLLM.
 
     Raises:
-        ModelError: the model is not what its folder holds: it has an adapter or is quantized.
+        ModelError: the model has an adapter or is quantized.
     """
     if not jobs:
         return
-    folder = Path(model.name_or_path)
-    if base_of(model) is not model or getattr(model, "is_quantized", False) or not folder.is_dir():
+    if base_of(model) is not model or getattr(model, "is_quantized", False):
         raise ModelError(
-            "vLLM opens a folder with whole weights, and this model has an adapter, is quantized or has no folder",
+            "vLLM is given whole weights, and this model has an adapter or is quantized",
             remedy="merge it (tunesmith merge) and evaluate that, or set generation_engine transformers",
         )
     from vllm import LLM, SamplingParams
 
     dtype = str(model.dtype).removeprefix("torch.")
-    model.to("cpu")
-    torch.cuda.empty_cache()
-    # "vllm": the sampling defaults in the folder's generation_config.json are not used
-    engine = LLM(model=str(folder), dtype=dtype, skip_tokenizer_init=True, generation_config="vllm", seed=decoding.seed)
-    outputs = engine.generate(
-        [{"prompt_token_ids": list(job.prompt)} for job in jobs],
-        [
-            SamplingParams(
-                temperature=0.0,
-                max_tokens=job.budget,
-                stop_token_ids=decoding.stops,
-                ignore_eos=True,
-                detokenize=False,
-            )
-            for job in jobs
-        ],
-        use_tqdm=False,
-    )
+    device = device_of(model)
+    params = [
+        SamplingParams(
+            temperature=0.0, max_tokens=job.budget, stop_token_ids=decoding.stops, ignore_eos=True, detokenize=False
+        )
+        for job in jobs
+    ]
+    with tempfile.TemporaryDirectory(prefix="tunesmith-vllm-") as folder:
+        model.save_pretrained(folder)
+        model.to("cpu")
+        torch.cuda.empty_cache()
+        # "vllm": sampling defaults in the folder's generation_config.json are not used
+        engine = LLM(model=folder, dtype=dtype, skip_tokenizer_init=True, generation_config="vllm", seed=decoding.seed)
+        prompts = [{"prompt_token_ids": list(job.prompt)} for job in jobs]
+        outputs = engine.generate(prompts, params, use_tqdm=False)
+        del engine
+    model.to(device)
     finished = []
     for job, output in zip(jobs, outputs, strict=True):
         answer = output.outputs[0]

@@ -276,6 +276,7 @@ def sliding_window_model() -> Any:
 def test_a_shared_beginning_is_computed_once_and_changes_no_answer(models_folder: Path, kind: str) -> None:
     model, tokenizer = load(models_folder / (kind if kind in KINDS else "llama"))
     if kind == "adapter":
+        torch.manual_seed(0)
         model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     if kind == "window":
         model = sliding_window_model()
@@ -434,6 +435,8 @@ def test_vllm_is_asked_for_the_same_answers(models_folder: Path, monkeypatch: py
     module.LLM, module.SamplingParams = StandIn, SimpleNamespace  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", module)
     model, tokenizer = load(models_folder / "llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(3)  # trained since it was loaded
     prompts = prompts_of_lengths(5, 17, 60, 9)
     stops = [plain_greedy(model.eval(), prompts[0], [], 8)[0][4]]
     common = {"max_new_tokens": 8, "batch_size": 2, "stop_token_ids": stops}
