@@ -119,8 +119,8 @@ def _stream(rows: Path, name: str) -> Callable[[], tuple[int, int]]:
     from tunesmith.config.resolve import from_values
     from tunesmith.data.collate import Collator
     from tunesmith.model.tokenizer import load_tokenizer
+    from tunesmith.train.dataset import to_dataset
     from tunesmith.train.prepare import prepare_stream
-    from tunesmith.train.run import to_dataset
 
     values = {"model.model_name_or_path": name, "data.train_data": str(rows), "data.streaming": True}
     resolved = from_values(values | {"training.max_steps": 1000})

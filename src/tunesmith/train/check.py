@@ -34,9 +34,8 @@ from tunesmith.train import checkpoint
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.judging import make_judge
 from tunesmith.train.plan import Plan, make_plan
-from tunesmith.train.prepare import PreparedData
+from tunesmith.train.prepare import PreparedData, prepare
 from tunesmith.train.processes import num_processes
-from tunesmith.train.run import prepare
 from tunesmith.train.samples import make_samples
 from tunesmith.train.start import check_batches, starting_point
 from tunesmith.train.strategy import check_strategy

@@ -33,6 +33,8 @@ from tunesmith.data.selection import evaluation_rows, leaks, load_rows, refuse_l
 from tunesmith.data.store import ExampleStore, ExampleWriter
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import ConfigError, DataError, StorageError
+from tunesmith.train.plan import make_plan
+from tunesmith.train.processes import num_processes
 
 TRAIN, EVALUATION = "train.arrow", "evaluation.arrow"
 
@@ -54,6 +56,15 @@ class PreparedData:
     eval_ledger: Ledger
     train_fingerprint: str | None
     eval_fingerprint: str | None
+
+
+def prepare(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
+    """The data of the run: all of it made beforehand, or training rows as they are reached."""
+    if not resolved.config.data.streaming:
+        return prepare_data(resolved, tokenizer)
+    # with as many rows as the steps take, every step has its full batches and one epoch is the whole run
+    rows_per_step = make_plan(resolved, 1, num_processes()).global_batch_size
+    return prepare_stream(resolved, tokenizer, resolved.config.training.max_steps * rows_per_step)
 
 
 def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> PreparedData:

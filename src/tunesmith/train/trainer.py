@@ -102,7 +102,7 @@ class Trainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Rows of like lengths together, where that is the layout; else transformers' random order.
 
-        Rows of length 0 only fill the last batches up, see ``run.to_dataset``.
+        Rows of length 0 only fill the last batches up, see ``dataset.to_dataset``.
         """
         rows = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy == "sequential":

@@ -49,8 +49,10 @@ def drawn(model: Path, data: str, **settings: Any) -> Drawn:
     from tunesmith.model.load import load_model
     from tunesmith.model.precision import choose_precision
     from tunesmith.model.tokenizer import load_tokenizer
+    from tunesmith.train.dataset import to_dataset
     from tunesmith.train.plan import make_plan
-    from tunesmith.train.run import build_trainer, prepare, to_dataset
+    from tunesmith.train.prepare import prepare
+    from tunesmith.train.run import build_trainer
 
     resolved = resolved_from(model_name_or_path=str(model), train_data=data, **(COMMON | settings))
     tokenizer = load_tokenizer(resolved.config.model)

@@ -165,7 +165,7 @@ def test_a_killed_evaluation_ends_as_if_nothing_had_happened(
     for name in ("killed", "whole"):
         evaluate_untrained(resolved, data=rows, output=tmp_path / name)
     assert notices.said()[-1] == f"{journal}: goes on after {finished} answers of an interrupted evaluation"
-    names = {"predictions.jsonl", "metrics.json"}
+    names = {"predictions.jsonl", "metrics.json", "mistakes.json"}
     assert {path.name for path in journal.parent.iterdir()} == names
     for name in names:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

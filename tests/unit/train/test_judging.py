@@ -13,7 +13,7 @@ from tunesmith.errors import ConfigError, DataError
 from tunesmith.model.tokenizer import load_tokenizer
 from tunesmith.train.arguments import greater_is_better
 from tunesmith.train.judging import make_judge
-from tunesmith.train.run import prepare
+from tunesmith.train.prepare import prepare
 
 
 def settings(folder: Path, model: Path, **more: Any) -> Resolved:

@@ -1,0 +1,63 @@
+"""Examples as the data set that the trainer draws its batches from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from tunesmith.config.resolve import Resolved
+from tunesmith.data.batching import BatchRows, filler, items, joined
+from tunesmith.data.masking import Example
+from tunesmith.data.stream import ExampleStream
+from tunesmith.train.processes import num_processes
+
+
+def to_dataset(
+    examples: Sequence[Example] | ExampleStream, resolved: Resolved, *, evaluation: bool = False
+) -> Dataset | None:
+    """Examples as the data set that the trainer draws batches from; None when there are none.
+
+    It holds numbers of examples; their tokens are read when a batch is made. Training rows are filled up with rows of
+    no label and length 0 at the end, so that every process gets equally many full batches: accelerate would repeat the
+    first rows instead, and they would count twice.
+    """
+    if not examples:
+        return None
+    if isinstance(examples, ExampleStream):
+        return Dataset.from_dict({"row": range(len(examples))}).with_transform(ReadRows(examples))
+    batching = "padded" if evaluation else resolved.config.training.batching
+    rows = items(examples, batching, resolved.config.data.max_length)
+    rows_of_a_pass = resolved.config.training.per_device_train_batch_size * num_processes()
+    fillers = -len(rows) % rows_of_a_pass if num_processes() > 1 and not evaluation else 0
+    table = Dataset.from_dict({"row": range(len(rows) + fillers), "length": [*rows.lengths, *[0] * fillers]})
+    return table.with_transform(ReadRows(rows))
+
+
+def num_batch_rows(rows: Dataset) -> int:
+    """Rows that are trained on, without those that only fill batches up."""
+    if "length" not in rows.column_names:
+        return len(rows)
+    return len(rows) - rows.with_format(None)["length"][:].count(0)
+
+
+class ReadRows:
+    """Numbers of batch rows to their tokens and labels; a class, so that worker processes can be given one."""
+
+    def __init__(self, rows: BatchRows | ExampleStream) -> None:
+        self.rows = rows
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReadRows:
+        return self
+
+    def __call__(self, numbers: dict[str, list[int]]) -> dict[str, list[Any]]:
+        chosen = [self._row(number) for number in numbers["row"]]
+        return {name: [row[name] for row in chosen] for name in chosen[0]}
+
+    def _row(self, number: int) -> dict[str, Any]:
+        if isinstance(self.rows, BatchRows) and number >= len(self.rows):
+            return filler(weighted=self.rows.weighted)
+        row = self.rows[number]
+        # whether a later row of a stream has weights is not known, so all of them bring theirs
+        return joined([row], weighted=True) if isinstance(row, Example) else row

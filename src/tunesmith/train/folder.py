@@ -1,0 +1,168 @@
+"""The run folder: what is cleared and written before step 1, and what is written when training has ended.
+
+Files are written by ``report`` and ``export``; checkpoints are the trainer's. The main process alone comes here.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tunesmith import notices
+from tunesmith.config.resolve import Resolved
+from tunesmith.data.stream import ExampleStream
+from tunesmith.evaluate.prompts import questions_for
+from tunesmith.evaluate.subject import EVALUATION
+from tunesmith.export import hub
+from tunesmith.export.card import CARD, write_card
+from tunesmith.export.inference import Contract
+from tunesmith.export.merge import merge
+from tunesmith.export.proof import PROOF
+from tunesmith.export.save import save_model
+from tunesmith.model.adapters import ADAPTER_CONFIG, read_adapter
+from tunesmith.model.precision import Precision
+from tunesmith.report import record
+from tunesmith.report.folder import write_json
+from tunesmith.report.plots import CURVES, draw_curves
+from tunesmith.train import checkpoint
+from tunesmith.train.callbacks import METRICS, keep_metrics_until
+from tunesmith.train.prepare import PreparedData
+from tunesmith.train.result import model_folder_of
+
+OWN_FILES = (record.RECORD, METRICS, "ledger.json", EVALUATION, "gen_results", CURVES, "inference.json", CARD, PROOF)
+"""What a run leaves in its folder beside the model; replaced with ``overwrite_output_dir``."""
+
+
+def begin_folder(
+    folder: Path,
+    resolved: Resolved,
+    command: Sequence[str],
+    facts: dict[str, Any],
+    data: PreparedData,
+    resume: checkpoint.Checkpoint | None,
+) -> None:
+    """Clear what an earlier run left (only now, when everything is checked) and write what is known before step 1."""
+    if resume is None:
+        for name in OWN_FILES:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for old in checkpoint.list_checkpoints(folder):
+            shutil.rmtree(old.path)
+    else:
+        keep_metrics_until(folder, resume.step)
+        for later in (folder / EVALUATION).glob("step-*"):
+            if int(later.name.partition("-")[2]) > resume.step:
+                shutil.rmtree(later)
+        facts = facts | {"resumed_from": {"checkpoint": resume.path.name, "step": resume.step}}
+    write_ledger(folder, data)
+    record.begin(folder, resolved, command, facts)
+
+
+def write_ledger(folder: Path, data: PreparedData) -> None:
+    """The account of all rows; of a stream, of those that were reached by now."""
+    training = data.train.ledger if isinstance(data.train, ExampleStream) else data.train_ledger
+    evaluation = data.eval_ledger.to_dict() if data.eval_rows else None
+    write_json(folder / "ledger.json", {"training": training.to_dict(), "evaluation": evaluation})
+
+
+def save_models(
+    resolved: Resolved,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    precision: Precision,
+    contract: Contract,
+    *,
+    state_dict: Mapping[str, torch.Tensor] | None,
+) -> None:
+    """Write the finished model and, where that is asked for, the merged one beside it.
+
+    Args:
+        state_dict: the gathered weights of a model that is spread over processes.
+    """
+    model_folder = model_folder_of(resolved)
+    adapter_folder = adapter_folder_of(resolved)
+    save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=state_dict, contract=contract)
+    if adapter_folder == model_folder:
+        return
+    stage = model_folder / ".merged"
+    shutil.rmtree(stage, ignore_errors=True)
+    merge(adapter_folder, stage, dtype=precision.dtype, questions=questions_for(adapter_folder))
+    for file in stage.iterdir():
+        file.replace(model_folder / file.name)
+    stage.rmdir()
+
+
+def adapter_folder_of(resolved: Resolved) -> Path:
+    """Where the adapter goes: beside the merged model into a folder of its own."""
+    merged_too = resolved.config.training.save_merged_model and resolved.config.adapter.use_lora
+    return model_folder_of(resolved) / "lora_weights" if merged_too else model_folder_of(resolved)
+
+
+def adapter_record(resolved: Resolved) -> dict[str, Any]:
+    """What ``run.json`` says of the saved adapter, so that a later change of it is noticed; nothing without one."""
+    folder = adapter_folder_of(resolved)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return {}
+    place = folder.relative_to(resolved.config.training.output_dir).as_posix()
+    return {"adapter": {"folder": place, "checksum": read_adapter(folder).checksum}}
+
+
+def write_cards(resolved: Resolved) -> None:
+    """The model card beside each model of the run."""
+    folder, model_folder = Path(resolved.config.training.output_dir), model_folder_of(resolved)
+    if not resolved.config.adapter.use_lora:
+        write_card(folder, model_folder, "full")
+        return
+    write_card(folder, adapter_folder_of(resolved), "adapter")
+    if adapter_folder_of(resolved) != model_folder:
+        write_card(folder, model_folder, "merged")
+
+
+def push_finished(resolved: Resolved) -> None:
+    """Upload the finished model; the run is finished whether or not that succeeds.
+
+    Raises:
+        StorageError: the hub could not be reached or refused.
+    """
+    training, folder = resolved.config.training, Path(resolved.config.training.output_dir)
+    repository = str(training.hub_model_id)
+    address = hub.push(folder, repository, hub.uploads(folder), private=training.hub_private_repo)
+    notices.say(f"the model was uploaded to {address}")
+
+
+def draw(folder: Path, best: dict[str, Any] | None) -> None:
+    """Draw the curves of the run; a finished run is not lost because its picture is."""
+    try:
+        draw_curves(folder, best)
+    except Exception as error:  # matplotlib has many ways to fail, and none of them concerns the model
+        notices.say(f"{CURVES} could not be drawn ({type(error).__name__}: {error})")
+
+
+def best_evaluation(
+    history: Sequence[dict[str, Any]], metric: str | None, *, greater_is_better: bool
+) -> dict[str, Any] | None:
+    """``step``, ``metric`` and ``value`` of the best evaluation; None where nothing depends on which one it is."""
+    # what is measured before the first step is not in the running: no checkpoint holds it
+    values = [(entry[metric], entry["step"]) for entry in history if entry["step"] and metric in entry]
+    finite = [value for value in values if math.isfinite(value[0])]
+    if not finite:
+        return None
+    value, step = (max if greater_is_better else min)(finite, key=lambda pair: pair[0])
+    return {"step": step, "metric": metric, "value": value}
+
+
+def final_metrics(history: Sequence[dict[str, Any]], step: int | None) -> dict[str, Any]:
+    """The last training loss, and the metrics of the evaluation after ``step``; None for the last one."""
+    metrics: dict[str, Any] = {}
+    for entry in history:
+        if "loss" in entry:
+            metrics["loss"] = entry["loss"]
+        if "eval_loss" in entry and step in (None, entry["step"]):
+            metrics |= {key: value for key, value in entry.items() if key.startswith("eval_") and key != "eval_runtime"}
+    return metrics
