@@ -33,7 +33,8 @@ def describe_start(facts: dict[str, Any]) -> list[str]:
         f"({plan['steps_per_epoch']:,} an epoch), {plan['warmup_steps']} of them warmup",
     ]
     if plan["num_processes"] > 1:
-        lines.append(f"processes {plan['num_processes']}, {plan['strategy']} ({plan['strategy_origin']})")
+        strategy = facts["strategy"]
+        lines.append(f"processes {plan['num_processes']}, {strategy['name']} ({strategy['origin']})")
     lost = data["dropped"] + data["cut"]
     if lost:
         lines.insert(2, f"          {data['dropped']:,} rows dropped, {data['cut']:,} cut: ledger.json names them")

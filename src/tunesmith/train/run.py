@@ -250,7 +250,8 @@ def describe(
             "train_fingerprint": data.train_fingerprint,
             "eval_fingerprint": data.eval_fingerprint,
         },
-        "plan": asdict(plan) | {"strategy": strategy.name, "strategy_origin": strategy.origin},
+        "plan": asdict(plan),
+        "strategy": {"name": strategy.name, "origin": strategy.origin},
         "seeds": {"seed": trainer.args.seed, "data_seed": trainer.args.data_seed},
     }
 
