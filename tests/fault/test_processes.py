@@ -322,22 +322,37 @@ def test_a_folder_that_holds_a_run_is_refused_before_anything_starts(
     }
 
 
-def test_tasks_of_srun_are_the_ranks(start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path) -> None:
-    """Two processes with the variables that SLURM gives them; the ports of jobs differ by the job's number."""
+STAND_INS = {
+    "scontrol": "echo localhost",
+    "tunesmith": f'exec {sys.executable} -m tunesmith "$@"',
+    # starts the tasks of a step with the variables that SLURM gives them
+    "srun": """shift
+export SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_TASKS=2
+for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & tasks+=($!); done
+for task in "${tasks[@]}"; do wait "$task" || exit; done""",
+}
+
+
+def test_a_slurm_job_trains(start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path) -> None:
+    """The job file of ``tunesmith launch``, run as sbatch runs it, with SLURM's own commands in plain words."""
+    from tunesmith.cli.main import main
+
+    for name, words in STAND_INS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{words}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "run.yaml").write_text("training:\n  seed: 42\n")
     options = flags(settings | {"max_steps": 2, "save_strategy": "no"}, output_dir=tmp_path / "run")
-    step = {
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_STEP_NUM_TASKS": "2",
-        "SLURM_JOB_ID": str(os.getpid()),
+    place = ["--on", "slurm", "--num_processes", "2", "--gpu_type", "none", "--output", str(tmp_path / "job.sh")]
+    assert main(["launch", str(tmp_path / "run.yaml"), *place, *options]) == 0
+    job = {
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_JOB_ID": str(os.getpid()),  # jobs that share a machine take different ports by it
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
     }
-    tasks = [
-        start(
-            [*TUNESMITH, *options], tmp_path / str(number), **step, SLURM_PROCID=str(number), SLURM_LOCALID=str(number)
-        )
-        for number in (0, 1)
-    ]
-    assert [task.wait() for task in tasks] == [0, 0], tasks[0].err.read_text()
-    assert [task.out.read_text() for task in tasks] == [f"{tmp_path / 'run'}\n", ""]
+    started = start(["bash", str(tmp_path / "job.sh")], tmp_path / "said", **job)
+    assert started.wait() == 0, started.err.read_text()
+    assert started.out.read_text() == f"{tmp_path / 'run'}\n"
     assert logged(tmp_path / "run", "step", "loss") == logged(folder_of(whole), "step", "loss")[:2]
 
 

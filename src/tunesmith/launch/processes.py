@@ -12,6 +12,7 @@ import sys
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import read_accelerate
 from tunesmith.errors import ConfigError
 
 AGENT = "TUNESMITH_AGENT"
@@ -27,15 +28,19 @@ def launched() -> bool:
 def processes_wanted(resolved: Resolved) -> int:
     """Processes that this machine should start: 1 when a launcher did its work or one process is all that is wanted.
 
-    ``num_processes`` decides. Where it is not set there is one process for every visible accelerator, unless one
-    device was chosen (``gpu_id``, ``device_map``) or somebody wrote ``distributed_training`` false: then one process
-    trains, and with ``device_map`` auto the model is spread over all accelerators.
+    ``num_processes`` decides, then that of ``accelerate_config``, which counts all machines. Where neither is set there
+    is one process for every visible accelerator, unless one device was chosen (``gpu_id``, ``device_map``) or somebody
+    wrote ``distributed_training`` false: then one process trains, and with ``device_map`` auto the model is spread over
+    all accelerators.
     """
     launch, model = resolved.config.launch, resolved.config.model
     if launched():
         return 1
     if launch.num_processes is not None:
         return launch.num_processes
+    if launch.accelerate_config is not None:
+        origin = resolved.origins["launch.accelerate_config"]
+        return int(read_accelerate(launch.accelerate_config, origin).get("num_processes") or 1) // launch.nodes
     if not launch.distributed_training and resolved.explicit("launch.distributed_training"):
         return 1
     import torch

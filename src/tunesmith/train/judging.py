@@ -45,7 +45,6 @@ class Judge:
         self._evaluation = resolved.config.evaluation
         self._seed = resolved.config.training.seed
         self._folder = Path(resolved.config.training.output_dir) / EVALUATION
-        self._generator = generate if chosen(resolved).spreads_weights else generate_share
         self._tokenizer = tokenizer
         self._builder = data.builder
         self._rows = sampled(data.eval_rows, self._evaluation.generate_limit, self._evaluation.generate_seed)

@@ -54,6 +54,15 @@ def test_processes_of_a_machine(
     assert processes_wanted(resolved) == 1
 
 
+def test_an_accelerate_file_counts_the_processes_of_all_machines(tmp_path: Path) -> None:
+    file = tmp_path / "accelerate.yaml"
+    file.write_text("distributed_type: MULTI_CPU\nnum_processes: 4\n")
+    settings = {"model_name_or_path": "x", "train_data": "y", "accelerate_config": str(file)}
+    assert processes_wanted(resolved_from(**settings)) == 4
+    assert processes_wanted(resolved_from(**settings, nodes=2, node_rank=0, rendezvous="a:1")) == 2
+    assert processes_wanted(resolved_from(**settings, num_processes=3)) == 3
+
+
 def test_launchers_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not launched()
     started_by(monkeypatch, WORLD_SIZE="2")  # some clusters set it for everything
