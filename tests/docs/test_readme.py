@@ -29,8 +29,9 @@ def test_readme_commands_run(tmp_path, monkeypatch):
         assert main(arguments) == 0, line
         ran.append(line)
     assert ran[:2] == ["make demo", "make test"]
-    assert len(ran) == 8
-    assert (tmp_path / "demo/mine/evaluation/metrics.json").is_file()
+    assert len(ran) == 11
+    for made in ("mine/evaluation/metrics.json", "answers.jsonl", "merged/proof.json"):
+        assert (tmp_path / "demo" / made).is_file()
 
 
 def test_the_reference_page_is_up_to_date():

@@ -93,7 +93,7 @@ def settings_of(run: Path) -> dict[str, Any]:
 
 FINISHED = {
     "adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json",
-    "training_config.json", "generation_config.json",
+    "training_config.json", "generation_config.json", "inference.json", "README.md",
 }  # fmt: skip
 
 

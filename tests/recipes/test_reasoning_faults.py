@@ -234,7 +234,7 @@ def test_generation_parameters_promised_and_absent(config: TrainingConfig, stori
     from transformers import AutoTokenizer, GenerationConfig
 
     final = ModelTrainer(config, max_steps=1).train(TRAIN_FILE)
-    assert GenerationConfig.from_pretrained(final).eos_token_id == stories_tokenizer.eos_token_id
+    assert GenerationConfig.from_pretrained(final).eos_token_id == [stories_tokenizer.eos_token_id]
     assert AutoTokenizer.from_pretrained(final).get_vocab() == stories_tokenizer.get_vocab()
     kept = json.loads(Path(final, "training_config.json").read_text(encoding="utf-8"))
     assert kept.keys() == {setting.name for setting in fields(TrainingConfig)} | {"train_file", "eval_file"}

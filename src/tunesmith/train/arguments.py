@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rules import evaluates
-from tunesmith.config.strategy import Strategy
+from tunesmith.config.strategy import ALONE, Strategy
 
 
 def eval_interval(resolved: Resolved) -> tuple[str, int]:
@@ -71,7 +71,7 @@ def sft_keywords(
     warmup_steps: int,
     gradient_accumulation_steps: int,
     resuming: bool,
-    strategy: Strategy,
+    strategy: Strategy = ALONE,
 ) -> dict[str, Any]:
     """Keywords for ``SFTConfig``, complete: nothing that matters is left to that class's own defaults.
 

@@ -69,7 +69,7 @@ def _begin_wandb(resolved: Resolved) -> None:
         id=tracking.wandb_run_id,
         resume="allow" if tracking.wandb_run_id else None,
         config=resolved.values(),
-        dir=str(output_dir),
+        dir=str(output_dir.absolute()),  # W&B's own process may have started in another working directory
         settings=wandb.Settings(disable_git=True, disable_code=True, console="off", silent=True),
     )
 

@@ -52,7 +52,7 @@ def drawn(model: Path, data: str, **settings: Any) -> Drawn:
     from tunesmith.train.dataset import to_dataset
     from tunesmith.train.plan import make_plan
     from tunesmith.train.prepare import prepare
-    from tunesmith.train.run import build_trainer
+    from tunesmith.train.run import build_trainer, promise
 
     resolved = resolved_from(model_name_or_path=str(model), train_data=data, **(COMMON | settings))
     tokenizer = load_tokenizer(resolved.config.model)
@@ -61,7 +61,8 @@ def drawn(model: Path, data: str, **settings: Any) -> Drawn:
     precision = choose_precision(resolved)
     plan = make_plan(resolved, len(rows), 1)
     loaded = load_model(resolved, precision)
-    trainer = build_trainer(resolved, loaded, tokenizer, precision, plan, prepared, rows, None, resuming=False)
+    contract = promise(resolved, loaded, prepared)
+    trainer = build_trainer(resolved, loaded, tokenizer, precision, plan, None, rows, None, contract, resuming=False)
     loader = trainer.get_train_dataloader()
     loader.set_epoch(0)
     examples = []
