@@ -32,14 +32,16 @@ class Answerer:
         contract: the model's ``inference.json``; None where it has none.
 
     Raises:
-        ModelError: the tokenizer or the contract cannot be read.
+        ModelError: the tokenizer or the contract cannot be read, or the engine that the settings name is not here.
     """
 
     def __init__(self, subject: Subject) -> None:
+        from tunesmith.evaluate.engines import check_engine
         from tunesmith.model.load import finished
         from tunesmith.model.tokenizer import load_tokenizer
 
         config = subject.resolved.config
+        check_engine(config.evaluation.generation_engine, config.evaluation.temperature)
         folder = finished(subject.folder).tokenizer_folder
         self.data, self.evaluation, self.seed = config.data, config.evaluation, config.training.seed
         self.contract = read(folder)
@@ -112,6 +114,7 @@ class Answerer:
                 seed=self.seed,
                 stop_token_ids=list({*stops, *(self.contract.stop_token_ids if self.contract is not None else [])}),
                 names=[row.where for row in rows],
+                engine=self.evaluation.generation_engine,
                 journal=journal,
                 on_progress=progress,
                 on_text=on_text,

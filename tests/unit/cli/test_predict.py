@@ -59,6 +59,15 @@ def test_csv_and_jsonl_hold_the_same_rows_in_order(tmp_path: Path, rows: str) ->
     assert set(written[0]) == {*ROWS[0], "output", "stopped", "read", "read_as"}
 
 
+def test_an_engine_that_cannot_do_what_is_asked_is_refused(
+    tmp_path: Path, rows: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = ["--generation_engine", "continuous", "--temperature", "0.5"]
+    assert main(["predict", MODEL, rows, str(tmp_path / "out.jsonl"), *engine]) == 4
+    assert "generation_engine continuous" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_interrupted_it_goes_on_and_never_leaves_half_an_output(
     tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
