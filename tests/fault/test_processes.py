@@ -333,17 +333,20 @@ for task in "${tasks[@]}"; do wait "$task" || exit; done""",
 }
 
 
-def test_a_slurm_job_trains(start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path) -> None:
+def test_a_slurm_job_trains(
+    start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The job file of ``tunesmith launch``, run as sbatch runs it, with SLURM's own commands in plain words."""
     from tunesmith.cli.main import main
 
     for name, words in STAND_INS.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{words}\n")
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "run.yaml").write_text("training:\n  seed: 42\n")
     options = flags(settings | {"max_steps": 2, "save_strategy": "no"}, output_dir=tmp_path / "run")
+    assert main(["config", *options, "--to", "yaml"]) == 0
+    (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
     place = ["--on", "slurm", "--num_processes", "2", "--gpu_type", "none", "--output", str(tmp_path / "job.sh")]
-    assert main(["launch", str(tmp_path / "run.yaml"), *place, *options]) == 0
+    assert main(["launch", str(tmp_path / "run.yaml"), *place]) == 0
     job = {
         "SLURM_SUBMIT_DIR": str(tmp_path),
         "SLURM_JOB_NODELIST": "localhost",
