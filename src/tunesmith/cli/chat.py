@@ -61,6 +61,8 @@ class Chat:
         """What kind of conversation this is."""
         if self.keeps:
             return "a chat, which remembers what was said"
+        if self.format_name == "messages":
+            return "answers one question at a time"
         return f"answers one question at a time, each with its {' and '.join(self.columns)}"
 
     def ask(self, said: Sequence[str]) -> Generation:
@@ -79,7 +81,7 @@ class Chat:
             sys.stdout.write(printable(text))
             sys.stdout.flush()
 
-        if not self.keeps:
+        if self.format_name != "messages":
             row = Row(dict(zip(self.columns, said, strict=True)), "chat", 1)
             return self.answerer.answer([row], format_name=self.format_name, on_text=show)[0]
         asked = {"role": "user", "content": said[0]}
@@ -88,7 +90,7 @@ class Chat:
         try:
             return self.answerer.answer([row], format_name=self.format_name, on_text=show)[0]
         finally:
-            if shown:
+            if shown and self.keeps:
                 self.turns += [asked, {"role": "assistant", "content": "".join(shown)}]
 
 
@@ -104,10 +106,25 @@ def begin(answerer: Answerer) -> Chat:
         format_name = contract.format
     else:
         format_name = "messages" if knows_chats else "prompt_completion"
+    if format_name == "text" and _texts_are_chats(answerer):
+        return Chat(answerer, "messages", ("you",), keeps=False)
     columns = QUESTION_COLUMNS[format_name]
     is_chat = contract.prompt.kind == "chat" if contract is not None else columns == ("messages",)
     keeps = is_chat and len(columns) == 1
     return Chat(answerer, "messages" if keeps else format_name, ("you",) if keeps else columns, keeps)
+
+
+def _texts_are_chats(answerer: Answerer) -> bool:
+    """Whether the texts of training were written in the tokenizer's chat template: what stands before an answer there
+    is what the template writes there, so a question can be asked without its markers."""
+    from tunesmith.data.rows import Row
+
+    contract = answerer.contract
+    marker = answerer.data.completion_start or (contract.prompt.cut_after if contract is not None else None)
+    if not marker or not answerer.tokenizer.chat_template:
+        return False
+    row = Row({"messages": [{"role": "user", "content": "a"}]}, "chat", 1)
+    return answerer.builder(row, "messages").prompt_rendered(row).text.rstrip().endswith(marker.rstrip())
 
 
 def talk(chat: Chat) -> int:

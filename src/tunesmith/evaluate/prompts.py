@@ -67,12 +67,15 @@ def as_questions(
     Raises:
         DataError: a row cannot be used.
     """
-    room = min(LONGEST, _positions(resolved) - Questions.max_new_tokens)
+    positions = _positions(resolved)
+    longest_answer = min(Questions.max_new_tokens, positions // 2)
+    room = min(LONGEST, positions - longest_answer)
     return Questions(
         prompts=[_prompt(builder, row)[-room:] for row in rows],
         sources=[row.where.replace("\\", "/").rpartition("/")[2] for row in rows],  # a proof travels; folders stay here
         kind=kind,
         stop_token_ids=builder.stop_token_ids(rows[0]),
+        max_new_tokens=longest_answer,
     )
 
 

@@ -76,7 +76,7 @@ class Questions:
     sources: Sequence[str]
     kind: str
     stop_token_ids: Sequence[int]
-    max_new_tokens: int = 32
+    max_new_tokens: int = 128
 
 
 @dataclass(frozen=True, slots=True)

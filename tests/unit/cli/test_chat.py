@@ -24,9 +24,9 @@ FEW = ["--max_new_tokens", "8"]
 def chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """``chat(typed, *arguments)``: exit code, answers and all other words."""
 
-    def run(typed: str, *arguments: str) -> tuple[int, str, str]:
+    def run(typed: str, *arguments: str, model: str = MODEL) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        code = main(["chat", MODEL, *arguments, *FEW])
+        code = main(["chat", model, *arguments, *FEW])
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -65,6 +65,20 @@ def test_a_model_of_single_questions_is_asked_column_by_column(chat: Any) -> Non
     (answer,) = answerer.answer([Row({"premise": "A dog runs.", "hypothesis": "An animal moves."}, "test", 1)])
     assert (code, out) == (0, answer.text + "\n")
     assert "premise and hypothesis" in err
+
+
+def test_texts_in_the_tokenizers_own_template_are_asked_without_markers(tmp_path: Path, chat: Any) -> None:
+    """What a model of ``[INST] ... [/INST]`` texts is asked in a chat is, token for token, the prompt of its rows."""
+    from helpers import run_training
+
+    rows = [{"text": f"<s>[INST] Where is dog {number}? [/INST] Here.</s>"} for number in range(4)]
+    run = str(run_training(tmp_path, MODEL, rows, max_steps=1).model_folder)
+    code, out, err = chat("Where is the dog?\nAnd the man?\n/exit\n", model=run)
+    assert code == 0
+    assert "answers one question at a time" in err
+    answerer = Answerer(find_subject(run, FEW))
+    texts = [Row({"text": f"<s>[INST] {said} [/INST]"}, "test", 1) for said in ("Where is the dog?", "And the man?")]
+    assert out.splitlines() == [answer.text for answer in answerer.answer(texts, format_name="text")]
 
 
 def test_a_conversation_beyond_the_context_is_told_and_goes_on(chat: Any) -> None:
