@@ -233,9 +233,8 @@ def finished(
     if not settings.get("model.model_name_or_path"):
         raise ModelError("the adapter does not name its base", where=str(name), remedy="give the base")
     settings |= {"model.device_map": device_map} if device_map else {}
-    settings |= dict.fromkeys(
-        ("launch.strategy", "launch.deepspeed", "launch.accelerate_config")
-    )  # one process answers
+    # one process answers, however many have trained
+    settings |= dict.fromkeys(("launch.strategy", "launch.deepspeed", "launch.accelerate_config"))
     if not torch.cuda.is_available() and device_map is None:
         settings |= {"model.device_map": "auto", "launch.gpu_id": None}  # the run's device is not on this machine
     if not quantized or (trained and not is_adapter):

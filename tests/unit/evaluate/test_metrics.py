@@ -145,8 +145,8 @@ def alce_string_match(output: str, groups: Sequence[Sequence[str]]) -> float:
     return float(np.mean(found))
 
 
-def test_em_f1_and_string_match_are_those_of_the_published_scripts_over_xquad(shared_data: Path) -> None:
-    questions = read_questions(str(shared_data / "rag_xquad_en" / "xquad.en.part1.json"))
+def test_em_f1_and_string_match_are_those_of_the_published_scripts_over_xquad(real_data: Path) -> None:
+    questions = read_questions(str(real_data / "rag_xquad_en" / "xquad.en.part1.json"))
     assert len(questions) > 500
     rng = random.Random(1)
     exact = overlapping = 0

@@ -126,8 +126,8 @@ def test_exact_answers(tmp_path: Path) -> None:
     assert 0.5 < figures(tmp_path)["exact_match"] < 1
 
 
-def test_final_numbers_of_gsm8k(shared_data: Path, tmp_path: Path) -> None:
-    lines = (shared_data / "reason_gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:300]
+def test_final_numbers_of_gsm8k(real_data: Path, tmp_path: Path) -> None:
+    lines = (real_data / "reason_gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:300]
     solutions = [json.loads(line)["answer"] for line in lines]
     task = ReasoningTask()
     references = [task.reference(Row({}, "x", 1), solution) for solution in solutions]
@@ -140,8 +140,8 @@ def test_final_numbers_of_gsm8k(shared_data: Path, tmp_path: Path) -> None:
     assert 0.6 < sum(right) / len(right) < 0.9
 
 
-def test_answers_and_citations_over_xquad(shared_data: Path, tmp_path: Path) -> None:
-    rows = prepare_rag(str(shared_data / "rag_xquad_en" / "xquad.en.part1.json"), chain_of_thought=True).rows[:150]
+def test_answers_and_citations_over_xquad(real_data: Path, tmp_path: Path) -> None:
+    rows = prepare_rag(str(real_data / "rag_xquad_en" / "xquad.en.part1.json"), chain_of_thought=True).rows[:150]
     task = RagTask()
     references = [task.reference(Row(row, "x", 1), None) for row in rows]
     chains = mistaken(random.Random(6), [row["generated_answer"] for row in rows])

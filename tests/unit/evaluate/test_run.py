@@ -44,10 +44,10 @@ FIELDS = ["source", "prompt", "reference", "output", "answer", "read_as", "corre
 
 
 @pytest.fixture
-def esnli(shared_data: Path, tmp_path: Path) -> Path:
+def esnli(real_data: Path, tmp_path: Path) -> Path:
     """24 real rows as fine-tuning texts."""
     rows = []
-    with (shared_data / "nli_esnli" / "esnli_dev.csv").open(encoding="utf-8", newline="") as stream:
+    with (real_data / "nli_esnli" / "esnli_dev.csv").open(encoding="utf-8", newline="") as stream:
         for number, values in enumerate(csv.DictReader(stream)):
             label = int(values["label"] == "entailment")
             text = nli_text(values["premise"], values["hypothesis"], values["explanation_1"][:40], label)
@@ -173,10 +173,10 @@ def test_renamed_columns_reach_the_task(stories: tuple[Any, Any]) -> None:
 
 
 @pytest.fixture
-def run_folder(shared_data: Path, esnli: Path, tmp_path: Path) -> Path:
+def run_folder(real_data: Path, esnli: Path, tmp_path: Path) -> Path:
     """A run folder as training leaves one: record, adapter with random weights, tokenizer."""
     folder = tmp_path / "run"
-    resolved = settings_of(shared_data, esnli, folder)
+    resolved = settings_of(real_data, esnli, folder)
     record.begin(folder, resolved, ["tunesmith", "train"], {})
     record.finish(folder, "finished", {})
     source = resolved.config.model.model_name_or_path
@@ -190,10 +190,10 @@ def run_folder(shared_data: Path, esnli: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def settings_of(shared_data: Path, data: Path, folder: Path) -> Resolved:
+def settings_of(real_data: Path, data: Path, folder: Path) -> Resolved:
     return from_values(
         {
-            "model.model_name_or_path": str(shared_data / "model_stories260k" / "hf"),
+            "model.model_name_or_path": str(real_data / "model_stories260k" / "hf"),
             "model.dtype": "float32",
             "adapter.lora_r": 4,
             "adapter.target_modules": ["q_proj", "v_proj"],
@@ -242,9 +242,9 @@ def test_what_cannot_be_evaluated_is_refused(run_folder: Path, tmp_path: Path) -
 
 
 def test_the_untrained_model_is_judged_under_the_same_settings(
-    shared_data: Path, esnli: Path, run_folder: Path, tmp_path: Path
+    real_data: Path, esnli: Path, run_folder: Path, tmp_path: Path
 ) -> None:
-    resolved = settings_of(shared_data, esnli, run_folder)
+    resolved = settings_of(real_data, esnli, run_folder)
     before = evaluate_untrained(resolved, limit=5)
     assert before.folder is None
     after = evaluate_run(run_folder, limit=5)
@@ -271,12 +271,12 @@ def test_held_out_rows_are_those_of_the_settings(esnli: Path) -> None:
         held_out_rows(DataSection(train_data=str(esnli)))
 
 
-def test_loss_and_token_accuracy_are_counted_again_by_hand(run_folder: Path, shared_data: Path, esnli: Path) -> None:
+def test_loss_and_token_accuracy_are_counted_again_by_hand(run_folder: Path, real_data: Path, esnli: Path) -> None:
     """An independent cross-entropy over the answers' tokens, row by row and without padding."""
     result = evaluate_run(run_folder, limit=3)
     inference = load_for_inference(run_folder)
-    tokenizer = AutoTokenizer.from_pretrained(shared_data / "model_stories260k" / "hf")
-    builder = ExampleBuilder(tokenizer, settings_of(shared_data, esnli, run_folder).config.data)
+    tokenizer = AutoTokenizer.from_pretrained(real_data / "model_stories260k" / "hf")
+    builder = ExampleBuilder(tokenizer, settings_of(real_data, esnli, run_folder).config.data)
     nll, right, count = 0.0, 0, 0
     for row in read_rows(str(esnli))[:3]:
         example = builder.example(row)
@@ -293,12 +293,12 @@ def test_loss_and_token_accuracy_are_counted_again_by_hand(run_folder: Path, sha
 
 
 def test_any_model_and_adapter_is_judged_and_compared(
-    run_folder: Path, shared_data: Path, esnli: Path, tmp_path: Path
+    run_folder: Path, real_data: Path, esnli: Path, tmp_path: Path
 ) -> None:
     """A run, its adapter on its own, and the base from its folder; the baseline is that base."""
     adapter = tmp_path / "adapter"
     shutil.copytree(run_folder, adapter, ignore=shutil.ignore_patterns("run.json", "checkpoint-*"))
-    base = str(shared_data / "model_stories260k" / "hf")
+    base = str(real_data / "model_stories260k" / "hf")
     flags = ["--max_new_tokens", "6", "--max_length", "512"]
     comparison = evaluate_several(
         [run_folder, adapter, base], baseline=True, data=str(esnli), limit=4, settings=flags, output=tmp_path / "cmp"
@@ -315,8 +315,8 @@ def test_any_model_and_adapter_is_judged_and_compared(
     assert not (run_folder / "evaluation").exists()
 
 
-def test_what_cannot_be_compared_is_refused(run_folder: Path, esnli: Path, shared_data: Path) -> None:
-    base = str(shared_data / "model_stories260k" / "hf")
+def test_what_cannot_be_compared_is_refused(run_folder: Path, esnli: Path, real_data: Path) -> None:
+    base = str(real_data / "model_stories260k" / "hf")
     with pytest.raises(ConfigError, match="named twice"):
         evaluate_several([run_folder, run_folder])
     with pytest.raises(ConfigError, match="does not say which model it was trained from"):

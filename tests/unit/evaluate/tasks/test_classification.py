@@ -50,8 +50,8 @@ def test_references_are_labels_or_the_row_is_named(row: Callable[..., Row]) -> N
         task.reference(row(), None)
 
 
-def test_aqua_rationales_name_the_choice_that_is_correct(shared_data: Path, row: Callable[..., Row]) -> None:
-    lines = (shared_data / "reason_aqua" / "dev.json").read_text(encoding="utf-8").splitlines()
+def test_aqua_rationales_name_the_choice_that_is_correct(real_data: Path, row: Callable[..., Row]) -> None:
+    lines = (real_data / "reason_aqua" / "dev.json").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     assert len(rows) == 254
     task = ClassificationTask(["A", "B", "C", "D", "E"])

@@ -78,8 +78,8 @@ def test_rows_that_say_nothing_of_support_are_left_out_of_the_mean(row: Callable
     assert figures["exact_match"] == figures["citation_precision"] == figures["citation_recall"] == 1.0
 
 
-def test_alce_answers_cite_themselves_and_hold_no_marks(shared_data: Path, row: Callable[..., Row]) -> None:
-    questions = read_questions(str(shared_data / "rag_alce_asqa_prompts" / "asqa_default.json"))
+def test_alce_answers_cite_themselves_and_hold_no_marks(real_data: Path, row: Callable[..., Row]) -> None:
+    questions = read_questions(str(real_data / "rag_alce_asqa_prompts" / "asqa_default.json"))
     assert len(questions) == 4
     task = RagTask()
     outputs = [question.answers[0] for question in questions]
@@ -99,10 +99,10 @@ def test_alce_answers_cite_themselves_and_hold_no_marks(shared_data: Path, row: 
     [("rag_xquad_en/xquad.en.part1.json", 500, 1.0), ("rag_hotpot/dev20.jsonl", 20, 0.5)],
 )
 def test_the_projects_own_chains_of_thought_cite_what_supports_them(
-    shared_data: Path, source: str, number: int, recall: float
+    real_data: Path, source: str, number: int, recall: float
 ) -> None:
     """A chain quotes one passage; a HotpotQA question is supported by two."""
-    prepared = prepare_rag(str(shared_data / source), chain_of_thought=True, seed=3)
+    prepared = prepare_rag(str(real_data / source), chain_of_thought=True, seed=3)
     rows = [Row(values, source, line) for line, values in enumerate(prepared.rows, start=1)]
     assert len(rows) >= number
     task = RagTask()

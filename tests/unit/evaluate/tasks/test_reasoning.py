@@ -14,8 +14,8 @@ from tunesmith.errors import DataError
 from tunesmith.evaluate.tasks import ReasoningTask
 
 
-def test_gsm8k_gold_answers_score_one_and_shuffled_ones_nearly_zero(shared_data: Path, row: Callable[..., Row]) -> None:
-    lines = (shared_data / "reason_gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+def test_gsm8k_gold_answers_score_one_and_shuffled_ones_nearly_zero(real_data: Path, row: Callable[..., Row]) -> None:
+    lines = (real_data / "reason_gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     solutions = [json.loads(line)["answer"] for line in lines]
     assert len(solutions) == 7473
     task = ReasoningTask()

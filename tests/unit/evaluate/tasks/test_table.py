@@ -113,19 +113,19 @@ REAL = [
 
 @pytest.mark.parametrize(("source", "how", "name", "labels"), REAL, ids=lambda value: str(value)[:20])
 def test_real_data_gets_a_task_that_scores_it(
-    shared_data: Path, stories: tuple[Any, Any], source: str, how: Any, name: str, labels: list[Any] | None
+    real_data: Path, stories: tuple[Any, Any], source: str, how: Any, name: str, labels: list[Any] | None
 ) -> None:
     """Every row's own answer is right by the task that is found for it, as far as people wrote it readably."""
     data = DataSection(columns=how.get("columns", {})) if isinstance(how, dict) else DataSection(format="rag")
     if isinstance(how, dict):
-        rows = read_rows(str(shared_data / source))[:600]
+        rows = read_rows(str(real_data / source))[:600]
         if name == "nli":
             data = DataSection(format="nli")
             rows = [Row({**row.values, "label": int(row.values["label"] == "entailment")}, row.source, row.line)
                     for row in rows]  # fmt: skip
     else:
         prepared = prepare_rag(
-            str(shared_data / source), num_passages=0 if how == "closed" else 4, chain_of_thought=how == "cited",
+            str(real_data / source), num_passages=0 if how == "closed" else 4, chain_of_thought=how == "cited",
             prompt="{question}" if how == "closed" else "{context}\n{question}",
         )  # fmt: skip
         rows = [Row({**values, "completion": values.get("generated_answer", values["answers"])}, source, line)
