@@ -25,7 +25,7 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from tunesmith.world import corpus, nli, rag, reasoning
+from tunesmith.synthetic import corpus, nli, rag, reasoning
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_OUT = ROOT / "src" / "tunesmith" / "assets" / "nano-mistral"

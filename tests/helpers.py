@@ -48,7 +48,7 @@ def run_training(folder: Path, model: Path | str, rows: list[dict[str, Any]], **
     """Train and return the result; the run folder is ``folder / "run"`` unless ``output_dir`` is given."""
     from tunesmith.train.run import train
 
-    notices.forget()
+    notices.clear()
     folder.mkdir(parents=True, exist_ok=True)
     eval_rows = settings.pop("eval_rows", None)
     defaults: dict[str, Any] = {

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tunesmith.doors.rag import main
+from tunesmith.entrypoints.rag import main
 
 if __name__ == "__main__":
     sys.exit(main(Path(__file__).parent))

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tunesmith.doors.sft import main
+from tunesmith.entrypoints.sft import main
 
 if __name__ == "__main__":
     sys.exit(main(Path(__file__).parent))

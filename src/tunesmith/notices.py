@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 
-_said: list[str] = []
+_collected: list[str] = []
 
 
 def _to_stderr(text: str) -> None:
@@ -21,17 +21,17 @@ def _to_stderr(text: str) -> None:
 _listener: Callable[[str], None] = _to_stderr
 
 
-def say(text: str) -> None:
+def notify(text: str) -> None:
     """Tell the user ``text`` once; the same text is not repeated within one process."""
-    if text in _said:
+    if text in _collected:
         return
-    _said.append(text)
+    _collected.append(text)
     _listener(text)
 
 
-def said() -> list[str]:
+def collected() -> list[str]:
     """Everything said so far, in order."""
-    return list(_said)
+    return list(_collected)
 
 
 def listen(listener: Callable[[str], None]) -> None:
@@ -40,6 +40,6 @@ def listen(listener: Callable[[str], None]) -> None:
     _listener = listener
 
 
-def forget() -> None:
+def clear() -> None:
     """Forget what was said: a new run in the same process starts with a clean page."""
-    _said.clear()
+    _collected.clear()

@@ -34,7 +34,7 @@ def attempt(tmp_path: Path, stories_model: Path, capsys: pytest.CaptureFixture[s
     """Run ``tunesmith train`` on the given rows; nothing but the data is wrong."""
 
     def run(rows: list[dict[str, Any]], **settings: str) -> Outcome:
-        notices.forget()
+        notices.clear()
         defaults = {
             "model_name_or_path": str(stories_model),
             "train_data": write_rows(tmp_path / "rows.jsonl", rows),

@@ -10,7 +10,7 @@ import pytest
 from helpers import logged, run_training, tensors
 from tunesmith.evaluate.run import evaluate_run
 from tunesmith.report.folder import read_json, read_jsonl
-from tunesmith.world.nli import make_nli
+from tunesmith.synthetic.nli import make_nli
 
 SETTINGS: dict[str, Any] = {
     "task": "nli",

@@ -181,11 +181,11 @@ def test_a_model_that_cannot_keep_examples_apart_is_refused(kind):
 def test_attention_without_a_way_for_lengths_stays_dense_and_is_said():
     from tunesmith import notices
 
-    notices.forget()
+    notices.clear()
     model = build("llama")
     model.set_attn_implementation("eager")
     assert keep_examples_apart(model, FLOAT32) == "positions"
-    assert any("dense mask" in text for text in notices.said())
+    assert any("dense mask" in text for text in notices.collected())
 
 
 def test_a_row_of_several_examples_without_their_lengths_is_refused():

@@ -84,7 +84,7 @@ class Page(HTMLParser):
 
 def write_page(model: Path, data: str, page: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     """Write the page and return the rows of the same preview as JSON."""
-    notices.forget()
+    notices.clear()
     argv = ["preview", "--model_name_or_path", str(model), "--train_data", data, "--html", str(page), "--json"]
     capsys.readouterr()
     assert main(argv) == 0

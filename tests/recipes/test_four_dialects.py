@@ -194,7 +194,7 @@ def test_four_files_train_the_same_model(configurations: dict[str, Resolved], tm
 
     logs, weights = {}, {}
     for dialect, resolved in configurations.items():
-        notices.forget()
+        notices.clear()
         folder = tmp_path / dialect
         config = resolved.config
         training = config.training.model_copy(update={"output_dir": str(folder)})

@@ -100,11 +100,11 @@ def test_a_place_that_is_taken_is_left_alone(content: str, tmp_path: Path, capsy
 
 def test_a_copy_trains(few_rows: None, stories_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sft copy, as its first command starts it, with another small model and fewer steps."""
-    from tunesmith.doors import sft
+    from tunesmith.entrypoints import sft
 
     init.lay("sft", tmp_path / "mine")
     monkeypatch.chdir(tmp_path / "mine")
-    notices.forget()
+    notices.clear()
     small = [f"--model={stories_model}", "--max_steps=5", "--gen_every_n_steps=5", "--max_new_tokens=4"]
     assert sft.main(Path(), ["--config", "default_train_config.yaml", *small, "--eval_steps=5"]) == 0
     assert Path("outputs/model.safetensors").is_file()

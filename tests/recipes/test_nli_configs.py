@@ -14,7 +14,7 @@ from tunesmith import notices
 from tunesmith.config.load import load
 from tunesmith.config.nli_door import DOCUMENT_NAMES, MINIMAL_DEFAULTS, flat, open_config
 from tunesmith.config.readers.python_file import LoadError
-from tunesmith.doors import nli as door
+from tunesmith.entrypoints import nli as door
 from tunesmith.errors import ConfigError
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "nli_cot"
@@ -86,7 +86,7 @@ TABLE: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPE)
-    notices.forget()
+    notices.clear()
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -165,7 +165,7 @@ def test_a_file_that_fails_to_load_gives_way_to_the_default_in_plain_words(
     assert str(broken) in shown or "no_such_file" in shown
     assert "train/configs/default.py IS USED INSTEAD" in shown
     assert shown.count("!" * 100) == 2
-    assert any("CONFIGURATION NOT LOADED" in text for text in notices.said())
+    assert any("CONFIGURATION NOT LOADED" in text for text in notices.collected())
 
 
 def test_strict_config_stops_instead(broken: Path) -> None:

@@ -18,7 +18,7 @@ from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.data.nli import nli_answer, nli_prompt, nli_text
 from tunesmith.data.prepare_nli import prepare_nli
 from tunesmith.data.rows import Row
-from tunesmith.doors import nli as door
+from tunesmith.entrypoints import nli as door
 from tunesmith.errors import DataError
 from tunesmith.evaluate.answers import read_label
 from tunesmith.train.arguments import sft_keywords
@@ -32,7 +32,7 @@ BEGIN_INSTRUCTION, END_INSTRUCTION, END = "[INST]", "[/INST]", "</s>"
 @pytest.fixture(autouse=True)
 def in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPE)
-    notices.forget()
+    notices.clear()
 
 
 def opened(text: str, folder: Path, *overrides: str) -> Resolved:

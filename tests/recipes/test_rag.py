@@ -14,7 +14,7 @@ import pytest
 
 from tunesmith import notices
 from tunesmith.cli.main import main as tunesmith
-from tunesmith.doors.rag import main as training
+from tunesmith.entrypoints.rag import main as training
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "rag"
 
@@ -33,7 +33,7 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def fresh_notices() -> None:
-    notices.forget()
+    notices.clear()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tunesmith.data.examples import ExampleBuilder, build_examples
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.rows import Row
-from tunesmith.doors.rag import main as training
+from tunesmith.entrypoints.rag import main as training
 from tunesmith.errors import DataError
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "rag"
@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, stories_model: Path) -> Path:
         patch.setenv("WANDB_MODE", "offline")
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["training.py", *arguments])
-        notices.forget()
+        notices.clear()
         assert training(folder, arguments) == 0
     return folder / "out"
 

@@ -60,7 +60,7 @@ def in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.chdir(RECIPE)
     monkeypatch.syspath_prepend(str(RECIPE))
-    notices.forget()
+    notices.clear()
     forget_training()
     yield
     forget_training()
@@ -235,7 +235,7 @@ def test_a_library_user_gets_typed_errors(stories_model: Path, tmp_path: Path, r
 def test_exit_codes(
     stories_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], code: int, part: str
 ) -> None:
-    from tunesmith.doors.reasoning import main
+    from tunesmith.entrypoints.reasoning import main
 
     assert main(["--model_name_or_path", str(stories_model), "--output_dir", str(tmp_path / "run"), *flags]) == code
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]

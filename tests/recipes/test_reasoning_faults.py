@@ -13,7 +13,7 @@ import pytest
 
 from helpers import logged, tensors
 from tunesmith import notices
-from tunesmith.doors.reasoning import ModelTrainer, ReasoningDataset, TrainingConfig, main
+from tunesmith.entrypoints.reasoning import ModelTrainer, ReasoningDataset, TrainingConfig, main
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "reasoning"
 TRAIN_FILE, EVAL_FILE = "data/formatted/combined_formatted.json", "data/formatted/validation.json"
@@ -22,7 +22,7 @@ TRAIN_FILE, EVAL_FILE = "data/formatted/combined_formatted.json", "data/formatte
 @pytest.fixture(autouse=True)
 def in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPE)
-    notices.forget()
+    notices.clear()
 
 
 @pytest.fixture

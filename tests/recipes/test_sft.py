@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tunesmith import notices
-from tunesmith.doors.sft import main
+from tunesmith.entrypoints.sft import main
 from tunesmith.report.folder import read_json, read_jsonl
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -169,7 +169,7 @@ def test_fault_every_rank_writing_the_same_files(runs: dict[str, Path]) -> None:
 def sft(small: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Runs sft.py in this process; the run's folder is ``tmp_path/NAME``."""
     monkeypatch.chdir(RECIPE)
-    notices.forget()
+    notices.clear()
 
     def run(name: str, *arguments: str) -> int:
         return main(RECIPE, [*small, f"--output_dir={tmp_path / name}", *arguments])

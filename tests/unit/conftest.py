@@ -29,7 +29,7 @@ VOCABULARY = 96
 @pytest.fixture
 def clean_notices() -> None:
     """Nothing has been said yet."""
-    notices.forget()
+    notices.clear()
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ python train/config_loader.py [--config FILE] [--name value ...]    prints them 
 import sys
 from pathlib import Path
 
-from tunesmith.doors.nli import load_config as load
-from tunesmith.doors.nli import show_config
+from tunesmith.entrypoints.nli import load_config as load
+from tunesmith.entrypoints.nli import show_config
 
 DEFAULT = Path(__file__).with_name("configs") / "default.py"
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tunesmith.doors.nli import main
+from tunesmith.entrypoints.nli import main
 
 if __name__ == "__main__":
     sys.exit(main(Path(__file__).with_name("configs") / "default.py"))

@@ -66,7 +66,7 @@ def make(argv: Sequence[str]) -> int:
 def _nli_files(num_train: int, num_heldout: int, seed: int) -> dict[str, list[dict[str, Any]]]:
     """Fine-tuning rows of both sides, the same rows without template, and what the ablations start from."""
     from tunesmith.data.nli import nli_text
-    from tunesmith.world.nli import make_nli, make_nli_thoughts, source_rows
+    from tunesmith.synthetic.nli import make_nli, make_nli_thoughts, source_rows
 
     train, heldout = make_nli(num_train, num_heldout, seed)
     thoughts, reflections = make_nli_thoughts(num_train, seed=seed)
@@ -87,14 +87,14 @@ def _nli_files(num_train: int, num_heldout: int, seed: int) -> dict[str, list[di
 
 
 def _rag_files(num_train: int, num_heldout: int, seed: int) -> dict[str, list[dict[str, Any]]]:
-    from tunesmith.world.rag import make_rag
+    from tunesmith.synthetic.rag import make_rag
 
     train, heldout = make_rag(num_train, num_heldout, seed)
     return {"train.jsonl": train, "heldout.jsonl": heldout}
 
 
 def _reasoning_files(num_train: int, num_heldout: int, seed: int) -> dict[str, list[dict[str, Any]]]:
-    from tunesmith.world.reasoning import make_reasoning
+    from tunesmith.synthetic.reasoning import make_reasoning
 
     train, heldout = make_reasoning(num_train, num_heldout, seed)
     return {"train.jsonl": train, "heldout.jsonl": heldout}

@@ -29,7 +29,7 @@ Rows = list[dict[str, Any]]
 def nli_files(folder: Path) -> dict[str, Rows]:
     """Fine-tuning rows of both sides, and the thoughts and reflections from which the ablations are prepared."""
     from tunesmith.data.nli import nli_text
-    from tunesmith.world.nli import make_nli, make_nli_thoughts
+    from tunesmith.synthetic.nli import make_nli, make_nli_thoughts
 
     columns = ("premise", "hypothesis", "thought_process", "predicted_label")
     train, heldout = (
@@ -47,7 +47,7 @@ def nli_files(folder: Path) -> dict[str, Rows]:
 
 def reasoning_files(folder: Path) -> dict[str, Rows]:
     """Prompts and responses of both sides."""
-    from tunesmith.world.reasoning import make_reasoning
+    from tunesmith.synthetic.reasoning import make_reasoning
 
     train, heldout = make_reasoning(NUM_TRAIN, NUM_HELDOUT)
     return {"data/formatted/combined_formatted.json": train, "data/formatted/validation.json": heldout}
@@ -56,7 +56,7 @@ def reasoning_files(folder: Path) -> dict[str, Rows]:
 def rag_files(folder: Path) -> dict[str, Rows]:
     """Questions with passages and answers of both sides, and the processed rows that are prepared from them."""
     from tunesmith.data.prepare_rag import prepare_rag
-    from tunesmith.world.rag import make_rag
+    from tunesmith.synthetic.rag import make_rag
 
     prompt = (folder / "ragfit/processing/prompts/qa.txt").read_text(encoding="utf-8")
     files: dict[str, Rows] = {}
@@ -69,7 +69,7 @@ def rag_files(folder: Path) -> dict[str, Rows]:
 
 def sft_files(folder: Path) -> dict[str, Rows]:
     """Questions and answers of both sides."""
-    from tunesmith.world.reasoning import make_reasoning
+    from tunesmith.synthetic.reasoning import make_reasoning
 
     train, heldout = (
         [{"question": row["prompt"], "answer": row["response"]} for row in rows]

@@ -17,7 +17,7 @@ def run(argv: Sequence[str]) -> int:
     parser = VerbParser("merge", "Fold an adapter into its base and save one plain model.", takes_settings=False)
     parser.add_argument("run", help="run folder, or adapter folder")
     parser.add_argument("output", help="new folder for the merged model")
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="number format")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="dtype")
     parser.add_argument(
         "--base",
         choices=("trained", "original"),

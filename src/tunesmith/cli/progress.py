@@ -73,7 +73,7 @@ class Plain:
         self._began = time.monotonic()
         notices.listen(lambda text: print(f"note: {text}", file=sys.stderr))
 
-    def started(self, facts: dict[str, Any]) -> None:
+    def on_start(self, facts: dict[str, Any]) -> None:
         print("\n".join(describe_start(facts)), file=sys.stderr, flush=True)
         self._began = time.monotonic()
         self._total = facts["plan"]["total_steps"]
@@ -90,7 +90,7 @@ class Plain:
     def saved(self, checkpoint: Path) -> None:
         return
 
-    def finished(self) -> None:
+    def on_end(self) -> None:
         return
 
 
@@ -118,7 +118,7 @@ class Terminal:
         self._task: Any = None
         notices.listen(lambda text: self._console.print(f"[yellow]note:[/yellow] {_plain(text)}"))
 
-    def started(self, facts: dict[str, Any]) -> None:
+    def on_start(self, facts: dict[str, Any]) -> None:
         self._console.print(_plain("\n".join(describe_start(facts))))
         self._progress.start()
         if self._task is not None:  # the processes were started again
@@ -139,7 +139,7 @@ class Terminal:
     def saved(self, checkpoint: Path) -> None:
         return
 
-    def finished(self) -> None:
+    def on_end(self) -> None:
         self._progress.stop()
 
 

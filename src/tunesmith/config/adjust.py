@@ -11,7 +11,7 @@ from tunesmith import notices
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.model_facts import max_positions
 
-GIVES_WAY: tuple[tuple[str, str, bool], ...] = (
+YIELDING_DEFAULTS: tuple[tuple[str, str, bool], ...] = (
     ("training.fp16", "training.bf16", True),
     ("training.bf16", "training.fp16", True),
     ("quantization.load_in_4bit", "quantization.load_in_8bit", True),
@@ -31,11 +31,11 @@ def adjust_defaults(values: dict[str, Any], origins: dict[str, str]) -> None:
 
 def _defaults_give_way(values: dict[str, Any], origins: dict[str, str]) -> None:
     """A dialect's default does not contradict what somebody wrote: ``--bf16`` is enough where fp16 is a default."""
-    for path, other, value in GIVES_WAY:
+    for path, other, value in YIELDING_DEFAULTS:
         is_default, is_written = origins[path].startswith(DEFAULT), not origins[other].startswith(DEFAULT)
         if values[path] is True and is_default and is_written and values[other] is value:
             name, written = path.partition(".")[2], f"{other.partition('.')[2]} {str(value).lower()}"
-            notices.say(f"{name} is only a {origins[path]} and gives way to {written} ({origins[other]})")
+            notices.notify(f"{name} is only a {origins[path]} and gives way to {written} ({origins[other]})")
             origins[path] += f" (gives way to {written})"
             values[path] = False
 
@@ -49,7 +49,7 @@ def align_saves(values: dict[str, Any], origins: dict[str, str]) -> None:
         return
     aligned = -(-save_steps // eval_steps) * eval_steps
     if aligned != save_steps:
-        notices.say(f"save_steps {save_steps} becomes {aligned}, a multiple of eval_steps {eval_steps}: "
+        notices.notify(f"save_steps {save_steps} becomes {aligned}, a multiple of eval_steps {eval_steps}: "
                     "only evaluated checkpoints can be the best one")  # fmt: skip
         origins["training.save_steps"] += f" ({save_steps}, aligned with eval_steps)"
         values["training.save_steps"] = aligned

@@ -76,10 +76,10 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), *, dialect: str
         ConfigError: anything in the file or on the command line is wrong.
     """
     draft = Draft("command line", (), names=NameTable()) if path is None else read(path, dialect)
-    return finish(draft, overrides)
+    return resolve_draft(draft, overrides)
 
 
-def finish(draft: Draft, overrides: Sequence[str] = ()) -> Resolved:
+def resolve_draft(draft: Draft, overrides: Sequence[str] = ()) -> Resolved:
     """A draft with the command line on top, validated and checked against the rules."""
     resolved = resolve(draft, parse_overrides(overrides, draft.names))
     check(resolved)

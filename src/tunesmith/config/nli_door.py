@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config.draft import Draft, dialect_defaults, shown
-from tunesmith.config.load import finish
+from tunesmith.config.load import resolve_draft
 from tunesmith.config.readers import python_file
 from tunesmith.config.readers.python_file import LoadError
 from tunesmith.config.resolve import Resolved
@@ -84,7 +84,7 @@ def open_config(
     draft = _merge([layer for layer in (base, top) if layer is not None])
     reasons = " | ".join(failure.line() for failure in failures)
     fallback = f"CONFIGURATION NOT LOADED ({reasons}). {used}. --strict_config stops here instead."
-    return Opened(finish(draft, overrides), fallback if failures else None)
+    return Opened(resolve_draft(draft, overrides), fallback if failures else None)
 
 
 def flat(resolved: Resolved) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def quantized_weights_are_frozen(resolved: Resolved) -> Problem | None:
     name = "load_in_4bit" if quantization.load_in_4bit else "load_in_8bit"
     return Problem(
         ("adapter.use_lora", f"quantization.{name}"),
-        f"full fine-tuning (use_lora false) cannot train weights held in few bits ({name})",
+        f"full fine-tuning (use_lora false) cannot train weights held quantized ({name})",
         f"set use_lora true, or {name} false",
     )
 

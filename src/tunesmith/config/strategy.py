@@ -55,7 +55,7 @@ class Strategy:
         return self.name.startswith("zero")
 
     @property
-    def spreads_weights(self) -> bool:
+    def shards_parameters(self) -> bool:
         """Whether no process holds the whole model."""
         return self.name in ("fsdp2", "zero3")
 
@@ -208,7 +208,7 @@ def read_accelerate(path: str, origin: str) -> dict[str, Any]:
 
 
 def mixed_precision(resolved: Resolved, environment: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
-    """The number format that accelerate was told (``bf16``, ``fp16``) and who told it; its ``no`` says nothing.
+    """The dtype that accelerate was told (``bf16``, ``fp16``) and who told it; its ``no`` says nothing.
 
     Raises:
         ConfigError: the accelerate file cannot be read.

@@ -22,7 +22,7 @@ from tunesmith import __version__
 from tunesmith.config.schema import DataSection
 from tunesmith.data.rows import Row, local_files
 from tunesmith.errors import StorageError
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,7 +94,7 @@ def find(folder: Path, key: str) -> Entry | None:
     damage = _damage(place, key)
     if damage is None:
         return _entry(place)
-    say(f"prepared data in {place} is damaged ({damage}); it is made again")
+    notify(f"prepared data in {place} is damaged ({damage}); it is made again")
     shutil.rmtree(place, ignore_errors=True)
     return None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tunesmith.config.schema import DataSection
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.encoding import Encoder
-from tunesmith.data.formats import COLUMNS, FORMATS, Reading, detect, nli_reference, rename, row_weight
+from tunesmith.data.formats import COLUMNS, FORMATS, FormatOptions, detect, nli_reference, rename, row_weight
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import (
     Example,
@@ -29,7 +29,7 @@ from tunesmith.data.rag import cut_documents
 from tunesmith.data.rows import MAX_PROBLEMS, Problems, Row
 from tunesmith.data.templates import LiteralRenderer, Rendered, Renderer, choose_renderer
 from tunesmith.errors import DataError, DataErrors
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -156,7 +156,7 @@ class ExampleBuilder:
             return self.data.format
         if row.source not in self.formats:
             self.formats[row.source] = detect(rename(row, self.data.columns))
-            say(f"{row.source}: rows are read as {self.formats[row.source]}")
+            notify(f"{row.source}: rows are read as {self.formats[row.source]}")
         return self.formats[row.source]
 
     def renderer_of(self, row: Row) -> Renderer:
@@ -178,14 +178,14 @@ class ExampleBuilder:
 
     def _conversation(self, row: Row, *, need_answer: bool) -> Conversation:
         bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token
-        reading = Reading(
+        options = FormatOptions(
             need_answer=need_answer,
             bos_token=bos if isinstance(bos, str) else None,
             eos_token=eos if isinstance(eos, str) else None,
             completion_start=self.data.completion_start,
             whole_text=self.data.loss_on == "all",
         )
-        return FORMATS[self.format_of(row)](row, reading)
+        return FORMATS[self.format_of(row)](row, options)
 
     def _training_text(self, original: Row, ledger: Ledger) -> Rendered | None:
         row = rename(original, self.data.columns)

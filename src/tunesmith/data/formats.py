@@ -14,7 +14,7 @@ from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.nli import nli_answer, nli_prompt
 from tunesmith.data.rows import Row, json_type
 from tunesmith.errors import DataError
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 DEFAULT_MARKER = "[/INST]"
 SAME_ROLE = {"developer": "system"}
@@ -34,7 +34,7 @@ SHAREGPT_ROLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class FormatOptions:
     """How rows are read: whether the answer has to be there, and what ``text`` rows need to know."""
 
     need_answer: bool = True
@@ -45,22 +45,22 @@ class Reading:
     """Loss is on every token, so a ``text`` row needs no marker."""
 
 
-Format = Callable[[Row, Reading], Conversation]
+Format = Callable[[Row, FormatOptions], Conversation]
 
 
-def text(row: Row, reading: Reading) -> Conversation:
+def text(row: Row, options: FormatOptions) -> Conversation:
     """``text``: a row that brings its own template; the completion begins after the marker's last match."""
     raw = _string(row, "text")
-    body, begins = strip_markers(raw, reading.bos_token, reading.eos_token)
-    _note_foreign_markers(raw, reading)
-    if reading.bos_token and body.startswith(reading.bos_token):
+    body, begins = strip_markers(raw, options.bos_token, options.eos_token)
+    _note_foreign_markers(raw, options)
+    if options.bos_token and body.startswith(options.bos_token):
         raise DataError(
-            f"the text begins with the begin token {reading.bos_token} twice", where=row.where, remedy="write it once"
+            f"the text begins with the begin token {options.bos_token} twice", where=row.where, remedy="write it once"
         )
-    marker = reading.completion_start or DEFAULT_MARKER
+    marker = options.completion_start or DEFAULT_MARKER
     at = body.rfind(marker)
     if at < 0:
-        if reading.whole_text and reading.need_answer:
+        if options.whole_text and options.need_answer:
             return Conversation(
                 (Message("user", ""), Message(ASSISTANT, body)), literal=True, controls=True, begins=begins
             )
@@ -70,9 +70,9 @@ def text(row: Row, reading: Reading) -> Conversation:
             remedy="set completion_start to the text before the completion, or loss_on: all",
         )
     prompt, completion = body[: at + len(marker)], body[at + len(marker) :]
-    if reading.eos_token and reading.eos_token in completion and not reading.whole_text:
+    if options.eos_token and options.eos_token in completion and not options.whole_text:
         raise DataError(
-            f"the end token {reading.eos_token} stands inside the completion",
+            f"the end token {options.eos_token} stands inside the completion",
             where=row.where,
             remedy="the model would learn to stop there; keep it at the end of the text only",
         )
@@ -93,33 +93,33 @@ def strip_markers(raw: str, bos_token: str | None, eos_token: str | None) -> tup
     return body, begins
 
 
-def _note_foreign_markers(raw: str, reading: Reading) -> None:
-    for token, own, word in (("<s>", reading.bos_token, "begin"), ("</s>", reading.eos_token, "end")):
+def _note_foreign_markers(raw: str, options: FormatOptions) -> None:
+    for token, own, word in (("<s>", options.bos_token, "begin"), ("</s>", options.eos_token, "end")):
         there = raw.startswith(token) if word == "begin" else raw.rstrip().endswith(token)
         if there and own != token:
-            say(
+            notify(
                 f"text rows {word} with {token}, which is not this tokenizer's {word} token ({own}); it is kept as text"
             )
 
 
-def prompt_completion(row: Row, reading: Reading) -> Conversation:
+def prompt_completion(row: Row, options: FormatOptions) -> Conversation:
     """``prompt`` and ``completion`` (or ``response``): the texts themselves, or lists of messages."""
     answer_key = "completion" if "completion" in row.values or "response" not in row.values else "response"
     if isinstance(row.values.get("prompt"), list):
-        answered = reading.need_answer or answer_key in row.values
+        answered = options.need_answer or answer_key in row.values
         given = [replace(turn, given=True) for turn in _turns(row, "prompt")]
-        return _chat(row, [*given, *(_turns(row, answer_key) if answered else [])], reading)
+        return _chat(row, [*given, *(_turns(row, answer_key) if answered else [])], options)
     prompt = _string(row, "prompt", "completion")
-    if reading.need_answer and not prompt:
-        say("some prompts are empty; their completions are learnt without any context")
-    return _pair(row, prompt, answer_key, reading, literal=True)
+    if options.need_answer and not prompt:
+        notify("some prompts are empty; their completions are learnt without any context")
+    return _pair(row, prompt, answer_key, options, literal=True)
 
 
-def nli(row: Row, reading: Reading) -> Conversation:
+def nli(row: Row, options: FormatOptions) -> Conversation:
     """``premise``, ``hypothesis`` and, to train on, ``thought_process`` and ``predicted_label``."""
     query = nli_prompt(_string(row, "premise", "hypothesis"), _string(row, "hypothesis", "premise"))
     turns = [Message("user", query)]
-    if reading.need_answer or ("thought_process" in row.values and "predicted_label" in row.values):
+    if options.need_answer or ("thought_process" in row.values and "predicted_label" in row.values):
         thought = _string(row, "thought_process", "predicted_label")
         turns.append(Message(ASSISTANT, nli_answer(thought, _label(row, "predicted_label"))))
     return Conversation(tuple(turns))
@@ -143,36 +143,36 @@ def _label(row: Row, key: str) -> int:
     return value
 
 
-def messages(row: Row, reading: Reading) -> Conversation:
+def messages(row: Row, options: FormatOptions) -> Conversation:
     """``messages``: a list of ``{role, content}``, with ``tool_calls`` and a ``tools`` list where there are any."""
-    return _chat(row, _turns(row, "messages"), reading)
+    return _chat(row, _turns(row, "messages"), options)
 
 
-def sharegpt(row: Row, reading: Reading) -> Conversation:
+def sharegpt(row: Row, options: FormatOptions) -> Conversation:
     """``conversations``: a list of ``{from, value}`` (or ``{role, content}``), with an optional ``system`` text."""
     turns = _turns(row, "conversations")
     if isinstance(row.values.get("system"), str) and row.values["system"]:
         turns = [Message("system", row.values["system"]), *turns]
-    return _chat(row, turns, reading)
+    return _chat(row, turns, options)
 
 
-def alpaca(row: Row, reading: Reading) -> Conversation:
+def alpaca(row: Row, options: FormatOptions) -> Conversation:
     """``instruction``, optional ``input``, ``output``: the input follows the instruction after a blank line."""
     query = _string(row, "instruction", "output")
     given = row.values.get("input")
     if given not in (None, ""):
         query = f"{query}\n\n{_string(row, 'input')}"
-    return _pair(row, query, "output", reading)
+    return _pair(row, query, "output", options)
 
 
-def question_answer(row: Row, reading: Reading) -> Conversation:
+def question_answer(row: Row, options: FormatOptions) -> Conversation:
     """``question`` and ``answer``."""
-    return _pair(row, _string(row, "question", "answer"), "answer", reading)
+    return _pair(row, _string(row, "question", "answer"), "answer", options)
 
 
-def rag(row: Row, reading: Reading) -> Conversation:
+def rag(row: Row, options: FormatOptions) -> Conversation:
     """``prompt`` and ``completion`` of a processed retrieval row; a list of answers gives its first."""
-    return _pair(row, _string(row, "prompt", "completion"), "completion", reading, lists=True)
+    return _pair(row, _string(row, "prompt", "completion"), "completion", options, lists=True)
 
 
 FORMATS: dict[str, Format] = {
@@ -281,12 +281,12 @@ def _answers_are_listed(row: Row) -> bool:
 
 
 def _pair(
-    row: Row, query: str, answer_key: str, reading: Reading, *, literal: bool = False, lists: bool = False
+    row: Row, query: str, answer_key: str, options: FormatOptions, *, literal: bool = False, lists: bool = False
 ) -> Conversation:
     """One question and, where it is needed or there, one answer."""
     turns = [Message("user", query)]
     several = False
-    if reading.need_answer or row.values.get(answer_key) is not None:
+    if options.need_answer or row.values.get(answer_key) is not None:
         answer = _value(row, answer_key)
         if lists and isinstance(answer, list):
             if not answer:
@@ -405,7 +405,7 @@ def row_weight(row: Row) -> float:
     value = row.values.get("weight")
     if value is None:
         return 1.0
-    say("rows carry a weight: the loss of their tokens is multiplied by it")
+    notify("rows carry a weight: the loss of their tokens is multiplied by it")
     return _weight(row, value, "weight")
 
 
@@ -419,7 +419,7 @@ def _weight(row: Row, value: Any, path: str) -> float:
     return weight
 
 
-def _chat(row: Row, turns: Sequence[Message], reading: Reading) -> Conversation:
+def _chat(row: Row, turns: Sequence[Message], options: FormatOptions) -> Conversation:
     """A chat whose turns follow one another properly."""
     previous: str | None = None
     for index, turn in enumerate(turns):
@@ -428,11 +428,11 @@ def _chat(row: Row, turns: Sequence[Message], reading: Reading) -> Conversation:
         if turn.role == previous and turn.role in ("user", ASSISTANT):
             raise DataError(f"turns {index - 1} and {index} are both from {turn.role}", where=row.where)
         previous = turn.role
-    if reading.need_answer and not any(turn.role == ASSISTANT for turn in turns):
+    if options.need_answer and not any(turn.role == ASSISTANT for turn in turns):
         raise DataError(
             "no assistant turn, so nothing to learn", where=row.where, remedy="add the answer, or remove the row"
         )
-    while reading.need_answer and turns[-1].role != ASSISTANT:
+    while options.need_answer and turns[-1].role != ASSISTANT:
         turns = turns[:-1]  # words after the last answer teach nothing
     tools = row.values.get("tools") or []
     if not isinstance(tools, list):

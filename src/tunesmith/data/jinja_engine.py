@@ -23,7 +23,7 @@ MAX_RENDERED_CHARACTERS = 16 * 2**20
 MAX_MEMORY_BYTES = 2**30
 HEADER = struct.Struct(">I")
 
-Cuts = Sequence[tuple[int, bool]]
+PrefixPoints = Sequence[tuple[int, bool]]
 """(number of messages, whether to add the generation prompt), one for each text that is wanted."""
 
 
@@ -68,7 +68,7 @@ class Engine:
         }
 
     def render(
-        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: Cuts
+        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: PrefixPoints
     ) -> list[str]:
         """The texts of the first messages, one for each cut.
 

@@ -18,7 +18,7 @@ from tunesmith.config.schema import DataSection
 from tunesmith.data.masking import Example
 from tunesmith.data.rows import Row
 from tunesmith.errors import DataError
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 ROWS_SHOWN = 5
@@ -234,20 +234,22 @@ class Ledger:
         for source, account in self.sources.items():
             for name, number in sorted(account.unused_columns.items()):
                 if number < account.read and name not in DEFAULT_KEYS:
-                    say(f"{source}: the column {name!r} stands in {number} of {account.read} rows only and is not read")
+                    notify(
+                        f"{source}: the column {name!r} stands in {number} of {account.read} rows only and is not read"
+                    )
         total = self.total()
         if total.duplicates:
             pairs = [f"{row} = {first}" for row, first in total.duplicates]
-            say(f"{len(pairs)} rows repeat an earlier one: {_some(pairs)}; set duplicates: drop to train each once")
+            notify(f"{len(pairs)} rows repeat an earlier one: {_some(pairs)}; set duplicates: drop to train each once")
         ends = total.cut.get("truncate_completion", [])
         if ends:
-            say(
+            notify(
                 f"{len(ends)} answers are cut at max_length and learn to stop early: {_some(ends)}; set max_length: "
                 f"{total.longest} to keep them whole"
             )
         if len(total.labels) == 1 and total.labels.total() > 1:
             ((label, first),) = total.first_of_label.items()
-            say(
+            notify(
                 f"{first}: this and all {total.labels.total() - 1} other labelled rows have the label {label}, so the "
                 "model can learn to say it always; give rows of every class"
             )

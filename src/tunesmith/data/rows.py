@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tunesmith.errors import DataError, DataErrors
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 MAX_LINE_BYTES = 16 * 2**20
 MAX_DECOMPRESSED_BYTES = 8 * 2**30
@@ -200,7 +200,7 @@ def _rows_of_lines(file: BinaryIO | gzip.GzipFile, source: str, max_bytes: int |
                 yield Row(row, source, number)
     problems.stop()
     if blank:
-        say(f"{source}: {blank} blank lines are passed over")
+        notify(f"{source}: {blank} blank lines are passed over")
 
 
 def _lines(file: BinaryIO | gzip.GzipFile, source: str) -> Iterator[bytes]:
@@ -516,7 +516,7 @@ def _files_of_folder(folder: Path, split: str) -> list[Path]:
         raise DataError(
             f"no file for the split {split!r} among {found}", where=str(folder), remedy="name the file itself"
         )
-    say(f"{folder}: taking {', '.join(path.name for path in chosen)} for the split {split}")
+    notify(f"{folder}: taking {', '.join(path.name for path in chosen)} for the split {split}")
     return chosen
 
 

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from tunesmith.data import jinja_engine
-from tunesmith.data.jinja_engine import MAX_RENDERED_CHARACTERS, Cuts, Engine
+from tunesmith.data.jinja_engine import MAX_RENDERED_CHARACTERS, Engine, PrefixPoints
 
 MAX_SECONDS = 10.0
 """Time for one conversation, the template's compilation included."""
@@ -34,7 +34,7 @@ class TemplateRefusal(Exception):
 
 
 def render(
-    source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: Cuts, *, ours: bool
+    source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: PrefixPoints, *, ours: bool
 ) -> list[str]:
     """Texts of a conversation under a chat template.
 
@@ -66,7 +66,7 @@ class Child:
         self._source: str | None = None
 
     def render(
-        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: Cuts
+        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: PrefixPoints
     ) -> list[str]:
         """See the function ``render``."""
         process = self._started()

@@ -13,7 +13,7 @@ from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.rows import Row, read_rows
 from tunesmith.errors import ConfigError, DataError
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 LEAKS_SHOWN = 5
 MOST_PASSES = 100
@@ -184,7 +184,7 @@ def refuse_leaks(found: Sequence[tuple[str, str]], *, allow: bool) -> None:
     what = f"{len(found)} evaluation prompts occur among the training rows: {pairs}{more}"
     if not allow:
         raise DataError(what, remedy="remove them, or set allow_leak: true")
-    say(f"{what}; allow_leak is set, so evaluation results are too good")
+    notify(f"{what}; allow_leak is set, so evaluation results are too good")
 
 
 def _prompt_key(row: Row, builder: ExampleBuilder) -> str:

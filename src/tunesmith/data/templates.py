@@ -18,10 +18,10 @@ from tunesmith.config.schema import DataSection
 from tunesmith.data import sandbox
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.formats import strip_markers
-from tunesmith.data.jinja_engine import Cuts
+from tunesmith.data.jinja_engine import PrefixPoints
 from tunesmith.data.nli import NLI_TEMPLATE
 from tunesmith.errors import ConfigError, DataError, ModelError
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -176,7 +176,7 @@ def _with_own_end(source: str, specials: re.Pattern[str] | None, tokenizer: PreT
         known = specials is not None and specials.fullmatch(token) is not None
         if f"'{token}'" in source and not known:
             end = _token(tokenizer.eos_token) or ""
-            say(f"the tokenizer has no {token}: turns end with its end token {end} instead")
+            notify(f"the tokenizer has no {token}: turns end with its end token {end} instead")
             source = source.replace(f"'{token}'", "eos_token")
     return source
 
@@ -304,7 +304,7 @@ class ChatRenderer:
 
     def __call__(self, conversation: Conversation, where: str) -> Rendered:
         if self.name is None:
-            say("the tokenizer has no chat template: turns are written plainly, as ### User: and ### Assistant:")
+            notify("the tokenizer has no chat template: turns are written plainly, as ### User: and ### Assistant:")
         self.content.check(conversation.messages, where)
         guard = Guard(self.content.hidden, self._instructed(conversation.messages))
         turns = [self._as_dict(turn) for turn in guard.messages]
@@ -363,7 +363,7 @@ class ChatRenderer:
         asked = replace(turns[first], content=f"{self.instruction}\n\n{turns[first].content}")
         return (*turns[:first], asked, *turns[first + 1 :])
 
-    def _texts(self, turns: list[dict[str, Any]], tools: list[Any], cuts: Cuts, where: str) -> list[str]:
+    def _texts(self, turns: list[dict[str, Any]], tools: list[Any], cuts: PrefixPoints, where: str) -> list[str]:
         try:
             return sandbox.render(self.source, self.variables, turns, tools, cuts, ours=self.ours)
         except sandbox.TemplateRefusal as refusal:
@@ -585,7 +585,7 @@ def _search(specials: re.Pattern[str], value: Any) -> bool:
 def _note_protected(protected: Sequence[tuple[int, int]], text: str) -> None:
     if protected:
         start, end = protected[0]
-        say(
+        notify(
             f"some rows spell special tokens such as {text[start:end]} in their content; they are trained as plain "
             "text. Rows that bring their own template belong in the format text"
         )

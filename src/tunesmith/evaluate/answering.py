@@ -37,12 +37,12 @@ class Answerer:
 
     def __init__(self, subject: Subject) -> None:
         from tunesmith.evaluate.engines import check_engine
-        from tunesmith.model.load import finished
+        from tunesmith.model.load import model_spec
         from tunesmith.model.tokenizer import load_tokenizer
 
         config = subject.resolved.config
         check_engine(config.evaluation.generation_engine, config.evaluation.temperature)
-        folder = finished(subject.folder).tokenizer_folder
+        folder = model_spec(subject.folder).tokenizer_folder
         self.data, self.evaluation, self.seed = config.data, config.evaluation, config.training.seed
         self.contract = read(folder)
         self.tokenizer = load_tokenizer(config.model.model_copy(update={"tokenizer_name_or_path": folder}))

@@ -19,7 +19,7 @@ from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate.decoding import Decoding, Job, continue_batch, shared_prefix
 from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished prompts and the number of all prompts."""
@@ -156,7 +156,7 @@ def _budgets(
         budgets.append(min(max_new_tokens, room))
     short = sum(budget < max_new_tokens for budget in budgets)
     if short:
-        say(
+        notify(
             f"{short} of {len(prompts)} answers have room for fewer than {max_new_tokens} tokens (the least: "
             f"{min(budgets)}), because the model has {positions} positions"
         )

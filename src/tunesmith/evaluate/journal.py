@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import StorageError
-from tunesmith.notices import say
+from tunesmith.notices import notify
 from tunesmith.report.folder import append_jsonl, write_jsonl
 from tunesmith.report.record import versions
 
@@ -63,10 +63,10 @@ class Journal:
         own = [entry for entry in entries if entry is not None and entry["fingerprint"] == self._fingerprint]
         if len(own) < len(lines):
             if any(entry is not None and entry["fingerprint"] != self._fingerprint for entry in entries):
-                say(f"{self.path}: holds answers of other weights, data or settings; they are not used")
+                notify(f"{self.path}: holds answers of other weights, data or settings; they are not used")
             write_jsonl(self.path, own)
         if own:
-            say(f"{self.path}: goes on after {len(own)} answers of an interrupted evaluation")
+            notify(f"{self.path}: goes on after {len(own)} answers of an interrupted evaluation")
         return {entry["index"]: (entry["token_ids"], entry["stopped"]) for entry in own}
 
     def add(self, answers: Iterable[tuple[int, Answer]]) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith.evaluate.tasks import Judged, Task
+from tunesmith.evaluate.tasks import ScoredAnswer, Task
 
 _EXAMPLES = 3
 _TAIL = 300
 
 
-def kinds_of_mistakes(task: Task, item: Judged, *, stopped: bool) -> list[str]:
+def kinds_of_mistakes(task: Task, item: ScoredAnswer, *, stopped: bool) -> list[str]:
     """What is wrong with one answer; empty when nothing is."""
     kinds = [] if item.answer.readable else ["unreadable"]
     if item.answer.readable and not item.correct:

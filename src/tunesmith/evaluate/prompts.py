@@ -15,7 +15,7 @@ from tunesmith.errors import DataError
 from tunesmith.evaluate.run import held_out_rows
 from tunesmith.export.proof import Questions
 from tunesmith.model import source
-from tunesmith.model.load import finished
+from tunesmith.model.load import model_spec
 from tunesmith.model.tokenizer import load_tokenizer
 
 NUM_PROMPTS = 16
@@ -34,7 +34,7 @@ def questions_for(run: str | Path, *, data: str | None = None, base_model: str |
     Raises:
         DataError: there are no rows, or one has no prompt.
     """
-    how = finished(run, base=base_model, device_map="cpu")
+    how = model_spec(run, base=base_model, device_map="cpu")
     section = how.resolved.config.model.model_copy(update={"tokenizer_name_or_path": how.tokenizer_folder})
     tokenizer = load_tokenizer(section)
     rows, kind = rows_to_ask(how.resolved, data)

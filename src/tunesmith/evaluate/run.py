@@ -24,7 +24,7 @@ from tunesmith.evaluate.metrics import mean
 from tunesmith.evaluate.mistakes import collect_mistakes, kinds_of_mistakes
 from tunesmith.evaluate.subject import Subject, find_subject, of_configuration
 from tunesmith.evaluate.tasks import Task, choose_task
-from tunesmith.notices import say
+from tunesmith.notices import notify
 from tunesmith.report.folder import write_json, write_jsonl, write_text
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def evaluate_rows(
     prompts = [builder.prompt(row).input_ids for row in rows]
     longer = sum(len(prompt) > builder.data.max_length for prompt in prompts)
     if longer:
-        say(
+        notify(
             f"{longer} of {len(prompts)} prompts are longer than max_length ({builder.data.max_length}), which no row "
             "was in training; they are evaluated whole"
         )
@@ -341,10 +341,12 @@ def score_generations(
             scores (the row's own figures);
         mistakes: {kind: {count, examples}}.
     """
-    judged = [task.judge(generation.text, case.reference) for case, generation in zip(cases, generations, strict=True)]
+    scored = [
+        task.score_answer(generation.text, case.reference) for case, generation in zip(cases, generations, strict=True)
+    ]
     kinds = [
         kinds_of_mistakes(task, item, stopped=generation.stopped)
-        for item, generation in zip(judged, generations, strict=True)
+        for item, generation in zip(scored, generations, strict=True)
     ]
     predictions = [
         {
@@ -358,21 +360,21 @@ def score_generations(
             "stopped": generation.stopped,
             "scores": item.scores,
         }
-        for case, generation, item in zip(cases, generations, judged, strict=True)
+        for case, generation, item in zip(cases, generations, scored, strict=True)
     ]
     mistakes = collect_mistakes(kinds, predictions)
-    statistics = task.statistics(judged)
-    intervals = confidence_intervals(statistics, len(judged), bootstrap_samples, seed)
+    statistics = task.statistics(scored)
+    intervals = confidence_intervals(statistics, len(scored), bootstrap_samples, seed)
     metrics = {
         "task": task.name,
         "main_metric": task.main_metric,
-        "num_examples": len(judged),
-        **task.figures(judged),
+        "num_examples": len(scored),
+        **task.figures(scored),
         **({"confidence": intervals} if intervals else {}),
-        "parse_failure_rate": mean([float(not item.answer.readable) for item in judged]),
+        "parse_failure_rate": mean([float(not item.answer.readable) for item in scored]),
         "stopped_share": mean([float(generation.stopped) for generation in generations]),
         "mean_new_tokens": mean([float(len(generation.token_ids)) for generation in generations]),
-        "read_as": dict(sorted(Counter(item.answer.how for item in judged).items())),
+        "read_as": dict(sorted(Counter(item.answer.how for item in scored).items())),
         "mistakes": {kind: found["count"] for kind, found in mistakes.items()},
     }
     return EvaluationResult(metrics, predictions, mistakes=mistakes, statistics=statistics)
@@ -467,7 +469,7 @@ def token_metrics(
     try:
         examples = list(builder.examples(rows, Ledger()))
     except DataError as problem:
-        say(f"no loss and no token accuracy: {problem.lines()[0]}")
+        notify(f"no loss and no token accuracy: {problem.lines()[0]}")
         return {}
     batch_rows = items(examples, "padded", builder.data.max_length)
     collate = Collator("padded", builder.tokenizer.pad_token_id)

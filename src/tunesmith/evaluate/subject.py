@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.config.draft import COMMAND_LINE, Draft, Setting
-from tunesmith.config.load import finish
+from tunesmith.config.load import resolve_draft
 from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import parse_overrides
 from tunesmith.config.resolve import Resolved, from_values
@@ -154,7 +154,7 @@ def _plain(name: str, path: Path, settings: Sequence[str]) -> Resolved:
     told = settings_of(path) if path.is_dir() else {}
     values = {"model.model_name_or_path": name} | told
     written = tuple(Setting(key, value, name, names.find(key, name)) for key, value in values.items())
-    return finish(Draft(name, written), settings)
+    return resolve_draft(Draft(name, written), settings)
 
 
 def _with_settings(resolved: Resolved, tokens: Sequence[str]) -> Resolved:

@@ -1,4 +1,4 @@
-"""An adapter folded into its base: one plain model in one number format, proven to be what was trained.
+"""An adapter folded into its base: one plain model in one dtype, proven to be what was trained.
 
 The order is: look, ask the run's model, fold, write beside the place, ask the merged model in a new process, judge, put
 in place. Folding shard by shard stands in ``shards``, asking and judging in ``proof``.
@@ -23,10 +23,10 @@ from tunesmith.export.card import run_folder_of, write_card
 from tunesmith.export.save import save_model, write_generation_defaults
 from tunesmith.model import source
 from tunesmith.model.adapters import ADAPTER_CONFIG, load_adapter_strictly
-from tunesmith.model.load import Finished, finished, load_finished
+from tunesmith.model.load import ModelSpec, load_from_spec, model_spec
 from tunesmith.model.precision import Precision
-from tunesmith.model.quantize import compute_exactly, dequantized_weights, is_quantized
-from tunesmith.notices import say
+from tunesmith.model.quantize import dequantized_weights, is_quantized, use_dequantized_weights
+from tunesmith.notices import notify
 from tunesmith.report.folder import write_json
 from tunesmith.report.record import versions
 
@@ -44,7 +44,7 @@ class Merged:
     Attributes:
         path: its folder.
         base: what the adapter was folded into.
-        dtype: number format of the weights.
+        dtype: dtype of the weights.
         in_memory: why the base was in memory as a whole; None where it was folded shard by shard.
         proof: the content of ``proof.json``; None where nobody asked for a proof.
     """
@@ -68,15 +68,15 @@ def merge(
 ) -> Merged:
     """Fold a run's adapter into its base and save the result as a plain model, if it is proven to be the same.
 
-    A base in few bits differs from its original, and the adapter learned on the former. So ``trained`` folds into the
-    weights that were really multiplied with: dequantized, or rounded to the run's number format. ``original`` folds
+    A quantized base differs from its original, and the adapter learned on the former. So ``trained`` folds into the
+    weights that were really multiplied with: dequantized, or rounded to the run's dtype. ``original`` folds
     into the published weights, which no one trained on.
 
     Args:
         run: run or adapter folder.
         output_dir: a new folder for the merged model; it appears when everything is written and proven.
         questions: what the proof asks; None leaves the proof out.
-        dtype: number format of the merged weights.
+        dtype: dtype of the merged weights.
         base_model: another place of the base.
         max_shard_size: largest weights file.
 
@@ -90,7 +90,7 @@ def merge(
         raise ModelError("holds no adapter to merge", where=str(run))
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise StorageError("is there already", where=str(target), remedy="name a new folder for the merged model")
-    how = finished(folder, base=base_model, device_map="cpu")
+    how = model_spec(folder, base=base_model, device_map="cpu")
     with _stage(target) as stage:
         work = stage / ".proof"
         work.mkdir()
@@ -108,17 +108,17 @@ def merge(
     return Merged(target, base, dtype, in_memory, evidence)
 
 
-def ask(how: Finished, base: BaseKind, questions: proof.Questions, work: Path) -> None:
+def ask(how: ModelSpec, base: BaseKind, questions: proof.Questions, work: Path) -> None:
     """Leave the answers of adapter and base in ``work``: as the run computes, and with the exact weights in float32."""
-    trained = load_finished(how)
+    trained = load_from_spec(how)
     with trained.precision.autocast("cpu"):
         answers = proof.greedy(trained.model, questions)
         texts = [[*prompt, *answer] for prompt, answer in zip(questions.prompts, answers, strict=True)]
         proof.write_logits(work, "use", trained.model, texts)
     if base == "original":
         del trained  # one model at a time
-        trained = load_finished(_on_the_original(how))
-    compute_exactly(trained.model)
+        trained = load_from_spec(_on_the_original(how))
+    use_dequantized_weights(trained.model)
     proof.write_logits(work, "weights", trained.model, texts)
     section = how.resolved.config.model
     own_code = source.may_run_code(section, source.locate(section.model_name_or_path, section.revision))
@@ -126,7 +126,7 @@ def ask(how: Finished, base: BaseKind, questions: proof.Questions, work: Path) -
 
 
 def write_merged(
-    how: Finished, stage: Path, *, dtype: DTypeName, base: BaseKind, max_shard_size: str, in_memory: bool = False
+    how: ModelSpec, stage: Path, *, dtype: DTypeName, base: BaseKind, max_shard_size: str, in_memory: bool = False
 ) -> str | None:
     """Write the merged model and its tokenizer into ``stage``.
 
@@ -142,7 +142,7 @@ def write_merged(
     fold, why_not = shards.fold(how, shape, original=base == "original")
     if in_memory or fold is None:
         if why_not is not None:
-            say(f"the base is merged in memory as a whole, because {why_not}")
+            notify(f"the base is merged in memory as a whole, because {why_not}")
         merged = fold_in_memory(how, base).to(getattr(torch, dtype))
         merged.config.dtype = getattr(torch, dtype)
         save_model(merged, tokenizer, stage, section, max_shard_size=max_shard_size)
@@ -159,20 +159,20 @@ def write_merged(
     return why_not
 
 
-def fold_in_memory(how: Finished, base: BaseKind) -> PreTrainedModel:
+def fold_in_memory(how: ModelSpec, base: BaseKind) -> PreTrainedModel:
     """The whole base in float32 with the adapter folded in."""
     quantized = base == "trained" and is_quantized(how.resolved.config.quantization)
     section = how.resolved.config.model
     located = source.locate(section.model_name_or_path, section.revision)
     plain: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         located,
-        dtype=torch.float32 if base == "original" else how.held_in,
+        dtype=torch.float32 if base == "original" else how.weight_dtype,
         use_safetensors=True,
         **source.loading_keywords(section, located),
     )
     plain = plain.float()
     if quantized:
-        _take_dequantized(plain, load_finished(how).model)
+        _take_dequantized(plain, load_from_spec(how).model)
     adapted = load_adapter_strictly(plain, how.folder, how.base_fingerprint(), how.checksum)
     merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     _untie_if_different(merged)
@@ -196,7 +196,7 @@ def _stage(target: Path) -> Iterator[Path]:
 
 
 def _prove(
-    how: Finished,
+    how: ModelSpec,
     stage: Path,
     work: Path,
     questions: proof.Questions,
@@ -205,7 +205,7 @@ def _prove(
     in_memory: str | None,
 ) -> dict[str, Any]:
     comparison = proof.compare_in_a_new_process(stage, work)
-    problems = proof.judge(comparison, dtype)
+    problems = proof.problems_of(comparison, dtype)
     if problems:
         raise NumericsError(
             f"the merged model is not what was trained and is not kept: {', '.join(problems)}",
@@ -230,7 +230,7 @@ def _prove(
     return evidence
 
 
-def _described(how: Finished, base: BaseKind) -> str:
+def _described(how: ModelSpec, base: BaseKind) -> str:
     quantization = how.resolved.config.quantization
     if base == "original":
         return "adapter on the original base, on which it was not trained"
@@ -238,18 +238,18 @@ def _described(how: Finished, base: BaseKind) -> str:
         return f"adapter on the {quantization.bnb_4bit_quant_type} weights, dequantized"
     if quantization.load_in_8bit:
         return "adapter on the int8 weights, dequantized; inputs not rounded"
-    return f"adapter on the base held in {str(how.held_in).removeprefix('torch.')}"
+    return f"adapter on the base held in {str(how.weight_dtype).removeprefix('torch.')}"
 
 
-def _arithmetic(how: Finished) -> str:
+def _arithmetic(how: ModelSpec) -> str:
     return f"{how.precision.dtype}{', int8 layers' if how.resolved.config.quantization.load_in_8bit else ''}"
 
 
-def _on_the_original(how: Finished) -> Finished:
-    unquantized = finished(
+def _on_the_original(how: ModelSpec) -> ModelSpec:
+    unquantized = model_spec(
         how.folder, base=how.resolved.config.model.model_name_or_path, device_map="cpu", quantized=False
     )
-    return replace(unquantized, precision=Precision("float32", "the proof"), held_in=torch.float32)
+    return replace(unquantized, precision=Precision("float32", "the proof"), weight_dtype=torch.float32)
 
 
 def _take_dequantized(plain: PreTrainedModel, trained: PreTrainedModel | PeftModel) -> None:

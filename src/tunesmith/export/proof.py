@@ -57,7 +57,7 @@ TOLERANCES = {
     "float16": Tolerance(1e-2, 0.99),
     "bfloat16": Tolerance(5e-2, 0.95),
 }
-"""By the number format of the merged weights. float32 holds them exactly; rounding to 11 and 8 bits moves logits."""
+"""By the dtype of the merged weights. float32 holds them exactly; rounding to 11 and 8 bits moves logits."""
 
 
 @dataclass(frozen=True)
@@ -222,8 +222,8 @@ def compare_in_a_new_process(model_folder: Path, work: Path) -> dict[str, Any]:
     return result
 
 
-def judge(comparison: dict[str, Any], dtype: str) -> list[str]:
-    """What is beyond the tolerance of a number format; empty when the merged model is what was trained."""
+def problems_of(comparison: dict[str, Any], dtype: str) -> list[str]:
+    """What is beyond the tolerance of a dtype; empty when the merged model is what was trained."""
     found, tolerance = comparison["weights"], TOLERANCES[dtype]
     problems = []
     if not found["relative_difference"] <= tolerance.relative_difference:

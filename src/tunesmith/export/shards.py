@@ -26,7 +26,7 @@ from tunesmith.errors import ModelError, StorageError
 from tunesmith.export.save import file_mode
 from tunesmith.model import source
 from tunesmith.model.adapters import load_adapter_strictly, read_lora_config
-from tunesmith.model.load import Finished
+from tunesmith.model.load import ModelSpec
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.quantize import quantization_config, rounded_as_loaded
 from tunesmith.report.folder import write_json
@@ -50,7 +50,7 @@ class Base:
     located: str
 
 
-def open_base(how: Finished) -> Base:
+def open_base(how: ModelSpec) -> Base:
     """Look at the base's files and build the model's shape; no weight is read."""
     section = how.resolved.config.model
     located = source.locate(section.model_name_or_path, section.revision)
@@ -165,7 +165,7 @@ class Fold:
             plain.weight = empty
 
 
-def fold(how: Finished, base: Base, *, original: bool) -> tuple[Fold | None, str | None]:
+def fold(how: ModelSpec, base: Base, *, original: bool) -> tuple[Fold | None, str | None]:
     """What folds this adapter tensor by tensor, or None and the reason why nothing does.
 
     Args:
@@ -173,17 +173,17 @@ def fold(how: Finished, base: Base, *, original: bool) -> tuple[Fold | None, str
     """
     config = how.resolved.config
     bits = None if original else quantization_config(config.quantization, how.precision)
-    held_in = torch.float32 if original else how.held_in
+    weight_dtype = torch.float32 if original else how.weight_dtype
     if mutates_base(read_lora_config(how.folder).init_lora_weights):
         return None, "the adapter took its start out of the base"
     adapted = load_adapter_strictly(open_base(how).model, how.folder, how.base_fingerprint(), how.checksum)
-    why_not = obstacle(base, adapted, rounds=bits is not None or held_in != torch.float32)
+    why_not = obstacle(base, adapted, rounds=bits is not None or weight_dtype != torch.float32)
     if why_not is not None:
         return None, why_not
     in_bits = rounded_as_loaded(open_base(how).model, bits) if bits is not None else None
 
     def rounded(name: str, weight: torch.Tensor) -> torch.Tensor:
-        weight = weight.to(held_in)
+        weight = weight.to(weight_dtype)
         return in_bits(name, weight) if in_bits is not None else weight
 
     return Fold(base, adapted, rounded), None

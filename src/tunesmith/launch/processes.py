@@ -47,7 +47,7 @@ def processes_wanted(resolved: Resolved) -> int:
 
     visible = 1 if launch.gpu_id is not None or model.device_map != "auto" else torch.cuda.device_count()
     if visible < 2 and launch.distributed_training:
-        notices.say("distributed_training is on, and fewer than two accelerators are visible: one process trains")
+        notices.notify("distributed_training is on, and fewer than two accelerators are visible: one process trains")
     return max(visible, 1)
 
 

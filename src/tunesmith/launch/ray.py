@@ -90,9 +90,9 @@ def train_on_ray(resolved: Resolved, *, command: Sequence[str], listener: Listen
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
         num_workers = launch.num_processes or num_gpus or 1
         _mention_waiting(num_workers, "GPU" if num_gpus else "CPU")
-        desk = ray.remote(num_cpus=0)(Desk).remote()
+        events = ray.remote(num_cpus=0)(EventLog).remote()
         job = {
-            "desk": desk,
+            "events": events,
             "folder": str(Path.cwd()),
             "values": resolved.values(),
             "origins": resolved.origins,
@@ -110,7 +110,7 @@ def train_on_ray(resolved: Resolved, *, command: Sequence[str], listener: Listen
         )
         _remove_bookkeeping(folder)
         try:
-            fit(trainer, desk, listener)
+            fit(trainer, events, listener)
         finally:
             _remove_bookkeeping(folder)
     return read_result(resolved)
@@ -157,7 +157,7 @@ def _mention_waiting(num_workers: int, kind: str) -> None:
 
     there = int(ray.cluster_resources().get(kind, 0))
     if there < num_workers:
-        notices.say(f"the cluster has {there} {kind}s, and training waits until it has {num_workers}")
+        notices.notify(f"the cluster has {there} {kind}s, and training waits until it has {num_workers}")
 
 
 def _remove_bookkeeping(folder: Path) -> None:
@@ -165,7 +165,7 @@ def _remove_bookkeeping(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-class Desk:
+class EventLog:
     """Where workers tell what happens and the starting process reads it; it lives in a Ray actor."""
 
     def __init__(self) -> None:
@@ -189,14 +189,14 @@ class Desk:
         return events
 
 
-class Teller:
-    """A listener in a worker: reports to Ray from every rank, which it demands, and tells the desk from rank 0."""
+class RayListener:
+    """A listener in a worker: reports to Ray from every rank, which it demands, and to the event log from rank 0."""
 
-    def __init__(self, desk: Any) -> None:
-        self._desk = desk
+    def __init__(self, events: Any) -> None:
+        self._events = events
         self._latest: dict[str, Any] = {}
 
-    def started(self, facts: dict[str, Any]) -> None:
+    def on_start(self, facts: dict[str, Any]) -> None:
         self.tell("started", facts)
 
     def stepped(self, step: int, total: int) -> None:
@@ -218,42 +218,42 @@ class Teller:
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
         )
 
-    def finished(self) -> None:
+    def on_end(self) -> None:
         self.tell("finished", None)
 
     def tell(self, kind: str, what: Any) -> None:
-        """Tell the desk, when this is rank 0."""
+        """Add to the event log, when this is rank 0."""
         if rank() == 0:
-            self._desk.tell.remote(kind, what)
+            self._events.tell.remote(kind, what)
 
 
 def work(job: dict[str, Any]) -> None:
     """What one worker does; Ray has set its ranks and connected it to the others.
 
     Raises:
-        RuntimeError: an error of ours; it is at the desk with everything that the user must know.
+        RuntimeError: an error of ours; the event log holds it, with everything that the user must know.
     """
     import ray
     from ray.train.collective import broadcast_from_rank_zero
 
-    desk = job["desk"]
-    restarts, hopeless = broadcast_from_rank_zero(ray.get(desk.begin.remote()) if rank() == 0 else (0, False))
+    events = job["events"]
+    restarts, hopeless = broadcast_from_rank_zero(ray.get(events.begin.remote()) if rank() == 0 else (0, False))
     if hopeless:
         raise RuntimeError("an error that another start cannot mend")
     from tunesmith.train.run import train
 
-    teller = Teller(desk)
-    notices.forget()
-    notices.listen(lambda text: teller.tell("notice", text))
+    ray_listener = RayListener(events)
+    notices.clear()
+    notices.listen(lambda text: ray_listener.tell("notice", text))
     if restarts:
-        notices.say(f"a worker died, and all of them were started again (restart {restarts})")
+        notices.notify(f"a worker died, and all of them were started again (restart {restarts})")
     try:
         _enter(job["folder"])
-        train(from_values(job["values"], job["origins"]), command=job["command"], listener=teller)
+        train(from_values(job["values"], job["origins"]), command=job["command"], listener=ray_listener)
     except TunesmithError as error:
         who = f"rank {rank()} on {socket.gethostname()}: " if num_processes() > 1 else ""
         failure = {"lines": [f"{who}{line}" for line in error.lines()], "exit_code": error.exit_code}
-        ray.get(desk.tell.remote("failed", failure))
+        ray.get(events.tell.remote("failed", failure))
         raise RuntimeError(error.line()) from None
 
 
@@ -269,7 +269,7 @@ def _enter(folder: str) -> None:
         ) from error
 
 
-def fit(trainer: Any, desk: Any, listener: Listener) -> None:
+def fit(trainer: Any, events: Any, listener: Listener) -> None:
     """Run a trainer of Ray's to its end while showing what the workers tell.
 
     Raises:
@@ -288,30 +288,30 @@ def fit(trainer: Any, desk: Any, listener: Listener) -> None:
     failures: list[dict[str, Any]] = []
     while fitting.is_alive():
         fitting.join(POLL_SECONDS)
-        failures += _show(desk, listener)
-    failures += _show(desk, listener)
+        failures += _show(events, listener)
+    failures += _show(events, listener)
     if failures or errors:
-        listener.finished()
+        listener.on_end()
     if failures:
         raise WorkerError(**failures[0])
     if errors:
         raise ModelError(_cause(errors[0])) from errors[0]
 
 
-def _show(desk: Any, listener: Listener) -> list[dict[str, Any]]:
+def _show(events: Any, listener: Listener) -> list[dict[str, Any]]:
     """Pass new events on to the listener; returns the failures among them."""
     import ray
 
     failures = []
-    for kind, what in ray.get(desk.take.remote()):
+    for kind, what in ray.get(events.take.remote()):
         if kind == "failed":
             failures.append(what)
         elif kind == "notice":
-            notices.say(what)
+            notices.notify(what)
         elif kind == "stepped":
             listener.stepped(*what)
         elif kind == "finished":
-            listener.finished()
+            listener.on_end()
         else:
             getattr(listener, kind)(what)
     return failures

@@ -34,7 +34,7 @@ class Served:
 
     Attributes:
         folder: its folder; its name is the model's name in requests.
-        dtype: number format to compute in, as training did.
+        dtype: dtype to compute in, as training did.
         losses: what of the model's contract an engine cannot keep, in words.
     """
 
@@ -70,9 +70,9 @@ def prepared(subject: Subject, name: str) -> Iterator[Served]:
     from tunesmith.export.merge import merge
     from tunesmith.export.served import make_served_folder
     from tunesmith.model import source
-    from tunesmith.model.load import finished
+    from tunesmith.model.load import model_spec
 
-    how = finished(subject.folder)
+    how = model_spec(subject.folder)
     dtype = how.precision.dtype
     with tempfile.TemporaryDirectory(prefix="tunesmith-serve-") as home:
         if how.is_adapter:

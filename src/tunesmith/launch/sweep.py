@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.config.draft import COMMAND_LINE, Draft
-from tunesmith.config.load import finish
+from tunesmith.config.load import resolve_draft
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rules import evaluates, is_of_tokens
 from tunesmith.errors import ConfigError, Interrupted, StorageError
@@ -227,7 +227,7 @@ def _check_all(request: Request, space: Space, metric: str) -> Resolved:
     checked = []
     for settings in grid(space):
         overrides = [f"--{name}={value}" for name, value in settings.items()]
-        checked.append(finish(request.draft, [*request.settings, *overrides]))
+        checked.append(resolve_draft(request.draft, [*request.settings, *overrides]))
         _check_metric(metric, checked[-1])
     return checked[0]
 

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.config.schema import AdapterSection
 from tunesmith.errors import ModelError, UnsafeError
 from tunesmith.model.precision import mutates_base
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -240,7 +240,7 @@ def load_adapter_strictly(
     path = folder / ADAPTER_WEIGHTS
     file = read_adapter(folder)
     if file.base_fingerprint is None:
-        say(f"{folder}: the adapter does not say which base it was trained on; only names and shapes are compared")
+        notify(f"{folder}: the adapter does not say which base it was trained on; only names and shapes are compared")
     elif base_fingerprint is not None and file.base_fingerprint != base_fingerprint:
         raise ModelError(
             "the adapter was trained on another base (fingerprints differ)",
@@ -272,7 +272,9 @@ def _check_unchanged(file: AdapterFile, folder: Path, recorded: str | None) -> N
     """Compare the adapter with the checksums that were written when it was saved."""
     expected = {value for value in (file.checksum, recorded) if value is not None}
     if not expected:
-        say(f"{folder}: the adapter has no checksum, so whether its values are those that were trained cannot be told")
+        notify(
+            f"{folder}: the adapter has no checksum, so whether its values are those that were trained cannot be told"
+        )
         return
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if expected != {checksum(file.tensors, config)}:

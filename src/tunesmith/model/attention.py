@@ -8,7 +8,7 @@ from __future__ import annotations
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.model.precision import Precision, uses_cuda
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 
 def choose_attention(resolved: Resolved, precision: Precision, *, supports_sdpa: bool = True) -> str:
@@ -30,7 +30,9 @@ def choose_attention(resolved: Resolved, precision: Precision, *, supports_sdpa:
     obstacle = _flash_obstacle(resolved, precision)
     if wanted == "auto":
         chosen = plain if obstacle else "flash_attention_2"
-        say(f"attention: {chosen} ({f'FlashAttention 2: {obstacle}' if obstacle else 'FlashAttention 2 is installed'})")
+        notify(
+            f"attention: {chosen} ({f'FlashAttention 2: {obstacle}' if obstacle else 'FlashAttention 2 is installed'})"
+        )
         return chosen
     if wanted == "flash_attention_2" and obstacle:
         if resolved.explicit(path):
@@ -39,7 +41,7 @@ def choose_attention(resolved: Resolved, precision: Precision, *, supports_sdpa:
                 where=resolved.origins[path],
                 remedy="set attn_implementation to sdpa or auto",
             )
-        say(f"attention: {plain} (FlashAttention 2 is this dialect's default, but {obstacle})")
+        notify(f"attention: {plain} (FlashAttention 2 is this dialect's default, but {obstacle})")
         return plain
     if wanted == "sdpa" and not supports_sdpa:
         if resolved.explicit(path):
@@ -48,7 +50,7 @@ def choose_attention(resolved: Resolved, precision: Precision, *, supports_sdpa:
                 where=resolved.origins[path],
                 remedy="set attn_implementation eager",
             )
-        say("attention: eager (the architecture has no sdpa)")
+        notify("attention: eager (the architecture has no sdpa)")
         return "eager"
     return wanted
 

@@ -1,6 +1,6 @@
 """Which base an adapter belongs to: a hash of the base's shape and of its first and last weights.
 
-It opens files, never a model, so it is the same for a base in any number format.
+It opens files, never a model, so it is the same for a base in any dtype.
 """
 
 from __future__ import annotations

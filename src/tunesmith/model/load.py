@@ -32,7 +32,7 @@ from tunesmith.model.attention import choose_attention
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
-from tunesmith.model.quantize import compute_alike, is_quantized, quantization_config
+from tunesmith.model.quantize import is_quantized, keep_one_4bit_kernel, quantization_config
 
 RECORD = "run.json"
 
@@ -46,14 +46,14 @@ class Inference:
         precision: format of its arithmetic; run it inside ``precision.autocast(model.device)``.
         resolved: the settings it was loaded by; those of its run, where there is one.
         tokenizer_folder: where its tokenizer is.
-        held_in: format in which its unquantized weights were loaded, which is that of training.
+        weight_dtype: format in which its unquantized weights were loaded, which is that of training.
     """
 
     model: PreTrainedModel | PeftModel
     precision: Precision
     resolved: Resolved
     tokenizer_folder: str
-    held_in: torch.dtype = torch.float32
+    weight_dtype: torch.dtype = torch.float32
 
 
 def load_model(resolved: Resolved, precision: Precision, strategy: Strategy = ALONE) -> PreTrainedModel | PeftModel:
@@ -85,7 +85,7 @@ def load_model(resolved: Resolved, precision: Precision, strategy: Strategy = AL
 def load_base(
     resolved: Resolved, precision: Precision, dtype: torch.dtype | None = None, strategy: Strategy = ALONE
 ) -> PreTrainedModel:
-    """The base alone: on its devices, in its number format or its few bits, frozen when it is in few bits.
+    """The base alone: on its devices, in its dtype or quantized, and frozen when it is quantized.
 
     Args:
         dtype: format of unquantized weights, where it is not that of training.
@@ -114,7 +114,7 @@ def load_base(
     )
     _check_placed(model)
     if is_quantized(resolved.config.quantization):
-        compute_alike(model)
+        keep_one_4bit_kernel(model)
         # Norms, embeddings and head become float32, and everything is frozen; checkpointing is switched on elsewhere.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model
@@ -158,7 +158,7 @@ def placement(resolved: Resolved, strategy: Strategy = ALONE) -> dict[str, Any] 
     config = resolved.config
     num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if strategy.name != "ddp":
-        # who spreads weights places them; those in few bits are made on their device, together with their scales
+        # who spreads weights places them; quantized ones are made on their device, together with their scales
         if not (num_devices and is_quantized(config.quantization)):
             return None
         return {"": int(os.environ.get("LOCAL_RANK", "0"))}
@@ -175,7 +175,7 @@ def placement(resolved: Resolved, strategy: Strategy = ALONE) -> dict[str, Any] 
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class ModelSpec:
     """How the model of a finished run, or any model, is to be loaded.
 
     Attributes:
@@ -183,7 +183,7 @@ class Finished:
         is_adapter: whether it is an adapter on a base.
         resolved: its settings; the section model names the base (or the model itself).
         precision: format of its arithmetic on this machine.
-        held_in: format of its unquantized weights.
+        weight_dtype: format of its unquantized weights.
         checksum: what the run's record says of the adapter, where it says something.
     """
 
@@ -191,7 +191,7 @@ class Finished:
     is_adapter: bool
     resolved: Resolved
     precision: Precision
-    held_in: torch.dtype
+    weight_dtype: torch.dtype
     checksum: str | None
 
     @property
@@ -206,14 +206,14 @@ class Finished:
         return fingerprint(source.local_folder(located, section.revision))
 
 
-def finished(
+def model_spec(
     name: str | Path,
     *,
     base: str | None = None,
     device_map: str | None = None,
     quantized: bool = True,
     trained: bool = True,
-) -> Finished:
+) -> ModelSpec:
     """Read how a model was trained and decide how it is loaded here; arguments are those of ``load_for_inference``.
 
     Raises:
@@ -243,8 +243,10 @@ def finished(
     resolved = from_values(settings, dict.fromkeys(settings, f"{DEFAULT} of the run"))
     intended = _trained_precision(record) or choose_precision(resolved)
     precision = possible_here(intended, resolved)
-    held_in = weights_dtype(resolved, intended) if record else precision.torch_dtype
-    return Finished(folder, is_adapter and trained, resolved, precision, held_in, _recorded_checksum(record, folder))
+    weight_dtype = weights_dtype(resolved, intended) if record else precision.torch_dtype
+    return ModelSpec(
+        folder, is_adapter and trained, resolved, precision, weight_dtype, _recorded_checksum(record, folder)
+    )
 
 
 def load_for_inference(
@@ -272,13 +274,13 @@ def load_for_inference(
         ModelError: parts are missing, or the adapter does not belong to the base, or was changed.
         UnsafeError: something would run code, or open a pickle.
     """
-    return load_finished(finished(name, base=base, device_map=device_map, quantized=quantized, trained=trained))
+    return load_from_spec(model_spec(name, base=base, device_map=device_map, quantized=quantized, trained=trained))
 
 
-def load_finished(how: Finished) -> Inference:
-    """Load what ``finished`` found; see ``load_for_inference``."""
+def load_from_spec(how: ModelSpec) -> Inference:
+    """Load what ``model_spec`` found; see ``load_for_inference``."""
     resolved, precision = how.resolved, how.precision
-    model: PreTrainedModel | PeftModel = load_base(resolved, precision, how.held_in)
+    model: PreTrainedModel | PeftModel = load_base(resolved, precision, how.weight_dtype)
     if precision.dtype == "float32" and not is_quantized(resolved.config.quantization):
         model = model.float()  # exact; weights that training held in 16 bits are multiplied in 32
     if how.is_adapter:
@@ -286,7 +288,7 @@ def load_finished(how: Finished) -> Inference:
     for parameter in model.parameters():
         parameter.requires_grad = False
     align_types(model)
-    return Inference(model.eval(), precision, resolved, how.tokenizer_folder, how.held_in)
+    return Inference(model.eval(), precision, resolved, how.tokenizer_folder, how.weight_dtype)
 
 
 def visible_index(gpu_id: int) -> int:
@@ -315,7 +317,7 @@ def _supports_sdpa(config: PreTrainedConfig) -> bool:
 
 
 def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
-    """Refuse a base whose file is in few bits already."""
+    """Refuse a base whose file is quantized already."""
     if getattr(config, "quantization_config", None):
         raise ModelError("was saved in a quantized format already", where=name, remedy="name its unquantized original")
 

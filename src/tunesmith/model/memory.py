@@ -20,7 +20,7 @@ For one process on one device, with N trained and M all parameters:
 - loss: 12 bytes for each logit: the float32 copy, its log-softmax and the gradient. Logits are made for the positions
   that carry a label in some row.
 - overhead: on CUDA the context and library workspaces (CUDA_CONTEXT) and a share for gaps between blocks (GAPS); on the
-  CPU what this process has taken for its libraries. Layers in few bits add their largest weight, unpacked.
+  CPU what this process has taken for its libraries. Quantized layers add their largest weight, unpacked.
 
 The peak is that of the backward pass or that of the optimizer's step, whichever is greater: while activations are held,
 gradients are there only when steps are accumulated; when the optimizer works, activations are gone.
@@ -63,7 +63,7 @@ from tunesmith.model.adapters import attach_adapter, check_targets, lora_config
 from tunesmith.model.load import check_not_quantized, trainable_parameters, visible_index
 from tunesmith.model.precision import Precision, uses_cuda, weights_dtype
 from tunesmith.model.quantize import is_quantized
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.6 * GIB)
@@ -134,7 +134,7 @@ class Memory:
     """The same with the optimizer's states."""
 
 
-class FewBits(torch.nn.Linear):
+class QuantizedLinear(torch.nn.Linear):
     """Stands for a layer with a frozen weight in 4 or 8 bits: it computes in one type and answers in its input's."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -214,7 +214,7 @@ def estimate(
     step_work = sum(map(_size, stepped)) if cuda and training.optim == "adamw_torch" else max(map(_size, stepped))
     if sharing.uses_deepspeed:  # its float32 copy of the weights, and gradients for it
         states, step_work = states + sum(map(_size, stepped)), step_work + sum(map(_size, stepped))
-    unpacked = max((_size(part.weight) for part in model.modules() if isinstance(part, FewBits)), default=0)
+    unpacked = max((_size(part.weight) for part in model.modules() if isinstance(part, QuantizedLinear)), default=0)
     whole = _Parts(_weight_bytes(model, resolved), sum(map(_size, trained)), states, step_work)
     parts = _shared(whole, model, precision, sharing, num_processes)
     kept = _activations(model, resolved, precision, batch)
@@ -330,9 +330,9 @@ def _hold_in_few_bits(model: PreTrainedModel, precision: Precision) -> None:
                 continue
             inputs, outputs = layer.weight.shape if isinstance(layer, Conv1D) else layer.weight.shape[::-1]
             with torch.device("meta"):
-                few = FewBits(inputs, outputs, bias=layer.bias is not None, dtype=precision.torch_dtype)
+                few = QuantizedLinear(inputs, outputs, bias=layer.bias is not None, dtype=precision.torch_dtype)
             setattr(parent, name, few)
-    packed = {id(part.weight) for part in model.modules() if isinstance(part, FewBits)}
+    packed = {id(part.weight) for part in model.modules() if isinstance(part, QuantizedLinear)}
     for parameter in model.parameters():
         parameter.requires_grad = False
         if id(parameter) not in packed:
@@ -342,7 +342,7 @@ def _hold_in_few_bits(model: PreTrainedModel, precision: Precision) -> None:
 
 def _weight_bytes(model: torch.nn.Module, resolved: Resolved) -> int:
     section = resolved.config.quantization
-    packed = {id(part.weight): part.weight for part in model.modules() if isinstance(part, FewBits)}
+    packed = {id(part.weight): part.weight for part in model.modules() if isinstance(part, QuantizedLinear)}
     plain = sum(_size(parameter) for parameter in model.parameters() if id(parameter) not in packed)
     return plain + sum(
         packed_bytes(weight, eight=section.load_in_8bit, double=section.bnb_4bit_use_double_quant)
@@ -385,7 +385,7 @@ def _activations(model: Any, resolved: Resolved, precision: Precision, batch: Ba
         by_layer, between, rest = _traced(model, base, layers, precision, batch)
     except Exception as error:  # code whose shapes depend on values cannot run without values
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        say(f"memory of activations: by a rule of thumb, the model's code cannot be traced ({reason})")
+        notify(f"memory of activations: by a rule of thumb, the model's code cannot be traced ({reason})")
         by_layer, between, rest = _rule_of_thumb(base, precision, batch)
     layer = max(by_layer)
     mask = batch.rows * batch.length**2 if batch.rows > 1 else 0

@@ -1,4 +1,4 @@
-"""In which number format a run computes and holds its weights, with the reason for it.
+"""In which dtype a run computes and holds its weights, with the reason for it.
 
 Nothing is switched in silence: what somebody wrote is honoured or refused; what was only a default may change, aloud.
 """
@@ -14,7 +14,7 @@ import torch
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import RunConfig
 from tunesmith.errors import ModelError
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 DTypeName = Literal["bfloat16", "float16", "float32"]
 
@@ -87,7 +87,7 @@ def possible_here(trained: Precision, resolved: Resolved) -> Precision:
     cuda = uses_cuda(resolved.config)
     lacks_bfloat16 = cuda and not torch.cuda.is_bf16_supported(including_emulation=False)
     if (trained.fp16 and not cuda) or (trained.bf16 and lacks_bfloat16):
-        say(f"the run was trained in {trained.dtype}, which this device lacks: its model computes in float32 here")
+        notify(f"the run was trained in {trained.dtype}, which this device lacks: its model computes in float32 here")
         return Precision("float32", f"{trained.dtype} was trained in, and this device lacks it")
     return trained
 
@@ -114,7 +114,7 @@ def weights_dtype(resolved: Resolved, precision: Precision) -> torch.dtype:
             remedy="leave model.dtype out (float32 weights, arithmetic by fp16), or set bfloat16",
         )
     if full and config.model.dtype == "bfloat16":
-        say("full fine-tuning of bfloat16 weights: steps smaller than their rounding are lost (float32 keeps them)")
+        notify("full fine-tuning of bfloat16 weights: steps smaller than their rounding are lost (float32 keeps them)")
     dtype: torch.dtype = getattr(torch, config.model.dtype)
     return dtype
 
@@ -186,7 +186,7 @@ def _bfloat16(resolved: Resolved) -> Precision:
             where=resolved.origins["training.bf16"],
             remedy="set fp16, or switch bf16 off",
         )
-    say("bf16 is this dialect's default, but the device has no bfloat16: the run computes in float16")
+    notify("bf16 is this dialect's default, but the device has no bfloat16: the run computes in float16")
     return Precision("float16", "the device has no bfloat16")
 
 
@@ -199,5 +199,5 @@ def _float16(resolved: Resolved) -> Precision:
             where=resolved.origins["training.fp16"],
             remedy="switch fp16 off (float32), or set bf16",
         )
-    say("fp16 is this dialect's default, but the run computes on the cpu: it computes in float32")
+    notify("fp16 is this dialect's default, but the run computes on the cpu: it computes in float32")
     return Precision("float32", "fp16 is only a default, and the run computes on the cpu")

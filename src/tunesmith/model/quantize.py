@@ -15,11 +15,11 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import QuantizationSection
 from tunesmith.model.precision import Precision
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 
 def is_quantized(section: QuantizationSection) -> bool:
-    """Whether the settings ask for a base in few bits."""
+    """Whether the settings ask for a quantized base."""
     return section.load_in_4bit or section.load_in_8bit
 
 
@@ -34,7 +34,7 @@ def quantization_config(
     if section.load_in_8bit:
         # The library repeats this at every product of every layer.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        say("int8 layers round their inputs to 8 bits by way of float16, whatever the precision of the run")
+        notify("int8 layers round their inputs to 8 bits by way of float16, whatever the precision of the run")
         return BitsAndBytesConfig(load_in_8bit=True)
     if not section.load_in_4bit:
         return None
@@ -49,7 +49,7 @@ def quantization_config(
     )
 
 
-def compute_alike(model: PreTrainedModel) -> None:
+def keep_one_4bit_kernel(model: PreTrainedModel) -> None:
     """Keep 4-bit layers on one way of computing, in training and in evaluation.
 
     On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation: sizes that are no multiple of
@@ -73,7 +73,7 @@ def dequantized_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Ten
             yield f"{name}.weight", weight.T if module.source_cls is Conv1D else weight
 
 
-def compute_exactly(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:
+def use_dequantized_weights(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:
     """Make every layer multiply in ``dtype`` with the weights that its bits stand for, inputs unrounded; for good.
 
     int8 layers otherwise round their inputs as well, and 4-bit layers compute in ``bnb_4bit_compute_dtype``. One layer
@@ -84,11 +84,11 @@ def compute_exactly(model: torch.nn.Module, dtype: torch.dtype = torch.float32) 
     model.to(dtype)
     for module in model.modules():
         if isinstance(module, Linear4bit | Linear8bitLt):
-            module.forward = _ExactForward(module, dtype)
+            module.forward = _DequantizedForward(module, dtype)
 
 
-class _ExactForward:
-    """The forward pass of a layer in few bits as that of a plain one; a class, so that the model can be copied."""
+class _DequantizedForward:
+    """The forward pass of a quantized layer as that of a plain one; a class, so that the model can be copied."""
 
     def __init__(self, layer: torch.nn.Module, dtype: torch.dtype) -> None:
         self.layer = layer
@@ -101,7 +101,7 @@ class _ExactForward:
 def rounded_as_loaded(
     skeleton: PreTrainedModel, config: BitsAndBytesConfig
 ) -> Callable[[str, torch.Tensor], torch.Tensor]:
-    """A function from a weight's name and value to what remains of it when the whole model is loaded in few bits.
+    """A function from a weight's name and value to what remains of it when the whole model is loaded quantized.
 
     The library's own quantizer works on one weight at a time; weights that it leaves alone come back as they are.
 

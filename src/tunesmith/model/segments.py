@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from tunesmith.errors import ModelError
 from tunesmith.model.precision import Precision
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 SEGMENTED = "segmented_sdpa"
 """Name under which the attention of this module is known to transformers."""
@@ -134,9 +134,11 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision) -> Boundar
         register()
         base.set_attn_implementation(SEGMENTED)
         boundaries = "lengths"
-        say("attention: sdpa, for each example of a row by itself")
+        notify("attention: sdpa, for each example of a row by itself")
     else:
-        say(f"attention: a dense mask keeps the examples of a row apart; its cost grows with the square ({obstacle})")
+        notify(
+            f"attention: a dense mask keeps the examples of a row apart; its cost grows with the square ({obstacle})"
+        )
     _prove_apart(model, base, boundaries, precision)
     return boundaries
 

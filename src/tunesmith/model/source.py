@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tunesmith import assets
 from tunesmith.config.schema import ModelSection
 from tunesmith.errors import ModelError, UnsafeError
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 HUB_DEADLINE = 8.0
 """Seconds after which the hub counts as out of reach."""
@@ -154,7 +154,7 @@ def may_run_code(section: ModelSection, located: str) -> bool:
     if not code:
         if asked and not allowed:
             why = "is not honoured without --allow_remote_code; the model needs no code of its own"
-            say(f"{section.model_name_or_path}: trust_remote_code {why}")
+            notify(f"{section.model_name_or_path}: trust_remote_code {why}")
         return False
     if allowed:
         if not Path(located).is_dir() and not _COMMIT.fullmatch(section.revision or ""):
@@ -163,11 +163,13 @@ def may_run_code(section: ModelSection, located: str) -> bool:
                 where=located,
                 remedy="give revision as the 40 hexadecimal digits of a commit whose code you have read",
             )
-        say(f"{section.model_name_or_path}: its own code runs ({', '.join(sorted(code))}), as permitted")
+        notify(f"{section.model_name_or_path}: its own code runs ({', '.join(sorted(code))}), as permitted")
         return True
     if _known_architecture(config):
         what = "trust_remote_code is not honoured without --allow_remote_code" if asked else "it brings its own code"
-        say(f"{section.model_name_or_path}: {what}; the library knows this architecture and loads it with its own code")
+        notify(
+            f"{section.model_name_or_path}: {what}; the library knows this architecture and loads it with its own code"
+        )
         return False
     raise UnsafeError(
         f"the model needs code of its own ({', '.join(sorted(code))})",
@@ -239,7 +241,7 @@ def _locate_on_hub(name: str, revision: str | None, kind: str) -> str:
     if cached is not None:
         if kind == "model":
             check_model_folder(cached)
-        say(f"{name}: the hub was not asked ({trouble}); the copy in the local cache is used")
+        notify(f"{name}: the hub was not asked ({trouble}); the copy in the local cache is used")
         return str(cached)
     near = difflib.get_close_matches(name, assets.EMBEDDED_MODELS, n=1)
     hint = f"did you mean {near[0]}? Otherwise " if near else ""

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from tunesmith.config.schema import ModelSection
 from tunesmith.errors import ModelError
 from tunesmith.model import source
-from tunesmith.notices import say
+from tunesmith.notices import notify
 
 
 def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
@@ -86,7 +86,7 @@ def _decide_pad(tokenizer: PreTrainedTokenizerBase, wanted: str | None, name: st
         tokenizer.pad_token = wanted
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-        say(f"{name}: the tokenizer has no padding token; its end token {tokenizer.eos_token!r} pads")
+        notify(f"{name}: the tokenizer has no padding token; its end token {tokenizer.eos_token!r} pads")
 
 
 def _require_known(tokenizer: PreTrainedTokenizerBase, token: str, setting: str, name: str) -> None:

@@ -64,15 +64,15 @@ def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[
             "settings_fingerprint": resolved.fingerprint(),
             "versions": versions(),
             **facts,
-            "notices": notices.said(),
+            "notices": notices.collected(),
         },
     )
 
 
-def finish(folder: Path, status: str, facts: dict[str, Any]) -> None:
+def close(folder: Path, status: str, facts: dict[str, Any]) -> None:
     """Add to the record how the run ended and what it found."""
     record = read_json(folder / RECORD)
-    write_json(folder / RECORD, record | {"status": status, "finished": now(), **facts, "notices": notices.said()})
+    write_json(folder / RECORD, record | {"status": status, "finished": now(), **facts, "notices": notices.collected()})
 
 
 def read_record(folder: str | Path) -> Record:

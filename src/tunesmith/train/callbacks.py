@@ -16,7 +16,7 @@ from tunesmith.report.plots import METRICS
 class Listener(Protocol):
     """Whoever shows a run's progress; ``cli`` has one for terminals and one for plain lines."""
 
-    def started(self, facts: dict[str, Any]) -> None:
+    def on_start(self, facts: dict[str, Any]) -> None:
         """Everything is checked and loaded; the first step follows."""
 
     def stepped(self, step: int, total: int) -> None:
@@ -28,14 +28,14 @@ class Listener(Protocol):
     def saved(self, checkpoint: Path) -> None:
         """A checkpoint is complete; called in every process."""
 
-    def finished(self) -> None:
+    def on_end(self) -> None:
         """No more steps follow."""
 
 
 class Silent:
     """A listener that shows nothing."""
 
-    def started(self, facts: dict[str, Any]) -> None: ...
+    def on_start(self, facts: dict[str, Any]) -> None: ...
 
     def stepped(self, step: int, total: int) -> None: ...
 
@@ -43,7 +43,7 @@ class Silent:
 
     def saved(self, checkpoint: Path) -> None: ...
 
-    def finished(self) -> None: ...
+    def on_end(self) -> None: ...
 
 
 def keep_metrics_until(folder: Path, step: int) -> None:

@@ -32,7 +32,7 @@ from tunesmith.model.precision import Precision, choose_precision, uses_cuda
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 from tunesmith.train import checkpoint
 from tunesmith.train.arguments import eval_interval, sft_keywords
-from tunesmith.train.judging import make_judge
+from tunesmith.train.evaluator import make_evaluator
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare
 from tunesmith.train.processes import num_processes
@@ -169,7 +169,7 @@ def _describe_data(report: Report, resolved: Resolved, tokenizer: PreTrainedToke
         report.ledger_lines = data.train_ledger.table()
     if data.eval_rows:
         report.ledger_lines += ["evaluation:", *data.eval_ledger.table()]
-    report.attempt(lambda: make_judge(resolved, tokenizer, data))
+    report.attempt(lambda: make_evaluator(resolved, tokenizer, data))
     report.attempt(lambda: make_samples(resolved, tokenizer, data, Precision("float32", "nothing is generated here")))
     report.template = report.attempt(lambda: _template(tokenizer, data)) or []
 

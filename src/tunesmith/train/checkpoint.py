@@ -100,14 +100,14 @@ def find(output_dir: Path, asked: str | None) -> Checkpoint | None:
         return Checkpoint(folder, read_json(folder / MANIFEST)["step"])
     candidates = list_checkpoints(output_dir)
     if not any((candidate.path / MANIFEST).is_file() for candidate in candidates):
-        notices.say(f"no complete checkpoint in {output_dir} yet, so training starts from the beginning")
+        notices.notify(f"no complete checkpoint in {output_dir} yet, so training starts from the beginning")
         return None
     reasons = []
     for checkpoint in reversed(candidates):
         reason = problem(checkpoint.path)
         if reason is None:
             if reasons:
-                notices.say(f"{'; '.join(reasons)}: continuing from {checkpoint.path.name}")
+                notices.notify(f"{'; '.join(reasons)}: continuing from {checkpoint.path.name}")
             return checkpoint
         reasons.append(f"{checkpoint.path.name}: {reason}")
     raise StorageError(

@@ -133,7 +133,7 @@ def push_finished(resolved: Resolved) -> None:
     training, folder = resolved.config.training, Path(resolved.config.training.output_dir)
     repository = str(training.hub_model_id)
     address = hub.push(folder, repository, hub.uploads(folder), private=training.hub_private_repo)
-    notices.say(f"the model was uploaded to {address}")
+    notices.notify(f"the model was uploaded to {address}")
 
 
 def draw(folder: Path, best: dict[str, Any] | None) -> None:
@@ -141,7 +141,7 @@ def draw(folder: Path, best: dict[str, Any] | None) -> None:
     try:
         draw_curves(folder, best)
     except Exception as error:  # matplotlib has many ways to fail, and none of them concerns the model
-        notices.say(f"{CURVES} could not be drawn ({type(error).__name__}: {error})")
+        notices.notify(f"{CURVES} could not be drawn ({type(error).__name__}: {error})")
 
 
 def best_evaluation(

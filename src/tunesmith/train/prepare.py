@@ -83,7 +83,7 @@ def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Prep
         return _kept(entry, builder)
     stage, temporary = _stage(data, folder, keeping=key is not None)
     try:
-        before = notices.said()
+        before = notices.collected()
         with tokenizing_threads(data.num_proc), nothing_old_collected():
             made = _make(data, builder, stage, evaluates(resolved))
         rows = cache.rows_to_json([made.first_row, *made.eval_rows])
@@ -92,12 +92,12 @@ def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Prep
             prepared = _opened(made, builder, stage)
             weakref.finalize(prepared.train, shutil.rmtree, stage, ignore_errors=True)
             return prepared
-        said = [text for text in notices.said() if text not in before]
+        said = [text for text in notices.collected() if text not in before]
         place = cache.keep(folder, key, stage, _about(data, made, rows, builder, said))
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
-    notices.say(f"tokenised data is kept in {place}")
+    notices.notify(f"tokenised data is kept in {place}")
     return _opened(made, builder, place)
 
 
@@ -162,9 +162,9 @@ def _about(
 def _kept(entry: cache.Entry, builder: ExampleBuilder) -> PreparedData:
     """What an earlier run prepared, its ledgers and notices included."""
     about = entry.about
-    notices.say(f"tokenised data is taken from {entry.folder}")
+    notices.notify(f"tokenised data is taken from {entry.folder}")
     for text in about["notices"]:
-        notices.say(text)
+        notices.notify(text)
     builder.formats.update(about["formats"])
     first_row, *eval_rows = cache.rows_from_json(about["rows"])
     ledgers = [Ledger.from_dict(values) for values in about["ledgers"]]
@@ -239,7 +239,7 @@ def _stage(data: DataSection, folder: Path, *, keeping: bool) -> tuple[Path, boo
         except StorageError as error:
             if data.cache_dir is not None:
                 raise
-            notices.say(f"tokenised data is not kept: {error.line()}")
+            notices.notify(f"tokenised data is not kept: {error.line()}")
     return Path(tempfile.mkdtemp(prefix="tunesmith-")), True
 
 

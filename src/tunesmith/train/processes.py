@@ -38,7 +38,7 @@ def process_seed(seed: int, step: int = 0) -> int:
     return (seed + rank() + 1_000_003 * step) % 2**32
 
 
-def leave_old_store() -> None:
+def use_fresh_store() -> None:
     """After a restart by torchrun, meet at a new store instead of the one that all starts of an agent share.
 
     In the shared one the processes would find the addresses of those that died, and wait for them until the timeout

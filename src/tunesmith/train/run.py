@@ -34,6 +34,7 @@ from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
 from tunesmith.train.dataset import num_batch_rows, to_dataset
+from tunesmith.train.evaluator import Evaluator, make_evaluator
 from tunesmith.train.folder import (
     adapter_record,
     begin_folder,
@@ -45,10 +46,9 @@ from tunesmith.train.folder import (
     write_cards,
     write_ledger,
 )
-from tunesmith.train.judging import Judge, make_judge
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare
-from tunesmith.train.processes import is_main_process, leave_old_store, num_processes, process_seed
+from tunesmith.train.processes import is_main_process, num_processes, process_seed, use_fresh_store
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.samples import make_samples
 from tunesmith.train.start import check_agreement, check_batches, starting_point
@@ -57,9 +57,9 @@ from tunesmith.train.strategy import (
     check_processes,
     check_strategy,
     check_tied,
-    forget,
+    claim_deepspeed_fields,
     gathered_weights,
-    take_over,
+    release_zero3,
 )
 from tunesmith.train.trainer import Trainer
 
@@ -78,15 +78,15 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener = listener or Silent()
     started = time.perf_counter()
     training = resolved.config.training
-    leave_old_store()
+    use_fresh_store()
     strategy = check_strategy(resolved)
     check_processes(resolved, strategy)
-    take_over()
+    claim_deepspeed_fields()
     folder = Path(training.output_dir)
     resume = starting_point(resolved)
     tokenizer = load_tokenizer(resolved.config.model)
     data = prepare(resolved, tokenizer)
-    judge = make_judge(resolved, tokenizer, data)
+    evaluator = make_evaluator(resolved, tokenizer, data)
     precision = choose_precision(resolved)
     samples = make_samples(resolved, tokenizer, data, precision)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
@@ -98,7 +98,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     model = load_model(resolved, precision, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
     check_tied(strategy, model)
-    contract = promise(resolved, model, data)
+    contract = inference_contract(resolved, model, data)
     tokenizer.chat_template = chat_template(data.builder, data.first_row) or tokenizer.chat_template
     trainer = build_trainer(
         resolved,
@@ -106,7 +106,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         tokenizer,
         precision,
         plan,
-        judge,
+        evaluator,
         rows,
         eval_rows,
         contract,
@@ -121,25 +121,25 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         trainer.add_callback(samples)
     if is_main_process():
         begin_folder(folder, resolved, command, facts, data, resume)
-        listener.started(facts)
+        listener.on_start(facts)
     set_seed(process_seed(training.seed))
     try:
         trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
     except BaseException as error:
         if is_main_process():
-            listener.finished()
+            listener.on_end()
             what = error.line() if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
-            record.finish(folder, "failed", {"error": what})
+            record.close(folder, "failed", {"error": what})
         raise
     finally:
-        trackers.finish()
-    listener.finished()
+        trackers.close()
+    listener.on_end()
     if is_main_process() and isinstance(data.train, ExampleStream):
         write_ledger(folder, data)
-    return finish(resolved, trainer, tokenizer, precision, contract, started)
+    return finalize(resolved, trainer, tokenizer, precision, contract, started)
 
 
-def promise(resolved: Resolved, model: Any, data: PreparedData) -> Contract:
+def inference_contract(resolved: Resolved, model: Any, data: PreparedData) -> Contract:
     """How the finished model will want to be asked, and where its answers end."""
     builder, row = data.builder, data.first_row
     stops = dict.fromkeys([*builder.stop_token_ids(row), *default_stop_token_ids(model, builder.tokenizer)])
@@ -152,7 +152,7 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase,
     precision: Precision,
     plan: Plan,
-    judge: Judge | None,
+    evaluator: Evaluator | None,
     rows: Dataset,
     eval_rows: Dataset | None,
     contract: Contract,
@@ -173,7 +173,9 @@ def build_trainer(
         strategy=strategy,
     )
     if training.optim.startswith("paged_") and not torch.cuda.is_available():
-        notices.say(f"{training.optim}: there is no GPU memory to page, so the optimizer's states stay where they are")
+        notices.notify(
+            f"{training.optim}: there is no GPU memory to page, so the optimizer's states stay where they are"
+        )
     callbacks = []
     if training.early_stopping_patience is not None and eval_interval(resolved)[0] != "no":
         callbacks.append(EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold))
@@ -187,7 +189,7 @@ def build_trainer(
         eval_dataset=eval_rows,
         data_collator=training_collator(resolved, model, tokenizer, precision),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
-        generation_metrics=judge,
+        generation_metrics=evaluator,
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
@@ -256,7 +258,7 @@ def describe(
     }
 
 
-def finish(
+def finalize(
     resolved: Resolved,
     trainer: Trainer,
     tokenizer: PreTrainedTokenizerBase,
@@ -273,7 +275,7 @@ def finish(
     folder = Path(training.output_dir)
     model = trainer.accelerator.unwrap_model(trainer.model)
     whole = gathered_weights(model)
-    forget()
+    release_zero3()
     if is_main_process():
         save_models(resolved, model, tokenizer, precision, contract, state_dict=whole)
     trainer.accelerator.wait_for_everyone()
@@ -287,7 +289,7 @@ def finish(
         result = {"steps": state.global_step, "seconds": round(seconds, 1), "metrics": metrics}
         best_checkpoint = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
         kept = {"best": best, "best_checkpoint": best_checkpoint} | adapter_record(resolved)
-        record.finish(folder, "finished", {"result": result, **kept})
+        record.close(folder, "finished", {"result": result, **kept})
         write_cards(resolved)
         if training.push_to_hub:
             push_finished(resolved)

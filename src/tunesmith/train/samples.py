@@ -21,7 +21,7 @@ from tunesmith.data.rows import Row
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evaluate.generate import generate
 from tunesmith.model.precision import Precision
-from tunesmith.notices import say
+from tunesmith.notices import notify
 from tunesmith.report.folder import write_json
 from tunesmith.train import trackers
 from tunesmith.train.prepare import PreparedData
@@ -121,7 +121,7 @@ def make_samples(
         questions = read_questions(training.gen_questions_file, builder.format_of(first_row), builder)
     else:
         questions = row_questions(data.eval_rows[:NUM_ROWS] or [first_row], builder)
-        say(f"no gen_questions_file: sample answers are those to {', '.join(each.where for each in questions)}")
+        notify(f"no gen_questions_file: sample answers are those to {', '.join(each.where for each in questions)}")
     return Samples(
         questions,
         tokenizer,
@@ -130,7 +130,7 @@ def make_samples(
         resolved.config.evaluation,
         builder.stop_token_ids(first_row),
         precision,
-        together=chosen(resolved).spreads_weights,
+        together=chosen(resolved).shards_parameters,
     )
 
 

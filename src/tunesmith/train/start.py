@@ -134,7 +134,7 @@ def check_batches(found: checkpoint.Checkpoint, resolved: Resolved, plan: Plan, 
             remedy=f"continue with {_count(written.num_processes)}, or train with strategy ddp",
         )
     if written.num_processes != plan.num_processes:
-        notices.say(
+        notices.notify(
             f"{found.path.name} was written by {_count(written.num_processes)} and {_count(plan.num_processes)} "
             "continue: rows and steps stay the same; dropout draws from new streams"
         )

@@ -80,7 +80,7 @@ def check_processes(resolved: Resolved, strategy: Strategy) -> None:
         )
 
 
-def take_over() -> None:
+def claim_deepspeed_fields() -> None:
     """Take the DeepSpeed fields of ``accelerate launch`` out of the environment: the strategy holds them now.
 
     accelerate refuses to see them beside a whole configuration.
@@ -179,7 +179,7 @@ def gathered_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
     return whole
 
 
-def forget() -> None:
+def release_zero3() -> None:
     """After training: whoever loads a model in this process gets it whole again, and not spread by ZeRO stage 3."""
     unset_hf_deepspeed_config()
 

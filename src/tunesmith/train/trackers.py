@@ -57,7 +57,7 @@ def _begin_wandb(resolved: Resolved) -> None:
     mode = os.environ.get("WANDB_MODE")
     if mode is None and not wandb.api.api_key:
         mode = "offline"
-        notices.say(
+        notices.notify(
             f"no WANDB_API_KEY, so W&B keeps the run offline in {output_dir / 'wandb'}; `wandb sync` uploads it"
         )
     wandb.init(
@@ -107,7 +107,7 @@ def _markdown(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def finish() -> None:
+def close() -> None:
     """Close what ``callbacks`` opened, so that a process can train again."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:

@@ -26,7 +26,7 @@ def command(model: Path, data: str, folder: Path, *more: str, **settings: Any) -
 
 def checked(capsys: pytest.CaptureFixture[str], argv: list[str]) -> tuple[int, dict[str, Any], str]:
     """Exit code, the JSON result and what went to stderr."""
-    notices.forget()
+    notices.clear()
     capsys.readouterr()
     code = main([*argv, "--json"])
     captured = capsys.readouterr()
@@ -64,7 +64,7 @@ def test_a_sound_run_is_as_it_then_is(stories_model: Path, tmp_path: Path, capsy
 
 def test_the_report_for_people(stories_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_rows(tmp_path / "rows.jsonl", story_rows(15))
-    notices.forget()
+    notices.clear()
     assert main(command(stories_model, data, tmp_path, learning_rate="3e-4")) == 0
     out = capsys.readouterr().out
     headings = ("SETTINGS", "DATA", "TEMPLATE", "STEPS", "MEMORY", "DISK", "no problems")

@@ -88,7 +88,7 @@ def test_interrupted_it_goes_on_and_never_leaves_half_an_output(
     unfinished = tmp_path / f"out.jsonl{verb.UNFINISHED}"
     assert not output.exists()
     assert len(unfinished.read_text().splitlines()) == 2
-    notices.forget()
+    notices.clear()
     assert main(["predict", MODEL, rows, str(output), *alone]) == 0
     assert len(added) == len(ROWS)
     assert output.read_text() == whole.read_text()

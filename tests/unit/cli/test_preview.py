@@ -30,7 +30,7 @@ def command(model: Path, data: str, *more: str, **settings: Any) -> list[str]:
 
 def shown(capsys: pytest.CaptureFixture[str], argv: list[str]) -> list[dict[str, Any]]:
     """The rows of ``preview --json``."""
-    notices.forget()
+    notices.clear()
     capsys.readouterr()
     assert main([*argv, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -52,7 +52,7 @@ def drawn(model: Path, data: str, **settings: Any) -> Drawn:
     from tunesmith.train.dataset import to_dataset
     from tunesmith.train.plan import make_plan
     from tunesmith.train.prepare import prepare
-    from tunesmith.train.run import build_trainer, promise
+    from tunesmith.train.run import build_trainer, inference_contract
 
     resolved = resolved_from(model_name_or_path=str(model), train_data=data, **(COMMON | settings))
     tokenizer = load_tokenizer(resolved.config.model)
@@ -61,7 +61,7 @@ def drawn(model: Path, data: str, **settings: Any) -> Drawn:
     precision = choose_precision(resolved)
     plan = make_plan(resolved, len(rows), 1)
     loaded = load_model(resolved, precision)
-    contract = promise(resolved, loaded, prepared)
+    contract = inference_contract(resolved, loaded, prepared)
     trainer = build_trainer(resolved, loaded, tokenizer, precision, plan, None, rows, None, contract, resuming=False)
     loader = trainer.get_train_dataloader()
     loader.set_epoch(0)
@@ -264,7 +264,7 @@ def test_content_cannot_steer_the_terminal(
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", "2000")
     data = write_rows(tmp_path / "rows.jsonl", [NASTY])
-    notices.forget()
+    notices.clear()
     assert main(command(stories_model, data)) == 0
     out = capsys.readouterr().out
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out)

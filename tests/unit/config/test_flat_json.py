@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tunesmith import notices
-from tunesmith.config.load import detect_dialect, finish, load
+from tunesmith.config.load import detect_dialect, load, resolve_draft
 from tunesmith.config.readers import flat_json
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, ConfigErrors
@@ -79,7 +79,7 @@ EXPECTED_DEFAULTS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def fresh_notices() -> None:
-    notices.forget()
+    notices.clear()
 
 
 WITHOUT_EVALUATION = {"training.load_best_model_at_end": False, "training.early_stopping_patience": None}
@@ -122,7 +122,7 @@ def test_silence_means_the_documented_defaults(tmp_path: Path) -> None:
 
 def test_keywords_and_a_file_give_the_same_run(tmp_path: Path) -> None:
     values = {"learning_rate": 1e-4, "log_every_n_steps": 3, "lora_target_modules": ["q_proj"], "wandb_name": "a"}
-    by_name = finish(flat_json.from_keywords(values))
+    by_name = resolve_draft(flat_json.from_keywords(values))
     assert by_name.fingerprint() == resolve_text(tmp_path, json.dumps(values)).fingerprint()
     assert by_name.origins["training.logging_steps"] == "TrainingConfig"
 
@@ -221,13 +221,13 @@ def test_saves_align_with_evaluations_and_say_so(tmp_path: Path) -> None:
     resolved = resolve_text(tmp_path, '{"eval_file": "a.json"}')
     assert resolved.config.training.save_steps == 600
     assert "500, aligned" in resolved.origins["training.save_steps"]
-    assert any("save_steps 500 becomes 600" in text for text in notices.said())
+    assert any("save_steps 500 becomes 600" in text for text in notices.collected())
 
 
 @pytest.mark.parametrize("text", ["{}", '{"eval_file": "a.json", "load_best_model_at_end": false}'])
 def test_saves_stay_where_nothing_depends_on_them(tmp_path: Path, text: str) -> None:
     assert resolve_text(tmp_path, text).config.training.save_steps == 500
-    assert notices.said() == []
+    assert notices.collected() == []
 
 
 def test_held_out_rows_align_saves_too(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_default_gives_way_to_what_somebody_wrote(tmp_path: Path, flags: list[
     resolved = resolve_text(tmp_path, "{}", *flags)
     assert resolved.values()[path] is False
     assert not resolved.explicit(path)
-    assert any(notice in text for text in notices.said())
+    assert any(notice in text for text in notices.collected())
 
 
 @pytest.mark.parametrize(

@@ -259,10 +259,10 @@ def test_dicts_and_lists_on_the_command_line() -> None:
 
 
 def test_what_hydra_warns_of_is_a_notice(tmp_path: Path) -> None:
-    notices.forget()
+    notices.clear()
     write(tmp_path, MODEL, "base.yaml")
     read(write(tmp_path, "defaults:\n  - base\ntrain:\n"))
-    assert any("missing `_self_`" in text for text in notices.said())
+    assert any("missing `_self_`" in text for text in notices.collected())
 
 
 def test_a_sweep_is_every_combination() -> None:

@@ -38,7 +38,7 @@ def test_every_strategy_by_its_name() -> None:
     found = [of(strategy=name) for name in STRATEGIES]
     assert [strategy.name for strategy in found] == list(STRATEGIES)
     assert [strategy.uses_deepspeed for strategy in found] == [False, False, True, True, True]
-    assert [strategy.spreads_weights for strategy in found] == [False, True, False, False, True]
+    assert [strategy.shards_parameters for strategy in found] == [False, True, False, False, True]
 
 
 def test_configurations_that_come_with_tunesmith(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def prepare(tmp_path: Path, model: Path, **settings: Any) -> tuple[PreparedData,
     """Prepare under settings; what was said comes along."""
     from tunesmith.model.tokenizer import load_tokenizer
 
-    notices.forget()
+    notices.clear()
     defaults = {
         "model_name_or_path": str(model),
         "train_data": str(tmp_path / "train.jsonl"),
@@ -178,7 +178,7 @@ def prepare(tmp_path: Path, model: Path, **settings: Any) -> tuple[PreparedData,
     }
     resolved = resolved_from(**(defaults | settings))
     data = prepare_data(resolved, load_tokenizer(resolved.config.model))
-    return data, notices.said()
+    return data, notices.collected()
 
 
 @pytest.fixture

@@ -61,11 +61,11 @@ def test_the_trap_of_two_begin_tokens(mistral_tokenizer: Any) -> None:
 
 
 def test_formats_are_detected_per_source_and_said(stories_tokenizer: Any) -> None:
-    notices.forget()
+    notices.clear()
     builder = ExampleBuilder(stories_tokenizer, DataSection())
     assert builder.format_of(pair(1)) == "prompt_completion"
     assert builder.format_of(Row({"text": "x"}, "g.jsonl", 1)) == "text"
-    assert "g.jsonl: rows are read as text" in notices.said()
+    assert "g.jsonl: rows are read as text" in notices.collected()
 
 
 def test_columns_are_renamed_for_prompts_references_and_examples(stories_tokenizer: Any) -> None:

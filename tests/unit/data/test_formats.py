@@ -8,7 +8,7 @@ from tunesmith.data.conversation import Conversation
 from tunesmith.data.formats import (
     COLUMNS,
     FORMATS,
-    Reading,
+    FormatOptions,
     detect,
     nli_reference,
     rename,
@@ -24,17 +24,17 @@ def row(**values: Any) -> Row:
     return Row(values, "f.jsonl", 17)
 
 
-def read(name: str, values: dict[str, Any], **reading: Any) -> Conversation:
-    return FORMATS[name](row(**values), Reading(**reading))
+def read(name: str, values: dict[str, Any], **options: Any) -> Conversation:
+    return FORMATS[name](row(**values), FormatOptions(**options))
 
 
 def turns(conversation: Conversation) -> list[tuple[str, str]]:
     return [(turn.role, turn.content) for turn in conversation.messages]
 
 
-def refusal(name: str, values: dict[str, Any], **reading: Any) -> str:
+def refusal(name: str, values: dict[str, Any], **options: Any) -> str:
     with pytest.raises(DataError) as caught:
-        read(name, values, **reading)
+        read(name, values, **options)
     assert str(caught.value).startswith("f.jsonl:17: ")
     return str(caught.value)
 
@@ -115,9 +115,9 @@ def test_text_without_marker_is_refused_unless_loss_is_on_all() -> None:
 
 
 def test_text_with_doubled_begin_or_inner_end_token_is_refused() -> None:
-    reading = {"bos_token": "<s>", "eos_token": "</s>"}
-    assert "twice" in refusal("text", {"text": "<s><s>[INST] q [/INST] a</s>"}, **reading)
-    assert "inside the completion" in refusal("text", {"text": "<s>[INST] q [/INST] a</s> b</s>"}, **reading)
+    options = {"bos_token": "<s>", "eos_token": "</s>"}
+    assert "twice" in refusal("text", {"text": "<s><s>[INST] q [/INST] a</s>"}, **options)
+    assert "inside the completion" in refusal("text", {"text": "<s>[INST] q [/INST] a</s> b</s>"}, **options)
 
 
 def test_inference_needs_no_answer() -> None:
@@ -220,7 +220,7 @@ def test_openai_messages_with_tool_calls_parts_and_a_developer() -> None:
         {"role": "tool", "tool_call_id": "1", "content": "3"},
         {"role": "assistant", "content": "Three.", "weight": 0.5},
     ]
-    conversation = FORMATS["messages"](Row({"messages": turns}, "f", 1), Reading())
+    conversation = FORMATS["messages"](Row({"messages": turns}, "f", 1), FormatOptions())
     assert [turn.role for turn in conversation.messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert conversation.messages[1].content == "one two"
     (made,) = conversation.messages[2].extra["tool_calls"]
@@ -243,7 +243,7 @@ def test_openai_messages_with_tool_calls_parts_and_a_developer() -> None:
 def test_turns_that_cannot_be_read(turn: dict[str, Any], words: str) -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", **turn}]
     with pytest.raises(DataError, match=f"f:9: messages.1.*{words}"):
-        FORMATS["messages"](Row({"messages": turns}, "f", 9), Reading())
+        FORMATS["messages"](Row({"messages": turns}, "f", 9), FormatOptions())
 
 
 @pytest.mark.parametrize(("value", "weight"), [(None, 1.0), (0, 0.0), (2, 2.0), ("0.5", 0.5)])

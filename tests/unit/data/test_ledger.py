@@ -160,13 +160,13 @@ def test_defaults_let_an_ordinary_run_pass() -> None:
 
 
 def test_what_stands_out_is_said(stories_tokenizer: Any) -> None:
-    notices.forget()
+    notices.clear()
     rows = [Row({"text": nli_text(f"P{n}", "H", "t", 1)} | ({"extra": 1} if n == 4 else {}), "n.jsonl", n)
             for n in range(1, 6)]  # fmt: skip
     rows.append(Row(dict(rows[0].values), "n.jsonl", 6))
     ledger = Ledger()
     build_examples(rows, ExampleBuilder(stories_tokenizer, DataSection()), ledger)
-    said = "\n".join(notices.said())
+    said = "\n".join(notices.collected())
     assert "n.jsonl:1: this and all 5 other labelled rows have the label 1" in said
     assert "'extra' stands in 1 of 6 rows" in said
     assert "n.jsonl:6 = n.jsonl:1" in said
@@ -179,12 +179,12 @@ def test_what_stands_out_is_said(stories_tokenizer: Any) -> None:
 
 
 def test_both_labels_are_no_news(stories_tokenizer: Any) -> None:
-    notices.forget()
+    notices.clear()
     rows = [Row({"text": nli_text("P", f"H{n}", "t", n % 2)}, "n.jsonl", n) for n in range(4)]
     ledger = Ledger()
     build_examples(rows, ExampleBuilder(stories_tokenizer, DataSection()), ledger)
     assert ledger.to_dict()["total"]["labels"] == {"0": 2, "1": 2}
-    assert not any("label" in text for text in notices.said())
+    assert not any("label" in text for text in notices.collected())
 
 
 def test_a_row_drawn_again_is_no_duplicate(stories_tokenizer: Any) -> None:

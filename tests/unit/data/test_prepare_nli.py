@@ -13,7 +13,7 @@ from tunesmith.cli.main import main
 from tunesmith.data.nli import nli_text
 from tunesmith.data.prepare_nli import check_no_leak, prepare_nli
 from tunesmith.errors import DataError, DataErrors
-from tunesmith.world.nli import make_nli_thoughts
+from tunesmith.synthetic.nli import make_nli_thoughts
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

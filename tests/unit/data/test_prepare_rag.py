@@ -13,7 +13,7 @@ from tunesmith.data.prepare_rag import Question, choose_passages, explain, parse
 from tunesmith.data.rag import document_spans
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evaluate.answers import read_span
-from tunesmith.world.rag import make_rag
+from tunesmith.synthetic.rag import make_rag
 
 
 @pytest.fixture

@@ -82,9 +82,9 @@ def test_a_cut_last_line_looks_truncated(tmp_path: Path) -> None:
 
 def test_mark_carriage_returns_and_blank_lines_are_accepted(tmp_path: Path) -> None:
     path = write(tmp_path, b'\xef\xbb\xbf{"text": "a"}\r\n\r\n  \n{"text": "b"}')
-    notices.forget()
+    notices.clear()
     assert [(row.values["text"], row.line) for row in read_rows(path)] == [("a", 1), ("b", 4)]
-    assert any("2 blank lines" in text for text in notices.said())
+    assert any("2 blank lines" in text for text in notices.collected())
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n  \n", b"\xef\xbb\xbf"])

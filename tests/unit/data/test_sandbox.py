@@ -83,7 +83,7 @@ def test_ours_and_others_render_alike() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_process_gets_a_child_of_its_own() -> None:
     assert render("{{ messages | length }}") == ["2", "1"]
-    reading, writing = os.pipe()
+    options, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         text = "".join(render("{{ messages[0].content }}!"))
@@ -91,7 +91,7 @@ def test_a_forked_process_gets_a_child_of_its_own() -> None:
         sandbox._child().stop()
         os._exit(0)
     os.waitpid(pid, 0)
-    assert os.read(reading, 100).decode() == "hé!hé!"
+    assert os.read(options, 100).decode() == "hé!hé!"
     assert render("{{ messages | length }}") == ["2", "1"]
 
 

@@ -68,7 +68,7 @@ def test_a_leak_stops_at_its_row_or_is_said(builder: ExampleBuilder) -> None:
     assert [next(rows) for _ in range(4)] == ROWS[:4]
     with pytest.raises(DataError, match=r"eval.jsonl:1 = s.jsonl:5"):
         next(rows)
-    notices.forget()
+    notices.clear()
     assert list(without_leaks(ROWS, held, builder, allow=True)) == ROWS
-    assert any("allow_leak is set" in text for text in notices.said())
+    assert any("allow_leak is set" in text for text in notices.collected())
     assert list(without_leaks(ROWS, [], builder, allow=False)) == ROWS

@@ -9,7 +9,7 @@ from tunesmith import assets, notices
 from tunesmith.config.schema import DataSection
 from tunesmith.data.conversation import Conversation, Message
 from tunesmith.data.examples import ExampleBuilder
-from tunesmith.data.formats import FORMATS, Reading
+from tunesmith.data.formats import FORMATS, FormatOptions
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.nli import nli_text
@@ -32,7 +32,7 @@ CHATML = (
 
 def render(tokenizer: Any, format_name: str, values: dict[str, Any], **settings: Any) -> Rendered:
     data = DataSection(**settings)
-    conversation = FORMATS[format_name](Row(values, "f", 1), Reading(bos_token=tokenizer.bos_token))
+    conversation = FORMATS[format_name](Row(values, "f", 1), FormatOptions(bos_token=tokenizer.bos_token))
     return choose_renderer(tokenizer, data, format_name)(conversation, "f:1")
 
 
@@ -104,10 +104,10 @@ def test_only_the_last_turn_is_the_assistants_when_asked(mistral_tokenizer: Any)
 
 
 def test_a_plain_template_is_said(stories_tokenizer: Any) -> None:
-    notices.forget()
+    notices.clear()
     rendered = render(stories_tokenizer, "question_answer", {"question": "q", "answer": "a"})
     assert rendered.text == "### User:\nq\n\n### Assistant:\na</s>"
-    assert any("no chat template" in text for text in notices.said())
+    assert any("no chat template" in text for text in notices.collected())
     with pytest.raises(ModelError, match="no chat template"):
         render(stories_tokenizer, "question_answer", {"question": "q", "answer": "a"}, template="chat")
 
@@ -255,10 +255,10 @@ def test_every_named_template_is_tested_and_in_the_settings() -> None:
 
 
 def test_a_named_template_ends_with_the_tokenizers_end_token_where_its_own_is_unknown(stories_tokenizer: Any) -> None:
-    notices.forget()
+    notices.clear()
     rendered = render(stories_tokenizer, "messages", chat("q", "a", "r", "b"), template="chatml")
     assert [text for role, text in said(rendered) if role == "assistant"] == ["a</s>", "b</s>"]
-    assert any("has no <|im_end|>" in text for text in notices.said())
+    assert any("has no <|im_end|>" in text for text in notices.collected())
 
 
 def test_an_unknown_template_names_those_there_are(stories_tokenizer: Any) -> None:

@@ -223,8 +223,8 @@ def test_answers_end_where_the_positions_end(models_folder: Path, clean_notices:
     prompts = prompts_of_lengths(10, 60, 63, 60, 40, 62)
     answers = generate(model, tokenizer, prompts, max_new_tokens=20, batch_size=6, stop_token_ids=[95])
     assert [len(answer.token_ids) for answer in answers] == [20, 4, 1, 4, 20, 2]
-    assert len(notices.said()) == 1
-    assert "4 of 6 answers" in notices.said()[0]
+    assert len(notices.collected()) == 1
+    assert "4 of 6 answers" in notices.collected()[0]
     alone = [generate(model, tokenizer, [p], max_new_tokens=20, batch_size=1, stop_token_ids=[95])[0] for p in prompts]
     assert alone == answers
 

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 
 from tunesmith.evaluate.answers import Answer
 from tunesmith.evaluate.intervals import confidence_intervals, mean_of
-from tunesmith.evaluate.tasks import ClassificationTask, Judged
+from tunesmith.evaluate.tasks import ClassificationTask, ScoredAnswer
 
 
 def test_intervals_are_those_of_scipy() -> None:
@@ -26,14 +26,14 @@ def test_macro_f1_gets_the_interval_of_scikit_learns_macro_f1_over_drawn_rows() 
     gold = [rng.choice("abc") for _ in range(120)]
     said = [label if rng.random() < 0.6 else rng.choice("abc") for label in gold]
     task = ClassificationTask(["a", "b", "c"])
-    judged = [Judged(Answer(answer, "json"), label, answer == label, {"accuracy": float(answer == label)})
+    scored = [ScoredAnswer(Answer(answer, "json"), label, answer == label, {"accuracy": float(answer == label)})
               for answer, label in zip(said, gold, strict=True)]  # fmt: skip
-    found = confidence_intervals(task.statistics(judged), 120, 1000, seed=0)
+    found = confidence_intervals(task.statistics(scored), 120, 1000, seed=0)
     assert list(found) == ["accuracy", "macro_f1"]
     draws = np.random.default_rng(7).integers(0, 120, (300, 120))
     again = [f1_score(np.array(gold)[rows], np.array(said)[rows], average="macro") for rows in draws]
     assert found["macro_f1"] == pytest.approx(np.quantile(again, [0.025, 0.975]), abs=0.03)
-    figures = task.figures(judged)
+    figures = task.figures(scored)
     for name, (low, high) in found.items():
         assert low < figures[name] < high
 

@@ -67,7 +67,7 @@ def test_what_was_finished_is_not_generated_again(models_folder: Path, tmp_path:
     interrupted(model, tokenizer, path)
     # another process with the same weights goes on
     assert generated_now(*load(models_folder / "llama"), path) == 3
-    assert notices.said() == [f"{path}: goes on after 2 answers of an interrupted evaluation"]
+    assert notices.collected() == [f"{path}: goes on after 2 answers of an interrupted evaluation"]
     assert generated_now(model, tokenizer, path) == 0
     Journal(path).remove()
     assert not path.exists()
@@ -120,7 +120,7 @@ def test_nothing_is_taken_from_another_generation(
         changes = {change: new.get(change, "continuous")} | ({"temperature": 0.5} if change == "seed" else {})
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=change == "autocast"):
         generated_now(model, tokenizer, path, prompts, **changes)
-    assert f"{path}: holds answers of other weights, data or settings; they are not used" in notices.said()
+    assert f"{path}: holds answers of other weights, data or settings; they are not used" in notices.collected()
     fingerprints = {json.loads(line)["fingerprint"] for line in path.read_text().splitlines()}
     assert len(fingerprints) == 1
 
@@ -164,7 +164,7 @@ def test_a_killed_evaluation_ends_as_if_nothing_had_happened(
     resolved = load_config(config, settings)
     for name in ("killed", "whole"):
         evaluate_untrained(resolved, data=rows, output=tmp_path / name)
-    assert notices.said()[-1] == f"{journal}: goes on after {finished} answers of an interrupted evaluation"
+    assert notices.collected()[-1] == f"{journal}: goes on after {finished} answers of an interrupted evaluation"
     names = {"predictions.jsonl", "metrics.json", "mistakes.json"}
     assert {path.name for path in journal.parent.iterdir()} == names
     for name in names:

@@ -178,7 +178,7 @@ def run_folder(real_data: Path, esnli: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     resolved = settings_of(real_data, esnli, folder)
     record.begin(folder, resolved, ["tunesmith", "train"], {})
-    record.finish(folder, "finished", {})
+    record.close(folder, "finished", {})
     source = resolved.config.model.model_name_or_path
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     torch.manual_seed(0)

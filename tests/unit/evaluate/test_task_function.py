@@ -66,7 +66,7 @@ def test_a_record_never_runs_it(
     settings += ["--output_dir", str(folder), "--max_new_tokens", "4"]
     resolved = load(None, [*settings, "--task_function", f"{own}:score"])
     record.begin(folder, resolved, ["tunesmith", "train"], {})
-    record.finish(folder, "finished", {})
+    record.close(folder, "finished", {})
     shutil.copytree(stories_model, folder, dirs_exist_ok=True)
 
     assert record.read_record(folder).resolved.config.evaluation.task_function is None

@@ -21,9 +21,9 @@ from tunesmith.export import proof
 from tunesmith.export.merge import ask, merge, write_merged
 from tunesmith.export.save import save_model
 from tunesmith.model import adapters
-from tunesmith.model.load import finished, load_for_inference, load_model
+from tunesmith.model.load import load_for_inference, load_model, model_spec
 from tunesmith.model.precision import choose_precision
-from tunesmith.model.quantize import compute_exactly
+from tunesmith.model.quantize import use_dequantized_weights
 from tunesmith.model.tokenizer import load_tokenizer
 
 Settings = Callable[..., Resolved]
@@ -55,7 +55,7 @@ def run_folder(settings: Settings, folder: Path, **values: Any) -> Path:
 def compared(run: Path, folder: Path, questions: proof.Questions, dtype: Any = "float32", base: Any = "trained"):
     """The comparison of a merge without a new process, which costs seconds; and why the base was in memory."""
     folder.mkdir()
-    how = finished(run, device_map="cpu")
+    how = model_spec(run, device_map="cpu")
     ask(how, base, questions, folder)
     merged = folder / "merged"
     merged.mkdir()
@@ -90,7 +90,7 @@ def test_float32_merge_equals_what_was_trained(
     run = run_folder(settings, tmp_path / "run", **values)
     comparison, why = compared(run, tmp_path / "work", random_questions())
     assert why is None if in_memory is None else in_memory in str(why)
-    assert proof.judge(comparison, "float32") == []
+    assert proof.problems_of(comparison, "float32") == []
     assert comparison["weights"]["num_positions"] >= 25 * 41
     assert comparison["weights"]["max_difference"] <= 1e-5
     assert comparison["weights"]["argmax_agreement"] >= 0.999
@@ -100,7 +100,7 @@ def test_float32_merge_equals_what_was_trained(
 def test_shard_by_shard_writes_the_bytes_of_the_merge_in_memory(
     values: dict[str, Any], in_memory: str | None, settings: Settings, tmp_path: Path
 ) -> None:
-    how = finished(run_folder(settings, tmp_path / "run", **values), device_map="cpu")
+    how = model_spec(run_folder(settings, tmp_path / "run", **values), device_map="cpu")
     folders = [tmp_path / "shards", tmp_path / "memory"]
     for folder in folders:
         folder.mkdir()
@@ -129,7 +129,7 @@ def test_base_whose_files_name_tensors_otherwise_is_merged_in_memory_aloud(
     run = run_folder(settings, tmp_path / "run", model_name_or_path=str(base), target_modules=["c_attn"])
     comparison, why = compared(run, tmp_path / "work", random_questions())
     assert "otherwise" in str(why)
-    assert proof.judge(comparison, "float32") == []
+    assert proof.problems_of(comparison, "float32") == []
 
 
 def test_original_base_is_told_from_the_trained_one(settings: Settings, stories_model: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_original_base_is_told_from_the_trained_one(settings: Settings, stories_
     questions = random_questions(512)
     trained, _ = compared(run, tmp_path / "trained", questions)
     original, _ = compared(run, tmp_path / "original", questions, base="original")
-    assert proof.judge(trained, "float32") == proof.judge(original, "float32") == []
+    assert proof.problems_of(trained, "float32") == proof.problems_of(original, "float32") == []
     assert trained["use"]["argmax_agreement"] >= 0.999
     assert original["use"]["argmax_agreement"] < 0.95
 
@@ -180,7 +180,7 @@ def test_merge_of_a_real_trained_model_agrees(kind: str, real_runs: dict[str, Pa
     assert questions.kind == "held-out rows of the run"
     comparison, why = compared(run, tmp_path / "work", questions)
     assert why is None
-    assert proof.judge(comparison, "float32") == []
+    assert proof.problems_of(comparison, "float32") == []
     assert comparison["weights"]["argmax_agreement"] >= 0.999
     assert comparison["weights"]["relative_difference"] <= 1e-5
     assert comparison["generation"]["prompts"] == 16
@@ -191,7 +191,7 @@ def test_merge_of_a_real_trained_model_agrees(kind: str, real_runs: dict[str, Pa
         assert comparison["use"]["argmax_agreement"] >= 0.999
         assert comparison["generation"]["same_text"] == 16
     trained = load_for_inference(run).model
-    compute_exactly(trained, torch.float64)
+    use_dequantized_weights(trained, torch.float64)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "work" / "merged").double()
     tally = proof.Tally()
     with torch.no_grad():
@@ -208,8 +208,8 @@ def test_rounded_merge_is_within_its_tolerance_and_says_how_far(
     dtype: str, real_runs: dict[str, Path], tmp_path: Path
 ) -> None:
     comparison, _ = compared(real_runs["nf4"], tmp_path / "work", questions_for(real_runs["nf4"]), dtype=dtype)
-    assert proof.judge(comparison, dtype) == []
-    assert proof.judge(comparison, "float32") != []
+    assert proof.problems_of(comparison, dtype) == []
+    assert proof.problems_of(comparison, "float32") != []
 
 
 def test_proof_is_made_by_a_new_process_and_lies_beside_the_model(real_runs: dict[str, Path], tmp_path: Path) -> None:

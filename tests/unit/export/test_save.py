@@ -225,7 +225,7 @@ def test_adapter_without_a_fingerprint_is_loaded_aloud(settings: Settings, tmp_p
     path = tmp_path / "adapter_model.safetensors"
     save_file(load_file(path), path, metadata={"format": "pt"})
     load_for_inference(tmp_path)
-    assert any("which base" in text for text in notices.said())
+    assert any("which base" in text for text in notices.collected())
 
 
 def test_adapter_folder_without_a_record_finds_its_base(settings: Settings, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_precision_that_the_run_chose_is_used_again(settings: Settings, tmp_path
     trained(settings, tmp_path)
     record_precision(tmp_path, "bfloat16")  # chosen by a machine that computes in it
     again = load_for_inference(tmp_path)
-    assert (again.precision.dtype, again.held_in) == ("bfloat16", torch.bfloat16)
+    assert (again.precision.dtype, again.weight_dtype) == ("bfloat16", torch.bfloat16)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what a cpu lacks")
@@ -265,8 +265,8 @@ def test_run_of_another_machine_is_used_with_its_weights_and_the_arithmetic_of_t
     record["settings"] |= {"model.device_map": "cuda:1", "launch.gpu_id": 1}
     (tmp_path / "run.json").write_text(json.dumps(record))
     again = load_for_inference(tmp_path)
-    assert (again.precision.dtype, again.held_in) == ("float32", torch.float16)
-    assert any("float16" in text and "float32" in text for text in notices.said())
+    assert (again.precision.dtype, again.weight_dtype) == ("float32", torch.float16)
+    assert any("float16" in text and "float32" in text for text in notices.collected())
     weight = again.model.get_parameter("base_model.model.model.layers.0.mlp.up_proj.weight")
     original = model.get_parameter("base_model.model.model.layers.0.mlp.up_proj.weight")
     assert torch.equal(weight, original.half().float())

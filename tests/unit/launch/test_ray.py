@@ -79,7 +79,7 @@ def test_checkpoints_and_metrics_are_reported_to_ray(uninterrupted):
 
 def test_a_killed_worker_is_recovered(uninterrupted, tmp_path, stories_model, rows):
     folder = tmp_path / "run"
-    notices.forget()
+    notices.clear()
     killed = threading.Thread(target=kill_a_worker, args=(folder / "checkpoint-4/manifest.json",))
     killed.start()
     resolved = resolved_from(
@@ -91,7 +91,7 @@ def test_a_killed_worker_is_recovered(uninterrupted, tmp_path, stories_model, ro
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["resumed_from"]["step"] in (4, 6)
-    assert "a worker died, and all of them were started again (restart 1)" in notices.said()
+    assert "a worker died, and all of them were started again (restart 1)" in notices.collected()
     whole, recovered = tensors(uninterrupted[0]), tensors(folder)
     assert whole.keys() == recovered.keys()
     assert all(whole[name].equal(recovered[name]) for name in whole)

@@ -301,7 +301,7 @@ def test_code_that_cannot_be_traced_is_estimated_by_rule(tmp_path: Path, clean_n
         resolved = resolved_from(model_name_or_path=str(deep_model("llama", tmp_path)), train_data="x", use_lora=False)
         found = estimate(resolved, choose_precision(resolved), BatchShape(2, 64, 64), cuda=False)
     assert found.activations > 2 * 64 * 64 * 17 * 4 * 5
-    assert any("rule of thumb" in notice for notice in notices.said())
+    assert any("rule of thumb" in notice for notice in notices.collected())
 
 
 # several processes ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The number format of a run is what somebody wrote, or is said."""
+"""The dtype of a run is what somebody wrote, or is said."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_float16_on_the_cpu_is_refused_when_written_and_replaced_aloud_when_defa
     with pytest.raises(ModelError, match="fp16") as caught:
         choose_precision(settings(fp16=True, written=("fp16",)))
     assert (caught.value.exit_code, caught.value.where) == (4, "config.py:3")
-    assert notices.said() == []
+    assert notices.collected() == []
     assert choose_precision(settings(fp16=True)).dtype == "float32"
-    assert any("fp16" in text and "float32" in text for text in notices.said())
+    assert any("fp16" in text and "float32" in text for text in notices.collected())
 
 
 def test_weights_are_float32_for_full_training_and_follow_the_arithmetic_for_adapters(settings: Settings) -> None:
@@ -61,7 +61,7 @@ def test_weights_are_float32_for_full_training_and_follow_the_arithmetic_for_ada
 def test_attention_is_chosen_aloud_and_refused_openly(settings: Settings, clean_notices: None) -> None:
     half = Precision("bfloat16", "test")
     assert choose_attention(settings(), half) == "sdpa"
-    assert any(text.startswith("attention: sdpa") for text in notices.said())
+    assert any(text.startswith("attention: sdpa") for text in notices.collected())
     assert choose_attention(settings(), half, supports_sdpa=False) == "eager"
     assert choose_attention(settings(attn_implementation="eager"), half) == "eager"
     wanted = {"attn_implementation": "flash_attention_2"}

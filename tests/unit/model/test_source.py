@@ -95,7 +95,7 @@ def test_copy_in_the_cache_is_used_when_offline(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
     assert source.locate("some-one/tiny") == str(snapshot)
-    assert any("local cache is used" in text for text in notices.said())
+    assert any("local cache is used" in text for text in notices.collected())
 
 
 def test_pickled_weights_are_refused(models_folder: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_known_architecture_runs_without_its_own_code(
     folder = with_code(models_folder, tmp_path / "m", "llama")
     section = settings(model_name_or_path=str(folder), trust_remote_code=asked).config.model
     assert source.may_run_code(section, str(folder)) is False
-    assert len(notices.said()) == 1
+    assert len(notices.collected()) == 1
 
 
 def test_own_code_needs_both_words(models_folder: Path, tmp_path: Path, settings: Callable[..., Resolved]) -> None:

@@ -25,7 +25,7 @@ def test_end_token_pads_where_there_is_no_padding_token(settings: Settings, clea
     tokenizer = load_tokenizer(settings("llama").config.model)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
     assert tokenizer.padding_side == "right"
-    assert any("</s>" in text and "pads" in text for text in notices.said())
+    assert any("</s>" in text and "pads" in text for text in notices.collected())
     assert len(tokenizer) == 94  # nothing was added
 
 
@@ -35,7 +35,7 @@ def test_own_padding_token_is_kept(
     make_tokenizer(tmp_path, eos_token="</s>", pad_token="<pad>")
     tokenizer = load_tokenizer(section(settings, tmp_path))
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<pad>", "</s>")
-    assert notices.said() == []
+    assert notices.collected() == []
 
 
 def test_padding_token_from_the_settings(settings: Settings, make_tokenizer: MakeTokenizer, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tunesmith.train.start import check_batches, starting_point
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_MAX_RESTARTS", raising=False)
-    notices.forget()
+    notices.clear()
 
 
 def settings(folder: Path, **more: Any) -> Resolved:
@@ -63,7 +63,7 @@ def test_another_number_of_processes(tmp_path: Path, name: str) -> None:
     strategy = Strategy(resolved.config.launch.strategy or "ddp", "command line")
     if remedy is None:
         check_batches(found, resolved, plan, strategy)
-        assert any("dropout" in text for text in notices.said()) == (num_processes != 2)
+        assert any("dropout" in text for text in notices.collected()) == (num_processes != 2)
         return
     with pytest.raises(ConfigError) as caught:
         check_batches(found, resolved, plan, strategy)
@@ -96,7 +96,7 @@ def test_an_unfinished_run_goes_on_where_processes_are_started_again(
     assert starting_point(plain) == newest
     with pytest.raises(ConfigError, match="holds a run already"):
         starting_point(settings(tmp_path, seed=7))
-    record.finish(tmp_path, "finished", {})
+    record.close(tmp_path, "finished", {})
     with pytest.raises(ConfigError, match="holds a run already"):
         starting_point(again)
 

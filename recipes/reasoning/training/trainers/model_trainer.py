@@ -2,7 +2,7 @@
 
 import sys
 
-from tunesmith.doors.reasoning import ModelTrainer, ReasoningDataset, TrainingConfig, main
+from tunesmith.entrypoints.reasoning import ModelTrainer, ReasoningDataset, TrainingConfig, main
 
 __all__ = ["ModelTrainer", "ReasoningDataset", "TrainingConfig"]
 

@@ -182,7 +182,7 @@ def _warnings_as_notices() -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     for warning in caught:
-        notices.say(" ".join(str(warning.message).split()))
+        notices.notify(" ".join(str(warning.message).split()))
 
 
 @contextmanager

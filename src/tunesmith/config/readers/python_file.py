@@ -84,7 +84,7 @@ def _run(file: Path, roots: list[str]) -> dict[str, Any]:
         reason = printed.splitlines()[-1] if printed else f"exit status {done.returncode}"
         raise LoadError(f"ended without a result: {reason}", where=shown(file)) from None
     if printed:
-        notices.say(f"{shown(file)} printed: {printed}")
+        notices.notify(f"{shown(file)} printed: {printed}")
     if "error" in result:
         where = shown(result["file"]) + (f":{result['line']}" if result["line"] else "")
         raise LoadError(result["error"], where=where, remedy=result.get("remedy"))

@@ -5,7 +5,7 @@ A task sees text, rows and references; it knows no model and writes no file.
 
 from __future__ import annotations
 
-from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
+from tunesmith.evaluate.tasks.base import RowLike, ScoredAnswer, Task
 from tunesmith.evaluate.tasks.classification import ClassificationTask
 from tunesmith.evaluate.tasks.exact import ExactTask
 from tunesmith.evaluate.tasks.json_answer import JsonTask
@@ -21,11 +21,11 @@ __all__ = [
     "ExactTask",
     "FunctionTask",
     "JsonTask",
-    "Judged",
     "NliTask",
     "RagTask",
     "ReasoningTask",
     "RowLike",
+    "ScoredAnswer",
     "Task",
     "choose_task",
     "detect_task",

@@ -26,7 +26,7 @@ class RowLike(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ScoredAnswer:
     """An answer beside what it should have been, whether it is right, and the row's own figures."""
 
     answer: Answer
@@ -64,32 +64,32 @@ class Task(ABC):
     def correct(self, answer: Answer, reference: Any) -> bool:
         """Whether the answer is right; an unreadable one never is."""
 
-    def judge(self, text: str, reference: Any) -> Judged:
+    def score_answer(self, text: str, reference: Any) -> ScoredAnswer:
         """A generated text read, compared and scored."""
         answer = self.read(text)
         correct = self.correct(answer, reference)
-        return Judged(answer, reference, correct, self.scores(answer, reference, correct))
+        return ScoredAnswer(answer, reference, correct, self.scores(answer, reference, correct))
 
     def scores(self, answer: Answer, reference: Any, correct: bool) -> dict[str, float]:
         """The figures of one row, whose means over all rows that have them are the task's."""
         return {self.main_metric: float(correct)}
 
-    def figures(self, judged: Sequence[Judged]) -> dict[str, Any]:
+    def figures(self, scored: Sequence[ScoredAnswer]) -> dict[str, Any]:
         """The task's own figures over all rows (at least one)."""
         return {
-            name: mean([value for value in values if value is not None]) for name, values in columns(judged).items()
+            name: mean([value for value in values if value is not None]) for name, values in columns(scored).items()
         }
 
-    def statistics(self, judged: Sequence[Judged]) -> dict[str, Statistic]:
+    def statistics(self, scored: Sequence[ScoredAnswer]) -> dict[str, Statistic]:
         """The figures that get a confidence interval, as functions of row numbers."""
-        return {name: mean_of(values) for name, values in columns(judged).items()}
+        return {name: mean_of(values) for name, values in columns(scored).items()}
 
-    def mistake(self, judged: Judged) -> str:
+    def mistake(self, scored: ScoredAnswer) -> str:
         """The kind of mistake that a readable, wrong answer is."""
         return self.wrong
 
 
-def columns(judged: Sequence[Judged]) -> dict[str, list[float | None]]:
+def columns(scored: Sequence[ScoredAnswer]) -> dict[str, list[float | None]]:
     """The rows' figures by name, one value a row; None where a row does not have that figure."""
-    names = dict.fromkeys(name for item in judged for name in item.scores)
-    return {name: [item.scores.get(name) for item in judged] for name in names}
+    names = dict.fromkeys(name for item in scored for name in item.scores)
+    return {name: [item.scores.get(name) for item in scored] for name in names}

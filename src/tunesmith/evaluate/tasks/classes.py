@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.evaluate.answers import Answer
 from tunesmith.evaluate.metrics import Label, class_codes, classification_metrics, macro_f1_of_counts
-from tunesmith.evaluate.tasks.base import Judged, Task
+from tunesmith.evaluate.tasks.base import ScoredAnswer, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,25 +25,25 @@ class ClassTask(Task):
     def correct(self, answer: Answer, reference: Label) -> bool:
         return answer.readable and bool(answer.value == reference)
 
-    def figures(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        return classification_metrics(*_columns(judged), self.labels)
+    def figures(self, scored: Sequence[ScoredAnswer]) -> dict[str, Any]:
+        return classification_metrics(*_columns(scored), self.labels)
 
-    def statistics(self, judged: Sequence[Judged]) -> dict[str, Statistic]:
-        return super().statistics(judged) | {"macro_f1": _macro_f1(judged, self.labels)}
+    def statistics(self, scored: Sequence[ScoredAnswer]) -> dict[str, Statistic]:
+        return super().statistics(scored) | {"macro_f1": _macro_f1(scored, self.labels)}
 
-    def mistake(self, judged: Judged) -> str:
-        return f"{judged.reference} -> {judged.answer.value}"
-
-
-def _columns(judged: Sequence[Judged]) -> tuple[list[Label | None], list[Label]]:
-    return [item.answer.value for item in judged], [item.reference for item in judged]
+    def mistake(self, scored: ScoredAnswer) -> str:
+        return f"{scored.reference} -> {scored.answer.value}"
 
 
-def _macro_f1(judged: Sequence[Judged], labels: Sequence[Label]) -> Statistic:
+def _columns(scored: Sequence[ScoredAnswer]) -> tuple[list[Label | None], list[Label]]:
+    return [item.answer.value for item in scored], [item.reference for item in scored]
+
+
+def _macro_f1(scored: Sequence[ScoredAnswer], labels: Sequence[Label]) -> Statistic:
     import numpy as np
 
     shape = (len(labels), len(labels) + 1)
-    cells = np.ravel_multi_index(class_codes(*_columns(judged), labels), shape)
+    cells = np.ravel_multi_index(class_codes(*_columns(scored), labels), shape)
 
     def statistic(rows: NDArray[np.int64]) -> float:
         return macro_f1_of_counts(np.bincount(cells[rows], minlength=shape[0] * shape[1]).reshape(shape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tunesmith.errors import DataError
 from tunesmith.evaluate.answers import Answer, read_text
 from tunesmith.evaluate.metrics import exact_match, normalize_text
-from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
+from tunesmith.evaluate.tasks.base import RowLike, ScoredAnswer, Task
 
 
 class ExactTask(Task):
@@ -29,6 +29,6 @@ class ExactTask(Task):
             return bool(answer.value == reference)
         return exact_match(answer.value, [reference])
 
-    def mistake(self, judged: Judged) -> str:
-        answer, reference = normalize_text(judged.answer.value), normalize_text(judged.reference)
+    def mistake(self, scored: ScoredAnswer) -> str:
+        answer, reference = normalize_text(scored.answer.value), normalize_text(scored.reference)
         return "right beginning, then more" if reference and answer.startswith(f"{reference} ") else "another text"

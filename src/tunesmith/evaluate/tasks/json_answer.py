@@ -10,7 +10,7 @@ from tunesmith.config.json_schema import read_json_schema
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evaluate.answers import Answer, read_json
 from tunesmith.evaluate.metrics import mean
-from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
+from tunesmith.evaluate.tasks.base import RowLike, ScoredAnswer, Task
 
 
 class JsonTask(Task):
@@ -57,23 +57,23 @@ class JsonTask(Task):
             scores["field_accuracy"] = mean([float(_has(answer, name, value)) for name, value in reference.items()])
         return scores
 
-    def figures(self, judged: Sequence[Judged]) -> dict[str, Any]:
+    def figures(self, scored: Sequence[ScoredAnswer]) -> dict[str, Any]:
         right: dict[str, list[float]] = {}
-        for item in judged:
+        for item in scored:
             if isinstance(item.reference, dict):
                 for name, value in item.reference.items():
                     right.setdefault(name, []).append(float(_has(item.answer, name, value)))
         fields = {name: {"accuracy": mean(values), "support": len(values)} for name, values in right.items()}
-        return super().figures(judged) | ({"per_field": fields} if fields else {})
+        return super().figures(scored) | ({"per_field": fields} if fields else {})
 
-    def mistake(self, judged: Judged) -> str:
-        answer, reference = judged.answer.value, judged.reference
+    def mistake(self, scored: ScoredAnswer) -> str:
+        answer, reference = scored.answer.value, scored.reference
         if self._problem(answer):
             return "breaks the schema"
         if not isinstance(answer, dict) or not isinstance(reference, dict):
             return "wrong value"
         for name, value in reference.items():
-            if not _has(judged.answer, name, value):
+            if not _has(scored.answer, name, value):
                 return f"wrong field {name}" if name in answer else f"missing field {name}"
         return "fields too many"
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evaluate.answers import Answer
-from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
+from tunesmith.evaluate.tasks.base import RowLike, ScoredAnswer, Task
 
 OwnFunction = Callable[[str, dict[str, Any], str | None], Any]
 TAKEN = frozenset(
@@ -61,9 +61,9 @@ class FunctionTask(Task):
     def correct(self, answer: Answer, reference: dict[str, Any]) -> bool:
         return self._scored(answer.value, reference)["score"] >= 1
 
-    def judge(self, text: str, reference: dict[str, Any]) -> Judged:
+    def score_answer(self, text: str, reference: dict[str, Any]) -> ScoredAnswer:
         scores = self._scored(text, reference)
-        return Judged(self.read(text), reference, scores["score"] >= 1, scores)
+        return ScoredAnswer(self.read(text), reference, scores["score"] >= 1, scores)
 
     def _scored(self, text: str, reference: dict[str, Any]) -> dict[str, float]:
         """What the function says of an output, as numbers by name.

@@ -10,7 +10,7 @@ from tunesmith.data.rag import PASSAGES_COLUMN
 from tunesmith.errors import DataError
 from tunesmith.evaluate.answers import Answer, read_cited_span, without_citations
 from tunesmith.evaluate.metrics import RougeL, exact_match, string_exact_match, token_f1
-from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
+from tunesmith.evaluate.tasks.base import RowLike, ScoredAnswer, Task
 
 SHORT_ANSWER_COLUMNS = ("answer-short", "answer_short", "short_answers")
 """Columns with groups of short answers: every group is one fact, its members are ways to write it."""
@@ -62,10 +62,10 @@ class RagTask(Task):
             scores["citation_recall"] = len(cited & supporting) / len(supporting)
         return scores
 
-    def mistake(self, judged: Judged) -> str:
-        if string_exact_match(judged.answer.value, judged.reference["groups"]) == 1:
+    def mistake(self, scored: ScoredAnswer) -> str:
+        if string_exact_match(scored.answer.value, scored.reference["groups"]) == 1:
             return "right answer among other words"
-        return "partly right" if token_f1(judged.answer.value, judged.reference["answers"]) else "another answer"
+        return "partly right" if token_f1(scored.answer.value, scored.reference["answers"]) else "another answer"
 
     @cached_property
     def _rouge_l(self) -> RougeL:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunesmith.errors import DataError
 from tunesmith.evaluate.answers import Answer, canonical_number, read_number
-from tunesmith.evaluate.tasks.base import Judged, RowLike, Task
+from tunesmith.evaluate.tasks.base import RowLike, ScoredAnswer, Task
 
 GOLD_COLUMNS = ("answer", "final_answer", "target")
 """Columns read when a row brings no completion."""
@@ -33,7 +33,7 @@ class ReasoningTask(Task):
     def correct(self, answer: Answer, reference: str) -> bool:
         return answer.readable and bool(answer.value == reference)
 
-    def mistake(self, judged: Judged) -> str:
-        if canonical_number(judged.reference) is None:
+    def mistake(self, scored: ScoredAnswer) -> str:
+        if canonical_number(scored.reference) is None:
             return "wrong expression"
-        return "no number" if canonical_number(judged.answer.value) is None else "wrong number"
+        return "no number" if canonical_number(scored.answer.value) is None else "wrong number"

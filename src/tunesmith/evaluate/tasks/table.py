@@ -59,7 +59,7 @@ def choose_task(
     Args:
         evaluation: the settings.
         format_name: how the rows are read.
-        rows: the rows to be judged.
+        rows: the rows to be scored.
         completions: their own answers as text, as far as they have one.
 
     Raises:

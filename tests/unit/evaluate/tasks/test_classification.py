@@ -55,14 +55,14 @@ def test_aqua_rationales_name_the_choice_that_is_correct(real_data: Path, row: C
     rows = [json.loads(line) for line in lines]
     assert len(rows) == 254
     task = ClassificationTask(["A", "B", "C", "D", "E"])
-    judged = [task.judge(item["rationale"], task.reference(row(**item), item["rationale"])) for item in rows]
-    figures = task.figures(judged)
-    readable = sum(item.answer.readable for item in judged)
+    scored = [task.score_answer(item["rationale"], task.reference(row(**item), item["rationale"])) for item in rows]
+    figures = task.figures(scored)
+    readable = sum(item.answer.readable for item in scored)
     assert readable > 225  # people did not always say which choice they mean
-    assert sum(item.correct for item in judged) == readable
+    assert sum(item.correct for item in scored) == readable
     assert figures["accuracy"] == readable / 254
     assert [figures["per_class"][label]["support"] for label in "ABCDE"] == [
         sum(item["correct"] == label for item in rows) for label in "ABCDE"
     ]
-    wrong = task.judge("The answer is (D).", "A")
+    wrong = task.score_answer("The answer is (D).", "A")
     assert task.mistake(wrong) == "A -> D"

@@ -24,5 +24,5 @@ def test_the_whole_output_is_the_answer(row: Callable[..., Row]) -> None:
 
 def test_kinds_of_mistakes() -> None:
     task = ExactTask()
-    assert task.mistake(task.judge("The dog. It barks", "dog")) == "right beginning, then more"
-    assert task.mistake(task.judge("dogs", "dog")) == "another text"
+    assert task.mistake(task.score_answer("The dog. It barks", "dog")) == "right beginning, then more"
+    assert task.mistake(task.score_answer("dogs", "dog")) == "another text"

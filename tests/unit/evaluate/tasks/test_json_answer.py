@@ -75,9 +75,9 @@ def test_figures_count_validity_schema_and_fields(schema: Path, row: Callable[..
         '{"city": "Paris", "year": 1889, "more": 1}',
         "[1, 2",
     ]
-    judged = [task.judge(output, reference) for output in outputs]
-    figures = task.figures(judged)
-    assert [item.answer.how for item in judged] == ["json", "json_fenced", "json_in_text", "json", "json", "unreadable"]
+    scored = [task.score_answer(output, reference) for output in outputs]
+    figures = task.figures(scored)
+    assert [item.answer.how for item in scored] == ["json", "json_fenced", "json_in_text", "json", "json", "unreadable"]
     assert figures["exact_match"] == pytest.approx(1 / 6)
     assert figures["valid_json"] == pytest.approx(3 / 6)
     assert figures["schema_valid"] == pytest.approx(4 / 6)
@@ -86,16 +86,16 @@ def test_figures_count_validity_schema_and_fields(schema: Path, row: Callable[..
         "year": {"accuracy": pytest.approx(2 / 6), "support": 6},
     }
     assert figures["field_accuracy"] == pytest.approx(0.5)
-    kinds = [task.mistake(item) for item in judged if item.answer.readable and not item.correct]
+    kinds = [task.mistake(item) for item in scored if item.answer.readable and not item.correct]
     assert kinds == ["wrong field year", "wrong field city", "breaks the schema", "fields too many"]
 
 
 def test_without_schema_and_without_fields(row: Callable[..., Row]) -> None:
     task = JsonTask()
-    judged = [task.judge(output, task.reference(row(), "[1, 2]")) for output in ("[1, 2]", "[1]")]
-    assert task.figures(judged) == {"exact_match": 0.5, "valid_json": 1.0}
-    assert task.mistake(judged[1]) == "wrong value"
-    assert task.mistake(task.judge("{}", {"a": 1})) == "missing field a"
+    scored = [task.score_answer(output, task.reference(row(), "[1, 2]")) for output in ("[1, 2]", "[1]")]
+    assert task.figures(scored) == {"exact_match": 0.5, "valid_json": 1.0}
+    assert task.mistake(scored[1]) == "wrong value"
+    assert task.mistake(task.score_answer("{}", {"a": 1})) == "missing field a"
 
 
 def test_rows_that_are_no_json_or_break_the_schema_are_named(schema: Path, row: Callable[..., Row]) -> None:

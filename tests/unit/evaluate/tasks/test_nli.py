@@ -40,4 +40,4 @@ def test_a_row_without_gold_label_is_named(
 
 def test_a_mistake_says_which_label_was_taken_for_which() -> None:
     task = NliTask()
-    assert task.mistake(task.judge('{"predicted_label": 0}', 1)) == "1 -> 0"
+    assert task.mistake(task.score_answer('{"predicted_label": 0}', 1)) == "1 -> 0"

@@ -50,19 +50,19 @@ def test_figures_are_means_of_what_the_function_returns(file: Path, row: Callabl
     task = FunctionTask(f"{file}:shares")
     reference = task.reference(row(id=7, day=datetime.date(2026, 1, 2)), "two words")
     assert reference == {"source": "rows.jsonl:3", "answer": "two words", "row": {"id": 7, "day": "2026-01-02"}}
-    judged = [task.judge(output, reference) for output in ("two words", "", "other")]
-    assert [item.correct for item in judged] == [True, False, False]
-    assert all(item.answer.readable for item in judged)
-    assert task.figures(judged) == {"score": pytest.approx(1 / 3), "words": 1.0}
+    scored = [task.score_answer(output, reference) for output in ("two words", "", "other")]
+    assert [item.correct for item in scored] == [True, False, False]
+    assert all(item.answer.readable for item in scored)
+    assert task.figures(scored) == {"score": pytest.approx(1 / 3), "words": 1.0}
     assert task.main_metric == "score"
 
 
 @pytest.mark.parametrize(("returned", "score"), [("True", 1.0), ("False", 0.0), ("0.25", 0.25), ("2", 2.0)])
 def test_booleans_and_numbers(file: Path, row: Callable[..., Row], returned: str, score: float) -> None:
     task = FunctionTask(f"{file}:returns")
-    judged = task.judge(returned, task.reference(row(), None))
-    assert judged.scores == {"score": score}
-    assert judged.correct is (score >= 1)
+    scored = task.score_answer(returned, task.reference(row(), None))
+    assert scored.scores == {"score": score}
+    assert scored.correct is (score >= 1)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_anything_else_is_an_error_that_names_function_and_row(
 ) -> None:
     task = FunctionTask(f"{file}:returns")
     with pytest.raises(DataError, match=r"own\.py:19: the task function returns .* for the row rows\.jsonl:3"):
-        task.judge(returned, task.reference(row(), None))
+        task.score_answer(returned, task.reference(row(), None))
 
 
 def test_an_error_names_file_line_and_row(file: Path, row: Callable[..., Row]) -> None:
     task = FunctionTask(f"{file}:ratio")
     with pytest.raises(DataError, match=r"own\.py:16: .* row rows\.jsonl:3: ZeroDivisionError"):
-        task.judge("", task.reference(row(), None))
+        task.score_answer("", task.reference(row(), None))
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,4 @@ def test_a_relative_path_names_its_line_too(
     monkeypatch.chdir(file.parent)
     task = FunctionTask("own.py:ratio")
     with pytest.raises(DataError, match=r"^own\.py:16: "):
-        task.judge("", task.reference(row(), None))
+        task.score_answer("", task.reference(row(), None))

@@ -23,8 +23,8 @@ def test_references_and_figures(row: Callable[..., Row]) -> None:
     assert task.reference(row(), "Reasons. <ANSWER>: Rome") == {"answers": ["Rome"], "groups": [["Rome"]]}
     with pytest.raises(DataError, match=r"rows\.jsonl:3"):
         task.reference(row(answers=[]), None)
-    judged = [task.judge(output, reference) for output in ("<ANSWER>: paris france", "I think it is Paris", "")]
-    found = task.figures(judged)
+    scored = [task.score_answer(output, reference) for output in ("<ANSWER>: paris france", "I think it is Paris", "")]
+    found = task.figures(scored)
     assert found["exact_match"] == pytest.approx(1 / 3)
     assert found["f1"] == pytest.approx((1.0 + 2 / 7 + 0.0) / 3)
     assert found["string_exact_match"] == pytest.approx((1.0 + 0.5 + 0.0) / 3)
@@ -66,7 +66,7 @@ def test_citation_precision_and_recall(row: Callable[..., Row], output: str, pre
     reference = task.reference(
         row(answers=["Rome"], passages=["a", "b", "c"], positive_passages=["a", "c"]), completion=None
     )
-    scores = task.judge(output, reference).scores
+    scores = task.score_answer(output, reference).scores
     assert scores["citation_precision"] == pytest.approx(precision)
     assert scores["citation_recall"] == recall
 
@@ -74,7 +74,7 @@ def test_citation_precision_and_recall(row: Callable[..., Row], output: str, pre
 def test_rows_that_say_nothing_of_support_are_left_out_of_the_mean(row: Callable[..., Row]) -> None:
     task = RagTask()
     references = [task.reference(row(), "Rome [1]."), task.reference(row(), "Rome.")]
-    figures = task.figures([task.judge("Rome [1].", reference) for reference in references])
+    figures = task.figures([task.score_answer("Rome [1].", reference) for reference in references])
     assert figures["exact_match"] == figures["citation_precision"] == figures["citation_recall"] == 1.0
 
 
@@ -86,10 +86,10 @@ def test_alce_answers_cite_themselves_and_hold_no_marks(real_data: Path, row: Ca
     references = [task.reference(row(), output) for output in outputs]
     assert [reference["supporting"] for reference in references] == [[1, 3], [2, 3], [1, 2], [1, 2]]
     assert not any("[" in reference["answers"][0] for reference in references)
-    figures = task.figures([task.judge(*pair) for pair in zip(outputs, references, strict=True)])
+    figures = task.figures([task.score_answer(*pair) for pair in zip(outputs, references, strict=True)])
     assert set(figures.values()) == {1.0}
     without = [output.replace("[", "(").replace("]", ")") for output in outputs]
-    bare = task.figures([task.judge(*pair) for pair in zip(without, references, strict=True)])
+    bare = task.figures([task.score_answer(*pair) for pair in zip(without, references, strict=True)])
     assert bare["citation_precision"] == bare["citation_recall"] == 0.0
     assert bare["rouge_l"] > 0.9
 
@@ -109,13 +109,16 @@ def test_the_projects_own_chains_of_thought_cite_what_supports_them(
     references = [task.reference(row, row.values["generated_answer"]) for row in rows]
     assert all(reference["supporting"] for reference in references)
     figures = task.figures(
-        [task.judge(row.values["generated_answer"], reference) for row, reference in zip(rows, references, strict=True)]
+        [
+            task.score_answer(row.values["generated_answer"], reference)
+            for row, reference in zip(rows, references, strict=True)
+        ]
     )
     assert figures["exact_match"] == figures["f1"] == figures["citation_precision"] == 1.0
     assert recall <= figures["citation_recall"] <= 1.0
     turned = [*rows[1:], rows[0]]
     shuffled = [
-        task.judge(other.values["generated_answer"], reference)
+        task.score_answer(other.values["generated_answer"], reference)
         for other, reference in zip(turned, references, strict=True)
     ]
     assert task.figures(shuffled)["exact_match"] < 0.15
@@ -133,4 +136,4 @@ def test_the_projects_own_chains_of_thought_cite_what_supports_them(
 def test_kinds_of_mistakes(row: Callable[..., Row], output: str, kind: str) -> None:
     task = RagTask()
     reference = task.reference(row(answers=["Rome" if "right" in kind and "other" in kind else "New Amsterdam"]), None)
-    assert task.mistake(task.judge(output, reference)) == kind
+    assert task.mistake(task.score_answer(output, reference)) == kind

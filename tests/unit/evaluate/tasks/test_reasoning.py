@@ -25,8 +25,8 @@ def test_gsm8k_gold_answers_score_one_and_shuffled_ones_nearly_zero(real_data: P
     assert [float(reference) for reference in references] == plain
 
     def score(outputs: list[str]) -> float:
-        judged = [task.judge(output, reference) for output, reference in zip(outputs, references, strict=True)]
-        return float(task.figures(judged)["exact_match"])
+        scored = [task.score_answer(output, reference) for output, reference in zip(outputs, references, strict=True)]
+        return float(task.figures(scored)["exact_match"])
 
     assert score(solutions) == 1.0
     assert score([f"So the answer is ${float(number):,.2f}." for number in plain]) == 1.0
@@ -51,6 +51,6 @@ def test_reference_falls_back_to_columns_and_names_rows_without_number(row: Call
 )
 def test_kinds_of_mistakes(row: Callable[..., Row], output: str, reference: str, kind: str) -> None:
     task = ReasoningTask()
-    judged = task.judge(output, task.reference(row(), reference))
-    assert not judged.correct
-    assert task.mistake(judged) == kind
+    scored = task.score_answer(output, task.reference(row(), reference))
+    assert not scored.correct
+    assert task.mistake(scored) == kind

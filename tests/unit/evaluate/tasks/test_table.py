@@ -135,8 +135,10 @@ def test_real_data_gets_a_task_that_scores_it(
     assert task.name == name
     assert labels is None or sorted(getattr(task, "labels", ())) == labels
     golds = [builder.reference(row) for row in rows]
-    judged = [task.judge(gold or "", task.reference(row, gold)) for row, gold in zip(rows, golds, strict=True)]
-    right = sum(item.correct for item in judged) / len(judged)
+    scored = [task.score_answer(gold or "", task.reference(row, gold)) for row, gold in zip(rows, golds, strict=True)]
+    right = sum(item.correct for item in scored) / len(scored)
     assert right > 0.9 if how == {"columns": {"answer": "rationale"}} else right == 1.0
-    turned = [task.judge(gold or "", item.reference) for gold, item in zip(golds[1:] + golds[:1], judged, strict=True)]
+    turned = [
+        task.score_answer(gold or "", item.reference) for gold, item in zip(golds[1:] + golds[:1], scored, strict=True)
+    ]
     assert sum(item.correct for item in turned) / len(turned) < 0.75

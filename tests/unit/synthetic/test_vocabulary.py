@@ -8,7 +8,7 @@ from itertools import combinations
 
 import pytest
 
-from tunesmith.world import vocabulary as v
+from tunesmith.synthetic import vocabulary as v
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_two_opposite_qualities_are_no_combination() -> None:
 
 def test_the_world_imports_nothing_heavy() -> None:
     code = (
-        "import sys; import tunesmith.world.nli, tunesmith.world.rag, tunesmith.world.reasoning, "
-        "tunesmith.world.corpus; print(sorted({'torch', 'transformers', 'numpy', 'tokenizers'} & set(sys.modules)))"
+        "import sys; import tunesmith.synthetic.nli, tunesmith.synthetic.rag, tunesmith.synthetic.reasoning, "
+        "tunesmith.synthetic.corpus; print(sorted({'torch', 'transformers', 'numpy', 'tokenizers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

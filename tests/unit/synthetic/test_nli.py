@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tunesmith.errors import DataError
-from tunesmith.world import nli
-from tunesmith.world import vocabulary as v
+from tunesmith.synthetic import nli
+from tunesmith.synthetic import vocabulary as v
 
 TRAIN, HELDOUT = nli.make_nli(3000, 300, seed=0)
 

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 from tunesmith.errors import DataError
-from tunesmith.world import vocabulary as v
+from tunesmith.synthetic import vocabulary as v
 
 Row = dict[str, object]
 

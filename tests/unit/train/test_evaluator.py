@@ -12,7 +12,7 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.model.tokenizer import load_tokenizer
 from tunesmith.train.arguments import greater_is_better
-from tunesmith.train.judging import make_judge
+from tunesmith.train.evaluator import make_evaluator
 from tunesmith.train.prepare import prepare
 
 
@@ -29,7 +29,7 @@ def settings(folder: Path, model: Path, **more: Any) -> Resolved:
 
 def judge(resolved: Resolved) -> Any:
     tokenizer = load_tokenizer(resolved.config.model)
-    return make_judge(resolved, tokenizer, prepare(resolved, tokenizer))
+    return make_evaluator(resolved, tokenizer, prepare(resolved, tokenizer))
 
 
 def test_names_are_those_that_the_task_gives(tmp_path: Path, stories_model: Path) -> None:

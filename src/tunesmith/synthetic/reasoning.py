@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tunesmith.errors import DataError
-from tunesmith.world import vocabulary as v
+from tunesmith.synthetic import vocabulary as v
 
 Row = dict[str, object]
 

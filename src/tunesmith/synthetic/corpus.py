@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from tunesmith.world import vocabulary as v
+from tunesmith.synthetic import vocabulary as v
 
 BEINGS = v.ANIMALS + v.PEOPLE
 CLASSED = v.ANIMALS + v.PEOPLE + v.THINGS

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from tunesmith.errors import DataError
-from tunesmith.world import rag
-from tunesmith.world import vocabulary as v
+from tunesmith.synthetic import rag
+from tunesmith.synthetic import vocabulary as v
 
 TRAIN, HELDOUT = rag.make_rag(800, 150, seed=0)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunesmith.assets import embedded_model
-from tunesmith.world import nli
+from tunesmith.synthetic import nli
 
 FOLDER = embedded_model("nano-mistral")
 TOKENIZER = AutoTokenizer.from_pretrained(FOLDER)

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tunesmith.world import corpus
+from tunesmith.synthetic import corpus
 
 DOCUMENTS = list(itertools.islice(corpus.documents(0), 4000))
 

@@ -25,7 +25,7 @@ TOKEN_FIGURES = ("loss", "token_accuracy")
 """Figures of every evaluation, with and without generated answers."""
 
 
-class Judge:
+class Evaluator:
     """Generates answers to the run's evaluation rows, or to a sample of them, and scores them.
 
     Every evaluation's predictions and figures are kept in ``evaluation/step-N`` of the run folder, so the figures of a
@@ -49,7 +49,7 @@ class Judge:
         self._builder = data.builder
         self._rows = sampled(data.eval_rows, self._evaluation.generate_limit, self._evaluation.generate_seed)
         self._task = task_for(self._evaluation, self._builder, self._rows)
-        self._generator = generate if chosen(resolved).spreads_weights else generate_share
+        self._generator = generate if chosen(resolved).shards_parameters else generate_share
         self.names = figure_names(self._task, self._builder, self._rows)
         """Names of the figures that an evaluation will give."""
 
@@ -72,20 +72,20 @@ class Judge:
         return figures
 
 
-def make_judge(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData) -> Judge | None:
-    """The judge that a configuration asks for, or None.
+def make_evaluator(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData) -> Evaluator | None:
+    """The evaluator that a configuration asks for, or None.
 
     Raises:
         ConfigError: the metric that decides what is best will not be among the figures.
         DataError: a row does not say what its answer should be.
     """
-    judge = Judge(resolved, tokenizer, data) if resolved.config.evaluation.generate and data.eval_rows else None
+    evaluator = Evaluator(resolved, tokenizer, data) if resolved.config.evaluation.generate and data.eval_rows else None
     metric = best_metric(resolved)
-    names = [*TOKEN_FIGURES, *(judge.names if judge is not None else ())]
+    names = [*TOKEN_FIGURES, *(evaluator.names if evaluator is not None else ())]
     if metric is not None and metric.removeprefix("eval_") not in names:
         raise ConfigError(
             f"no evaluation gives {metric}",
             where=resolved.origins["training.metric_for_best_model"],
             remedy=f"choose one of {', '.join(f'eval_{name}' for name in names)}",
         )
-    return judge
+    return evaluator

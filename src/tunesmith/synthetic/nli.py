@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tunesmith.errors import DataError
-from tunesmith.world import vocabulary as v
+from tunesmith.synthetic import vocabulary as v
 
 Row = dict[str, object]
 
@@ -22,7 +22,7 @@ ENTAILMENT, NEUTRAL, CONTRADICTION = "entailment", "neutral", "contradiction"
 
 
 @dataclass(frozen=True)
-class Reading:
+class Pair:
     """One premise with one hypothesis: what they say, what follows, and a slip that a careless reader makes."""
 
     premise: str
@@ -41,7 +41,7 @@ class Reading:
         return int(self.relation == ENTAILMENT)
 
 
-Square = tuple[Reading, Reading, Reading, Reading]
+Square = tuple[Pair, Pair, Pair, Pair]
 
 
 def thought(restated: str, compared: str, label: int) -> str:
@@ -61,19 +61,19 @@ def _square(
     other: tuple[str, str],
     relation: str,
 ) -> Square:
-    """The four readings of a square.
+    """The four pairs of a square.
 
     Args:
         premises, hypotheses: hypothesis i follows from premise i and from no other.
         restated: step 1 for each premise.
         same: step 2 for each hypothesis when the premise supports it; it is the slip when the premise does not.
         other: step 2 for each hypothesis when the premise does not support it; it is the slip when it does.
-        relation: what the two crossed readings are, neutral or contradiction.
+        relation: what the two crossed pairs are, neutral or contradiction.
     """
 
-    def reading(premise: int, hypothesis: int) -> Reading:
+    def pair(premise: int, hypothesis: int) -> Pair:
         follows = premise == hypothesis
-        return Reading(
+        return Pair(
             premise=v.sentence(premises[premise]),
             hypothesis=v.sentence(hypotheses[hypothesis]),
             restated=restated[premise],
@@ -82,7 +82,7 @@ def _square(
             relation=ENTAILMENT if follows else relation,
         )
 
-    return reading(0, 0), reading(0, 1), reading(1, 0), reading(1, 1)
+    return pair(0, 0), pair(0, 1), pair(1, 0), pair(1, 1)
 
 
 def _setting(rng: random.Random) -> str:
@@ -418,7 +418,7 @@ def _squares(rng: random.Random, held_out: bool) -> Iterator[tuple[str, Square]]
                 # One square in a dozen or so is held out; a few hundred draws always find one.
                 while True:
                     square = maker(rng)
-                    hits = [bool(v.held_out_pairs((reading.premise, reading.hypothesis))) for reading in square]
+                    hits = [bool(v.held_out_pairs((pair.premise, pair.hypothesis))) for pair in square]
                     if all(hits) if held_out else not any(hits):
                         break
                 yield phenomenon, square
@@ -428,19 +428,19 @@ _SQUARES_PER_LOOK = 400
 _FEWEST_NEW_READINGS = 100
 
 
-def _readings(num: int, rng: random.Random, held_out: bool) -> list[tuple[str, Reading]]:
-    """``num`` different readings, shuffled.
+def _pairs(num: int, rng: random.Random, held_out: bool) -> list[tuple[str, Pair]]:
+    """``num`` different pairs, shuffled.
 
     Raises:
-        DataError: hardly any square brings a new reading any more, so the world is used up.
+        DataError: hardly any square brings a new pair any more, so the world is used up.
     """
-    found: dict[tuple[str, str], tuple[str, Reading]] = {}
+    found: dict[tuple[str, str], tuple[str, Pair]] = {}
     known = 0
     for drawn, (phenomenon, square) in enumerate(_squares(rng, held_out)):
         # Entailment and the rest in turn, so that a square cut short by ``num`` costs the balance one row at most.
-        for reading in (square[0], square[1], square[3], square[2]):
+        for pair in (square[0], square[1], square[3], square[2]):
             if len(found) < num:
-                found.setdefault((reading.premise, reading.hypothesis), (phenomenon, reading))
+                found.setdefault((pair.premise, pair.hypothesis), (phenomenon, pair))
         if len(found) >= num:
             break
         if drawn % _SQUARES_PER_LOOK == _SQUARES_PER_LOOK - 1:
@@ -451,18 +451,16 @@ def _readings(num: int, rng: random.Random, held_out: bool) -> list[tuple[str, R
                     remedy="ask for fewer",
                 )
             known = len(found)
-    readings = list(found.values())
-    rng.shuffle(readings)
-    return readings
+    pairs = list(found.values())
+    rng.shuffle(pairs)
+    return pairs
 
 
-def _both_sides(
-    num_train: int, num_heldout: int, seed: int
-) -> tuple[list[tuple[str, Reading]], list[tuple[str, Reading]]]:
-    """Readings for training and held-out readings; each side depends on the seed only, not on the other's size."""
+def _both_sides(num_train: int, num_heldout: int, seed: int) -> tuple[list[tuple[str, Pair]], list[tuple[str, Pair]]]:
+    """Readings for training and held-out pairs; each side depends on the seed only, not on the other's size."""
     return (
-        _readings(num_train, random.Random(f"nli train {seed}"), held_out=False),
-        _readings(num_heldout, random.Random(f"nli heldout {seed}"), held_out=True),
+        _pairs(num_train, random.Random(f"nli train {seed}"), held_out=False),
+        _pairs(num_heldout, random.Random(f"nli heldout {seed}"), held_out=True),
     )
 
 
@@ -481,16 +479,16 @@ def make_nli(num_train: int, num_heldout: int, seed: int = 0) -> tuple[list[Row]
         [
             {
                 "id": f"nli-{side}-{index}",
-                "premise": reading.premise,
-                "hypothesis": reading.hypothesis,
-                "thought_process": thought(reading.restated, reading.compared, reading.label),
-                "predicted_label": reading.label,
+                "premise": pair.premise,
+                "hypothesis": pair.hypothesis,
+                "thought_process": thought(pair.restated, pair.compared, pair.label),
+                "predicted_label": pair.label,
                 "phenomenon": phenomenon,
-                "relation": reading.relation,
+                "relation": pair.relation,
             }
-            for index, (phenomenon, reading) in enumerate(readings)
+            for index, (phenomenon, pair) in enumerate(pairs)
         ]
-        for side, readings in zip(("train", "heldout"), sides, strict=True)
+        for side, pairs in zip(("train", "heldout"), sides, strict=True)
     )
     return train, heldout
 
@@ -508,29 +506,29 @@ def make_nli_thoughts(num: int, wrong_share: float = 0.3, seed: int = 0) -> tupl
         rows (id, premise, hypothesis, predicted_label, true_label, thought_process, error_analysis,
         improved_thought_process).
     """
-    readings, _ = _both_sides(num, 0, seed)
+    pairs, _ = _both_sides(num, 0, seed)
     rng = random.Random(f"nli slips {seed}")
     slipped = set(rng.sample(range(num), round(num * wrong_share)))
     thoughts: list[Row] = []
     reflections: list[Row] = []
-    for index, (_, reading) in enumerate(readings):
+    for index, (_, pair) in enumerate(pairs):
         wrong = index in slipped
-        compared, predicted = (reading.slip, 1 - reading.label) if wrong else (reading.compared, reading.label)
+        compared, predicted = (pair.slip, 1 - pair.label) if wrong else (pair.compared, pair.label)
         row: Row = {
             "id": f"nli-train-{index}",
-            "premise": reading.premise,
-            "hypothesis": reading.hypothesis,
-            "thought_process": thought(reading.restated, compared, predicted),
+            "premise": pair.premise,
+            "hypothesis": pair.hypothesis,
+            "thought_process": thought(pair.restated, compared, predicted),
             "predicted_label": predicted,
-            "true_label": reading.label,
+            "true_label": pair.label,
         }
         thoughts.append({**row, "correct": not wrong})
         if wrong:
             reflections.append(
                 {
                     **row,
-                    "error_analysis": f'step 2 is wrong: it says "{reading.slip}" and should say "{reading.compared}".',
-                    "improved_thought_process": thought(reading.restated, reading.compared, reading.label),
+                    "error_analysis": f'step 2 is wrong: it says "{pair.slip}" and should say "{pair.compared}".',
+                    "improved_thought_process": thought(pair.restated, pair.compared, pair.label),
                 }
             )
     return thoughts, reflections

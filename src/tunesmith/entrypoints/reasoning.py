@@ -15,7 +15,7 @@ from tunesmith import notices
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.main import guarded
 from tunesmith.config.draft import Draft
-from tunesmith.config.load import finish
+from tunesmith.config.load import resolve_draft
 from tunesmith.config.readers import flat_json
 from tunesmith.config.resolve import Resolved, resolve
 from tunesmith.config.schema import DataSection
@@ -132,7 +132,7 @@ class ModelTrainer:
     def __init__(self, config: TrainingConfig | None = None, **settings: Any) -> None:
         self.config = TrainingConfig() if config is None else config
         self._settings = settings
-        notices.forget()
+        notices.clear()
         resolve(self._draft({}))  # wrong values are told at once; how they fit together depends on the files
 
     def train(self, train_file: str | list[str], eval_file: str | list[str] | None = None) -> str:
@@ -148,7 +148,7 @@ class ModelTrainer:
             TunesmithError: whatever prevents the run, with what, where and what to do.
         """
         files = {"train_file": train_file} | ({} if eval_file is None else {"eval_file": eval_file})
-        resolved = finish(self._draft(files))
+        resolved = resolve_draft(self._draft(files))
         from tunesmith.cli import environment
 
         environment.prepare(resolved.config.launch.gpu_id)
@@ -225,7 +225,7 @@ def _train(arguments: list[str]) -> int:
     parser.add_argument("--local_rank", "--local-rank", type=int, help="given by launchers; the environment decides")
     options, settings = parser.split(arguments)
     draft = flat_json.read(options.config) if options.config else flat_json.from_keywords({})
-    resolved = finish(draft, settings)
+    resolved = resolve_draft(draft, settings)
     if not resolved.config.data.train_data:
         raise ConfigError("train_file is not set", remedy="give --train_file data/formatted/combined_formatted.json")
     from tunesmith.cli.train import train_resolved

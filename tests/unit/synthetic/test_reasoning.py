@@ -7,8 +7,8 @@ import re
 import pytest
 
 from tunesmith.errors import DataError
-from tunesmith.world import reasoning
-from tunesmith.world import vocabulary as v
+from tunesmith.synthetic import reasoning
+from tunesmith.synthetic import vocabulary as v
 
 TRAIN, HELDOUT = reasoning.make_reasoning(1500, 150, seed=0)
 EQUATION = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)\.")

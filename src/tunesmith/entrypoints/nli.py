@@ -75,6 +75,6 @@ def _open(path: str | Path | None, settings: Sequence[str], default: Path, stric
     if opened.fallback is not None and os.environ.get("RANK", "0") == "0":
         bar = "!" * 100
         print(bar, file=sys.stderr)
-        notices.say(opened.fallback)  # on stderr, and into run.json
+        notices.notify(opened.fallback)  # on stderr, and into run.json
         print(bar, file=sys.stderr)
     return opened
