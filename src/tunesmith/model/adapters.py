@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import AdapterSection
 from tunesmith.errors import ModelError, UnsafeError
+from tunesmith.model.fingerprint import is_fingerprint_of
 from tunesmith.model.precision import mutates_base
 from tunesmith.notices import notify
 
@@ -223,14 +224,14 @@ def read_adapter(folder: Path) -> AdapterFile:
 
 
 def load_adapter_strictly(
-    model: PreTrainedModel, folder: Path, base_fingerprint: str | None, recorded_checksum: str | None = None
+    model: PreTrainedModel, folder: Path, base: Path | None, recorded_checksum: str | None = None
 ) -> PeftModel:
     """Put a saved adapter on its base, frozen and in evaluation mode; every tensor must be there, and no other.
 
     A base on the meta device gets the adapter's weights alone.
 
     Args:
-        base_fingerprint: that of the base; None skips the comparison.
+        base: folder of the base's files, whose fingerprint is compared; None skips the comparison.
         recorded_checksum: what the run's record says of this adapter, where there is one.
 
     Raises:
@@ -241,7 +242,7 @@ def load_adapter_strictly(
     file = read_adapter(folder)
     if file.base_fingerprint is None:
         notify(f"{folder}: the adapter does not say which base it was trained on; only names and shapes are compared")
-    elif base_fingerprint is not None and file.base_fingerprint != base_fingerprint:
+    elif base is not None and not is_fingerprint_of(file.base_fingerprint, base):
         raise ModelError(
             "the adapter was trained on another base (fingerprints differ)",
             where=str(folder),

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, prepare_model_for_kbit_training
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.resolve import Resolved, from_values
@@ -29,10 +29,10 @@ from tunesmith.model.adapters import (
     read_lora_config,
 )
 from tunesmith.model.attention import choose_attention
-from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
 from tunesmith.model.quantize import is_quantized, keep_one_4bit_kernel, quantization_config
+from tunesmith.model.whole import judge, open_checked
 
 RECORD = "run.json"
 
@@ -92,32 +92,32 @@ def load_base(
         strategy: how several processes will share it.
     """
     section = resolved.config.model
-    located = source.locate(section.model_name_or_path, section.revision)
-    keywords = source.loading_keywords(section, located)
-    config = _open(AutoConfig.from_pretrained, located, section.model_name_or_path, keywords)
-    check_not_quantized(config, section.model_name_or_path)
-    model: PreTrainedModel = _open(
+    found = open_checked(section)
+    model, info = _open(
         AutoModelForCausalLM.from_pretrained,
-        located,
+        found.located,
         section.model_name_or_path,
-        keywords
+        found.keywords
         | {
-            "config": config,
+            "config": found.config,
             "dtype": dtype or weights_dtype(resolved, precision),
             "device_map": placement(resolved, strategy),
-            "attn_implementation": choose_attention(resolved, precision, supports_sdpa=_supports_sdpa(config)),
+            "attn_implementation": choose_attention(resolved, precision, supports_sdpa=_supports_sdpa(found.config)),
             "quantization_config": quantization_config(
                 resolved.config.quantization, precision, spread=strategy.name == "fsdp2"
             ),
             "use_safetensors": True,
+            "output_loading_info": True,
         },
     )
+    judge(info, section.model_name_or_path)
     _check_placed(model)
     if is_quantized(resolved.config.quantization):
         keep_one_4bit_kernel(model)
         # Norms, embeddings and head become float32, and everything is frozen; checkpointing is switched on elsewhere.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def enable_checkpointing(model: PreTrainedModel | PeftModel) -> None:
@@ -199,11 +199,10 @@ class ModelSpec:
         """Where its tokenizer is."""
         return _tokenizer_folder(self.folder, self.resolved.config)
 
-    def base_fingerprint(self) -> str:
-        """The fingerprint of the base's files."""
+    def base_folder(self) -> Path:
+        """Where the base's files are; those of a hub model must have been fetched before."""
         section = self.resolved.config.model
-        located = source.locate(section.model_name_or_path, section.revision)
-        return fingerprint(source.local_folder(located, section.revision))
+        return source.local_folder(source.locate(section.model_name_or_path, section.revision), section.revision)
 
 
 def model_spec(
@@ -284,7 +283,7 @@ def load_from_spec(how: ModelSpec) -> Inference:
     if precision.dtype == "float32" and not is_quantized(resolved.config.quantization):
         model = model.float()  # exact; weights that training held in 16 bits are multiplied in 32
     if how.is_adapter:
-        model = load_adapter_strictly(model, how.folder, how.base_fingerprint(), how.checksum)
+        model = load_adapter_strictly(model, how.folder, how.base_folder(), how.checksum)
     for parameter in model.parameters():
         parameter.requires_grad = False
     align_types(model)
@@ -314,12 +313,6 @@ def _supports_sdpa(config: PreTrainedConfig) -> bool:
     except KeyError:
         return True  # its own code; the library decides
     return bool(getattr(model_class, "_supports_sdpa", True))
-
-
-def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
-    """Refuse a base whose file is quantized already."""
-    if getattr(config, "quantization_config", None):
-        raise ModelError("was saved in a quantized format already", where=name, remedy="name its unquantized original")
 
 
 def _check_placed(model: PreTrainedModel) -> None:

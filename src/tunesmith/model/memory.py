@@ -60,9 +60,10 @@ from tunesmith.config.strategy import Strategy, at, chosen, named
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
 from tunesmith.model.adapters import attach_adapter, check_targets, lora_config
-from tunesmith.model.load import check_not_quantized, trainable_parameters, visible_index
+from tunesmith.model.load import trainable_parameters, visible_index
 from tunesmith.model.precision import Precision, uses_cuda, weights_dtype
 from tunesmith.model.quantize import is_quantized
+from tunesmith.model.whole import check_not_quantized
 from tunesmith.notices import notify
 
 GIB = 2**30

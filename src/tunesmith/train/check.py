@@ -30,6 +30,7 @@ from tunesmith.model.load import placement
 from tunesmith.model.memory import GIB, BatchShape, Memory
 from tunesmith.model.precision import Precision, choose_precision, uses_cuda
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
+from tunesmith.model.whole import open_checked
 from tunesmith.train import checkpoint
 from tunesmith.train.arguments import eval_interval, sft_keywords
 from tunesmith.train.evaluator import make_evaluator
@@ -100,7 +101,7 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
     precision = memory.precision_elsewhere(resolved) if gpu else report.attempt(lambda: choose_precision(resolved))
     if precision is None:
         return report
-    report.attempt(lambda: source.locate(resolved.config.model.model_name_or_path, resolved.config.model.revision))
+    whole = report.attempt(lambda: _base(resolved))
     if gpu is None:
         report.attempt(lambda: placement(resolved, strategy))
         report.attempt(lambda: choose_attention(resolved, precision))
@@ -108,6 +109,8 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
             report.attempt(lambda: _check_arguments(resolved, precision, plan))
     report.attempt(lambda: _check_trackers(resolved))
     batch = _largest_batch(resolved, data, tokenizer)
+    if whole is None:
+        return report
     found = report.attempt(lambda: _model(resolved, precision, batch, tokenizer, cuda=gpu is not None))
     if found is not None:
         name, size = capacity
@@ -132,6 +135,14 @@ def _starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
         for path in missing:
             if path.is_dir():
                 path.rmdir()
+
+
+def _base(resolved: Resolved) -> str:
+    """Where the base is; its headers and its configuration agree, unless another package opens it."""
+    section = resolved.config.model
+    if section.model_class is not None:
+        return source.locate(section.model_name_or_path, section.revision)
+    return open_checked(section, read_weights=False).located
 
 
 def _check_arguments(resolved: Resolved, precision: Precision, plan: Plan) -> None:
