@@ -23,6 +23,7 @@ from tunesmith.config.schema import AdapterSection
 from tunesmith.errors import ModelError, UnsafeError
 from tunesmith.model.fingerprint import is_fingerprint_of
 from tunesmith.model.precision import mutates_base
+from tunesmith.model.source import check_one_kind
 from tunesmith.notices import notify
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -168,6 +169,7 @@ def read_lora_config(folder: Path) -> LoraConfig:
     """
     if not (folder / ADAPTER_CONFIG).is_file():
         raise ModelError(f"has no {ADAPTER_CONFIG}", where=str(folder))
+    check_one_kind(folder)
     try:
         config = LoraConfig.from_pretrained(str(folder))
     except Exception as error:  # whatever is wrong in it, it is this file

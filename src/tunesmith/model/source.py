@@ -83,12 +83,7 @@ def check_model_folder(folder: Path) -> None:
                 "holds an adapter, not a model", where=str(folder), remedy="name the base model the adapter belongs to"
             )
         raise ModelError("has no config.json, so it is no model folder", where=str(folder))
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            "holds a model and an adapter, and which one is meant cannot be told",
-            where=str(folder),
-            remedy="keep adapter_config.json in a folder of its own",
-        )
+    check_one_kind(folder)
     weights = weight_files(folder)
     if not weights:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -114,6 +109,20 @@ def local_folder(located: str, revision: str | None = None) -> Path:
     if cached is None:
         raise ModelError("is not in the local cache", where=located, remedy="load the model once with the hub in reach")
     return cached
+
+
+def check_one_kind(folder: Path) -> None:
+    """Refuse a folder that holds a model and an adapter: the library would put the one on the other by itself.
+
+    Raises:
+        ModelError: both are there.
+    """
+    if all((folder / name).is_file() for name in ("adapter_config.json", "config.json")) and weight_files(folder):
+        raise ModelError(
+            "holds a model and an adapter, and which one is meant cannot be told",
+            where=str(folder),
+            remedy="keep adapter_config.json in a folder of its own",
+        )
 
 
 def fetched(located: str, revision: str | None = None) -> Path:
