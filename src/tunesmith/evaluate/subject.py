@@ -62,7 +62,7 @@ def find_subject(name: str | Path, settings: Sequence[str] = ()) -> Subject:
         ModelError: there is no such model.
         UnsafeError: it would run code, or open a pickle, that nobody allowed.
     """
-    from tunesmith.model.adapters import ADAPTER_CONFIG
+    from tunesmith.model.adapter_config import ADAPTER_CONFIG
 
     path = Path(name)
     for home in (path, path.absolute().parent) if path.is_dir() else ():
@@ -124,7 +124,7 @@ def _refuse_recorded_function(record: Record, resolved: Resolved) -> None:
 
 def _of_adapter(name: str, path: Path, settings: Sequence[str]) -> Subject:
     from tunesmith.export.inference import settings_of
-    from tunesmith.model.adapters import read_lora_config
+    from tunesmith.model.adapter_config import read_lora_config
 
     named = read_lora_config(path).base_model_name_or_path
     if not named:

@@ -22,7 +22,8 @@ from tunesmith.export import proof, shards
 from tunesmith.export.card import run_folder_of, write_card
 from tunesmith.export.save import save_model, write_generation_defaults
 from tunesmith.model import source
-from tunesmith.model.adapters import ADAPTER_CONFIG, load_adapter_strictly
+from tunesmith.model.adapter_config import ADAPTER_CONFIG
+from tunesmith.model.adapters import load_adapter_strictly
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.load import ModelSpec, load_from_spec, model_spec
 from tunesmith.model.precision import Precision

@@ -25,7 +25,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 from tunesmith.errors import ModelError, StorageError
 from tunesmith.export.save import file_mode
 from tunesmith.model import source
-from tunesmith.model.adapters import load_adapter_strictly, read_lora_config
+from tunesmith.model.adapter_config import read_lora_config
+from tunesmith.model.adapters import load_adapter_strictly
 from tunesmith.model.headers import INDEX, read_headers
 from tunesmith.model.load import ModelSpec
 from tunesmith.model.precision import mutates_base

@@ -21,13 +21,8 @@ from tunesmith.config.schema import RunConfig
 from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ModelError
 from tunesmith.model import source
-from tunesmith.model.adapters import (
-    ADAPTER_CONFIG,
-    attach_adapter,
-    load_adapter_strictly,
-    lora_config,
-    read_lora_config,
-)
+from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
+from tunesmith.model.adapters import attach_adapter, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
