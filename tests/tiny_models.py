@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GPT2Config,
@@ -38,3 +41,23 @@ def build(kind: str) -> Any:
     if kind == "mistral":
         return MistralForCausalLM(MistralConfig(**sizes, **common, sliding_window=None, tie_word_embeddings=False))
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=64))
+
+
+def change(
+    folder: Path, change_tensors: Callable[[dict[str, torch.Tensor]], Any], file: str = "model.safetensors"
+) -> None:
+    """Load a model's only file, change what it holds and write it again."""
+    tensors = load_file(folder / file)
+    changed = change_tensors(tensors)
+    save_file(tensors if changed is None else changed, folder / file, metadata={"format": "pt"})
+
+
+def configure(folder: Path, file: str = "config.json", **values: Any) -> None:
+    """Set values in a JSON file of a model or an adapter."""
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def without(*names: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """A change that leaves tensors out."""
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if name not in names}
