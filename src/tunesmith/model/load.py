@@ -16,10 +16,11 @@ from peft import PeftModel, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
+from tunesmith.config.recorded import problem_of
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import RunConfig
 from tunesmith.config.strategy import ALONE, Strategy
-from tunesmith.errors import ModelError
+from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
 from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
 from tunesmith.model.adapters import attach_adapter, load_adapter_strictly, lora_config
@@ -234,7 +235,10 @@ def model_spec(
     if not quantized or (trained and not is_adapter):
         settings |= {"quantization.load_in_4bit": False, "quantization.load_in_8bit": False}
     # Evaluation may stand on another machine than training did: what was written for training yields here, aloud.
-    resolved = from_values(settings, dict.fromkeys(settings, f"{DEFAULT} of the run"))
+    try:
+        resolved = from_values(settings, dict.fromkeys(settings, f"{DEFAULT} of the run"))
+    except ConfigError as error:
+        raise ModelError(f"the settings of its run cannot be used ({error})", where=str(name)) from error
     intended = _trained_precision(record) or choose_precision(resolved)
     precision = possible_here(intended, resolved)
     weight_dtype = weights_dtype(resolved, intended) if record else precision.torch_dtype
@@ -342,15 +346,18 @@ def _record(folder: Path) -> dict[str, Any]:
         if path.is_file():
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
-                return {**record, "settings": dict(record["settings"])}
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise ModelError(f"the run's record cannot be read ({error})", where=str(path)) from error
+            problem = problem_of(record)
+            if problem is not None:
+                raise ModelError(f"the run's record cannot be used ({problem})", where=str(path))
+            return dict(record)
     return {}
 
 
 def _recorded_checksum(record: dict[str, Any], folder: Path) -> str | None:
     """The checksum in a record of the adapter that a run saved at its end; a checkpoint's adapter has none there."""
-    adapter = record.get("adapter", {})
+    adapter = record.get("adapter") or {}
     inside = "." if (folder / RECORD).is_file() else folder.name
     return adapter.get("checksum") if adapter.get("folder") == inside else None
 
