@@ -21,8 +21,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith import notices
+from tunesmith.config.evaluation import evaluates
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.rules import evaluates
 from tunesmith.config.schema import DataSection
 from tunesmith.data import cache
 from tunesmith.data.examples import ExampleBuilder, check_kept
