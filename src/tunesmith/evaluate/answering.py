@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tunesmith.data.formats import QUESTION_COLUMNS, rename
-from tunesmith.data.rows import Problems, Row
+from tunesmith.data.row import Problems, Row
 from tunesmith.errors import DataError
 from tunesmith.evaluate.subject import Subject
 from tunesmith.export.inference import read

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import DataSection, EvaluationSection
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import ConfigError, DataError, DataErrors, StorageError
 from tunesmith.evaluate.compare import Comparison, compare, safe_name
 from tunesmith.evaluate.intervals import confidence_intervals

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from tunesmith.config.evaluation import evaluates
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.rules import evaluates
 from tunesmith.config.strategy import ALONE, Strategy
 
 

@@ -17,7 +17,7 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import EvaluationSection
 from tunesmith.config.strategy import chosen
 from tunesmith.data.examples import ExampleBuilder
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evaluate.generate import generate
 from tunesmith.model.precision import Precision
