@@ -86,7 +86,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     resume = starting_point(resolved)
     tokenizer = load_tokenizer(resolved.config.model)
     data = prepare(resolved, tokenizer)
-    evaluator = make_evaluator(resolved, tokenizer, data)
+    evaluator = make_evaluator(resolved, data)
     precision = choose_precision(resolved)
     samples = make_samples(resolved, tokenizer, data, precision)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
