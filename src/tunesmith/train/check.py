@@ -173,7 +173,7 @@ def _describe_data(report: Report, resolved: Resolved, tokenizer: PreTrainedToke
         report.ledger_lines = data.train_ledger.table()
     if data.eval_rows:
         report.ledger_lines += ["evaluation:", *data.eval_ledger.table()]
-    report.attempt(lambda: make_evaluator(resolved, tokenizer, data))
+    report.attempt(lambda: make_evaluator(resolved, data))
     report.attempt(lambda: make_samples(resolved, tokenizer, data, Precision("float32", "nothing is generated here")))
     report.template = report.attempt(lambda: _template(tokenizer, data)) or []
 

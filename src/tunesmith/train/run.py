@@ -85,7 +85,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     resume = starting_point(resolved)
     tokenizer = load_tokenizer(resolved.config.model)
     data = prepare(resolved, tokenizer)
-    evaluator = make_evaluator(resolved, tokenizer, data)
+    evaluator = make_evaluator(resolved, data)
     device = here(resolved, strategy)
     precision = choose_precision(resolved, device)
     samples = make_samples(resolved, tokenizer, data, precision)
