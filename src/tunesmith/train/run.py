@@ -180,13 +180,14 @@ def build_trainer(
         callbacks.append(EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold))
     if is_main_process():
         callbacks.extend(trackers.callbacks(resolved))
+    args = Arguments(**keywords)
     trainer = Trainer(
         model=model,
-        args=Arguments(**keywords),
+        args=args,
         processing_class=tokenizer,
         train_dataset=rows,
         eval_dataset=eval_rows,
-        data_collator=training_collator(resolved, model, tokenizer, precision),
+        data_collator=training_collator(resolved, model, tokenizer, precision, args.device),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
         generation_metrics=evaluator,
         generate_every=resolved.config.evaluation.generate_every,
@@ -201,7 +202,7 @@ def build_trainer(
 
 
 def training_collator(
-    resolved: Resolved, model: Any, tokenizer: PreTrainedTokenizerBase, precision: Precision
+    resolved: Resolved, model: Any, tokenizer: PreTrainedTokenizerBase, precision: Precision, device: torch.device
 ) -> Collator:
     """The collator of training batches; where a row holds several examples, the model is made to keep them apart.
 
@@ -211,7 +212,7 @@ def training_collator(
     batching = resolved.config.training.batching
     if batching in ("padded", "length_grouped"):
         return Collator(batching, tokenizer.pad_token_id)
-    return Collator(batching, tokenizer.pad_token_id, boundaries=keep_examples_apart(model, precision))
+    return Collator(batching, tokenizer.pad_token_id, boundaries=keep_examples_apart(model, precision, device))
 
 
 def describe(
