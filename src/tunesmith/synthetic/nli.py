@@ -12,11 +12,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tunesmith.errors import DataError
 from tunesmith.synthetic import vocabulary as v
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = "entailment", "neutral", "contradiction"
 
