@@ -6,7 +6,7 @@ Everything that can be checked without weights is checked before weights are loa
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,14 @@ from tunesmith.train.folder import (
 )
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare
-from tunesmith.train.processes import is_main_process, num_processes, process_seed, use_fresh_store
+from tunesmith.train.processes import (
+    connected,
+    disconnect,
+    is_main_process,
+    num_processes,
+    process_seed,
+    use_fresh_store,
+)
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.samples import make_samples
 from tunesmith.train.start import check_agreement, check_batches, starting_point
@@ -79,6 +86,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     started = time.perf_counter()
     training = resolved.config.training
     use_fresh_store()
+    joined = connected()
     strategy = check_strategy(resolved)
     check_processes(resolved, strategy)
     claim_deepspeed_fields()
@@ -139,7 +147,11 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener.on_end()
     if is_main_process() and isinstance(data.train, ExampleStream):
         write_ledger(folder, data)
-    return finalize(resolved, trainer, tokenizer, precision, contract, started)
+    weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
+    release_zero3()
+    if not joined:
+        disconnect()
+    return finalize(resolved, trainer, tokenizer, precision, contract, started, weights)
 
 
 def inference_contract(resolved: Resolved, model: Any, data: PreparedData) -> Contract:
@@ -266,20 +278,22 @@ def finalize(
     precision: Precision,
     contract: Contract,
     started: float,
+    weights: Mapping[str, torch.Tensor] | None,
 ) -> TrainResult:
-    """Write the finished model and all that is known of it; every process must call this.
+    """Write the finished model and all that is known of it.
+
+    The main process alone has something to do, and the others do not wait for it: merging and proving take as long as
+    they take, and no collective with a time limit may stand behind them.
 
     Args:
         started: ``time.perf_counter()`` at the start of the run.
+        weights: the gathered weights of a model that is spread over processes.
     """
     training, state = resolved.config.training, trainer.state
     folder = Path(training.output_dir)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    whole = gathered_weights(model)
-    release_zero3()
     if is_main_process():
-        save_models(resolved, model, tokenizer, precision, contract, state_dict=whole)
-    trainer.accelerator.wait_for_everyone()
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_models(resolved, model, tokenizer, precision, contract, state_dict=weights)
     seconds = time.perf_counter() - started
     best = best_evaluation(
         state.log_history, trainer.args.metric_for_best_model, greater_is_better=bool(trainer.args.greater_is_better)
