@@ -243,10 +243,11 @@ def _locate_on_hub(name: str, revision: str | None, kind: str) -> str:
         notify(f"{name}: the hub was not asked ({trouble}); the copy in the local cache is used")
         return str(cached)
     hint = did_you_mean(name, assets.EMBEDDED_MODELS, "")
+    fetch = "give a local folder, or fetch the model once with the network up and HF_HUB_OFFLINE unset"
     raise ModelError(
         f"no folder of that name, not in the local cache, and the hub is out of reach ({trouble})",
         where=name,
-        remedy=f"{f'{hint} Otherwise ' if hint else ''}give a local folder, or fetch the model once with the network up and HF_HUB_OFFLINE unset",
+        remedy=f"{hint} Otherwise {fetch}" if hint else fetch,
     )
 
 
