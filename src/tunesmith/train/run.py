@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, set_seed
-from trl import SFTConfig
 
-from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.data.collate import Collator
@@ -25,13 +23,15 @@ from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
-from tunesmith.model.load import load_model, trainable_parameters
+from tunesmith.model.device import Device, here
+from tunesmith.model.load import load_model
+from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.precision import Precision, choose_precision
 from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 from tunesmith.report import record
 from tunesmith.train import trackers
-from tunesmith.train.arguments import eval_interval, sft_keywords
+from tunesmith.train.arguments import check_optimizer, eval_interval, sft_keywords
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
 from tunesmith.train.dataset import num_batch_rows, to_dataset
 from tunesmith.train.evaluator import Evaluator, make_evaluator
@@ -68,7 +68,7 @@ from tunesmith.train.strategy import (
     gathered_weights,
     release_zero3,
 )
-from tunesmith.train.trainer import Trainer
+from tunesmith.train.trainer import Arguments, Trainer
 
 
 def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
@@ -94,16 +94,18 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     resume = starting_point(resolved)
     tokenizer = load_tokenizer(resolved.config.model)
     data = prepare(resolved, tokenizer)
-    evaluator = make_evaluator(resolved, tokenizer, data)
-    precision = choose_precision(resolved)
+    evaluator = make_evaluator(resolved, data)
+    device = here(resolved, strategy)
+    precision = choose_precision(resolved, device)
     samples = make_samples(resolved, tokenizer, data, precision)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
     plan = make_plan(resolved, num_batch_rows(rows), num_processes())
     check_precision(resolved, strategy, precision)
+    check_optimizer(resolved, device)
     if resume is not None:
         check_batches(resume, resolved, plan, strategy)
     set_seed(training.seed)
-    model = load_model(resolved, precision, strategy)
+    model = load_model(resolved, precision, device, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
     check_tied(strategy, model)
     contract = inference_contract(resolved, model, data)
@@ -113,6 +115,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         model,
         tokenizer,
         precision,
+        device,
         plan,
         evaluator,
         rows,
@@ -163,6 +166,7 @@ def build_trainer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     precision: Precision,
+    device: Device,
     plan: Plan,
     evaluator: Evaluator | None,
     rows: Dataset,
@@ -178,28 +182,25 @@ def build_trainer(
         resolved,
         bf16=precision.bf16,
         fp16=precision.fp16,
-        use_cpu=not torch.cuda.is_available(),
+        device=device,
         warmup_steps=plan.warmup_steps,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         resuming=resuming,
         strategy=strategy,
     )
-    if training.optim.startswith("paged_") and not torch.cuda.is_available():
-        notices.notify(
-            f"{training.optim}: there is no GPU memory to page, so the optimizer's states stay where they are"
-        )
     callbacks = []
     if training.early_stopping_patience is not None and eval_interval(resolved)[0] != "no":
         callbacks.append(EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold))
     if is_main_process():
         callbacks.extend(trackers.callbacks(resolved))
+    args = Arguments(**keywords)
     trainer = Trainer(
         model=model,
-        args=SFTConfig(**keywords),
+        args=args,
         processing_class=tokenizer,
         train_dataset=rows,
         eval_dataset=eval_rows,
-        data_collator=training_collator(resolved, model, tokenizer, precision),
+        data_collator=training_collator(resolved, model, tokenizer, precision, args.device),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
         generation_metrics=evaluator,
         generate_every=resolved.config.evaluation.generate_every,
@@ -214,7 +215,7 @@ def build_trainer(
 
 
 def training_collator(
-    resolved: Resolved, model: Any, tokenizer: PreTrainedTokenizerBase, precision: Precision
+    resolved: Resolved, model: Any, tokenizer: PreTrainedTokenizerBase, precision: Precision, device: torch.device
 ) -> Collator:
     """The collator of training batches; where a row holds several examples, the model is made to keep them apart.
 
@@ -224,7 +225,7 @@ def training_collator(
     batching = resolved.config.training.batching
     if batching in ("padded", "length_grouped"):
         return Collator(batching, tokenizer.pad_token_id)
-    return Collator(batching, tokenizer.pad_token_id, boundaries=keep_examples_apart(model, precision))
+    return Collator(batching, tokenizer.pad_token_id, boundaries=keep_examples_apart(model, precision, device))
 
 
 def describe(
