@@ -124,7 +124,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         resuming=resume is not None,
         strategy=strategy,
     )
-    check_agreement(resume)
+    check_agreement(resume, data.train_fingerprint)
     facts = describe(resolved, model, precision, plan, data, trainer, strategy)
     trainer.add_callback(RunLog(folder, listener))
     if samples is not None:
