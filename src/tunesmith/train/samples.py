@@ -14,8 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.schema import EvaluationSection
-from tunesmith.config.strategy import chosen
+from tunesmith.config.strategy import Strategy
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.rows import Row
 from tunesmith.errors import ConfigError, DataError
@@ -99,7 +98,11 @@ def row_questions(rows: Sequence[Row], builder: ExampleBuilder) -> list[Question
 
 
 def make_samples(
-    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData, precision: Precision
+    resolved: Resolved,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PreparedData,
+    precision: Precision,
+    strategy: Strategy,
 ) -> Samples | None:
     """The callback that a configuration asks for, or None.
 
@@ -108,6 +111,7 @@ def make_samples(
         tokenizer: the run's tokenizer.
         data: the run's rows; the format of the first training row decides how a question becomes a prompt.
         precision: the run's arithmetic.
+        strategy: how several processes share the run.
 
     Raises:
         ConfigError: a question alone is no row of this format.
@@ -122,16 +126,8 @@ def make_samples(
     else:
         questions = row_questions(data.eval_rows[:NUM_ROWS] or [first_row], builder)
         notify(f"no gen_questions_file: sample answers are those to {', '.join(each.where for each in questions)}")
-    return Samples(
-        questions,
-        tokenizer,
-        Path(training.output_dir),
-        training.gen_every_n_steps,
-        resolved.config.evaluation,
-        builder.stop_token_ids(first_row),
-        precision,
-        together=chosen(resolved).shards_parameters,
-    )
+    stops = builder.stop_token_ids(first_row)
+    return Samples(resolved, tokenizer, questions, stops, precision, together=strategy.shards_parameters)
 
 
 class Samples(TrainerCallback):
@@ -139,11 +135,10 @@ class Samples(TrainerCallback):
     exchange of gradients.
 
     Args:
-        questions: what is asked.
+        resolved: the run's configuration: how often questions are asked, and how answers are decoded. They go to
+            ``gen_results/gen_step_N.json`` in the run folder.
         tokenizer: the run's tokenizer.
-        folder: the run folder; answers go to ``gen_results/gen_step_N.json`` in it.
-        every: optimizer steps between samples.
-        settings: how answers are decoded.
+        questions: what is asked.
         stop_token_ids: tokens that end an answer.
         precision: the run's arithmetic.
         together: all processes generate, because the weights are spread over them; the first one alone writes.
@@ -151,21 +146,20 @@ class Samples(TrainerCallback):
 
     def __init__(
         self,
-        questions: list[Question],
+        resolved: Resolved,
         tokenizer: PreTrainedTokenizerBase,
-        folder: Path,
-        every: int,
-        settings: EvaluationSection,
+        questions: list[Question],
         stop_token_ids: list[int],
         precision: Precision,
         *,
         together: bool = False,
     ) -> None:
+        training = resolved.config.training
         self._questions = questions
         self._tokenizer = tokenizer
-        self._folder = folder / RESULTS
-        self._every = every
-        self._settings = settings
+        self._folder = Path(training.output_dir) / RESULTS
+        self._every = training.gen_every_n_steps or 1
+        self._settings = resolved.config.evaluation
         self._stop_token_ids = stop_token_ids
         self._precision = precision
         self._together = together
