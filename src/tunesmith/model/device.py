@@ -215,7 +215,7 @@ def _visible(resolved: Resolved, environ: Mapping[str, str]) -> str | None:
         return None
     kind, index = _wish(resolved, environ)
     mask = environ.get(MASK)
-    if environ.get(NARROWED) == f"{resolved.config.launch.gpu_id}:{mask}" or kind not in ("cpu", "cuda"):
+    if kind not in ("cpu", "cuda"):
         return None
     if kind == "cpu":
         return ""
@@ -275,17 +275,12 @@ def _mps(resolved: Resolved, machine: Machine, *, several: bool) -> Device:
                 remedy="start one process",
             )
         return replace(CPU, device_map={"": "cpu"}, reason="several processes cannot share Apple's device")
-    optim = config.training.optim
-    for setting, lacking in (
-        ("quantization.load_in_4bit", config.quantization.load_in_4bit),
-        ("quantization.load_in_8bit", config.quantization.load_in_8bit),
-        ("training.optim", config.adapter is not None and any(part in optim for part in ("8bit", "paged", "bnb"))),
-    ):
-        if lacking:
+    for name in ("load_in_4bit", "load_in_8bit"):
+        if getattr(config.quantization, name):
             raise ModelError(
-                f"{setting.partition('.')[2]} needs bitsandbytes, which has no kernels for Apple's device (mps)",
-                where=origins[setting],
-                remedy="set device_map cpu, or leave it out",
+                f"{name} needs bitsandbytes, which has no kernels for Apple's device (mps)",
+                where=origins[f"quantization.{name}"],
+                remedy="leave it out, or set device_map cpu",
             )
     memory = machine.memory[0] if machine.memory else None
     name = machine.names[0] if machine.names else "mps"
@@ -343,9 +338,9 @@ def _placed_by_strategy(resolved: Resolved, index: int) -> DeviceMap:
 
 def _own(machine: Machine, environ: Mapping[str, str]) -> int | None:
     """The device of one process of several on this machine; where each is shown a single one, that is its first."""
-    if "LOCAL_RANK" not in environ:
+    rank = int(environ.get("LOCAL_RANK", "-1"))
+    if rank < 0:
         return None
-    rank = int(environ["LOCAL_RANK"])
     if rank >= machine.count > 1:
         raise ModelError(
             f"process {rank} of this machine has no device: the number of visible CUDA devices is {machine.count}",

@@ -1,4 +1,4 @@
-"""RunConfig to the keywords of TRL's SFTConfig: a pure function. No library is imported here."""
+"""RunConfig to the keywords of the trainer's arguments: a pure function. No library is imported here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rules import evaluates
 from tunesmith.config.strategy import Strategy
+from tunesmith.errors import ModelError
+from tunesmith.model.device import Device
+from tunesmith.notices import notify
 from tunesmith.train.plan import Plan
 
 if TYPE_CHECKING:
@@ -66,29 +69,50 @@ def strategy_keywords(strategy: Strategy) -> dict[str, Any]:
     return {}
 
 
+def check_optimizer(resolved: Resolved, device: Device) -> None:
+    """Say what an optimizer that pages its states does without a GPU; refuse one that the device cannot run.
+
+    Raises:
+        ModelError: it is one of bitsandbytes, which has no kernels for Apple's device.
+    """
+    optim = resolved.config.training.optim
+    if device.kind == "mps" and any(part in optim for part in ("paged", "8bit", "bnb", "ademamix")):
+        raise ModelError(
+            f"the optimizer {optim} needs bitsandbytes, which has no kernels for Apple's device (mps)",
+            where=resolved.origins["training.optim"],
+            remedy="set optim adamw_torch, or device_map cpu",
+        )
+    if optim.startswith("paged_") and device.kind != "cuda":
+        notify(f"{optim}: there is no GPU memory to page, so the optimizer's states stay where they are")
+
+
 def sft_keywords(
-    resolved: Resolved, precision: Precision, plan: Plan, *, use_cpu: bool, resuming: bool
+    resolved: Resolved, device: Device, precision: Precision, plan: Plan, *, resuming: bool
 ) -> dict[str, Any]:
-    """Keywords for ``SFTConfig``, complete but for ``strategy_keywords``: nothing that matters is left to that class's
-    own defaults.
+    """Keywords for ``trainer.Arguments``, complete but for ``strategy_keywords``: nothing that matters is left to the
+    defaults of that class.
 
     Args:
         resolved: the run's configuration.
+        device: where the run computes.
         precision: the run's arithmetic.
         plan: the run's steps, global batch size already taken into account.
-        use_cpu: keep away from accelerators.
         resuming: whether the run continues from a checkpoint.
     """
-    keywords: dict[str, Any] = {
+    return {
         "output_dir": resolved.config.training.output_dir,
         "bf16": precision.bf16,
         "fp16": precision.fp16,
         "tf32": resolved.config.training.tf32,
-        "use_cpu": use_cpu,
-        "dataloader_pin_memory": not use_cpu,
+        "use_cpu": device.use_cpu,
+        "device_index": device.index,
+        "dataloader_pin_memory": device.kind == "cuda",
         "restore_callback_states_from_checkpoint": resuming,
+        **_batches(resolved, plan),
+        **_optimization(resolved, plan),
+        **_intervals(resolved),
+        **_tracking(resolved),
     }
-    return keywords | _batches(resolved, plan) | _optimization(resolved, plan) | _intervals(resolved) | _tracking(resolved)
 
 
 def _batches(resolved: Resolved, plan: Plan) -> dict[str, Any]:

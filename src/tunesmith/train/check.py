@@ -15,14 +15,13 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import get_scheduler
-from trl import SFTConfig
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.batching import BatchRows
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.stream import ExampleStream
-from tunesmith.errors import DataError, ModelError, StorageError, TunesmithError
+from tunesmith.errors import DataError, ModelError, StorageError
 from tunesmith.model import memory
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Machine
@@ -32,6 +31,7 @@ from tunesmith.train.arguments import eval_interval
 from tunesmith.train.plan import Plan
 from tunesmith.train.processes import Processes, running
 from tunesmith.train.setup import Problems, Setup, set_up
+from tunesmith.train.trainer import Arguments
 
 MOST_STEPS = 20_000
 """Steps for which the learning rate is computed one after the other; longer schedules are shown by their peak alone."""
@@ -83,9 +83,9 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
     if gpu is None and setup.has("precision"):
         report.attempt(lambda: choose_attention(resolved, setup.precision, setup.device))
     if gpu is None and setup.has("arguments"):  # they refuse some settings by themselves
-        report.attempt(lambda: SFTConfig(**setup.arguments | {"report_to": "none"}))
+        report.attempt(lambda: Arguments(**setup.arguments | {"report_to": "none"}))
     if setup.has("precision"):
-        _check_memory(report, setup)
+        _check_memory(report, setup, memory.host_memory() if gpu is None else None)
     return report
 
 
@@ -225,28 +225,26 @@ def _learning_rates(resolved: Resolved, plan: Plan) -> dict[int, float]:
 # memory and disk ------------------------------------------------------------------------------------------------------
 
 
-def _check_memory(report: Report, setup: Setup) -> None:
-    """What one device, one machine and the disk have to hold."""
+def _check_memory(report: Report, setup: Setup, free: int | None) -> None:
+    """What a device, a machine and the disk have to hold; ``free``: the machine's main memory, where it is known."""
     batch = _largest_batch(setup)
     found = report.attempt(lambda: _estimate(setup, batch))
     if found is None:
         return
-    device, processes = setup.device, setup.processes
-    on_cpu = device.memory is None
-    host = memory.on_host(found, setup.strategy, processes.per_machine, on_cpu=on_cpu)
-    free = memory.host_memory()
-    available = free // processes.per_machine if device.memory is None else device.memory
+    device, processes = setup.device, setup.processes.per_machine
+    size = memory.usable(device) // (processes if device.memory is None else 1)
+    host = memory.on_host(found, device, processes)
     report.memory = asdict(found) | {
         "batch": asdict(batch),
         "precision": setup.precision.dtype,
         "device": device.name,
-        "available": available,
-        "fits": found.peak <= available,
-        "host": asdict(host) | {"available": free, "fits": host.peak <= free},
+        "available": size,
+        "fits": found.peak <= size,
+        "host": asdict(host) | {"available": free, "fits": None if free is None else host.peak <= free},
     }
-    report.attempt(lambda: _check_fit(setup, found, batch, available))
-    if found.peak <= available and setup.machine_is_here:
-        report.attempt(lambda: _check_host(setup, host, free))
+    report.attempt(lambda: _check_fit(setup, found, batch, size))
+    if free is not None and found.peak <= size:
+        report.attempt(lambda: _check_host(host, free))
     report.memory["disk"] = disk = _disk(setup.resolved, found, setup.plan if setup.has("plan") else None)
     report.attempt(lambda: _check_disk(disk))
 
@@ -274,11 +272,20 @@ def _check_fit(setup: Setup, found: Memory, batch: BatchShape, size: int) -> Non
         cuda = device.kind == "cuda"
         return memory.estimate(changed, setup.precision, shape, cuda=cuda, num_processes=number).peak <= size
 
-    changes = memory.remedies(setup.resolved, batch, fits)
+    changes = memory.remedies(setup.resolved, batch, fits, bitsandbytes=device.kind != "mps")
     raise ModelError(
         f"the run needs about {found.peak / GIB:.1f} GiB at its peak, {device.name} has {size / GIB:.1f} GiB",
         remedy=f"set {', '.join(changes)}" if changes else "take a smaller model or a larger device",
     )
+
+
+def _check_host(host: HostMemory, free: int) -> None:
+    if host.peak > free:
+        raise ModelError(
+            f"{host.processes} processes need about {host.peak / GIB:.1f} GiB of main memory, the machine has "
+            f"{free / GIB:.1f} GiB",
+            remedy="start fewer processes on each machine, or take more memory",
+        )
 
 
 def _disk(resolved: Resolved, found: Memory, plan: Plan | None) -> dict[str, Any]:

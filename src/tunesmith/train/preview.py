@@ -1,6 +1,7 @@
 """What a run will train on, row by row: its own first batches, or rows that somebody asks for.
 
-The steps are those of ``setup.py`` up to the data, and the same functions order and collate as in training. No model is loaded and no trainer is built.
+The steps are those of ``setup.py`` up to the data, and the same functions order and collate as in training. No model is
+loaded and no trainer is built.
 """
 
 from __future__ import annotations

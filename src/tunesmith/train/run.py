@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback, set_seed
-from trl import SFTConfig
 
-from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.collate import Collator
 from tunesmith.data.stream import ExampleStream
@@ -23,7 +21,8 @@ from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
-from tunesmith.model.load import load_model, trainable_parameters
+from tunesmith.model.load import load_model
+from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.report import record
@@ -46,7 +45,7 @@ from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.setup import Setup, set_up
 from tunesmith.train.start import check_agreement
 from tunesmith.train.strategy import check_tied, claim_deepspeed_fields, gathered_weights, release_zero3
-from tunesmith.train.trainer import Trainer
+from tunesmith.train.trainer import Arguments, Trainer
 
 
 def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
@@ -66,7 +65,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     setup = set_up(resolved, running())
     claim_deepspeed_fields()
     set_seed(resolved.config.training.seed)
-    model = load_model(resolved, setup.precision, setup.strategy)
+    model = load_model(resolved, setup.precision, setup.device, setup.strategy)
     check_vocabulary(setup.tokenizer, model.get_input_embeddings().num_embeddings)
     check_tied(setup.strategy, model)
     contract = inference_contract(setup, model)
@@ -93,13 +92,9 @@ def build_trainer(setup: Setup, model: Any, contract: Contract) -> Trainer:
     resolved, tokenizer = setup.resolved, setup.tokenizer
     training = resolved.config.training
     tokenizer.chat_template = chat_template(setup.data.builder, setup.data.first_row) or tokenizer.chat_template
-    if training.optim.startswith("paged_") and setup.device.kind != "cuda":
-        notices.notify(
-            f"{training.optim}: there is no GPU memory to page, so the optimizer's states stay where they are"
-        )
     trainer = Trainer(
         model=model,
-        args=SFTConfig(**setup.arguments, **strategy_keywords(setup.strategy)),
+        args=Arguments(**setup.arguments, **strategy_keywords(setup.strategy)),
         processing_class=tokenizer,
         train_dataset=setup.rows,
         eval_dataset=setup.eval_rows,

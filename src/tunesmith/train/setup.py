@@ -262,9 +262,10 @@ def _weights(resolved: Resolved) -> str:
 def _arguments(
     resolved: Resolved, device: Device, precision: Precision, plan: Plan, resume: Checkpoint | None
 ) -> dict[str, Any]:
-    from tunesmith.train.arguments import sft_keywords
+    from tunesmith.train.arguments import check_optimizer, sft_keywords
 
-    return sft_keywords(resolved, precision, plan, use_cpu=device.use_cpu, resuming=resume is not None)
+    check_optimizer(resolved, device)
+    return sft_keywords(resolved, device, precision, plan, resuming=resume is not None)
 
 
 STEPS: Mapping[str, Callable[..., Any]] = {

@@ -60,7 +60,9 @@ def test_weights_lie_beside_the_labels_and_are_0_at_padding() -> None:
     weighted = [replace(EXAMPLES[0], weights=[1.0, 1.0, 0.5, 2.0]), EXAMPLES[1]]
     padded = Collator("padded", pad_token_id=0)(BatchRows(weighted, "padded", 8))
     assert padded["weights"].tolist() == [[1.0, 1.0, 0.5, 2.0], [1.0, 1.0, 0.0, 0.0]]
-    assert Collator("packed", 0)(BatchRows(weighted, "packed", 8))["weights"].tolist() == [[1.0, 1.0, 0.5, 2.0, 1.0, 1.0]]
+    assert Collator("packed", 0)(BatchRows(weighted, "packed", 8))["weights"].tolist() == [
+        [1.0, 1.0, 0.5, 2.0, 1.0, 1.0]
+    ]
     assert padded["weights"].dtype == torch.float32
     assert "weights" not in Collator("padded", 0)(BatchRows(EXAMPLES, "padded", 8))
 

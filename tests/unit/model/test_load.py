@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
+from tunesmith.model.device import here
 from tunesmith.model.load import load_model, placement, trainable_parameters
 from tunesmith.model.precision import Precision, align_types, choose_precision
 
@@ -69,9 +70,9 @@ def one_step(model: torch.nn.Module, precision: Precision, batch: Batch, seed: i
 
 def load(settings: Settings, **values: Any) -> tuple[Any, Precision]:
     resolved = settings(**values)
-    precision = choose_precision(resolved)
+    precision = choose_precision(resolved, here(resolved))
     torch.manual_seed(0)
-    return load_model(resolved, precision), precision
+    return load_model(resolved, precision, here(resolved)), precision
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -183,7 +184,7 @@ def test_model_is_ready_for_training(settings: Settings) -> None:
 def test_missing_model_is_an_error_of_the_model(settings: Settings, tmp_path: Path) -> None:
     resolved = settings(model_name_or_path=str(tmp_path / "none"))
     with pytest.raises(ModelError, match="no such model folder"):
-        load_model(resolved, choose_precision(resolved))
+        load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved))
 
 
 def test_broken_weights_are_an_error_of_the_model(settings: Settings, models_folder: Path, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_broken_weights_are_an_error_of_the_model(settings: Settings, models_fol
     weights.write_bytes(weights.read_bytes()[:-1000])
     resolved = settings(model_name_or_path=str(tmp_path))
     with pytest.raises(ModelError, match="cannot be loaded") as caught:
-        load_model(resolved, choose_precision(resolved))
+        load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved))
     assert caught.value.exit_code == 4
 
 

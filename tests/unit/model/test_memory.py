@@ -18,6 +18,7 @@ from helpers import resolved_from
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError
 from tunesmith.model import memory
+from tunesmith.model.device import here
 from tunesmith.model.load import load_model, trainable_parameters
 from tunesmith.model.memory import GIB, BatchShape, Memory, device_memory, estimate, optimizer_bytes, skeleton
 from tunesmith.model.precision import Precision, choose_precision
@@ -40,7 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_parameters_are_those_of_the_real_model(kind: str, way: str, settings: Callable[..., Resolved]) -> None:
     resolved = settings(kind, **WAYS[way])
-    real = load_model(resolved, FLOAT32)
+    real = load_model(resolved, FLOAT32, here(resolved))
     estimated = estimate(resolved, FLOAT32, SMALL, cuda=False)
     assert (estimated.trainable, estimated.parameters) == trainable_parameters(real)
     shapes = {name: tuple(parameter.shape) for name, parameter in skeleton(resolved, FLOAT32).named_parameters()}
@@ -52,7 +53,9 @@ def test_parameters_are_those_of_the_real_model(kind: str, way: str, settings: C
 def test_modules_trained_whole_are_counted(settings: Callable[..., Resolved]) -> None:
     resolved = settings("mistral", target_modules=["q_proj"], modules_to_save=["lm_head"], layers_to_transform=[1])
     estimated = estimate(resolved, FLOAT32, SMALL, cuda=False)
-    assert (estimated.trainable, estimated.parameters) == trainable_parameters(load_model(resolved, FLOAT32))
+    assert (estimated.trainable, estimated.parameters) == trainable_parameters(
+        load_model(resolved, FLOAT32, here(resolved))
+    )
 
 
 @pytest.mark.parametrize("double", [True, False])
@@ -60,7 +63,7 @@ def test_four_bit_weights_take_what_the_library_stores(double: bool, settings: C
     from bitsandbytes.nn import Linear4bit
 
     resolved = settings("mistral", **LORA, load_in_4bit=True, bnb_4bit_use_double_quant=double)
-    real = load_model(resolved, FLOAT32)
+    real = load_model(resolved, FLOAT32, here(resolved))
     layers = [module for module in real.modules() if isinstance(module, Linear4bit)]
     assert len(layers) == 14
     packed = 0
@@ -150,7 +153,7 @@ def test_activations_are_what_autograd_keeps(kind: str, way: str, dtype: Any, ro
     kept = memory._activations(skeleton(resolved, precision), resolved, precision, BatchShape(rows, 100, 50))
     mask = torch.ones(rows, 100, dtype=torch.long)
     mask[1:, 80:] = 0
-    real = kept_for_backward(load_model(resolved, precision), precision, mask)
+    real = kept_for_backward(load_model(resolved, precision, here(resolved)), precision, mask)
     assert kept.held == pytest.approx(real, rel=0.03)
 
 
@@ -172,7 +175,7 @@ rows = [{"prompt": chr(97 + row) + "a" * 255, "completion": "b" * 254} for row i
 small = {"max_steps": 1, "per_device_train_batch_size": 1}
 run_training(folder / "warm", folder / "model", rows[:2], **settings | small)
 resolved = resolved_from(model_name_or_path=str(folder / "model"), train_data="x", **settings)
-found = estimate(resolved, choose_precision(resolved), BatchShape(8, 512, 256), cuda=False)
+found = estimate(resolved, choose_precision(resolved, here(resolved)), BatchShape(8, 512, 256), cuda=False)
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
 run_training(folder / "run", folder / "model", rows, **settings)
@@ -299,7 +302,7 @@ def test_code_that_cannot_be_traced_is_estimated_by_rule(tmp_path: Path, clean_n
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LlamaForCausalLM, "forward", lambda *_, **__: {}["shape"])
         resolved = resolved_from(model_name_or_path=str(deep_model("llama", tmp_path)), train_data="x", use_lora=False)
-        found = estimate(resolved, choose_precision(resolved), BatchShape(2, 64, 64), cuda=False)
+        found = estimate(resolved, choose_precision(resolved, here(resolved)), BatchShape(2, 64, 64), cuda=False)
     assert found.activations > 2 * 64 * 64 * 17 * 4 * 5
     assert any("rule of thumb" in notice for notice in notices.collected())
 

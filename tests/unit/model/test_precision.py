@@ -11,6 +11,7 @@ from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.model.attention import choose_attention
+from tunesmith.model.device import CPU
 from tunesmith.model.precision import Precision, choose_precision, weights_dtype
 
 Settings = Callable[..., Resolved]
@@ -28,7 +29,7 @@ on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="asks what a machi
     ],
 )
 def test_choice_on_the_cpu(values: dict[str, bool], dtype: str, settings: Settings) -> None:
-    precision = choose_precision(settings(**values, written=tuple(values)))
+    precision = choose_precision(settings(**values, written=tuple(values)), CPU)
     assert precision.dtype == dtype
     assert (precision.bf16, precision.fp16) == (dtype == "bfloat16", False)
     assert precision.reason
@@ -39,10 +40,10 @@ def test_float16_on_the_cpu_is_refused_when_written_and_replaced_aloud_when_defa
     settings: Settings, clean_notices: None
 ) -> None:
     with pytest.raises(ModelError, match="fp16") as caught:
-        choose_precision(settings(fp16=True, written=("fp16",)))
+        choose_precision(settings(fp16=True, written=("fp16",)), CPU)
     assert (caught.value.exit_code, caught.value.where) == (4, "config.py:3")
     assert notices.collected() == []
-    assert choose_precision(settings(fp16=True)).dtype == "float32"
+    assert choose_precision(settings(fp16=True), CPU).dtype == "float32"
     assert any("fp16" in text and "float32" in text for text in notices.collected())
 
 
