@@ -24,7 +24,7 @@ from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import DataError, ModelError, StorageError
 from tunesmith.model import memory
 from tunesmith.model.attention import choose_attention
-from tunesmith.model.device import Machine
+from tunesmith.model.device import Machine, seen
 from tunesmith.model.memory import GIB, BatchShape, HostMemory, Memory
 from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.train.arguments import eval_interval
@@ -74,6 +74,8 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
     processes = processes or running()
     machine = machine_of(resolved, gpu, processes) if gpu is not None else None
     report = Report()
+    if gpu is None:
+        report.attempt(lambda: _check_devices(processes))
     with nothing_left(Path(resolved.config.training.output_dir)):
         setup = set_up(resolved, processes, machine=machine, problems=report.problems)
     if setup.has("data"):
@@ -85,8 +87,19 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
     if gpu is None and setup.has("arguments"):  # they refuse some settings by themselves
         report.attempt(lambda: Arguments(**setup.arguments | {"report_to": "none"}))
     if setup.has("precision"):
-        _check_memory(report, setup, memory.host_memory() if gpu is None else None)
+        _check_memory(report, setup, elsewhere=gpu is not None)
     return report
+
+
+def _check_devices(processes: Processes) -> None:
+    """Refuse a plan for more processes than this machine has devices; on the cpu they share what there is."""
+    count = seen(count_only=True).count
+    if processes != running() and 0 < count < processes.per_machine:
+        raise ModelError(
+            f"{processes.per_machine} processes take a device each, and the number of visible CUDA devices is {count}",
+            where="launch.num_processes",
+            remedy="start fewer processes on each machine, or check with --gpu for another machine",
+        )
 
 
 def machine_of(resolved: Resolved, gpu: str, processes: Processes) -> Machine:
@@ -225,14 +238,15 @@ def _learning_rates(resolved: Resolved, plan: Plan) -> dict[int, float]:
 # memory and disk ------------------------------------------------------------------------------------------------------
 
 
-def _check_memory(report: Report, setup: Setup, free: int | None) -> None:
-    """What a device, a machine and the disk have to hold; ``free``: the machine's main memory, where it is known."""
+def _check_memory(report: Report, setup: Setup, *, elsewhere: bool) -> None:
+    """What a device, a machine and the disk have to hold; ``elsewhere``: the main memory there is not known."""
     batch = _largest_batch(setup)
     found = report.attempt(lambda: _estimate(setup, batch))
     if found is None:
         return
     device, processes = setup.device, setup.processes.per_machine
-    size = memory.usable(device) // (processes if device.memory is None else 1)
+    free = memory.host_memory()
+    size = free // processes if device.memory is None else device.memory  # processes on the cpu share it
     host = memory.on_host(found, device, processes)
     report.memory = asdict(found) | {
         "batch": asdict(batch),
@@ -240,10 +254,12 @@ def _check_memory(report: Report, setup: Setup, free: int | None) -> None:
         "device": device.name,
         "available": size,
         "fits": found.peak <= size,
-        "host": asdict(host) | {"available": free, "fits": None if free is None else host.peak <= free},
+        "host": asdict(host) | {"available": free, "fits": host.peak <= free},
     }
     report.attempt(lambda: _check_fit(setup, found, batch, size))
-    if free is not None and found.peak <= size:
+    if elsewhere:
+        report.memory["host"] |= {"available": None, "fits": None}
+    elif found.peak <= size:
         report.attempt(lambda: _check_host(host, free))
     report.memory["disk"] = disk = _disk(setup.resolved, found, setup.plan if setup.has("plan") else None)
     report.attempt(lambda: _check_disk(disk))

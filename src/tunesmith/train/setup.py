@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.config.resolve import Resolved
@@ -50,6 +51,7 @@ class Setup:
         processes: who shares the run.
         machine: the accelerators of each machine.
         strategy: how the processes share the run.
+        folder: the run folder, which can be written.
         checkpoint: the checkpoint that was found to continue from; None starts at the beginning.
         tokenizer: the run's tokenizer.
         data: its examples, and the rows behind them.
@@ -70,6 +72,7 @@ class Setup:
     processes: Processes
     machine: Machine = NOT_MADE
     strategy: Strategy = NOT_MADE
+    folder: Path = NOT_MADE
     checkpoint: Checkpoint | None = NOT_MADE
     tokenizer: PreTrainedTokenizerBase = NOT_MADE
     data: PreparedData = NOT_MADE
@@ -167,7 +170,13 @@ def _strategy(resolved: Resolved, processes: Processes) -> Strategy:
     return choose_strategy(resolved, processes.total)
 
 
-def _checkpoint(resolved: Resolved) -> Checkpoint | None:
+def _folder(resolved: Resolved) -> Path:
+    from tunesmith.train.start import check_folder
+
+    return check_folder(resolved)
+
+
+def _checkpoint(resolved: Resolved, folder: Path) -> Checkpoint | None:
     from tunesmith.train.start import starting_point
 
     return starting_point(resolved)
@@ -271,6 +280,7 @@ def _arguments(
 STEPS: Mapping[str, Callable[..., Any]] = {
     "machine": _machine,
     "strategy": _strategy,
+    "folder": _folder,
     "checkpoint": _checkpoint,
     "tokenizer": _tokenizer,
     "data": _data,
