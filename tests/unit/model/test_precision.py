@@ -15,10 +15,8 @@ from tunesmith.model.device import CPU
 from tunesmith.model.precision import Precision, choose_precision, weights_dtype
 
 Settings = Callable[..., Resolved]
-on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="asks what a machine without CUDA does")
 
 
-@on_cpu
 @pytest.mark.parametrize(
     ("values", "dtype"),
     [
@@ -35,7 +33,6 @@ def test_choice_on_the_cpu(values: dict[str, bool], dtype: str, settings: Settin
     assert precision.reason
 
 
-@on_cpu
 def test_float16_on_the_cpu_is_refused_when_written_and_replaced_aloud_when_default(
     settings: Settings, clean_notices: None
 ) -> None:
@@ -58,14 +55,13 @@ def test_weights_are_float32_for_full_training_and_follow_the_arithmetic_for_ada
         weights_dtype(settings(use_lora=False, dtype="float16"), half)
 
 
-@on_cpu
 def test_attention_is_chosen_aloud_and_refused_openly(settings: Settings, clean_notices: None) -> None:
     half = Precision("bfloat16", "test")
-    assert choose_attention(settings(), half) == "sdpa"
+    assert choose_attention(settings(), half, CPU) == "sdpa"
     assert any(text.startswith("attention: sdpa") for text in notices.collected())
-    assert choose_attention(settings(), half, supports_sdpa=False) == "eager"
-    assert choose_attention(settings(attn_implementation="eager"), half) == "eager"
+    assert choose_attention(settings(), half, CPU, supports_sdpa=False) == "eager"
+    assert choose_attention(settings(attn_implementation="eager"), half, CPU) == "eager"
     wanted = {"attn_implementation": "flash_attention_2"}
-    assert choose_attention(settings(**wanted), half) == "sdpa"
+    assert choose_attention(settings(**wanted), half, CPU) == "sdpa"
     with pytest.raises(ModelError, match="CUDA device"):
-        choose_attention(settings(**wanted, written=("attn_implementation",)), half)
+        choose_attention(settings(**wanted, written=("attn_implementation",)), half, CPU)
