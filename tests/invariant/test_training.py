@@ -83,7 +83,7 @@ def test_prompt_tokens_get_no_gradient(stories_model, stories_tokenizer):
     from tunesmith.data.batching import BatchRows
     from tunesmith.data.collate import Collator
     from tunesmith.data.examples import ExampleBuilder
-    from tunesmith.data.rows import Row
+    from tunesmith.data.row import Row
     from tunesmith.evaluate.loss import token_losses
 
     rows = [Row(row, "test", line) for line, row in enumerate(story_rows(4), start=1)]

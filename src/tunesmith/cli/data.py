@@ -8,10 +8,13 @@ import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from tunesmith.data.prepare_nli import Select
 
 USAGE = """usage: tunesmith data ACTION ...
 
@@ -138,7 +141,7 @@ def prepare(argv: Sequence[str]) -> int:
         raise ConfigError("give either --csv, or --thoughts and --reflections", where="command line")
     if options.csv is not None and options.select is not None:
         raise ConfigError("--select chooses among thoughts; a table has none to choose", where="command line")
-    select = options.select or ("all" if options.csv else "reflected" if options.reflections else "correct")
+    select: Select = options.select or ("all" if options.csv else "reflected" if options.reflections else "correct")
     if select == "reflected" and options.reflections is None:
         raise ConfigError("--select reflected needs --reflections", where="command line")
     folder = Path(options.output)

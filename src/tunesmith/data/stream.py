@@ -11,7 +11,7 @@ from itertools import islice
 from tunesmith.data.examples import ExampleBuilder, check_kept
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import Example
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 
 
 class ExampleStream:

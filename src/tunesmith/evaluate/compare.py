@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tunesmith.evaluate.intervals import Statistic
-    from tunesmith.evaluate.run import EvaluationResult
+    from tunesmith.evaluate.result import EvaluationResult
 
 BESIDE = ("parse_failure_rate", "loss", "token_accuracy")
 """Figures without an interval that the tables show as well."""

@@ -15,7 +15,7 @@ from tunesmith.data.batching import BatchRows, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.preview import PreviewRow, RowViewer, TokenReader, Which, rows_of_batch, shape_of_batch
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.data.selection import load_rows
 from tunesmith.data.stream import ExampleStream
 from tunesmith.train.order import batches

@@ -6,12 +6,13 @@ Everything that can be checked without weights is checked before weights are loa
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from tunesmith.config.resolve import Resolved
@@ -40,7 +41,14 @@ from tunesmith.train.folder import (
     write_cards,
     write_ledger,
 )
-from tunesmith.train.processes import is_main_process, process_seed, running, use_fresh_store
+from tunesmith.train.processes import (
+    connected,
+    disconnect,
+    is_main_process,
+    process_seed,
+    running,
+    use_fresh_store,
+)
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.setup import Setup, set_up
 from tunesmith.train.start import check_agreement
@@ -61,6 +69,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     """
     listener = listener or Silent()
     started = time.perf_counter()
+    joined = connected()
     use_fresh_store()
     setup = set_up(resolved, running())
     claim_deepspeed_fields()
@@ -77,7 +86,11 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
     if is_main_process() and isinstance(setup.data.train, ExampleStream):
         write_ledger(Path(resolved.config.training.output_dir), setup.data)
-    return finalize(setup, trainer, contract, started)
+    weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
+    release_zero3()
+    if not joined:
+        disconnect()
+    return finalize(setup, trainer, contract, started, weights)
 
 
 def inference_contract(setup: Setup, model: Any) -> Contract:
@@ -92,13 +105,14 @@ def build_trainer(setup: Setup, model: Any, contract: Contract) -> Trainer:
     resolved, tokenizer = setup.resolved, setup.tokenizer
     training = resolved.config.training
     tokenizer.chat_template = chat_template(setup.data.builder, setup.data.first_row) or tokenizer.chat_template
+    args = Arguments(**setup.arguments, **strategy_keywords(setup.strategy))
     trainer = Trainer(
         model=model,
-        args=Arguments(**setup.arguments, **strategy_keywords(setup.strategy)),
+        args=args,
         processing_class=tokenizer,
         train_dataset=setup.rows,
         eval_dataset=setup.eval_rows,
-        data_collator=training_collator(setup, model),
+        data_collator=training_collator(setup, model, args.device),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
         generation_metrics=setup.evaluator,
         generate_every=resolved.config.evaluation.generate_every,
@@ -150,7 +164,7 @@ def recorded_end(setup: Setup, listener: Listener) -> Iterator[None]:
     listener.on_end()
 
 
-def training_collator(setup: Setup, model: Any) -> Collator:
+def training_collator(setup: Setup, model: Any, device: torch.device) -> Collator:
     """The collator of training batches; where a row holds several examples, the model is made to keep them apart.
 
     Raises:
@@ -159,7 +173,7 @@ def training_collator(setup: Setup, model: Any) -> Collator:
     batching, pad_token_id = setup.resolved.config.training.batching, setup.tokenizer.pad_token_id
     if batching in ("padded", "length_grouped"):
         return Collator(batching, pad_token_id)
-    return Collator(batching, pad_token_id, boundaries=keep_examples_apart(model, setup.precision))
+    return Collator(batching, pad_token_id, boundaries=keep_examples_apart(model, setup.precision, device))
 
 
 def describe(setup: Setup, trainer: Trainer) -> dict[str, Any]:
@@ -198,24 +212,31 @@ def describe(setup: Setup, trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def finalize(setup: Setup, trainer: Trainer, contract: Contract, started: float) -> TrainResult:
-    """Write the finished model and all that is known of it; every process must call this.
+def finalize(
+    setup: Setup,
+    trainer: Trainer,
+    contract: Contract,
+    started: float,
+    weights: Mapping[str, torch.Tensor] | None,
+) -> TrainResult:
+    """Write the finished model and all that is known of it.
+
+    The main process alone has something to do, and the others do not wait for it: merging and proving take as long as
+    they take, and no collective with a time limit may stand behind them.
 
     Args:
         setup: what the run was made of.
         trainer: the trainer, after its last step.
         contract: how the finished model wants to be asked.
         started: ``time.perf_counter()`` at the start of the run.
+        weights: the gathered weights of a model that is spread over processes.
     """
     resolved, state = setup.resolved, trainer.state
     training = resolved.config.training
     folder = Path(training.output_dir)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    whole = gathered_weights(model)
-    release_zero3()
     if is_main_process():
-        save_models(resolved, model, setup.tokenizer, setup.precision, contract, state_dict=whole)
-    trainer.accelerator.wait_for_everyone()
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_models(resolved, model, setup.tokenizer, setup.precision, contract, state_dict=weights)
     seconds = time.perf_counter() - started
     best = best_evaluation(
         state.log_history, trainer.args.metric_for_best_model, greater_is_better=bool(trainer.args.greater_is_better)

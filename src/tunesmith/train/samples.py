@@ -7,7 +7,7 @@ Training is left as it was: weights, modes, random streams. Nothing is scored he
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy
 from tunesmith.data.examples import ExampleBuilder
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import generate
 from tunesmith.model.precision import Precision
 from tunesmith.notices import notify
@@ -126,8 +127,16 @@ def make_samples(
     else:
         questions = row_questions(data.eval_rows[:NUM_ROWS] or [first_row], builder)
         notify(f"no gen_questions_file: sample answers are those to {', '.join(each.where for each in questions)}")
-    stops = builder.stop_token_ids(first_row)
-    return Samples(resolved, tokenizer, questions, stops, precision, together=strategy.shards_parameters)
+    decoding = Decoding.of(resolved.config.evaluation, training.seed, builder.stop_token_ids(first_row))
+    return Samples(
+        questions,
+        tokenizer,
+        Path(training.output_dir),
+        training.gen_every_n_steps,
+        replace(decoding, engine="auto"),  # a few questions between two steps are no work for another engine
+        precision,
+        together=strategy.shards_parameters,
+    )
 
 
 class Samples(TrainerCallback):
@@ -135,32 +144,31 @@ class Samples(TrainerCallback):
     exchange of gradients.
 
     Args:
-        resolved: the run's configuration: how often questions are asked, and how answers are decoded. They go to
-            ``gen_results/gen_step_N.json`` in the run folder.
-        tokenizer: the run's tokenizer.
         questions: what is asked.
-        stop_token_ids: tokens that end an answer.
+        tokenizer: the run's tokenizer.
+        folder: the run folder; answers go to ``gen_results/gen_step_N.json`` in it.
+        every: optimizer steps between samples.
+        decoding: how answers are generated.
         precision: the run's arithmetic.
         together: all processes generate, because the weights are spread over them; the first one alone writes.
     """
 
     def __init__(
         self,
-        resolved: Resolved,
-        tokenizer: PreTrainedTokenizerBase,
         questions: list[Question],
-        stop_token_ids: list[int],
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        every: int,
+        decoding: Decoding,
         precision: Precision,
         *,
         together: bool = False,
     ) -> None:
-        training = resolved.config.training
         self._questions = questions
         self._tokenizer = tokenizer
-        self._folder = Path(training.output_dir) / RESULTS
-        self._every = training.gen_every_n_steps or 1
-        self._settings = resolved.config.evaluation
-        self._stop_token_ids = stop_token_ids
+        self._folder = folder / RESULTS
+        self._every = every
+        self._decoding = decoding
         self._precision = precision
         self._together = together
         self._trackers: Sequence[TrainerCallback] = ()
@@ -174,18 +182,12 @@ class Samples(TrainerCallback):
     ) -> None:
         if state.global_step % self._every or not (self._together or state.is_world_process_zero):
             return
-        settings = self._settings
         with self._precision.autocast(model.device):
             answers = generate(
                 model,
                 self._tokenizer,
                 [question.input_ids for question in self._questions],
-                max_new_tokens=settings.max_new_tokens,
-                batch_size=settings.generation_batch_size,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed=args.seed,
-                stop_token_ids=self._stop_token_ids,
+                replace(self._decoding, seed=args.seed),
                 names=[question.where for question in self._questions],
             )
         if not state.is_world_process_zero:

@@ -194,12 +194,10 @@ def _data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, processes: Pro
     return prepare(resolved, tokenizer, processes.total)
 
 
-def _evaluator(
-    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData, strategy: Strategy
-) -> Evaluator | None:
+def _evaluator(resolved: Resolved, data: PreparedData, strategy: Strategy) -> Evaluator | None:
     from tunesmith.train.evaluator import make_evaluator
 
-    return make_evaluator(resolved, tokenizer, data, strategy)
+    return make_evaluator(resolved, data, strategy)
 
 
 def _device(resolved: Resolved, machine: Machine, processes: Processes, strategy: Strategy) -> Device:

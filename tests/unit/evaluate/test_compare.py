@@ -10,7 +10,8 @@ import pytest
 from tunesmith.errors import DataError
 from tunesmith.evaluate.compare import compare, mcnemar, safe_name
 from tunesmith.evaluate.generate import Generation
-from tunesmith.evaluate.run import Case, EvaluationResult, score_generations
+from tunesmith.evaluate.result import EvaluationResult
+from tunesmith.evaluate.scoring import Case, score_generations
 from tunesmith.evaluate.tasks import NliTask
 
 GOLD = [random.Random(1).randint(0, 1) for _ in range(120)]

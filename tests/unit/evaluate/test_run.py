@@ -19,22 +19,14 @@ from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import DataSection, EvaluationSection
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.nli import nli_text
-from tunesmith.data.rows import Row, read_rows
+from tunesmith.data.row import Row
+from tunesmith.data.rows import read_rows
 from tunesmith.errors import ConfigError, DataError, DataErrors, ModelError
 from tunesmith.evaluate.generate import Generation
-from tunesmith.evaluate.run import (
-    Case,
-    evaluate_rows,
-    evaluate_run,
-    evaluate_several,
-    evaluate_untrained,
-    held_out_rows,
-    sampled,
-    scalar_metrics,
-    score_generations,
-    task_for,
-    write_result,
-)
+from tunesmith.evaluate.result import scalar_metrics, write_result
+from tunesmith.evaluate.rows import held_out_rows, sampled
+from tunesmith.evaluate.run import evaluate_rows, evaluate_run, evaluate_several, evaluate_untrained
+from tunesmith.evaluate.scoring import Case, score_generations, task_for
 from tunesmith.evaluate.tasks import NliTask
 from tunesmith.model.load import load_for_inference
 from tunesmith.report import record
@@ -136,7 +128,7 @@ def test_rows_are_answered_from_the_prompt_of_training_alone(stories: tuple[Any,
     assert task.name == "nli"
     model.train()
     state = torch.get_rng_state().clone()
-    result = evaluate_rows(model, tokenizer, builder, rows, task, evaluation)
+    result = evaluate_rows(model, builder, rows, task, evaluation)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert [prediction["source"] for prediction in result.predictions] == [row.where for row in rows]
@@ -157,10 +149,10 @@ def test_rows_without_gold_label_are_all_named(stories: tuple[Any, Any]) -> None
     builder = ExampleBuilder(tokenizer, DataSection(format="prompt_completion"))
     rows = [Row({"prompt": "p", "completion": text}, "x.jsonl", line) for line, text in enumerate(["a", "b", "1"], 1)]
     with pytest.raises(DataErrors) as caught:
-        evaluate_rows(model, tokenizer, builder, rows, NliTask(), EvaluationSection())
+        evaluate_rows(model, builder, rows, NliTask(), EvaluationSection())
     assert [line.split(":")[1] for line in caught.value.lines()] == ["1", "2"]
     with pytest.raises(DataError, match="no rows"):
-        evaluate_rows(model, tokenizer, builder, [], NliTask(), EvaluationSection())
+        evaluate_rows(model, builder, [], NliTask(), EvaluationSection())
 
 
 def test_renamed_columns_reach_the_task(stories: tuple[Any, Any]) -> None:
@@ -168,7 +160,7 @@ def test_renamed_columns_reach_the_task(stories: tuple[Any, Any]) -> None:
     section = DataSection(format="prompt_completion", columns={"prompt": "input", "completion": "gold"})
     builder = ExampleBuilder(tokenizer, section)
     rows = [Row({"input": "Once upon a", "gold": '{"predicted_label": 1}'}, "x.jsonl", 1)]
-    result = evaluate_rows(model, tokenizer, builder, rows, NliTask(), EvaluationSection(max_new_tokens=3))
+    result = evaluate_rows(model, builder, rows, NliTask(), EvaluationSection(max_new_tokens=3))
     assert result.predictions[0]["reference"] == 1
 
 

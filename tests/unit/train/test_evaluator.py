@@ -30,7 +30,7 @@ def settings(folder: Path, model: Path, **more: Any) -> Resolved:
 
 def judge(resolved: Resolved) -> Any:
     tokenizer = load_tokenizer(resolved.config.model)
-    return make_evaluator(resolved, tokenizer, prepare(resolved, tokenizer), ALONE)
+    return make_evaluator(resolved, prepare(resolved, tokenizer), ALONE)
 
 
 def test_names_are_those_that_the_task_gives(tmp_path: Path, stories_model: Path) -> None:
