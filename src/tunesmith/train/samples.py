@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.strategy import chosen
+from tunesmith.config.strategy import Strategy
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.row import Row
 from tunesmith.errors import ConfigError, DataError
@@ -99,7 +99,11 @@ def row_questions(rows: Sequence[Row], builder: ExampleBuilder) -> list[Question
 
 
 def make_samples(
-    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData, precision: Precision
+    resolved: Resolved,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PreparedData,
+    precision: Precision,
+    strategy: Strategy,
 ) -> Samples | None:
     """The callback that a configuration asks for, or None.
 
@@ -108,6 +112,7 @@ def make_samples(
         tokenizer: the run's tokenizer.
         data: the run's rows; the format of the first training row decides how a question becomes a prompt.
         precision: the run's arithmetic.
+        strategy: how several processes share the run.
 
     Raises:
         ConfigError: a question alone is no row of this format.
@@ -130,7 +135,7 @@ def make_samples(
         training.gen_every_n_steps,
         replace(decoding, engine="auto"),  # a few questions between two steps are no work for another engine
         precision,
-        together=chosen(resolved).shards_parameters,
+        together=strategy.shards_parameters,
     )
 
 
