@@ -14,6 +14,7 @@ from tunesmith.data.collate import Collator
 from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.errors import ModelError
 from tunesmith.evaluate.loss import token_losses
+from tunesmith.model.device import here
 from tunesmith.model.precision import Precision, choose_precision
 from tunesmith.model.segments import SEGMENTED, keep_examples_apart
 
@@ -204,8 +205,8 @@ def test_quantized_bases_with_adapters_keep_examples_apart(stories_model, bits):
         model_name_or_path=str(stories_model), train_data="x.jsonl", batching="unpadded", gradient_checkpointing=True,
         lora_dropout=0.0, **{bits: True}, **LORA,
     )  # fmt: skip
-    precision = choose_precision(resolved)
-    model = load_model(resolved, precision)
+    precision = choose_precision(resolved, here(resolved))
+    model = load_model(resolved, precision, here(resolved))
     assert keep_examples_apart(model, precision) == "lengths"
     results = []
     for layout in ("padded", "unpadded"):

@@ -17,7 +17,7 @@ from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.data.nli import nli_answer, nli_prompt, nli_text
 from tunesmith.data.prepare_nli import prepare_nli
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.entrypoints import nli as door
 from tunesmith.errors import DataError
 from tunesmith.evaluate.answers import read_label

@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
         if options.json:
             print(json.dumps({"ledger": None, "steps": None, "memory": None, "problems": error.lines()}))
         raise
-    environment.prepare(resolved.config.launch.gpu_id)
+    environment.prepare(resolved)
     from tunesmith.train.check import check
 
     report = check(resolved, options.gpu)

@@ -8,10 +8,13 @@ import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from tunesmith.data.prepare_nli import Select
 
 USAGE = """usage: tunesmith data ACTION ...
 
@@ -112,33 +115,14 @@ def prepare(argv: Sequence[str]) -> int:
         from tunesmith.cli import prepare_rag
 
         return prepare_rag.run(argv[1:])
-    parser = VerbParser(
-        "data prepare",
-        "Make NLI fine-tuning files. No premise stands on both sides, and every selection from the same files and seed "
-        "has the same held-out premises. Evaluation rows always carry true labels.",
-        takes_settings=False,
-    )
-    parser.add_argument("what", choices=("nli",), help="task of the files")
-    parser.add_argument("--csv", metavar="FILE", help="premise, hypothesis, label, thought_process or explanation_1..3")
-    parser.add_argument("--thoughts", metavar="FILE", help="thought rows")
-    parser.add_argument("--reflections", metavar="FILE", help="reflection rows")
-    parser.add_argument(
-        "--select",
-        choices=("correct", "reflected", "all"),
-        help="thoughts with the right label; these and the improved ones; every thought as it was written",
-    )
-    parser.add_argument("--eval_share", type=_share, default=0.1, metavar="X", help="share of premises held out (0.1)")
-    parser.add_argument("--eval_file", metavar="FILE", help="evaluation rows that exist already; held out instead")
-    parser.add_argument("--seed", type=int, default=42, help="decides which premises are held out (42)")
-    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the files")
-    _add_output_options(parser)
+    parser = _prepare_parser()
     options = _parse(parser, argv)
     sources = [name for name in (options.csv, options.thoughts, options.reflections) if name is not None]
     if (options.csv is None) == (options.thoughts is None and options.reflections is None):
         raise ConfigError("give either --csv, or --thoughts and --reflections", where="command line")
     if options.csv is not None and options.select is not None:
         raise ConfigError("--select chooses among thoughts; a table has none to choose", where="command line")
-    select = options.select or ("all" if options.csv else "reflected" if options.reflections else "correct")
+    select: Select = options.select or ("all" if options.csv else "reflected" if options.reflections else "correct")
     if select == "reflected" and options.reflections is None:
         raise ConfigError("--select reflected needs --reflections", where="command line")
     folder = Path(options.output)
@@ -172,6 +156,30 @@ def prepare(argv: Sequence[str]) -> int:
     write_json(folder / "prepared.json", record)
     _report({"counts": prepared.counts, "files": written}, as_json=options.json)
     return 0
+
+
+def _prepare_parser() -> VerbParser:
+    parser = VerbParser(
+        "data prepare",
+        "Make NLI fine-tuning files. No premise stands on both sides, and every selection from the same files and seed "
+        "has the same held-out premises. Evaluation rows always carry true labels.",
+        takes_settings=False,
+    )
+    parser.add_argument("what", choices=("nli",), help="task of the files")
+    parser.add_argument("--csv", metavar="FILE", help="premise, hypothesis, label, thought_process or explanation_1..3")
+    parser.add_argument("--thoughts", metavar="FILE", help="thought rows")
+    parser.add_argument("--reflections", metavar="FILE", help="reflection rows")
+    parser.add_argument(
+        "--select",
+        choices=("correct", "reflected", "all"),
+        help="thoughts with the right label; these and the improved ones; every thought as it was written",
+    )
+    parser.add_argument("--eval_share", type=_share, default=0.1, metavar="X", help="share of premises held out (0.1)")
+    parser.add_argument("--eval_file", metavar="FILE", help="evaluation rows that exist already; held out instead")
+    parser.add_argument("--seed", type=int, default=42, help="decides which premises are held out (42)")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the files")
+    _add_output_options(parser)
+    return parser
 
 
 # download -------------------------------------------------------------------------------------------------------------

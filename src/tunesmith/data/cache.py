@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith import __version__
 from tunesmith.config.schema import DataSection
-from tunesmith.data.rows import Row, local_files
+from tunesmith.data.files import local_files
+from tunesmith.data.row import Row
 from tunesmith.errors import StorageError
 from tunesmith.notices import notify
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tunesmith.data.templates import last_match, special_pattern
+from tunesmith.data.special_tokens import last_match, special_pattern
 from tunesmith.errors import DataError, ModelError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from tunesmith.data.collate import Collator
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.ledger import Ledger, SourceAccount
 from tunesmith.data.masking import IGNORE_INDEX, Example
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from tunesmith.data.examples import ExampleBuilder, check_kept
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import Example
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 
 
 class ExampleStream:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.data.formats import QUESTION_COLUMNS, rename
-from tunesmith.data.rows import Problems, Row
+from tunesmith.data.row import Problems, Row
 from tunesmith.errors import DataError
 from tunesmith.evaluate.subject import Subject
 from tunesmith.export.inference import read
@@ -103,7 +103,7 @@ class Answerer:
 
         builder = self.builder(rows[0], format_name)
         prompts = _prompts(builder, rows)
-        model = self.inference.model
+        model: Any = self.inference.model  # PEFT's wrapper answers to the same names
         stops = stop_token_ids(model, builder, rows[0])
         contracted = self.contract.stop_token_ids if self.contract is not None else []
         with self.inference.precision.autocast(model.device):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation.streamers import BaseStreamer
 
 from tunesmith.config.schema import EvaluationSection
+from tunesmith.model.adapters import base_of
 
 LEAST_PREFIX = 16
 """A shared beginning of fewer tokens is not worth a pass of its own."""
@@ -139,20 +140,25 @@ def shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> P
 
     Every prompt keeps a token of its own, after which its answer begins.
     """
-    first, last = min(prompts), max(prompts)  # what these two share, all that lie between them share
+    first, last = (
+        min(map(list, prompts)),
+        max(map(list, prompts)),
+    )  # what these two share, all that lie between them share
     common = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     length = min(common, *(len(prompt) - 1 for prompt in prompts))
     if len(prompts) < 2 or length < LEAST_PREFIX or not keeps_plain_cache(model):
         return None
     cache = DynamicCache()  # without a configuration it keeps every position, also those outside a sliding window
     spared = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
-    model(
+    forward: Callable[..., Any] = model  # an architecture's own arguments
+    forward(
         input_ids=torch.tensor([first[:length]], device=device_of(model)),
         past_key_values=cache,
         use_cache=True,
         **spared,
     )
-    return Prefix(length, [(layer.keys, layer.values) for layer in cache.layers])
+    layers: list[Any] = cache.layers
+    return Prefix(length, [(layer.keys, layer.values) for layer in layers])
 
 
 def continue_batch(
@@ -178,6 +184,7 @@ def continue_batch(
         cache = DynamicCache(config=model.config)
     rows = list(range(len(jobs)))
     answers: list[list[int]] = [[] for _ in jobs]
+    generator: Any = model
     while rows:
         # Position ids are left to transformers, which counts them from the attention mask: the first real token is 0.
         config = decoding.config(budget - ids.shape[1] + width)
@@ -188,7 +195,7 @@ def continue_batch(
             more["past_key_values"] = cache
             more["stopping_criteria"] = StoppingCriteriaList([_HalfEnded(width, decoding.stops)])
         with _only_settings(model, config):
-            ids = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
+            ids = generator.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
         new = ids[:, width:].tolist()
         for row, answer in zip(rows, new, strict=True):
             answers[row] = answer
@@ -199,6 +206,7 @@ def continue_batch(
         )
         rows = [rows[place] for place in going]
         if rows:
+            assert cache is not None  # only _HalfEnded stops a batch before all of it has ended
             ids = ids[going]
             mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)[going]
             cache.batch_select_indices(torch.tensor(going, device=ids.device))
@@ -245,14 +253,11 @@ def _draws(jobs: Sequence[Job], decoding: Decoding) -> torch.Tensor:
     return torch.tensor(np.stack(rows))
 
 
-def base_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, without what holds its adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def device_of(model: PreTrainedModel) -> torch.device:
     """Where the model takes its tokens."""
-    return model.get_input_embeddings().weight.device
+    embedding: Any = model.get_input_embeddings()
+    device: torch.device = embedding.weight.device
+    return device
 
 
 def _parameters(model: PreTrainedModel) -> Any:

@@ -6,21 +6,19 @@ It does not render prompts and does not read meaning from the answers.
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from tunesmith.data.examples import ExampleBuilder
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate.decoding import Decoding, Job, continue_batch, shared_prefix
 from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
+from tunesmith.evaluate.untouched import evaluating
 from tunesmith.notices import notify
 
 Progress = Callable[[int, int], None]
@@ -82,7 +80,7 @@ def generate(
     if journal is not None:
         answers = journal.open(identity(model) | asdict(decoding) | {"jobs": [asdict(job) for job in jobs]})
     streamer = _Spoken(tokenizer, on_text) if on_text is not None else None
-    with _untouched(model), torch.no_grad(), _memory(decoding.batch_size):
+    with evaluating(model), torch.no_grad(), _memory(decoding.batch_size):
         for part in _parts(model, jobs, decoding, set(answers), streamer):
             finished = {index: _until_stop(ids, decoding.stops) for index, ids in part}
             answers |= finished
@@ -224,20 +222,3 @@ def _memory(batch_size: int) -> Iterator[None]:
         raise ModelError(
             f"the device's memory does not hold {batch_size} prompts side by side", remedy="lower generation_batch_size"
         ) from error
-
-
-@contextlib.contextmanager
-def _untouched(model: PreTrainedModel) -> Iterator[None]:
-    """Switch to evaluation mode; afterwards restore each module's mode and all random number streams."""
-    modes: list[tuple[Any, bool]] = [(module, module.training) for module in model.modules()]
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import ConfigError, DataError, StorageError
 from tunesmith.evaluate.answering import Answerer
 from tunesmith.evaluate.subject import find_subject

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.config.schema import DataSection
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import EvaluationSection
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evaluate.answering import Answerer
 from tunesmith.evaluate.compare import Comparison, compare, safe_name

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.schema import EvaluationSection
 from tunesmith.data.formats import rename
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError, DataErrors
 from tunesmith.evaluate.intervals import confidence_intervals
 from tunesmith.evaluate.metrics import mean

@@ -79,11 +79,13 @@ def of_configuration(resolved: Resolved) -> Subject:
     """The model that a configuration starts from."""
 
     def load() -> Inference:
-        from tunesmith.model.load import Inference, load_base
+        from tunesmith.model.device import here
+        from tunesmith.model.load import Inference, inference_device, load_base
         from tunesmith.model.precision import align_types, choose_precision
 
-        section, precision = resolved.config.model, choose_precision(resolved)
-        model = load_base(resolved, precision)
+        section, device = resolved.config.model, here(resolved)
+        precision = choose_precision(resolved, device)
+        model = load_base(resolved, precision, inference_device(resolved, precision, device))
         align_types(model)
         return Inference(
             model.eval(), precision, resolved, section.tokenizer_name_or_path or section.model_name_or_path

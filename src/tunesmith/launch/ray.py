@@ -8,6 +8,7 @@ processes that Ray needs for itself import this module too.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -136,13 +137,13 @@ def cluster(num_cpus: int) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
-    local = {
+    local: dict[str, Any] = {
         "num_cpus": max(num_cpus, os.cpu_count() or 1),
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
     try:
-        ray.init(address, logging_level="ERROR", log_to_driver=False, **(local if address == "local" else {}))
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **(local if address == "local" else {}))
     except (ConnectionError, ValueError) as error:
         raise ModelError(f"no Ray cluster answers: {error}", where=f"RAY_ADDRESS={address}") from error
     try:

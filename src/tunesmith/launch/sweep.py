@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.config.draft import COMMAND_LINE, Draft
+from tunesmith.config.evaluation import evaluates, is_of_tokens
 from tunesmith.config.load import resolve_draft
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.rules import evaluates, is_of_tokens
 from tunesmith.errors import ConfigError, Interrupted, StorageError
 from tunesmith.launch.interruption import interruptible
 from tunesmith.launch.processes import AGENT

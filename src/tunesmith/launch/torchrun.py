@@ -233,7 +233,7 @@ def _interface(address: str) -> str | None:
     """The network interface that has an address: gloo would guess one by the name of the host."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(entry.address == address for entry in addresses):
-            return name
+            return str(name)
     return None
 
 

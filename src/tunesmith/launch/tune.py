@@ -40,7 +40,8 @@ def run_on_ray(sweep: Sweep, settled: Callable[[Trial], None]) -> None:
         import ray
         from ray import tune
 
-        resources = {"CPU": num_processes, "GPU": num_processes if ray.cluster_resources().get("GPU") else 0}
+        num_gpus = num_processes if ray.cluster_resources().get("GPU") else 0
+        resources = {"CPU": float(num_processes), "GPU": float(num_gpus)}
         notes = (sweep.folder / ".ray").absolute()
         tuner = tune.Tuner(
             tune.with_resources(tell_trial, resources),
@@ -74,7 +75,7 @@ def _searcher(sweep: Sweep, settled: Callable[[Trial], None]) -> Any:
             super().__init__()
             self._trials: dict[str, Trial] = {}
 
-        def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        def suggest(self, trial_id: str) -> Any:  # a dict, or the text that says that there are no more
             trial = sweep.next()
             if trial is None:
                 return Searcher.FINISHED

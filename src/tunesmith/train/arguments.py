@@ -1,13 +1,16 @@
-"""RunConfig to the keywords of TRL's SFTConfig: a pure function. No library is imported here."""
+"""RunConfig to the keywords of the trainer's arguments: a pure function. No library is imported here."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
+from tunesmith.config.evaluation import evaluates
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.rules import evaluates
 from tunesmith.config.strategy import ALONE, Strategy
+from tunesmith.errors import ModelError
+from tunesmith.model.device import Device
+from tunesmith.notices import notify
 
 
 def eval_interval(resolved: Resolved) -> tuple[str, int]:
@@ -62,24 +65,41 @@ def strategy_keywords(strategy: Strategy) -> dict[str, Any]:
     return {}
 
 
+def check_optimizer(resolved: Resolved, device: Device) -> None:
+    """Say what an optimizer that pages its states does without a GPU; refuse one that the device cannot run.
+
+    Raises:
+        ModelError: it is one of bitsandbytes, which has no kernels for Apple's device.
+    """
+    optim = resolved.config.training.optim
+    if device.kind == "mps" and any(part in optim for part in ("paged", "8bit", "bnb", "ademamix")):
+        raise ModelError(
+            f"the optimizer {optim} needs bitsandbytes, which has no kernels for Apple's device (mps)",
+            where=resolved.origins["training.optim"],
+            remedy="set optim adamw_torch, or device_map cpu",
+        )
+    if optim.startswith("paged_") and device.kind != "cuda":
+        notify(f"{optim}: there is no GPU memory to page, so the optimizer's states stay where they are")
+
+
 def sft_keywords(
     resolved: Resolved,
     *,
     bf16: bool,
     fp16: bool,
-    use_cpu: bool,
+    device: Device,
     warmup_steps: int,
     gradient_accumulation_steps: int,
     resuming: bool,
     strategy: Strategy = ALONE,
 ) -> dict[str, Any]:
-    """Keywords for ``SFTConfig``, complete: nothing that matters is left to that class's own defaults.
+    """Keywords for ``trainer.Arguments``, complete: nothing that matters is left to that class's own defaults.
 
     Args:
         resolved: the run's configuration.
         bf16: compute in bfloat16.
         fp16: compute in float16 with loss scaling.
-        use_cpu: keep away from accelerators.
+        device: where the run computes.
         warmup_steps: warmup, already counted in steps.
         gradient_accumulation_steps: forward passes per optimizer step, global batch size already taken into account.
         resuming: whether the run continues from a checkpoint.
@@ -107,7 +127,8 @@ def sft_keywords(
         "bf16": bf16,
         "fp16": fp16,
         "tf32": training.tf32,
-        "use_cpu": use_cpu,
+        "use_cpu": device.use_cpu,
+        "device_index": device.index,
         "activation_checkpointing": training.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False} if training.gradient_checkpointing else None,
         "logging_strategy": "steps",
@@ -128,7 +149,7 @@ def sft_keywords(
         "data_seed": training.data_seed if training.data_seed is not None else training.seed,
         "full_determinism": training.full_determinism,
         "dataloader_num_workers": training.dataloader_num_workers,
-        "dataloader_pin_memory": not use_cpu,
+        "dataloader_pin_memory": device.kind == "cuda",
         "train_sampling_strategy": sampling(resolved),
         "length_column_name": "length",
         "remove_unused_columns": False,  # the collator takes the rows apart, origins included

@@ -9,13 +9,12 @@ import importlib.util
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase, get_scheduler
-from trl import SFTConfig
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import ALONE
@@ -26,12 +25,12 @@ from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import DataError, ModelError, StorageError, TunesmithError
 from tunesmith.model import memory, source
 from tunesmith.model.attention import choose_attention
-from tunesmith.model.load import placement
+from tunesmith.model.device import CPU, Device, here
 from tunesmith.model.memory import GIB, BatchShape, Memory
-from tunesmith.model.precision import Precision, choose_precision, uses_cuda
+from tunesmith.model.precision import Precision, choose_precision
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 from tunesmith.train import checkpoint
-from tunesmith.train.arguments import eval_interval, sft_keywords
+from tunesmith.train.arguments import check_optimizer, eval_interval, sft_keywords
 from tunesmith.train.evaluator import make_evaluator
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare
@@ -39,6 +38,7 @@ from tunesmith.train.processes import num_processes
 from tunesmith.train.samples import make_samples
 from tunesmith.train.start import check_batches, starting_point
 from tunesmith.train.strategy import check_strategy
+from tunesmith.train.trainer import Arguments
 
 MOST_STEPS = 20_000
 """Steps for which the learning rate is computed one after the other; longer schedules are shown by their peak alone."""
@@ -83,9 +83,10 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
     Raises:
         ConfigError: ``gpu`` names nothing known.
     """
-    capacity = (gpu, memory.device_memory(gpu)) if gpu is not None else memory.here(resolved)
+    elsewhere = None if gpu is None else replace(CPU, kind="cuda", name=gpu, memory=memory.device_memory(gpu))
     report = Report()
     strategy = report.attempt(lambda: check_strategy(resolved)) or ALONE
+    device = elsewhere or report.attempt(lambda: here(resolved, strategy))
     resume = report.attempt(lambda: _starting_point(resolved))
     tokenizer = report.attempt(lambda: load_tokenizer(resolved.config.model))
     data = report.attempt(lambda: prepare(resolved, tokenizer)) if tokenizer is not None else None
@@ -97,23 +98,26 @@ def check(resolved: Resolved, gpu: str | None = None) -> Report:
         report.steps = _steps(resolved, plan)
         if resume is not None:
             report.attempt(lambda: check_batches(resume, resolved, plan, strategy))
-    precision = memory.precision_elsewhere(resolved) if gpu else report.attempt(lambda: choose_precision(resolved))
-    if precision is None:
+    if device is None:
         return report
+    precision = memory.precision_elsewhere(resolved)
+    if gpu is None:
+        here_precision = report.attempt(lambda: choose_precision(resolved, device))
+        if here_precision is None:
+            return report
+        precision = here_precision
     report.attempt(lambda: source.locate(resolved.config.model.model_name_or_path, resolved.config.model.revision))
     if gpu is None:
-        report.attempt(lambda: placement(resolved, strategy))
-        report.attempt(lambda: choose_attention(resolved, precision))
+        report.attempt(lambda: choose_attention(resolved, precision, device))
+        report.attempt(lambda: check_optimizer(resolved, device))
         if plan is not None:
-            report.attempt(lambda: _check_arguments(resolved, precision, plan))
+            report.attempt(lambda: _check_arguments(resolved, precision, device, plan))
     report.attempt(lambda: _check_trackers(resolved))
     batch = _largest_batch(resolved, data, tokenizer)
-    found = report.attempt(lambda: _model(resolved, precision, batch, tokenizer, cuda=gpu is not None))
+    found = report.attempt(lambda: _model(resolved, precision, batch, tokenizer, device))
     if found is not None:
-        name, size = capacity
-        cuda = gpu is not None or uses_cuda(resolved.config)
-        report.memory = _memory(resolved, found, batch, precision, name, size)
-        report.attempt(lambda: _check_fit(resolved, found, batch, precision, name, size, cuda=cuda))
+        report.memory = _memory(found, batch, precision, device)
+        report.attempt(lambda: _check_fit(resolved, found, batch, precision, device))
         report.memory["disk"] = _disk(resolved, found, plan)
         report.attempt(lambda: _check_disk(resolved, report.memory["disk"] if report.memory else {}))
     return report
@@ -134,19 +138,19 @@ def _starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
                 path.rmdir()
 
 
-def _check_arguments(resolved: Resolved, precision: Precision, plan: Plan) -> None:
+def _check_arguments(resolved: Resolved, precision: Precision, device: Device, plan: Plan) -> None:
     """Build the trainer's arguments, which refuse some settings by themselves."""
     keywords = sft_keywords(
         resolved,
         bf16=precision.bf16,
         fp16=precision.fp16,
-        use_cpu=not torch.cuda.is_available(),
+        device=device,
         warmup_steps=plan.warmup_steps,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         resuming=False,
         strategy=ALONE,  # others would set up processes
     )
-    SFTConfig(**keywords | {"report_to": "none"})
+    Arguments(**keywords | {"report_to": "none"})
 
 
 def _check_trackers(resolved: Resolved) -> None:
@@ -281,8 +285,7 @@ def _model(
     precision: Precision,
     batch: BatchShape,
     tokenizer: PreTrainedTokenizerBase | None,
-    *,
-    cuda: bool,
+    device: Device,
 ) -> Memory:
     if resolved.config.model.model_class is not None:
         raise ModelError(
@@ -291,34 +294,32 @@ def _model(
     if tokenizer is not None:
         embeddings = memory.skeleton(resolved, precision).get_input_embeddings()
         check_vocabulary(tokenizer, embeddings.num_embeddings)
-    cuda = cuda or uses_cuda(resolved.config)
-    return memory.estimate(resolved, precision, batch, cuda=cuda, num_processes=num_processes())
+    return memory.estimate(resolved, precision, batch, cuda=device.kind == "cuda", num_processes=num_processes())
 
 
-def _memory(
-    resolved: Resolved, found: Memory, batch: BatchShape, precision: Precision, name: str, size: int
-) -> dict[str, Any]:
+def _memory(found: Memory, batch: BatchShape, precision: Precision, device: Device) -> dict[str, Any]:
+    size = memory.usable(device)
     return asdict(found) | {
         "batch": asdict(batch),
         "precision": precision.dtype,
-        "device": name,
+        "device": device.name,
         "available": size,
         "fits": found.peak <= size,
     }
 
 
-def _check_fit(
-    resolved: Resolved, found: Memory, batch: BatchShape, precision: Precision, name: str, size: int, *, cuda: bool
-) -> None:
+def _check_fit(resolved: Resolved, found: Memory, batch: BatchShape, precision: Precision, device: Device) -> None:
+    size = memory.usable(device)
     if found.peak <= size:
         return
 
     def fits(changed: Resolved, shape: BatchShape) -> bool:
-        return memory.estimate(changed, precision, shape, cuda=cuda, num_processes=num_processes()).peak <= size
+        cuda, number = device.kind == "cuda", num_processes()
+        return memory.estimate(changed, precision, shape, cuda=cuda, num_processes=number).peak <= size
 
-    changes = memory.remedies(resolved, batch, fits)
+    changes = memory.remedies(resolved, batch, fits, bitsandbytes=device.kind != "mps")
     raise ModelError(
-        f"the run needs about {found.peak / GIB:.1f} GiB at its peak, {name} has {size / GIB:.1f} GiB",
+        f"the run needs about {found.peak / GIB:.1f} GiB at its peak, {device.name} has {size / GIB:.1f} GiB",
         remedy=f"set {', '.join(changes)}" if changes else "take a smaller model or a larger device",
     )
 

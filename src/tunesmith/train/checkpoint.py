@@ -102,7 +102,7 @@ def find(output_dir: Path, asked: str | None) -> Checkpoint | None:
     if not any((candidate.path / MANIFEST).is_file() for candidate in candidates):
         notices.notify(f"no complete checkpoint in {output_dir} yet, so training starts from the beginning")
         return None
-    reasons = []
+    reasons: list[str] = []
     for checkpoint in reversed(candidates):
         reason = problem(checkpoint.path)
         if reason is None:

@@ -21,14 +21,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith import notices
+from tunesmith.config.evaluation import evaluates
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.rules import evaluates
 from tunesmith.config.schema import DataSection
 from tunesmith.data import cache
 from tunesmith.data.examples import ExampleBuilder, check_kept
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import Example
-from tunesmith.data.rows import Row, iter_rows
+from tunesmith.data.row import Row
+from tunesmith.data.rows import iter_rows
 from tunesmith.data.selection import evaluation_rows, leaks, load_rows, refuse_leaks, without_leaks
 from tunesmith.data.store import ExampleStore, ExampleWriter
 from tunesmith.data.stream import ExampleStream

@@ -16,7 +16,7 @@ from tunesmith.data.batching import items, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.preview import PreviewRow, RowViewer, TokenReader, Which, rows_of_batch, shape_of_batch
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.data.selection import load_rows
 from tunesmith.model.tokenizer import load_tokenizer
 from tunesmith.train.order import batches

@@ -38,6 +38,26 @@ def process_seed(seed: int, step: int = 0) -> int:
     return (seed + rank() + 1_000_003 * step) % 2**32
 
 
+def connected() -> bool:
+    """Whether this process is in a group with others already; whoever made the group, not the run, then ends it."""
+    if num_processes() == 1:
+        return False
+    import torch.distributed
+
+    return torch.distributed.is_initialized()
+
+
+def disconnect() -> None:
+    """Leave the group of processes: what this one does from here on, no other waits for, however long it takes.
+
+    Every process must call this, after its last exchange with the others; one that is alone may.
+    """
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def use_fresh_store() -> None:
     """After a restart by torchrun, meet at a new store instead of the one that all starts of an agent share.
 

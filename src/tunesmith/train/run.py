@@ -6,7 +6,7 @@ Everything that can be checked without weights is checked before weights are loa
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, set_seed
-from trl import SFTConfig
 
-from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.data.collate import Collator
@@ -25,13 +23,15 @@ from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
-from tunesmith.model.load import load_model, trainable_parameters
+from tunesmith.model.device import Device, here
+from tunesmith.model.load import load_model
+from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.precision import Precision, choose_precision
 from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
 from tunesmith.report import record
 from tunesmith.train import trackers
-from tunesmith.train.arguments import eval_interval, sft_keywords
+from tunesmith.train.arguments import check_optimizer, eval_interval, sft_keywords
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
 from tunesmith.train.dataset import num_batch_rows, to_dataset
 from tunesmith.train.evaluator import Evaluator, make_evaluator
@@ -48,7 +48,14 @@ from tunesmith.train.folder import (
 )
 from tunesmith.train.plan import Plan, make_plan
 from tunesmith.train.prepare import PreparedData, prepare
-from tunesmith.train.processes import is_main_process, num_processes, process_seed, use_fresh_store
+from tunesmith.train.processes import (
+    connected,
+    disconnect,
+    is_main_process,
+    num_processes,
+    process_seed,
+    use_fresh_store,
+)
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.samples import make_samples
 from tunesmith.train.start import check_agreement, check_batches, starting_point
@@ -61,7 +68,7 @@ from tunesmith.train.strategy import (
     gathered_weights,
     release_zero3,
 )
-from tunesmith.train.trainer import Trainer
+from tunesmith.train.trainer import Arguments, Trainer
 
 
 def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
@@ -79,6 +86,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     started = time.perf_counter()
     training = resolved.config.training
     use_fresh_store()
+    joined = connected()
     strategy = check_strategy(resolved)
     check_processes(resolved, strategy)
     claim_deepspeed_fields()
@@ -87,15 +95,17 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     tokenizer = load_tokenizer(resolved.config.model)
     data = prepare(resolved, tokenizer)
     evaluator = make_evaluator(resolved, data)
-    precision = choose_precision(resolved)
+    device = here(resolved, strategy)
+    precision = choose_precision(resolved, device)
     samples = make_samples(resolved, tokenizer, data, precision)
     rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
     plan = make_plan(resolved, num_batch_rows(rows), num_processes())
     check_precision(resolved, strategy, precision)
+    check_optimizer(resolved, device)
     if resume is not None:
         check_batches(resume, resolved, plan, strategy)
     set_seed(training.seed)
-    model = load_model(resolved, precision, strategy)
+    model = load_model(resolved, precision, device, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
     check_tied(strategy, model)
     contract = inference_contract(resolved, model, data)
@@ -105,6 +115,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         model,
         tokenizer,
         precision,
+        device,
         plan,
         evaluator,
         rows,
@@ -136,7 +147,11 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     listener.on_end()
     if is_main_process() and isinstance(data.train, ExampleStream):
         write_ledger(folder, data)
-    return finalize(resolved, trainer, tokenizer, precision, contract, started)
+    weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
+    release_zero3()
+    if not joined:
+        disconnect()
+    return finalize(resolved, trainer, tokenizer, precision, contract, started, weights)
 
 
 def inference_contract(resolved: Resolved, model: Any, data: PreparedData) -> Contract:
@@ -151,6 +166,7 @@ def build_trainer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     precision: Precision,
+    device: Device,
     plan: Plan,
     evaluator: Evaluator | None,
     rows: Dataset,
@@ -166,28 +182,25 @@ def build_trainer(
         resolved,
         bf16=precision.bf16,
         fp16=precision.fp16,
-        use_cpu=not torch.cuda.is_available(),
+        device=device,
         warmup_steps=plan.warmup_steps,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
         resuming=resuming,
         strategy=strategy,
     )
-    if training.optim.startswith("paged_") and not torch.cuda.is_available():
-        notices.notify(
-            f"{training.optim}: there is no GPU memory to page, so the optimizer's states stay where they are"
-        )
     callbacks = []
     if training.early_stopping_patience is not None and eval_interval(resolved)[0] != "no":
         callbacks.append(EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold))
     if is_main_process():
         callbacks.extend(trackers.callbacks(resolved))
+    args = Arguments(**keywords)
     trainer = Trainer(
         model=model,
-        args=SFTConfig(**keywords),
+        args=args,
         processing_class=tokenizer,
         train_dataset=rows,
         eval_dataset=eval_rows,
-        data_collator=training_collator(resolved, model, tokenizer, precision),
+        data_collator=training_collator(resolved, model, tokenizer, precision, args.device),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
         generation_metrics=evaluator,
         generate_every=resolved.config.evaluation.generate_every,
@@ -202,7 +215,7 @@ def build_trainer(
 
 
 def training_collator(
-    resolved: Resolved, model: Any, tokenizer: PreTrainedTokenizerBase, precision: Precision
+    resolved: Resolved, model: Any, tokenizer: PreTrainedTokenizerBase, precision: Precision, device: torch.device
 ) -> Collator:
     """The collator of training batches; where a row holds several examples, the model is made to keep them apart.
 
@@ -212,7 +225,7 @@ def training_collator(
     batching = resolved.config.training.batching
     if batching in ("padded", "length_grouped"):
         return Collator(batching, tokenizer.pad_token_id)
-    return Collator(batching, tokenizer.pad_token_id, boundaries=keep_examples_apart(model, precision))
+    return Collator(batching, tokenizer.pad_token_id, boundaries=keep_examples_apart(model, precision, device))
 
 
 def describe(
@@ -265,20 +278,22 @@ def finalize(
     precision: Precision,
     contract: Contract,
     started: float,
+    weights: Mapping[str, torch.Tensor] | None,
 ) -> TrainResult:
-    """Write the finished model and all that is known of it; every process must call this.
+    """Write the finished model and all that is known of it.
+
+    The main process alone has something to do, and the others do not wait for it: merging and proving take as long as
+    they take, and no collective with a time limit may stand behind them.
 
     Args:
         started: ``time.perf_counter()`` at the start of the run.
+        weights: the gathered weights of a model that is spread over processes.
     """
     training, state = resolved.config.training, trainer.state
     folder = Path(training.output_dir)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    whole = gathered_weights(model)
-    release_zero3()
     if is_main_process():
-        save_models(resolved, model, tokenizer, precision, contract, state_dict=whole)
-    trainer.accelerator.wait_for_everyone()
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_models(resolved, model, tokenizer, precision, contract, state_dict=weights)
     seconds = time.perf_counter() - started
     best = best_evaluation(
         state.log_history, trainer.args.metric_for_best_model, greater_is_better=bool(trainer.args.greater_is_better)

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import chosen
 from tunesmith.data.examples import ExampleBuilder
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import generate

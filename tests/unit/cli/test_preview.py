@@ -46,6 +46,7 @@ Drawn = list[tuple[str, list[int], list[int], list[float]]]
 
 def drawn(model: Path, data: str, **settings: Any) -> Drawn:
     """Origin, ids, labels and weights of every example in the first epoch of the real trainer, in its order."""
+    from tunesmith.model.device import here
     from tunesmith.model.load import load_model
     from tunesmith.model.precision import choose_precision
     from tunesmith.model.tokenizer import load_tokenizer
@@ -58,9 +59,9 @@ def drawn(model: Path, data: str, **settings: Any) -> Drawn:
     tokenizer = load_tokenizer(resolved.config.model)
     prepared = prepare(resolved, tokenizer)
     rows = to_dataset(prepared.train, resolved)
-    precision = choose_precision(resolved)
+    precision = choose_precision(resolved, here(resolved))
     plan = make_plan(resolved, len(rows), 1)
-    loaded = load_model(resolved, precision)
+    loaded = load_model(resolved, precision, here(resolved))
     contract = inference_contract(resolved, loaded, prepared)
     trainer = build_trainer(resolved, loaded, tokenizer, precision, plan, None, rows, None, contract, resuming=False)
     loader = trainer.get_train_dataloader()

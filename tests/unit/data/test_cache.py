@@ -20,7 +20,7 @@ from tunesmith.config.schema import DataSection
 from tunesmith.data import cache
 from tunesmith.data.batching import items
 from tunesmith.data.masking import IGNORE_INDEX, Example
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.data.store import ARROW_TYPES, CHUNK, SCHEMA, ExampleStore, ExampleWriter
 from tunesmith.errors import DataError, StorageError
 from tunesmith.train.prepare import PreparedData, prepare_data

@@ -14,7 +14,7 @@ from tunesmith.data.masking import (
     make_example,
     start_after,
 )
-from tunesmith.data.templates import Rendered, Span
+from tunesmith.data.rendered import Rendered, Span
 from tunesmith.errors import DataError, ModelError
 
 

@@ -29,6 +29,7 @@ from tunesmith import notices
 from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate.decoding import Decoding, shared_prefix
 from tunesmith.evaluate.generate import default_stop_token_ids, generate
+from tunesmith.model.device import here
 from tunesmith.model.load import load_base
 from tunesmith.model.precision import choose_precision
 
@@ -313,7 +314,7 @@ def test_a_short_or_missing_beginning_is_not_shared(models_folder: Path) -> None
 
 def test_four_bit_weights_answer_alike_with_a_shared_beginning(settings: Any) -> None:
     resolved = settings("mistral", load_in_4bit=True, bf16=False, fp16=False)
-    model = load_base(resolved, choose_precision(resolved)).eval()
+    model = load_base(resolved, choose_precision(resolved, here(resolved)), here(resolved)).eval()
     tokenizer = AutoTokenizer.from_pretrained(resolved.config.model.model_name_or_path)
     prompts = with_beginning(20, 3, 12, 1, 9)
     answers = generate(model, tokenizer, prompts, Decoding(max_new_tokens=10, batch_size=4, stop_token_ids=[95]))

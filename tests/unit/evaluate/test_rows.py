@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tunesmith.config.schema import DataSection
-from tunesmith.data.rows import Row, read_rows
+from tunesmith.data.row import Row
+from tunesmith.data.rows import read_rows
 from tunesmith.errors import DataError
 from tunesmith.evaluate.rows import check_same_rows, held_out_rows, sampled
 

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import DataSection, EvaluationSection
 from tunesmith.data.examples import ExampleBuilder
-from tunesmith.data.rows import Row, read_rows
+from tunesmith.data.row import Row
+from tunesmith.data.rows import read_rows
 from tunesmith.errors import ConfigError, DataError, DataErrors, ModelError
 from tunesmith.evaluate.generate import Generation
 from tunesmith.evaluate.result import write_result

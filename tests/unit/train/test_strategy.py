@@ -14,6 +14,7 @@ from tunesmith import assets
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import named
 from tunesmith.errors import ConfigError, ModelError
+from tunesmith.model.device import CPU
 from tunesmith.model.load import load_model
 from tunesmith.model.precision import Precision
 from tunesmith.train import processes
@@ -179,6 +180,7 @@ def test_copies_of_a_tied_head_are_not_spread_by_fsdp2(models_folder: Path) -> N
         model = load_model(
             resolved_from(model_name_or_path=str(models_folder / kind), modules_to_save=["lm_head"], max_length=64),
             Precision("float32", "test"),
+            CPU,
         )
         check_tied(named("zero3"), model)
         if fits:
