@@ -63,9 +63,9 @@ def difference_of_shares(pairs: Sequence[tuple[bool, bool]]) -> list[float]:
     shares = [count / number for count in right]
     (low1, high1), (low2, high2) = (share_interval(count, number) for count in right)
     margins = right[0] * right[1] * (number - right[0]) * (number - right[1])
-    excess = both * neither - gained * lost
+    excess = float(both * neither - gained * lost)
     if excess > 0:
-        excess = max(excess - number / 2, 0)
+        excess = max(excess - number / 2, 0.0)
     together = excess / margins**0.5 if margins else 0.0
     difference = shares[1] - shares[0]
     below, above = shares[1] - low2, high2 - shares[1]  # reaches of the second share, then of the first one
