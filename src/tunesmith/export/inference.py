@@ -15,10 +15,11 @@ from pydantic import Field, ValidationError, field_validator
 
 from tunesmith.config.resolve import from_values
 from tunesmith.config.schema import EvaluationSection, Section
+from tunesmith.data.chat_template import ChatRenderer
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.formats import DEFAULT_MARKER, QUERIES
-from tunesmith.data.rows import Row
-from tunesmith.data.templates import ChatRenderer, Renderer, StringRenderer
+from tunesmith.data.row import Row
+from tunesmith.data.templates import Renderer, StringRenderer
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.report.folder import read_json, write_json
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig
 
 INFERENCE = "inference.json"
-VERSION = 1
+VERSION: Literal[1] = 1
 GENERATION_DEFAULTS = "generation_config.json"
 SETTINGS = (
     "data.format",
@@ -145,7 +146,7 @@ def make_contract(
         prompt=prompt,
         special_in_content=data.special_in_content,
         stop_token_ids=stop_token_ids,
-        stop_tokens=builder.tokenizer.convert_ids_to_tokens(stop_token_ids),
+        stop_tokens=[str(builder.tokenizer.convert_ids_to_tokens(token)) for token in stop_token_ids],
         generation=_generation(evaluation, model_defaults),
         max_length=data.max_length,
         settings={path: settings[path] for path in SETTINGS},

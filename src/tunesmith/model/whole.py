@@ -30,6 +30,7 @@ from tunesmith.errors import ModelError
 from tunesmith.model import headers, source
 from tunesmith.model.digests import check_finite
 from tunesmith.model.headers import FLOATING, Header, few
+from tunesmith.model.quantize import check_not_quantized
 
 MANY_LAYERS = 512
 """Layers beyond which a configuration must be backed by as many tensors before its shape is even built."""
@@ -81,12 +82,6 @@ def open_checked(section: ModelSection, *, read_weights: bool = True) -> Checked
     else:
         check_headers(headers.hub_headers(located, section.revision), config, name, trust_remote_code=trusted)
     return Checked(located, keywords, config)
-
-
-def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
-    """Refuse a base whose file is quantized already."""
-    if getattr(config, "quantization_config", None):
-        raise ModelError("was saved in a quantized format already", where=name, remedy="name its unquantized original")
 
 
 def check_whole(folder: Path, config: PreTrainedConfig, *, trust_remote_code: bool = False) -> None:
