@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from tunesmith.data.masking import IGNORE_INDEX
+from tunesmith.model.adapters import base_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,7 @@ def measure_tokens(model: torch.nn.Module, batches: Iterable[dict[str, Any]], de
         batches: what the collator makes.
         device: where its inputs go.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    chosen = keeps_logits(base)
+    chosen = keeps_logits(base_of(model))
     totals = torch.zeros(4, dtype=torch.float64, device=device)
     for batch in batches:
         inputs = {name: value.to(device) for name, value in batch.items() if name != "origins"}

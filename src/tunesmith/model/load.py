@@ -23,6 +23,7 @@ from tunesmith.model import source
 from tunesmith.model.adapters import (
     ADAPTER_CONFIG,
     attach_adapter,
+    base_of,
     load_adapter_strictly,
     lora_config,
     read_lora_config,
@@ -135,7 +136,7 @@ def enable_checkpointing(model: PreTrainedModel | PeftModel) -> None:
     With frozen embeddings the inputs of the first layer would need no gradient; they are made to, so that adapters get
     theirs whatever the kind of checkpointing.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     if not base.supports_gradient_checkpointing:
         raise ModelError(
             f"{type(base).__name__} has no gradient checkpointing", remedy="set gradient_checkpointing false"
@@ -277,11 +278,12 @@ def load_from_spec(how: ModelSpec) -> Inference:
     """Load what ``model_spec`` found; see ``load_for_inference``."""
     resolved, precision = how.resolved, how.precision
     device = inference_device(resolved, precision, how.device, how.weight_dtype)
-    model: PreTrainedModel | PeftModel = load_base(resolved, precision, device, how.weight_dtype)
+    base = load_base(resolved, precision, device, how.weight_dtype)
     if precision.dtype == "float32" and not is_quantized(resolved.config.quantization):
-        model = model.float()  # exact; weights that training held in 16 bits are multiplied in 32
+        base = base.float()  # exact; weights that training held in 16 bits are multiplied in 32
+    model: PreTrainedModel | PeftModel = base
     if how.is_adapter:
-        model = load_adapter_strictly(model, how.folder, how.base_fingerprint(), how.checksum)
+        model = load_adapter_strictly(base, how.folder, how.base_fingerprint(), how.checksum)
     for parameter in model.parameters():
         parameter.requires_grad = False
     align_types(model)
