@@ -19,7 +19,9 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.model.device import CPU, Machine, choose
 from tunesmith.model.load import model_spec
+from tunesmith.model.precision import Precision
 from tunesmith.train.arguments import check_optimizer, sft_keywords
+from tunesmith.train.plan import Plan
 from tunesmith.train.trainer import Arguments
 
 Settings = Callable[..., Resolved]
@@ -42,15 +44,8 @@ def current(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def arguments(resolved: Resolved) -> Arguments:
-    keywords = sft_keywords(
-        resolved,
-        bf16=False,
-        fp16=False,
-        device=choose(resolved, TWO, {}),
-        warmup_steps=0,
-        gradient_accumulation_steps=1,
-        resuming=False,
-    )
+    device, plan = choose(resolved, TWO, {}), Plan(4, 1, 1, 4, 4, 0, 1)
+    keywords = sft_keywords(resolved, device, Precision("float32", "test"), plan, resuming=False)
     return Arguments(**keywords | {"report_to": "none"})
 
 
