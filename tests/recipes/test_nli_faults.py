@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tunesmith import notices
-from tunesmith.config.nli_door import MINIMAL_DEFAULTS, open_config
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.ledger import Ledger
@@ -19,6 +18,7 @@ from tunesmith.data.nli import nli_answer, nli_prompt, nli_text
 from tunesmith.data.prepare_nli import prepare_nli
 from tunesmith.data.row import Row
 from tunesmith.entrypoints import nli as door
+from tunesmith.entrypoints.nli import MINIMAL_DEFAULTS, open_config
 from tunesmith.errors import DataError
 from tunesmith.evaluate.answers import read_label
 from tunesmith.model.device import CPU

@@ -59,7 +59,7 @@ class Encoder:
         """Whether the text after a special token is encoded as if it stood alone, which most tokenizers do."""
 
     def begin(self, begins: bool | None) -> list[int]:
-        """The begin token as a list, or nothing; ``begins`` as in ``templates.Rendered``."""
+        """The begin token as a list, or nothing; ``begins`` as in ``rendered.Rendered``."""
         if begins is False or self.bos_token_id is None or self.add_bos is False:
             return []
         return [self.bos_token_id] if begins or self.add_bos or self._adds_bos else []

@@ -163,10 +163,10 @@ def on_device(model: PreTrainedModel | PeftModel, device: Device) -> PreTrainedM
             where="model.model_class",
             remedy="let its class load it there, or set device_map to where it is",
         )
-    moved = model.to(wanted)
+    moved: Any = model.to(wanted)  # type: ignore[arg-type]  # the stub of a decorated method
     if hasattr(moved, "hf_device_map"):  # what the trainer goes by
         moved.hf_device_map = {"": wanted}
-    return moved
+    return moved  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)

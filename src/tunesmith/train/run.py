@@ -79,7 +79,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     check_tied(setup.strategy, model)
     contract = inference_contract(setup, model)
     trainer = build_trainer(setup, model, contract)
-    check_agreement(setup.resume)
+    check_agreement(setup.resume, setup.data.train_fingerprint)
     begin(setup, trainer, command, listener)
     set_seed(process_seed(resolved.config.training.seed))
     with recorded_end(setup, listener):

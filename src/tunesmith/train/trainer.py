@@ -190,7 +190,7 @@ class Trainer(SFTTrainer):
         loss = losses.nll.sum() / (total + (total == 0))
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
-        return loss
+        return loss.to(self.args.device)  # a model that is spread over devices may end on another one
 
     @override
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:

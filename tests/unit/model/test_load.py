@@ -242,7 +242,7 @@ def test_a_model_that_only_answers_is_spread_where_one_device_does_not_hold_it(
 ) -> None:
     """Weights are counted in the format in which they are held: 4 bytes, 2 bytes, or packed."""
     spread = replace(PLACED, device_map="auto", spread=True)
-    resolved, four = settings("llama"), settings("llama", load_in_4bit=True)
+    resolved, four = settings("llama", use_lora=False), settings("llama", load_in_4bit=True, lora_r=1)
     count = sum(parameter.numel() for parameter in load_base(resolved, Precision("float32", "test"), CPU).parameters())
     half = Precision("bfloat16", "test")
     for size, case, precision, fits in (
@@ -254,7 +254,7 @@ def test_a_model_that_only_answers_is_spread_where_one_device_does_not_hold_it(
     ):
         machine = Machine(2, True, (int(size) - 1, int(size)), ("a", "b"))
         monkeypatch.setattr("tunesmith.model.load.seen", lambda machine=machine: machine)
-        found = inference_device(case, precision, spread)
+        found = inference_device(case, precision, spread, precision.torch_dtype)
         assert (found.spread, found.device_map) == ((False, {"": 0}) if fits else (True, "auto")), size
     assert inference_device(resolved, half, CPU) is CPU
 

@@ -132,7 +132,7 @@ def estimate(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     stepped = [torch.empty_like(part, dtype=torch.float32) for part in trained] if sharing.uses_deepspeed else trained
     if sharing.uses_deepspeed:
-        model.to(precision.torch_dtype)
+        model.to(precision.torch_dtype)  # type: ignore[arg-type]  # the stub of a decorated method
     states = sum(optimizer_bytes(training.optim, tensor) for tensor in stepped)
     step_work = (
         sum(map(tensor_bytes, stepped)) if cuda and training.optim == "adamw_torch" else max(map(tensor_bytes, stepped))
