@@ -72,7 +72,7 @@ class Chat:
             DataError: it cannot be asked, or the conversation is longer than the model's context.
             KeyboardInterrupt: the user ended the answer; what was shown of it is remembered.
         """
-        from tunesmith.data.rows import Row
+        from tunesmith.data.row import Row
 
         shown: list[str] = []
 
@@ -100,6 +100,7 @@ def begin(answerer: Answerer) -> Chat:
 
     contract, data = answerer.contract, answerer.data
     knows_chats = bool(answerer.tokenizer.chat_template) or data.template is not None
+    format_name: str
     if data.format != "auto":
         format_name = data.format
     elif contract is not None:
@@ -117,10 +118,11 @@ def begin(answerer: Answerer) -> Chat:
 def _texts_are_chats(answerer: Answerer) -> bool:
     """Whether the texts of training were written in the tokenizer's chat template: what stands before an answer there
     is what the template writes there, so a question can be asked without its markers."""
-    from tunesmith.data.rows import Row
+    from tunesmith.data.row import Row
 
     contract = answerer.contract
-    marker = answerer.data.completion_start or (contract.prompt.cut_after if contract is not None else None)
+    cut_after = getattr(contract.prompt, "cut_after", None) if contract is not None else None
+    marker = answerer.data.completion_start or cut_after
     if not marker or not answerer.tokenizer.chat_template:
         return False
     row = Row({"messages": [{"role": "user", "content": "a"}]}, "chat", 1)

@@ -107,7 +107,7 @@ def identity(model: PreTrainedModel) -> dict[str, Any]:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    device = model.get_input_embeddings().weight.device.type
+    device = str(model.get_input_embeddings().weight.device.type)
     return {
         "weights": digest.hexdigest(),
         "config": model.config.to_json_string(),

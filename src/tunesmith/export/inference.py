@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from tunesmith.config.schema import EvaluationSection, Section
+from tunesmith.data.chat_template import ChatRenderer
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.formats import DEFAULT_MARKER, QUERIES
-from tunesmith.data.rows import Row
-from tunesmith.data.templates import ChatRenderer, Renderer, StringRenderer
+from tunesmith.data.row import Row
+from tunesmith.data.templates import Renderer, StringRenderer
 from tunesmith.errors import ModelError
 from tunesmith.report.folder import read_json, write_json
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig
 
 INFERENCE = "inference.json"
-VERSION = 1
+VERSION: Literal[1] = 1
 GENERATION_DEFAULTS = "generation_config.json"
 SETTINGS = (
     "data.format",
@@ -144,7 +145,7 @@ def make_contract(
         prompt=prompt,
         special_in_content=data.special_in_content,
         stop_token_ids=stop_token_ids,
-        stop_tokens=builder.tokenizer.convert_ids_to_tokens(stop_token_ids),
+        stop_tokens=[str(builder.tokenizer.convert_ids_to_tokens(token)) for token in stop_token_ids],
         generation=_generation(evaluation, model_defaults),
         max_length=data.max_length,
         settings={path: settings[path] for path in SETTINGS},

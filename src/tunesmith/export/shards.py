@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -97,11 +98,11 @@ def obstacle(base: Base, adapted: PeftModel, *, rounds: bool) -> str | None:
 
 
 def _unusual_adapter(model: PreTrainedModel, adapted: PeftModel) -> str | None:
-    config = adapted.peft_config["default"]
+    config: Any = adapted.peft_config["default"]
     if config.layer_replication or config.lora_bias:
         return "the adapter repeats layers or carries biases of its own"
-    layers = [layer for layer in adapted.modules() if isinstance(layer, LoraLayer)]
-    if any(type(layer) not in (Linear, Embedding) for layer in layers):
+    kinds: set[type] = {type(layer) for layer in adapted.modules() if isinstance(layer, LoraLayer)}
+    if not kinds <= {Linear, Embedding}:
         return "the adapter stands on layers that are neither linear nor embeddings"
     tied = {name.rpartition(".")[0] for pair in model.all_tied_weights_keys.items() for name in pair}
     touched = {
@@ -143,7 +144,7 @@ class Fold:
             return self.whole[name]
         # opened for this tensor alone, so that the pages of the file are given back
         with safe_open(self.base.files[name], framework="pt") as tensors:
-            tensor = tensors.get_tensor(name)
+            tensor: torch.Tensor = tensors.get_tensor(name)
         if not tensor.is_floating_point():
             return tensor
         tensor = self.rounded(name, tensor).float()
@@ -151,13 +152,15 @@ class Fold:
         layer = self.model.get_submodule(module_name)
         return self._folded(layer, tensor, name) if own_name == "weight" and isinstance(layer, LoraLayer) else tensor
 
-    def _folded(self, layer: Linear | Embedding, weight: torch.Tensor, name: str) -> torch.Tensor:
+    def _folded(self, layer: Any, weight: torch.Tensor, name: str) -> torch.Tensor:
+        """``layer`` is PEFT's ``Linear`` or ``Embedding``."""
         plain = layer.get_base_layer()
         empty = plain.weight
         plain.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
         try:
             layer.merge(safe_merge=True)
-            return plain.weight.data
+            merged: torch.Tensor = plain.weight.data
+            return merged
         except ValueError as error:
             raise ModelError(f"{name}: the merged weight is not finite", where=str(self.base.located)) from error
         finally:
@@ -219,7 +222,8 @@ def write_shards(folded: Fold, stage: Path, dtype: torch.dtype, max_shard_size: 
 def generation_defaults(base: Base, revision: str | None) -> GenerationConfig:
     """The base's generation settings, or those that follow from its configuration."""
     if source.read_json(base.located, "generation_config.json", revision):
-        return GenerationConfig.from_pretrained(base.located, **({"revision": revision} if revision else {}))
+        keywords: dict[str, Any] = {"revision": revision} if revision else {}
+        return GenerationConfig.from_pretrained(base.located, **keywords)
     return GenerationConfig.from_model_config(base.model.config)
 
 

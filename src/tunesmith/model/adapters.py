@@ -37,6 +37,13 @@ _NOT_IN_CHECKSUM = frozenset(["base_model_name_or_path", "revision", "inference_
 _INITIALS = re.compile(r"gaussian|orthogonal|olora|pissa|pissa_niter_[1-9]\d*")
 
 
+def base_of(model: torch.nn.Module) -> PreTrainedModel:
+    """The model itself, without what holds its adapter."""
+    wrapper: Any = model
+    base: PreTrainedModel = wrapper.get_base_model() if hasattr(wrapper, "get_base_model") else wrapper
+    return base
+
+
 def lora_config(section: AdapterSection) -> LoraConfig:
     """The settings as PEFT takes them.
 
@@ -102,7 +109,7 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
             f"target_modules: the output head ({head_names[0]}) cannot carry an adapter in training",
             remedy="leave it out, or train it whole with modules_to_save",
         )
-    if mutates_base(config.init_lora_weights) and getattr(model, "is_quantized", False):  # type: ignore[arg-type]
+    if mutates_base(config.init_lora_weights) and getattr(model, "is_quantized", False):
         raise ModelError(
             f"init_lora_weights {config.init_lora_weights} takes its values out of the weights, which are quantized",
             remedy="switch the quantization off, or set init_lora_weights true",
@@ -124,8 +131,9 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         raise ModelError(f"the adapter does not fit the model ({error})") from error
     _check_layers(adapted, config)
     _hold_trained_layers_in_float32(adapted)
-    if mutates_base(config.init_lora_weights):  # type: ignore[arg-type]
-        adapted.initial_adapter = {name: tensor.clone() for name, tensor in adapter_tensors(adapted).items()}
+    if mutates_base(config.init_lora_weights):
+        holder: Any = adapted
+        holder.initial_adapter = {name: tensor.clone() for name, tensor in adapter_tensors(adapted).items()}
     return adapted
 
 
@@ -141,7 +149,8 @@ def portable_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> tupl
     PiSSA and OLoRA train on W - s B0 A0. What they learned, s (B A - B0 A0), is itself a low-rank adapter of twice the
     rank for W: A and A0 stacked, B and -B0 side by side. Other adapters are returned as they are.
     """
-    config: LoraConfig = model.peft_config["default"]
+    config = model.peft_config["default"]
+    assert isinstance(config, LoraConfig)
     initial: dict[str, torch.Tensor] | None = getattr(model, "initial_adapter", None)
     if initial is None:
         return tensors, config
@@ -303,9 +312,8 @@ def _check_layers(adapted: PeftModel, config: LoraConfig) -> None:
     if config.layers_to_transform is None:
         return
     wanted = [config.layers_to_transform] if isinstance(config.layers_to_transform, int) else config.layers_to_transform
-    found = {
-        int(part) for name in adapted.base_model.targeted_module_names for part in name.split(".") if part.isdigit()
-    }
+    tuner: Any = adapted.base_model
+    found = {int(part) for name in tuner.targeted_module_names for part in name.split(".") if part.isdigit()}
     lost = sorted(set(wanted) - found)
     if lost:
         raise ModelError(

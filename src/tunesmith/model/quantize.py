@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import QuantizationSection
+from tunesmith.errors import ModelError
 from tunesmith.model.precision import Precision
 from tunesmith.notices import notify
 
@@ -21,6 +23,12 @@ from tunesmith.notices import notify
 def is_quantized(section: QuantizationSection) -> bool:
     """Whether the settings ask for a quantized base."""
     return section.load_in_4bit or section.load_in_8bit
+
+
+def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a base whose file is quantized already."""
+    if getattr(config, "quantization_config", None):
+        raise ModelError("was saved in a quantized format already", where=name, remedy="name its unquantized original")
 
 
 def quantization_config(
@@ -82,15 +90,15 @@ def use_dequantized_weights(model: torch.nn.Module, dtype: torch.dtype = torch.f
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     model.to(dtype)
-    for module in model.modules():
-        if isinstance(module, Linear4bit | Linear8bitLt):
-            module.forward = _DequantizedForward(module, dtype)
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, Linear4bit | Linear8bitLt)]
+    for layer in layers:
+        layer.forward = _DequantizedForward(layer, dtype)
 
 
 class _DequantizedForward:
     """The forward pass of a quantized layer as that of a plain one; a class, so that the model can be copied."""
 
-    def __init__(self, layer: torch.nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
         self.layer = layer
         self.dtype = dtype
 
@@ -128,7 +136,8 @@ def rounded_as_loaded(
     return rounded
 
 
-def _dequantized(layer: torch.nn.Module) -> torch.Tensor:
+def _dequantized(layer: Any) -> torch.Tensor:
+    """``layer`` is bitsandbytes' ``Linear4bit`` or ``Linear8bitLt``."""
     from bitsandbytes.nn import Linear8bitLt
     from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 

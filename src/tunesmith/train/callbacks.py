@@ -71,9 +71,14 @@ class RunLog(TrainerCallback):
             self._listener.stepped(state.global_step, state.max_steps)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
     ) -> None:
-        if "train_runtime" in logs:
+        if logs is None or "train_runtime" in logs:
             return
         entry: dict[str, Any] = {"step": state.global_step, "epoch": state.epoch}
         entry |= {key: _finite(value) for key, value in logs.items() if key not in ("epoch", "total_flos")}
