@@ -144,7 +144,8 @@ def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str, int | None, ast.AST
 
 def _is_text(node: ast.AST) -> bool:
     docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    return docstring or isinstance(node, (ast.Import, ast.ImportFrom, ast.JoinedStr))
+    types = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal"
+    return docstring or types or isinstance(node, (ast.Import, ast.ImportFrom, ast.JoinedStr))
 
 
 def _is_message(node: ast.AST, field: str) -> bool:
