@@ -31,6 +31,7 @@ from tunesmith.model.adapters import (
 )
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.fingerprint import fingerprint
+from tunesmith.model.internals import supports_sdpa
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
 from tunesmith.model.quantize import is_quantized, keep_one_4bit_kernel, quantization_config
@@ -106,7 +107,7 @@ def load_base(
             "config": config,
             "dtype": dtype or weights_dtype(resolved, precision),
             "device_map": placement(resolved, strategy),
-            "attn_implementation": choose_attention(resolved, precision, supports_sdpa=_supports_sdpa(config)),
+            "attn_implementation": choose_attention(resolved, precision, supports_sdpa=supports_sdpa(config)),
             "quantization_config": quantization_config(
                 resolved.config.quantization, precision, spread=strategy.name == "fsdp2"
             ),
@@ -308,14 +309,6 @@ def _open(opener: Any, located: str, name: str, keywords: dict[str, Any]) -> Any
     except Exception as error:  # the library raises many kinds here, and all mean the same to the user
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"the model cannot be loaded ({reason[:400]})", where=name) from error
-
-
-def _supports_sdpa(config: PreTrainedConfig) -> bool:
-    try:
-        model_class = AutoModelForCausalLM._model_mapping[type(config)]
-    except KeyError:
-        return True  # its own code; the library decides
-    return bool(getattr(model_class, "_supports_sdpa", True))
 
 
 def check_not_quantized(config: PreTrainedConfig, name: str) -> None:

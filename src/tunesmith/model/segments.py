@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tunesmith.errors import ModelError
+from tunesmith.model.internals import takes_attention_functions
 from tunesmith.model.precision import Precision
 from tunesmith.notices import notify
 
@@ -148,7 +149,7 @@ def segments_obstacle(model: PreTrainedModel) -> str | None:
     config = model.config
     if config._attn_implementation not in ("sdpa", SEGMENTED):
         return f"attention is {config._attn_implementation}"
-    if not (model._supports_attention_backend and model._can_set_attn_implementation()):
+    if not takes_attention_functions(model):
         return f"{type(model).__name__} takes no other attention function"
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds or getattr(config, "attention_chunk_size", None):
