@@ -25,7 +25,7 @@ from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX, Example
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError, ModelError
 
 REFUSED = {

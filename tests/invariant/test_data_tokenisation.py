@@ -15,7 +15,7 @@ from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.formats import FORMATS
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX, Example
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 
 SPECIAL_TEXTS = ["<s>", "</s>", "[INST]", "[/INST]", "<unk>", "<|endoftext|>", "<|im_end|>", "<|im_start|>"]

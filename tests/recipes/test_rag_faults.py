@@ -16,7 +16,7 @@ from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder, build_examples
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.entrypoints.rag import main as training
 from tunesmith.errors import DataError
 

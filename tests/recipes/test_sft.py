@@ -209,7 +209,7 @@ def test_fault_two_bos(stories_tokenizer, mistral_tokenizer) -> None:
     """One begin token, in training and in the prompt of inference, with and without a chat template that writes it."""
     from tunesmith.config.schema import DataSection
     from tunesmith.data.examples import ExampleBuilder
-    from tunesmith.data.rows import Row
+    from tunesmith.data.row import Row
 
     row = Row(GOOD[1], "rows.jsonl", 2)
     for tokenizer in (stories_tokenizer, mistral_tokenizer):

@@ -72,7 +72,7 @@ class Chat:
             DataError: it cannot be asked, or the conversation is longer than the model's context.
             KeyboardInterrupt: the user ended the answer; what was shown of it is remembered.
         """
-        from tunesmith.data.rows import Row
+        from tunesmith.data.row import Row
 
         shown: list[str] = []
 
@@ -118,7 +118,7 @@ def begin(answerer: Answerer) -> Chat:
 def _texts_are_chats(answerer: Answerer) -> bool:
     """Whether the texts of training were written in the tokenizer's chat template: what stands before an answer there
     is what the template writes there, so a question can be asked without its markers."""
-    from tunesmith.data.rows import Row
+    from tunesmith.data.row import Row
 
     contract = answerer.contract
     cut_after = getattr(contract.prompt, "cut_after", None) if contract is not None else None

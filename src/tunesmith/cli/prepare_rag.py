@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
     if output.exists() and not options.overwrite:
         raise StorageError("exists already", where=str(output), remedy="give another name, or --overwrite")
     from tunesmith.data.prepare_rag import PROMPT, prepare_rag
-    from tunesmith.data.templates import read_text
+    from tunesmith.data.template_files import read_text
     from tunesmith.report.folder import write_jsonl
 
     prepared = prepare_rag(

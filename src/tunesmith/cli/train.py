@@ -41,7 +41,7 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
         The exit code.
     """
     launch = resolved.config.launch
-    environment.prepare(launch.gpu_id)
+    environment.prepare(resolved)
     from tunesmith.launch import processes
 
     processes.die_with_agent()

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith import __version__
 from tunesmith.config.schema import DataSection
-from tunesmith.data.rows import Row, local_files
+from tunesmith.data.files import local_files
+from tunesmith.data.row import Row
 from tunesmith.errors import StorageError
 from tunesmith.notices import notify
 
@@ -93,10 +94,15 @@ def find(folder: Path, key: str) -> Entry | None:
         return None
     damage = _damage(place, key)
     if damage is None:
-        return _entry(place)
+        return read(place)
     notify(f"prepared data in {place} is damaged ({damage}); it is made again")
     shutil.rmtree(place, ignore_errors=True)
     return None
+
+
+def read(place: Path) -> Entry:
+    """What stands in a folder of prepared data; nothing is checked."""
+    return Entry(place, _size(place), json.loads((place / ABOUT).read_text(encoding="utf-8")))
 
 
 def keep(folder: Path, key: str, stage: Path, about: dict[str, Any]) -> Path:
@@ -149,7 +155,7 @@ def new_stage(folder: Path) -> Path:
 def entries(folder: Path) -> list[Entry]:
     """Everything that is kept, the newest first."""
     places = [path for path in folder.glob(PREFIX + "*") if (path / ABOUT).is_file()]
-    return [_entry(place) for place in sorted(places, key=lambda path: (path / ABOUT).stat().st_mtime, reverse=True)]
+    return [read(place) for place in sorted(places, key=lambda path: (path / ABOUT).stat().st_mtime, reverse=True)]
 
 
 def clear(folder: Path) -> tuple[int, int]:
@@ -208,10 +214,6 @@ def _damage(place: Path, key: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _entry(place: Path) -> Entry:
-    return Entry(place, _size(place), json.loads((place / ABOUT).read_text(encoding="utf-8")))
 
 
 def _size(place: Path) -> int:

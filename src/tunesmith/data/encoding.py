@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tunesmith.data.templates import last_match, special_pattern
+from tunesmith.data.special_tokens import last_match, special_pattern
 from tunesmith.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Encoder:
         """Whether the text after a special token is encoded as if it stood alone, which most tokenizers do."""
 
     def begin(self, begins: bool | None) -> list[int]:
-        """The begin token as a list, or nothing; ``begins`` as in ``templates.Rendered``."""
+        """The begin token as a list, or nothing; ``begins`` as in ``rendered.Rendered``."""
         if begins is False or self.bos_token_id is None or self.add_bos is False:
             return []
         return [self.bos_token_id] if begins or self.add_bos or self._adds_bos else []

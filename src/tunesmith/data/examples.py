@@ -26,8 +26,9 @@ from tunesmith.data.masking import (
     start_after,
 )
 from tunesmith.data.rag import cut_documents
-from tunesmith.data.rows import MAX_PROBLEMS, Problems, Row
-from tunesmith.data.templates import LiteralRenderer, Rendered, Renderer, choose_renderer
+from tunesmith.data.rendered import Rendered
+from tunesmith.data.row import MAX_PROBLEMS, Problems, Row
+from tunesmith.data.templates import LiteralRenderer, Renderer, choose_renderer
 from tunesmith.errors import DataError, DataErrors
 from tunesmith.notices import notify
 

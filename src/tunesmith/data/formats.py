@@ -12,7 +12,8 @@ from typing import Any
 
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.nli import nli_answer, nli_prompt
-from tunesmith.data.rows import Row, json_type
+from tunesmith.data.row import Row
+from tunesmith.data.strict_json import json_type
 from tunesmith.errors import DataError
 from tunesmith.notices import notify
 

@@ -1,4 +1,4 @@
-"""Rows of hub data sets, with an answer within seconds when the hub is out of reach. Local files are ``rows.py``'s."""
+"""Rows of hub data sets, with an answer within seconds when the hub is out of reach. Local files are ``files.py``'s."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 
 PROBE_SECONDS = 6.0

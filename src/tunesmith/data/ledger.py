@@ -16,7 +16,7 @@ from typing import Any
 
 from tunesmith.config.schema import DataSection
 from tunesmith.data.masking import Example
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 from tunesmith.notices import notify
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from tunesmith.data.conversation import ASSISTANT
 from tunesmith.data.encoding import Encoder
-from tunesmith.data.templates import CONTEXT, Rendered, Span
+from tunesmith.data.rendered import CONTEXT, Rendered, Span
 from tunesmith.errors import DataError
 
 IGNORE_INDEX = -100

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.data.nli import nli_text
-from tunesmith.data.rows import Problems, Row, read_rows
+from tunesmith.data.row import Problems, Row
+from tunesmith.data.rows import read_rows
 from tunesmith.errors import DataError
 
 Select = Literal["correct", "reflected", "all"]

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.rag import PASSAGES_COLUMN, SPANS_COLUMN
-from tunesmith.data.rows import Problems, Row, read_rows
+from tunesmith.data.row import Problems, Row
+from tunesmith.data.rows import read_rows
 from tunesmith.errors import ConfigError, DataError
 
 PROMPT = "{context}\n\nQuestion: {question}\nAnswer:"

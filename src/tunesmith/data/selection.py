@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder
-from tunesmith.data.rows import Row, read_rows
+from tunesmith.data.row import Row
+from tunesmith.data.rows import read_rows
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.notices import notify
 

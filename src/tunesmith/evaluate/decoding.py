@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation.streamers import BaseStreamer
 
+from tunesmith.config.schema import EvaluationSection
 from tunesmith.model.adapters import base_of
 
 LEAST_PREFIX = 16
@@ -44,14 +45,51 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How tokens are chosen and when an answer ends; a temperature of 0 is greedy."""
+    """How answers are generated: how long, how many at once, how tokens are chosen and what ends an answer.
 
-    stops: list[int]
-    pad: int
-    bos: int | None
+    Attributes:
+        max_new_tokens: longest answer; less where the model's positions end earlier, which is said.
+        batch_size: prompts that are continued side by side.
+        temperature: 0 is greedy; above 0 tokens are sampled.
+        top_p: mass of nucleus sampling, used with a temperature above 0.
+        seed: seed of the sampling; a prompt's random numbers depend on it and on the prompt's place alone.
+        engine: ``auto`` and ``transformers`` generate in sorted batches; ``continuous`` and ``vllm``: see ``engines``.
+        stop_token_ids: tokens that end an answer; None: the tokenizer's end token and the model's own.
+        pad_token_id, bos_token_id: those of the tokenizer; ``generate`` fills them in.
+    """
+
+    max_new_tokens: int
+    batch_size: int
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    engine: str = "auto"
+    stop_token_ids: Sequence[int] | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+
+    @classmethod
+    def of(cls, settings: EvaluationSection, seed: int, stop_token_ids: Iterable[int] | None = None) -> Decoding:
+        """What the settings of an evaluation say."""
+        return cls(
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.generation_batch_size,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=seed,
+            engine=settings.generation_engine,
+            stop_token_ids=None if stop_token_ids is None else sorted(set(stop_token_ids)),
+        )
+
+    @property
+    def stops(self) -> list[int]:
+        """The tokens that end an answer, in order."""
+        return sorted(self.stop_token_ids or ())
+
+    @property
+    def filler(self) -> int:
+        """What stands where a row has no token: the padding token, or without one the first that ends an answer."""
+        return self.pad_token_id if self.pad_token_id is not None else self.stops[0]
 
     def config(self, max_new_tokens: int) -> GenerationConfig:
         """The same for the library, greedy: ``_Sampled`` leaves it one token to choose from where it is not."""
@@ -59,8 +97,8 @@ class Decoding:
             max_new_tokens=max_new_tokens,
             do_sample=False,
             eos_token_id=self.stops,
-            pad_token_id=self.pad,
-            bos_token_id=self.bos,
+            pad_token_id=self.filler,
+            bos_token_id=self.bos_token_id,
             use_cache=True,
         )
 
@@ -137,7 +175,7 @@ def continue_batch(
     budget = jobs[0].budget
     width = max(len(job.prompt) for job in jobs)
     pads = [width - len(job.prompt) for job in jobs]
-    padded = [[decoding.pad] * pad + list(job.prompt) for pad, job in zip(pads, jobs, strict=True)]
+    padded = [[decoding.filler] * pad + list(job.prompt) for pad, job in zip(pads, jobs, strict=True)]
     ids = torch.tensor(padded, device=device_of(model))
     mask = (torch.arange(width) >= torch.tensor(pads)[:, None]).long().to(ids.device)
     draws = _draws(jobs, decoding).to(ids.device) if decoding.temperature > 0 else None

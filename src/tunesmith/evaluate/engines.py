@@ -41,7 +41,7 @@ def check_engine(engine: str, temperature: float) -> None:
 
 
 def continuous(
-    model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding, batch_size: int
+    model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding
 ) -> Iterator[list[tuple[int, list[int]]]]:
     """Place and new token ids of every job, one by one in the order in which they end.
 
@@ -65,11 +65,11 @@ def continuous(
         return
     longest = max(len(job.prompt) + job.budget for job in jobs)
     # The attention that the model was trained and is evaluated with stays; on CUDA the library knows its memory.
-    settings = ContinuousBatchingConfig(auto_switch_to_flash=False, max_requests_per_batch=batch_size)
+    settings = ContinuousBatchingConfig(auto_switch_to_flash=False, max_requests_per_batch=decoding.batch_size)
     if device.type == "cpu":
         settings.page_size = PAGE
-        settings.num_blocks = batch_size * (math.ceil(longest / PAGE) + 1)
-        settings.max_batch_tokens = max(longest, batch_size)
+        settings.num_blocks = decoding.batch_size * (math.ceil(longest / PAGE) + 1)
+        settings.max_batch_tokens = max(longest, decoding.batch_size)
     with base.continuous_batching_context_manager(
         generation_config=decoding.config(max(job.budget for job in jobs)), continuous_batching_config=settings
     ) as manager:

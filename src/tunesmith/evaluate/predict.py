@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import ConfigError, DataError, StorageError
 from tunesmith.evaluate.answering import Answerer
 from tunesmith.evaluate.subject import find_subject
@@ -62,7 +62,7 @@ def predict(
     ]
     if not reads:
         return made
-    from tunesmith.evaluate.run import task_for
+    from tunesmith.evaluate.scoring import task_for
 
     task = task_for(answerer.evaluation, answerer.builder(rows[0]), rows)
     answers = [task.read(generation.text) for generation in generations]

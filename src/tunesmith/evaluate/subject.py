@@ -35,6 +35,7 @@ class Subject:
         folder: where its files are; a hub name is no folder.
         home: where its result is kept when nobody names a place; None for nowhere.
         untrained: the model that training began with; None where that is not known.
+        tokenizer: where its tokenizer is, if the settings name another place than its folder.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Subject:
     folder: str
     home: Path | None = None
     untrained: Subject | None = None
+    tokenizer: str | None = None
 
 
 def find_subject(name: str | Path, settings: Sequence[str] = ()) -> Subject:
@@ -77,18 +79,20 @@ def of_configuration(resolved: Resolved) -> Subject:
     """The model that a configuration starts from."""
 
     def load() -> Inference:
-        from tunesmith.model.load import Inference, load_base
+        from tunesmith.model.device import here
+        from tunesmith.model.load import Inference, inference_device, load_base
         from tunesmith.model.precision import align_types, choose_precision
 
-        section, precision = resolved.config.model, choose_precision(resolved)
-        model = load_base(resolved, precision)
+        section, device = resolved.config.model, here(resolved)
+        precision = choose_precision(resolved, device)
+        model = load_base(resolved, precision, inference_device(resolved, precision, device))
         align_types(model)
         return Inference(
             model.eval(), precision, resolved, section.tokenizer_name_or_path or section.model_name_or_path
         )
 
     name = resolved.config.model.model_name_or_path
-    return Subject(name, resolved, load, name)
+    return Subject(name, resolved, load, name, tokenizer=resolved.config.model.tokenizer_name_or_path)
 
 
 def _of_run(name: str, path: Path, home: Path, settings: Sequence[str]) -> Subject:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from tunesmith.config.schema import EvaluationSection, Section
+from tunesmith.data.chat_template import ChatRenderer
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.formats import DEFAULT_MARKER, QUERIES
-from tunesmith.data.rows import Row
-from tunesmith.data.templates import ChatRenderer, Renderer, StringRenderer
+from tunesmith.data.row import Row
+from tunesmith.data.templates import Renderer, StringRenderer
 from tunesmith.errors import ModelError
 from tunesmith.report.folder import read_json, write_json
 

@@ -99,7 +99,10 @@ def merge(
         in_memory = write_merged(how, stage, dtype=dtype, base=base, max_shard_size=max_shard_size)
         evidence = None
         if questions is not None:
-            evidence = _prove(how, stage, work, questions, dtype, base, in_memory)
+            evidence = _prove(how, stage, work, dtype)
+            folded = "shard by shard" if in_memory is None else f"in memory: {in_memory}"
+            evidence |= _circumstances(how, questions, base) | {"folded": folded}
+            write_json(stage / proof.PROOF, evidence)
         shutil.rmtree(work)
         write_card(run_folder_of(folder), stage, "merged")
         if target.exists():
@@ -195,15 +198,12 @@ def _stage(target: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _prove(
-    how: ModelSpec,
-    stage: Path,
-    work: Path,
-    questions: proof.Questions,
-    dtype: DTypeName,
-    base: BaseKind,
-    in_memory: str | None,
-) -> dict[str, Any]:
+def _prove(how: ModelSpec, stage: Path, work: Path, dtype: DTypeName) -> dict[str, Any]:
+    """How far the model in ``stage`` is from the one whose answers are in ``work``.
+
+    Raises:
+        NumericsError: further than is tolerated.
+    """
     comparison = proof.compare_in_a_new_process(stage, work)
     problems = proof.problems_of(comparison, dtype)
     if problems:
@@ -212,22 +212,25 @@ def _prove(
             where=str(how.folder),
             remedy="merge with --dtype float32, or keep using the adapter",
         )
-    evidence = {
+    return {
         "verdict": "within tolerance",
         "tolerance": {"of": "weights", "dtype": dtype} | asdict(proof.TOLERANCES[dtype]),
-        "weights_compared": f"{_described(how, base)}, against the merged weights; all in float32",
         "use_compared": f"the run's model computing in {_arithmetic(how)}, against the merged model in {dtype}",
         **comparison,
-        "prompts": {"kind": questions.kind, "sources": list(questions.sources)},
-        "positions": f"the last {proof.MAX_POSITIONS} of each prompt with its answer",
-        "reloaded": "in a new process, by plain transformers",
-        "folded": "shard by shard" if in_memory is None else f"in memory: {in_memory}",
-        "base_fingerprint": how.base_fingerprint(),
         "sha256": proof.sha256_of_weights(stage),
         "versions": versions(),
     }
-    write_json(stage / proof.PROOF, evidence)
-    return evidence
+
+
+def _circumstances(how: ModelSpec, questions: proof.Questions, base: BaseKind) -> dict[str, Any]:
+    """What was asked of which weights, for whoever reads the proof."""
+    return {
+        "weights_compared": f"{_described(how, base)}, against the merged weights; all in float32",
+        "prompts": {"kind": questions.kind, "sources": list(questions.sources)},
+        "positions": f"the last {proof.MAX_POSITIONS} of each prompt with its answer",
+        "reloaded": "in a new process, by plain transformers",
+        "base_fingerprint": how.base_fingerprint(),
+    }
 
 
 def _described(how: ModelSpec, base: BaseKind) -> str:

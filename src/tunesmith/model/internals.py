@@ -6,6 +6,8 @@ docs/decisions/private_api.md lists them with those of the other rooms.
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 
@@ -24,8 +26,13 @@ def supports_sdpa(config: PreTrainedConfig) -> bool:
 
     transformers decides while it loads, and refuses then: https://github.com/huggingface/transformers/issues/28005
     """
-    mapping = AutoModelForCausalLM._model_mapping
+    mapping: Any = AutoModelForCausalLM._model_mapping
     return type(config) not in mapping or bool(mapping[type(config)]._supports_sdpa)
+
+
+def takes_attention_setting(model: PreTrainedModel) -> bool:
+    """Whether the attention of a loaded model can be set; without that, transformers says so in its log and goes on."""
+    return bool(model._can_set_attn_implementation())
 
 
 def takes_attention_functions(model: PreTrainedModel) -> bool:
@@ -33,7 +40,7 @@ def takes_attention_functions(model: PreTrainedModel) -> bool:
 
     Registering is public (https://huggingface.co/docs/transformers/attention_interface); who listens is not.
     """
-    return bool(model._supports_attention_backend and model._can_set_attn_implementation())
+    return bool(model._supports_attention_backend) and takes_attention_setting(model)
 
 
 def keeps_some_weights_in_float32(model: PreTrainedModel) -> bool:

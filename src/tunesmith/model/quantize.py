@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import QuantizationSection
@@ -23,6 +23,12 @@ from tunesmith.notices import notify
 def is_quantized(section: QuantizationSection) -> bool:
     """Whether the settings ask for a quantized base."""
     return section.load_in_4bit or section.load_in_8bit
+
+
+def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a base whose file is quantized already."""
+    if getattr(config, "quantization_config", None):
+        raise ModelError("was saved in a quantized format already", where=name, remedy="name its unquantized original")
 
 
 def quantization_config(

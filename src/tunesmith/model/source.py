@@ -5,7 +5,6 @@ It loads no weights; a name is resolved, and folders are looked at, before anyth
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 from tunesmith import assets
 from tunesmith.config.schema import ModelSection
-from tunesmith.errors import ModelError, UnsafeError
+from tunesmith.errors import ModelError, UnsafeError, did_you_mean
 from tunesmith.notices import notify
 
 HUB_DEADLINE = 8.0
@@ -212,8 +211,8 @@ def _nearest(folder: Path) -> str:
     parent = folder.absolute().parent
     if not parent.is_dir():
         return f"there is no folder {parent} either"
-    near = difflib.get_close_matches(folder.name, [path.name for path in parent.iterdir() if path.is_dir()], n=3)
-    return f"did you mean {' or '.join(str(folder.parent / name) for name in near)}?" if near else "check the path"
+    folders = [path.name for path in parent.iterdir() if path.is_dir()]
+    return did_you_mean(folder.name, folders, "check the path", folder=folder.parent)
 
 
 def _pickled(where: str, files: list[str]) -> UnsafeError:
@@ -243,12 +242,12 @@ def _locate_on_hub(name: str, revision: str | None, kind: str) -> str:
             check_model_folder(cached)
         notify(f"{name}: the hub was not asked ({trouble}); the copy in the local cache is used")
         return str(cached)
-    near = difflib.get_close_matches(name, assets.EMBEDDED_MODELS, n=1)
-    hint = f"did you mean {near[0]}? Otherwise " if near else ""
+    hint = did_you_mean(name, assets.EMBEDDED_MODELS, "")
+    fetch = "give a local folder, or fetch the model once with the network up and HF_HUB_OFFLINE unset"
     raise ModelError(
         f"no folder of that name, not in the local cache, and the hub is out of reach ({trouble})",
         where=name,
-        remedy=f"{hint}give a local folder, or fetch the model once with the network up and HF_HUB_OFFLINE unset",
+        remedy=f"{hint} Otherwise {fetch}" if hint else fetch,
     )
 
 

@@ -6,30 +6,56 @@ Together with ``arguments.py`` and ``run.py`` this is all that knows Trainer and
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from accelerate.data_loader import SeedableRandomSampler
+from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
 from transformers import set_seed
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from tunesmith.config.strategy import Strategy
 from tunesmith.data.batching import FilledSampler, LengthGroupedSampler
 from tunesmith.errors import ModelError, NumericsError
 from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
+from tunesmith.evaluate.untouched import untouched
 from tunesmith.train import checkpoint, fsdp
 from tunesmith.train.processes import process_seed
 
 GenerationMetrics = Callable[[torch.nn.Module, int, dict[str, float]], dict[str, float]]
 """Generates answers with the model as it is after a step and scores them; given are also the figures of its tokens."""
+
+
+@dataclass
+class Arguments(SFTConfig):
+    """SFTConfig of a process that computes on one device, which need not be the first one that it sees.
+
+    transformers (5.23, ``TrainingArguments._setup_devices``) takes cuda:0 and replicates the model over all visible
+    devices (``DataParallel``) where a single process sees several. Here several are used only by a model that is laid
+    over them.
+    """
+
+    device_index: int = 0
+    """Number of the CUDA device among the visible ones; in a run of several processes accelerate gives each its own."""
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        device: torch.device = super()._setup_devices
+        self._n_gpu = min(self._n_gpu, 1)
+        if device.type != "cuda" or self.distributed_state.distributed_type != DistributedType.NO:
+            return device
+        device = torch.device("cuda", self.device_index)
+        torch.cuda.set_device(device)
+        self.distributed_state.device = device  # accelerate compares it with where quantized weights are
+        return device
 
 
 class Trainer(SFTTrainer):
@@ -152,7 +178,7 @@ class Trainer(SFTTrainer):
         loss = losses.nll.sum() / (total + (total == 0))
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
-        return loss
+        return loss.to(self.args.device)  # a model that is spread over devices may end on another one
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
@@ -218,7 +244,7 @@ class Trainer(SFTTrainer):
         started = time.perf_counter()
         # counted in the history, which a checkpoint keeps, so that a resumed run generates at the same evaluations
         earlier = sum(f"{metric_key_prefix}_loss" in entry for entry in self.state.log_history)
-        with unchanged(self.model):
+        with untouched(self.model):
             metrics = self._token_metrics(self.get_eval_dataloader(eval_dataset))
             if self._generation_metrics is not None and earlier % self._generate_every == 0:
                 model = self.accelerator.unwrap_model(self.model)
@@ -308,18 +334,3 @@ class Trainer(SFTTrainer):
         ours = folder.is_dir() and folder.parent.resolve() == Path(self.args.output_dir).resolve()
         unplanned = self.args.save_strategy == "steps" and checkpoint.step_of(folder) % self.args.save_steps
         return ours and bool(unplanned)
-
-
-@contextmanager
-def unchanged(model: torch.nn.Module) -> Iterator[None]:
-    """Restores training modes and every random stream that evaluation may touch."""
-    modes = {module: module.training for module in model.modules()}
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        for module, training in modes.items():
-            module.training = training

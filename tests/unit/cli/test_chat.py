@@ -12,7 +12,7 @@ import pytest
 
 from tunesmith.cli import chat as verb
 from tunesmith.cli.main import main
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.evaluate.answering import Answerer
 from tunesmith.evaluate.subject import find_subject
 

@@ -86,9 +86,9 @@ def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ["--help"],
         ["config", "run.py", "--json"],
-        ["config", "run.py", "batch_sise=4"],
         ["data", "--help"],
-        ["config", "x"],
+        ["config", "x.py"],
+        ["config", "run.py", "--learning_rat", "1"],
     ],
 )
 def test_nothing_heavy_is_imported(config: Path, arguments: list[str]) -> None:

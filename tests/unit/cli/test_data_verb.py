@@ -87,7 +87,7 @@ def test_download_says_that_the_hub_is_out_of_reach(tmp_path: Path, capsys: Any)
 def test_download_knows_its_names(tmp_path: Path, capsys: Any) -> None:
     assert {"snli", "esnli", "gsm8k", "asqa"} <= set(DATA_SETS)
     assert main(["data", "download", "esnl", str(tmp_path)]) == 3
-    assert "did you mean esnli?" in capsys.readouterr().err
+    assert "did you mean 'esnli' or 'snli'?" in capsys.readouterr().err
 
 
 def test_class_labels_become_names() -> None:

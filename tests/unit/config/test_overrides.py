@@ -75,6 +75,12 @@ def test_lists(tokens: list[str]) -> None:
     assert parsed(*tokens) == {"adapter.target_modules": ["q_proj", "v_proj"]}
 
 
+@pytest.mark.parametrize("after", [["training.seed=3"], ["seed=3"], ["--seed", "3"], ["--seed=3"]])
+def test_a_list_ends_where_the_next_setting_begins(after: list[str]) -> None:
+    values = parsed("--target_modules", "q_proj", "v_proj", *after)
+    assert values == {"adapter.target_modules": ["q_proj", "v_proj"], "training.seed": 3}
+
+
 def test_none_unsets_and_a_digit_text_stays_a_text() -> None:
     assert parsed("--early_stopping_patience", "none") == {"training.early_stopping_patience": None}
     assert parsed("--wandb_name", "42") == {"tracking.run_name": "42"}
@@ -98,6 +104,9 @@ def test_the_later_of_two_wins() -> None:
         (["seed"], "do not know what to do with 'seed'"),
         (["--batch_sise", "3"], "unknown setting 'batch_sise'"),
         (["--no_wandbb"], "unknown setting 'no_wandbb'"),
+        (["--no_gradient_checkpointing=true"], "unknown setting 'no_gradient_checkpointing'"),
+        (["--no_gradient_checkpointing=false"], "unknown setting 'no_gradient_checkpointing'"),
+        (["--no_gradient_checkpointing="], "unknown setting 'no_gradient_checkpointing'"),
     ],
 )
 def test_mistakes_are_named(tokens: list[str], words: str) -> None:

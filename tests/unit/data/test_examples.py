@@ -12,7 +12,8 @@ from tunesmith.data.examples import CHUNK_ROWS, ExampleBuilder, build_examples
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.nli import nli_answer, nli_text
-from tunesmith.data.rows import Row, read_rows
+from tunesmith.data.row import Row
+from tunesmith.data.rows import read_rows
 from tunesmith.errors import DataError, DataErrors
 
 

@@ -16,7 +16,7 @@ from tunesmith.data.formats import (
     strip_markers,
 )
 from tunesmith.data.nli import nli_answer, nli_prompt, nli_text
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 
 

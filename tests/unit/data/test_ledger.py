@@ -16,7 +16,7 @@ from tunesmith.data.examples import ExampleBuilder, build_examples
 from tunesmith.data.ledger import Ledger, SourceAccount, histogram, percentiles
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.nli import nli_text
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 
 

@@ -16,7 +16,8 @@ from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX, TooLongError
 from tunesmith.data.prepare_rag import PROMPT, prepare_rag
 from tunesmith.data.rag import document_spans, keep_documents
-from tunesmith.data.rows import Row, read_rows
+from tunesmith.data.row import Row
+from tunesmith.data.rows import read_rows
 from tunesmith.errors import DataError
 
 words = st.lists(st.text("abcdefghij", min_size=1, max_size=6), min_size=1, max_size=30).map(" ".join)

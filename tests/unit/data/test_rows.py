@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tunesmith import notices
-from tunesmith.data import rows as rows_module
-from tunesmith.data.rows import Row, iter_rows, read_rows
+from tunesmith.data import json_rows, lines
+from tunesmith.data.row import Row
+from tunesmith.data.rows import iter_rows, read_rows
 from tunesmith.errors import DataError, DataErrors
 
 GOOD = b'{"text": "a"}\n{"text": "b"}\n'
@@ -69,9 +70,9 @@ def test_twenty_broken_lines_are_listed_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, b"{}\n" + b"{oops\n" * 30)
     with pytest.raises(DataErrors) as caught:
         read_rows(path)
-    lines = caught.value.lines()
-    assert len(lines) == 20
-    assert [line.split(": ")[0] for line in lines] == [f"{path}:{number}" for number in range(2, 22)]
+    listed = caught.value.lines()
+    assert len(listed) == 20
+    assert [line.split(": ")[0] for line in listed] == [f"{path}:{number}" for number in range(2, 22)]
 
 
 def test_a_cut_last_line_looks_truncated(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_an_empty_file_has_no_examples(tmp_path: Path, content: bytes) -> None:
 
 
 def test_an_over_long_line_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
     said = refusal(write(tmp_path, GOOD + b'{"text": "' + b"x" * 2000 + b'"}\n'))
     assert ":3: a line is longer than 1000 bytes" in said
 
@@ -101,7 +102,7 @@ def test_an_over_long_line_is_not_read_whole(tmp_path: Path, monkeypatch: pytest
 def test_gzip_is_read_and_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, gzip.compress(GOOD), "train.jsonl.gz")
     assert [row.line for row in read_rows(path)] == [1, 2]
-    monkeypatch.setattr(rows_module, "MAX_DECOMPRESSED_BYTES", 20)
+    monkeypatch.setattr(json_rows, "MAX_DECOMPRESSED_BYTES", 20)
     assert "more than 20 bytes when decompressed" in refusal(path)
     monkeypatch.undo()
     assert "not a whole gzip file" in refusal(write(tmp_path, gzip.compress(GOOD)[:-9], "cut.jsonl.gz"))
@@ -200,7 +201,7 @@ def test_a_missing_file_is_no_hub_name(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path, GOOD, "train_ft.jsonl")
     said = refusal(str(tmp_path / "train_fd.jsonl"))
     assert "no such file" in said
-    assert "train_ft.jsonl?" in said
+    assert "train_ft.jsonl'?" in said
     assert "does not exist" in refusal(str(tmp_path / "nowhere" / "x.jsonl"))
     monkeypatch.chdir(tmp_path)
     for name in ("missing.jsonl", "./missing", "~/missing-folder-of-nobody", "a/b/c", "has space", "data/x.csv"):

@@ -11,7 +11,7 @@ from tunesmith import notices
 from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.nli import nli_text
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.data.selection import hold_out, leaks, load_rows, mix, refuse_leaks, shuffled
 from tunesmith.errors import ConfigError, DataError
 

@@ -11,7 +11,7 @@ import pytest
 from helpers import story_rows
 from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.data.selection import without_leaks
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import DataError

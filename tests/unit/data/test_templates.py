@@ -13,15 +13,11 @@ from tunesmith.data.formats import FORMATS, FormatOptions
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.nli import nli_text
-from tunesmith.data.rows import Row
-from tunesmith.data.templates import (
-    Guard,
-    Rendered,
-    choose_renderer,
-    parse_string_template,
-    read_instruction,
-    special_pattern,
-)
+from tunesmith.data.rendered import Rendered
+from tunesmith.data.row import Row
+from tunesmith.data.special_tokens import Guard, special_pattern
+from tunesmith.data.template_files import parse_string_template, read_instruction
+from tunesmith.data.templates import choose_renderer
 from tunesmith.errors import ConfigError, DataError, ModelError
 
 CHATML = (

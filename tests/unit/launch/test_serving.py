@@ -19,7 +19,7 @@ import pytest
 
 from helpers import run_training
 from tunesmith.cli.main import main
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import ModelError
 from tunesmith.evaluate.answering import Answerer
 from tunesmith.evaluate.subject import find_subject

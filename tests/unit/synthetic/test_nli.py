@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tunesmith.errors import DataError
-from tunesmith.synthetic import nli
+from tunesmith.synthetic import nli, nli_squares
 from tunesmith.synthetic import vocabulary as v
 
 TRAIN, HELDOUT = nli.make_nli(3000, 300, seed=0)
@@ -47,7 +47,7 @@ def test_no_phenomenon_gives_the_label_away(rows: list[dict[str, Any]]) -> None:
     labels: dict[str, list[int]] = defaultdict(list)
     for row in rows:
         labels[row["phenomenon"]].append(row["predicted_label"])
-    assert set(labels) == set(nli.PHENOMENA)
+    assert set(labels) == set(nli_squares.PHENOMENA)
     for phenomenon, values in labels.items():
         assert 0.45 <= sum(values) / len(values) <= 0.55, phenomenon
 
@@ -82,7 +82,7 @@ def test_one_sentence_alone_does_not_predict_the_label(side: str) -> None:
 
 def test_in_every_square_each_sentence_stands_once_with_each_label() -> None:
     rng, swept = random.Random(5), 0
-    for makers in nli.PHENOMENA.values():
+    for makers in nli_squares.PHENOMENA.values():
         for maker in makers:
             for _ in range(30):
                 square = maker(rng)
@@ -92,18 +92,18 @@ def test_in_every_square_each_sentence_stands_once_with_each_label() -> None:
                     for reading in square:
                         by_text[getattr(reading, key)].append(reading.label)
                     assert sorted(by_text.values(), key=str) == [[0, 1], [1, 0]], (maker, by_text)
-    assert swept == 30 * sum(len(makers) for makers in nli.PHENOMENA.values()) >= 480
+    assert swept == 30 * sum(len(makers) for makers in nli_squares.PHENOMENA.values()) >= 480
 
 
 def test_number_readings_are_true_statements() -> None:
     words = {word: number for number, word in enumerate(v.NUMBER_WORDS)}
     rng = random.Random(1)
     for _ in range(200):
-        for reading in nli.number_bound(rng):
+        for reading in nli_squares.number_bound(rng):
             have = words[reading.premise.split()[0].lower()]
             more, limit = reading.hypothesis.startswith("More"), words[reading.hypothesis.split()[2]]
             assert reading.label == (have > limit if more else have < limit)
-        for reading in nli.number_sum(rng):
+        for reading in nli_squares.number_sum(rng):
             parts = reading.premise.lower().split()
             total = words[parts[0]] + words[parts[3]]
             assert reading.label == (words[reading.hypothesis.split()[0].lower()] == total)
@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others() -> None:
 
 
 def test_asking_for_more_rows_than_there_are_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nli, "PHENOMENA", {"negation": (nli.negation_opposite,)})
+    monkeypatch.setattr(nli, "PHENOMENA", {"negation": (nli_squares.negation_opposite,)})
     with pytest.raises(DataError, match="ask for fewer"):
         nli.make_nli(10_000_000, 0, seed=0)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 from tunesmith.evaluate.tasks import ClassificationTask
 from tunesmith.evaluate.tasks.classification import label_set, stated_label

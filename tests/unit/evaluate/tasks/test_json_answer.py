@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evaluate.tasks import JsonTask
 from tunesmith.evaluate.tasks.json_answer import same_json

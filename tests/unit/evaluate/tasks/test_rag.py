@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.data.prepare_rag import prepare_rag, read_questions
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 from tunesmith.evaluate.tasks import RagTask
 from tunesmith.evaluate.tasks.rag import supporting_passages

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.data.rows import Row
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 from tunesmith.evaluate.tasks import ReasoningTask
 

@@ -11,10 +11,11 @@ import pytest
 from tunesmith.config.schema import DataSection, EvaluationSection
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.prepare_rag import prepare_rag
-from tunesmith.data.rows import Row, read_rows
+from tunesmith.data.row import Row
+from tunesmith.data.rows import read_rows
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evaluate.answers import Answer
-from tunesmith.evaluate.run import task_for
+from tunesmith.evaluate.scoring import task_for
 from tunesmith.evaluate.tasks import TASKS, ClassificationTask, FunctionTask, JsonTask, choose_task, detect_task
 
 

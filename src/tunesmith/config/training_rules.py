@@ -1,0 +1,260 @@
+"""Rules between settings of model, data and training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunesmith.config.evaluation import evaluates, is_of_tokens
+from tunesmith.config.model_facts import max_positions
+from tunesmith.config.resolve import Resolved
+from tunesmith.config.rule import Problem, Rules
+from tunesmith.errors import did_you_mean
+
+OPTIMIZERS = frozenset(
+    """adamw_torch adamw_torch_fused adamw_torch_xla adamw_torch_npu_fused adafactor adamw_anyprecision
+    adamw_torch_4bit adamw_torch_8bit ademamix sgd adagrad adamw_bnb_8bit adamw_8bit ademamix_8bit lion_8bit
+    lion_32bit paged_adamw_32bit paged_adamw_8bit paged_ademamix_32bit paged_ademamix_8bit paged_lion_32bit
+    paged_lion_8bit rmsprop rmsprop_bnb rmsprop_bnb_8bit rmsprop_bnb_32bit galore_adamw galore_adamw_8bit
+    galore_adafactor galore_adamw_layerwise galore_adamw_8bit_layerwise galore_adafactor_layerwise lomo
+    adalomo grokadamw schedule_free_radam schedule_free_adamw schedule_free_sgd apollo_adamw
+    apollo_adamw_layerwise stable_adamw""".split()
+)
+RULES = Rules()
+
+
+@RULES.rule
+def one_quantization(resolved: Resolved) -> Problem | None:
+    quantization = resolved.config.quantization
+    if quantization.load_in_4bit and quantization.load_in_8bit:
+        return Problem(
+            ("quantization.load_in_4bit", "quantization.load_in_8bit"),
+            "load_in_4bit and load_in_8bit are both on",
+            "choose one of them",
+        )
+    return None
+
+
+@RULES.rule
+def quantized_weights_are_frozen(resolved: Resolved) -> Problem | None:
+    quantization = resolved.config.quantization
+    if resolved.config.adapter.use_lora or not (quantization.load_in_4bit or quantization.load_in_8bit):
+        return None
+    name = "load_in_4bit" if quantization.load_in_4bit else "load_in_8bit"
+    return Problem(
+        ("adapter.use_lora", f"quantization.{name}"),
+        f"full fine-tuning (use_lora false) cannot train weights held quantized ({name})",
+        f"set use_lora true, or {name} false",
+    )
+
+
+@RULES.rule
+def one_precision(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.bf16 and training.fp16:
+        return Problem(("training.bf16", "training.fp16"), "bf16 and fp16 are both on", "choose one of them")
+    return None
+
+
+@RULES.rule
+def early_stopping_needs_evaluation(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.early_stopping_patience is None or evaluates(resolved):
+        return None
+    return Problem(
+        ("training.early_stopping_patience", "training.eval_strategy", "data.eval_data"),
+        "early stopping has no evaluation to watch",
+        "give eval_data (or dev_split), or leave out early_stopping_patience",
+    )
+
+
+@RULES.rule
+def best_model_needs_evaluation(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if not training.load_best_model_at_end or evaluates(resolved):
+        return None
+    return Problem(
+        ("training.load_best_model_at_end", "training.eval_strategy", "data.eval_data"),
+        "load_best_model_at_end has no evaluation to choose by",
+        "give eval_data (or dev_split), or switch load_best_model_at_end off",
+    )
+
+
+@RULES.rule
+def best_model_is_saved(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if not (training.load_best_model_at_end and evaluates(resolved)):
+        return None
+    eval_by = "steps" if training.eval_strategy == "auto" else training.eval_strategy
+    eval_steps = training.eval_steps or training.logging_steps
+    if eval_by != training.save_strategy:
+        return Problem(
+            ("training.save_strategy", "training.eval_strategy"),
+            f"the best model may never be saved: evaluation is by {eval_by}, saving by {training.save_strategy}",
+            "give both the same strategy",
+        )
+    if eval_by == "steps" and training.save_steps % eval_steps:
+        return Problem(
+            ("training.save_steps", "training.eval_steps"),
+            f"save_steps {training.save_steps} is not a multiple of eval_steps {eval_steps}, "
+            "so the best model may never be saved",
+            f"set save_steps {max(1, round(training.save_steps / eval_steps)) * eval_steps}",
+        )
+    return None
+
+
+@RULES.rule
+def metric_is_computed(resolved: Resolved) -> Problem | None:
+    metric = resolved.config.training.metric_for_best_model
+    if metric is None or is_of_tokens(metric) or resolved.config.evaluation.generate:
+        return None
+    return Problem(
+        ("training.metric_for_best_model", "evaluation.generate"),
+        f"{metric} comes from generated answers, and evaluation.generate is off",
+        "set evaluation.generate true, or metric_for_best_model eval_loss or eval_token_accuracy",
+    )
+
+
+@RULES.rule
+def best_metric_at_every_evaluation(resolved: Resolved) -> Problem | None:
+    metric, evaluation = resolved.config.training.metric_for_best_model, resolved.config.evaluation
+    if metric is None or is_of_tokens(metric) or evaluation.generate_every == 1:
+        return None
+    return Problem(
+        ("training.metric_for_best_model", "evaluation.generate_every"),
+        f"{metric} is missing at evaluations without generation (generate_every {evaluation.generate_every})",
+        "set generate_every 1 and evaluate less often",
+    )
+
+
+@RULES.rule
+def sample_has_a_size(resolved: Resolved) -> Problem | None:
+    evaluation = resolved.config.evaluation
+    if evaluation.generate_seed is None or evaluation.generate_limit is not None:
+        return None
+    return Problem(
+        ("evaluation.generate_seed", "evaluation.generate_limit"),
+        "generate_seed draws a sample, and nothing says how large it is",
+        "give generate_limit",
+    )
+
+
+@RULES.rule
+def warmup_fits(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if 0 < training.max_steps < training.warmup_steps:
+        return Problem(
+            ("training.warmup_steps", "training.max_steps"),
+            f"warmup_steps {training.warmup_steps} is longer than the training (max_steps {training.max_steps})",
+            "shorten the warmup",
+        )
+    return None
+
+
+@RULES.rule
+def length_fits_positions(resolved: Resolved) -> Problem | None:
+    positions = max_positions(resolved.config.model.model_name_or_path)
+    length = resolved.config.data.max_length
+    if positions is None or length <= positions:
+        return None
+    return Problem(
+        ("data.max_length", "model.model_name_or_path"),
+        f"max_length {length} is beyond the model's {positions} positions",
+        f"set max_length {positions} or less",
+    )
+
+
+@RULES.rule
+def known_optimizer(resolved: Resolved) -> Problem | None:
+    optim = resolved.config.training.optim
+    if optim in OPTIMIZERS:
+        return None
+    remedy = did_you_mean(optim, OPTIMIZERS, "common ones are adamw_torch and paged_adamw_8bit")
+    return Problem(("training.optim",), f"unknown optimizer {optim!r}", remedy)
+
+
+@RULES.rule
+def safe_output_dir(resolved: Resolved) -> Problem | None:
+    config = resolved.config
+    output = Path(config.training.output_dir).expanduser().absolute().resolve()
+    reason = None
+    if output in (Path("/"), Path.home().resolve()) or output == Path.cwd().resolve():
+        reason = "is no folder of its own"
+    elif output == Path(config.model.model_name_or_path).expanduser().absolute().resolve():
+        reason = "is the model's own folder"
+    if reason is None:
+        return None
+    return Problem(("training.output_dir",), f"output_dir {config.training.output_dir!r} {reason}", "name a new folder")
+
+
+@RULES.rule
+def global_batch_divides(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.global_batch_size is None:
+        return None
+    if training.global_batch_size % training.per_device_train_batch_size:
+        return Problem(
+            ("training.global_batch_size", "training.per_device_train_batch_size"),
+            f"global_batch_size {training.global_batch_size} is not a multiple of "
+            f"per_device_train_batch_size {training.per_device_train_batch_size}",
+            "change one of them",
+        )
+    if resolved.explicit("training.gradient_accumulation_steps"):
+        return Problem(
+            ("training.global_batch_size", "training.gradient_accumulation_steps"),
+            "global_batch_size decides gradient_accumulation_steps, and both are given",
+            "leave one of them out",
+        )
+    return None
+
+
+@RULES.rule
+def sample_questions_have_a_time(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.gen_questions_file and not training.gen_every_n_steps:
+        return Problem(
+            ("training.gen_questions_file", "training.gen_every_n_steps"),
+            "gen_questions_file is given and nothing says when to answer its questions",
+            "give gen_every_n_steps",
+        )
+    return None
+
+
+@RULES.rule
+def streaming_reads_in_order(resolved: Resolved) -> Problem | None:
+    data, training = resolved.config.data, resolved.config.training
+    if not data.streaming:
+        return None
+    held_out = data.dev_split > 0 and not (data.eval_data or data.eval_split)
+    for path, hinders, remedy in (
+        ("training.max_steps", training.max_steps <= 0, "set max_steps: how many rows there are is not known"),
+        ("data.shuffle_seed", data.shuffle_seed is not None, "shuffle the file itself"),
+        ("data.mix_weights", data.mix_weights is not None, "mix the files themselves"),
+        ("data.dev_split", held_out, "give eval_data"),
+        ("training.batching", training.batching in ("packed", "length_grouped"), "set batching padded or unpadded"),
+        ("training.dataloader_num_workers", training.dataloader_num_workers > 0, "set dataloader_num_workers 0"),
+    ):
+        if hinders:
+            return Problem(
+                ("data.streaming", path), f"streaming does not go with {path.rpartition('.')[2]} as it is", remedy
+            )
+    return None
+
+
+@RULES.rule
+def upload_has_a_name(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.push_to_hub and not training.hub_model_id:
+        return Problem(("training.push_to_hub",), "push_to_hub has no repository", "give hub_model_id")
+    return None
+
+
+@RULES.rule
+def chat_loss_needs_turns(resolved: Resolved) -> Problem | None:
+    data = resolved.config.data
+    if data.format == "text" and data.loss_on in ("assistant", "last_assistant"):
+        return Problem(
+            ("data.loss_on", "data.format"),
+            f"loss_on {data.loss_on} needs chat turns, and text rows have none",
+            "set loss_on completion or all",
+        )
+    return None

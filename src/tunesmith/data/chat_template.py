@@ -1,0 +1,279 @@
+"""Conversations through a jinja chat template: the tokenizer's, one that ships with tunesmith, or a file.
+
+Spans come from rendering one turn more at a time, in the sandbox of ``sandbox.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from tunesmith import assets
+from tunesmith.config.schema import DataSection
+from tunesmith.data import sandbox
+from tunesmith.data.conversation import ASSISTANT, Conversation, Message
+from tunesmith.data.jinja_engine import PrefixPoints
+from tunesmith.data.rendered import CONTEXT, Piece, Rendered
+from tunesmith.data.special_tokens import ContentPolicy, Guard, end_of_turn, last_match, token_text
+from tunesmith.data.template_files import read_text
+from tunesmith.errors import DataError, ModelError
+from tunesmith.notices import notify
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHIPPED_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+"""How templates that ship with tunesmith end a turn where they do not name the end token."""
+
+
+def chat_renderer(
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataSection,
+    template: str | None,
+    content: ContentPolicy,
+    instruction: str | None,
+) -> ChatRenderer:
+    """The renderer of a chat template.
+
+    Args:
+        template: a named template, a file, ``chat`` for the tokenizer's; None takes the tokenizer's where there is one
+            and writes turns plainly where there is none.
+        content: what happens to special tokens in content.
+        instruction: the system message of conversations that have none.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        ModelError: ``chat``, and the tokenizer has no template; or a model could not be trained on this one.
+    """
+    name, begins, ours = template, False, False
+    if template is not None and template != "chat":
+        shipped = assets.template(template)
+        source, ours = read_text(str(shipped or template), "template"), shipped is not None
+        if ours:
+            source = _with_own_end(source, content.specials, tokenizer)
+    elif isinstance(tokenizer.chat_template, (str, dict)) and tokenizer.chat_template:
+        source, name = tokenizer.get_chat_template(), "the tokenizer's"
+    elif template == "chat":
+        raise ModelError(
+            "the tokenizer has no chat template",
+            where="data.template = chat",
+            remedy=f"give template a .jinja file or one of {', '.join(assets.template_names())}",
+        )
+    else:
+        source, ours, name = read_text(str(assets.template("plain")), "template"), True, None
+    # A template that names the begin token decides about it; one that does not leaves it to the settings.
+    decides = "bos_token" in source or not ours
+    tokens = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, (str, list))}
+    renderer = ChatRenderer(
+        variables=tokens | data.chat_template_kwargs,
+        source=source,
+        name=name,
+        ours=ours,
+        content=content,
+        instruction=instruction,
+        instruction_in_prompt=data.instruction_in_prompt,
+        loss_on=data.loss_on,
+        begins=begins if decides else None,
+    )
+    if not renderer.writes_answers() and replace(renderer, parts=True).writes_answers():
+        renderer = replace(renderer, parts=True)
+    renderer.check()
+    return renderer
+
+
+def _with_own_end(source: str, specials: re.Pattern[str] | None, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A template that ships with tunesmith, ending turns with the tokenizer's end token where it lacks the template's.
+
+    A turn that ends with a text that is no token would teach nothing that generation can stop at.
+    """
+    for token in SHIPPED_ENDS:
+        known = specials is not None and specials.fullmatch(token) is not None
+        if f"'{token}'" in source and not known:
+            end = token_text(tokenizer.eos_token) or ""
+            notify(f"the tokenizer has no {token}: turns end with its end token {end} instead")
+            source = source.replace(f"'{token}'", "eos_token")
+    return source
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRenderer:
+    """A jinja chat template in its sandbox; spans come from rendering one turn more at a time.
+
+    ``parts`` hands content to the template as a list of one text part, as templates of models that see pictures want.
+    """
+
+    variables: dict[str, Any]
+    source: str
+    name: str | None
+    ours: bool
+    content: ContentPolicy
+    instruction: str | None
+    instruction_in_prompt: bool
+    loss_on: str
+    begins: bool | None
+    parts: bool = False
+
+    def check(self) -> None:
+        """Look at the template with one question and answer.
+
+        Raises:
+            ModelError: a model trained on this template could not be used with it.
+        """
+        problem = self._problem()
+        if problem is not None:
+            what, remedy = problem
+            raise ModelError(f"the chat template {what}", where=f"data.template = {self.name}", remedy=remedy)
+
+    def __call__(self, conversation: Conversation, where: str) -> Rendered:
+        if self.name is None:
+            notify("the tokenizer has no chat template: turns are written plainly, as ### User: and ### Assistant:")
+        self.content.check(conversation.messages, where)
+        guard = Guard(self.content.hidden, self._instructed(conversation.messages))
+        turns = [self._as_dict(turn) for turn in guard.messages]
+        answered = conversation.answer is not None
+        number = len(turns)
+        chosen = [
+            index
+            for index, turn in enumerate(guard.messages)
+            if turn.role == ASSISTANT and (self._has_loss(turn) or (answered and index == number - 1))
+        ]
+        cuts = [(number, not answered)]
+        for index in chosen:
+            cuts += [(index, True)] if index == number - 1 else [(index, True), (index + 1, False)]
+        whole, *texts = self._texts(turns, list(conversation.tools), cuts, where)
+        pieces: list[Piece] = []
+        done, ends = 0, False
+        for index in chosen:
+            last = index == number - 1
+            turn = guard.messages[index]
+            start = self._length(whole, texts.pop(0), index, where)
+            end = len(whole) if last else self._end(whole, start, texts.pop(0), index, where)
+            said, unended = end_of_turn(whole[start:end], self.content.specials)
+            weight = conversation.weight * turn.weight
+            pieces += [(whole[done:start], CONTEXT, conversation.weight), (said, ASSISTANT, weight)]
+            done = start + len(said)
+            ends = last and unended
+            if unended and not last and weight > 0:
+                raise ModelError(
+                    f"{where}: the chat template writes no end token after the answer in turn {index} "
+                    f"({said[-24:]!r}), so the model would not learn to stop there",
+                    remedy="use loss_on: last_assistant, or a template that ends turns with one of the special tokens",
+                )
+        if not answered:
+            pieces.append((whole[done:], CONTEXT, conversation.weight))
+        return guard.rendered(pieces, begins=self.begins, ends=ends)
+
+    def _as_dict(self, turn: Message) -> dict[str, Any]:
+        values = turn.as_dict()
+        return values | {"content": [{"type": "text", "text": turn.content}]} if self.parts else values
+
+    def _has_loss(self, turn: Message) -> bool:
+        if self.loss_on == "all":
+            return True
+        if self.loss_on == "last_assistant" or (turn.given and self.loss_on == "completion"):
+            return False
+        return turn.weight > 0
+
+    def _instructed(self, turns: tuple[Message, ...]) -> tuple[Message, ...]:
+        if self.instruction is None or any(turn.role == "system" for turn in turns):
+            return turns
+        if not self.instruction_in_prompt:
+            return (Message("system", self.instruction), *turns)
+        first = next((index for index, turn in enumerate(turns) if turn.role == "user"), None)
+        if first is None:
+            return turns
+        asked = replace(turns[first], content=f"{self.instruction}\n\n{turns[first].content}")
+        return (*turns[:first], asked, *turns[first + 1 :])
+
+    def _texts(self, turns: list[dict[str, Any]], tools: list[Any], cuts: PrefixPoints, where: str) -> list[str]:
+        try:
+            return sandbox.render(self.source, self.variables, turns, tools, cuts, ours=self.ours)
+        except sandbox.TemplateRefusal as refusal:
+            system = any(turn["role"] == "system" for turn in turns)
+            remedy = "if it knows no system message, set instruction_in_prompt: true" if system else None
+            raise DataError(f"the chat template refuses this row ({refusal})", where=where, remedy=remedy) from refusal
+
+    def _length(self, whole: str, start: str, index: int, where: str) -> int:
+        if not whole.startswith(start):
+            raise self._unstable(index, where)
+        return len(start)
+
+    def _end(self, whole: str, start: int, upto: str, index: int, where: str) -> int:
+        """Where turn ``index`` ends in ``whole``; ``upto`` is what the template writes when nothing follows it.
+
+        Some templates close the last turn otherwise than earlier ones: with one token more (then the turn ends with the
+        special token before it), or with another one in its place.
+        """
+        if whole.startswith(upto):
+            return len(upto)
+        specials = self.content.specials
+        if specials is None:
+            raise self._unstable(index, where)
+        same = _common(whole, upto)
+        differing = next((match for match in specials.finditer(whole, start) if match.end() > same), None)
+        inside = differing is not None and differing.start() <= same
+        until = differing.start() if differing is not None and inside else same
+        last = last_match(specials, whole[:until], start)
+        if last is not None and not whole[last.end() : until].strip():
+            return last.end()
+        if differing is not None and inside and specials.match(upto, differing.start()):
+            return differing.end()
+        raise self._unstable(index, where)
+
+    @staticmethod
+    def _unstable(index: int, where: str) -> ModelError:
+        return ModelError(
+            f"the chat template changes what stands before turn {index} when later turns follow, so inference "
+            "would see another prompt than training",
+            where=where,
+            remedy="use loss_on: last_assistant, or a variant of the template that is made for training",
+        )
+
+    def writes_answers(self) -> bool:
+        """Whether an answer's words stand in the text that the template writes."""
+        turns = [self._as_dict(Message("user", "q1")), self._as_dict(Message(ASSISTANT, "a1"))]
+        try:
+            (whole,) = sandbox.render(self.source, self.variables, turns, [], [(2, False)], ours=self.ours)
+        except sandbox.TemplateRefusal:
+            return False
+        return "a1" in whole
+
+    def _problem(self) -> tuple[str, str] | None:
+        """What makes this template unfit for training, and the remedy."""
+        turns = [self._as_dict(Message("user", "q1")), self._as_dict(Message(ASSISTANT, "a1"))]
+        cuts = [(1, False), (1, True), (2, False)]
+        try:
+            asked, prompt, whole = sandbox.render(self.source, self.variables, turns, [], cuts, ours=self.ours)
+        except sandbox.TemplateRefusal as refusal:
+            if any(sign in str(refusal) for sign in sandbox.LIMITS):
+                return f"cannot be used: {refusal}", "use another template"
+            return None  # it may want a system message, or other keys; the rows will tell
+        if not whole.startswith(prompt):
+            same = _common(whole, prompt)
+            return (
+                f"does not keep the prompt: for inference it writes {prompt[same:][:40]!r} where training has "
+                f"{whole[same:][:40]!r}, so inference would see another prompt than training",
+                "use the variant of this template that is made for training, or set its switches with "
+                "chat_template_kwargs (enable_thinking: false)",
+            )
+        said = whole[len(prompt) :]
+        if "a1" not in said:
+            return "does not write the assistant's words", "use another template"
+        header = said[: said.index("a1")]
+        if prompt == asked and header.strip():
+            return (
+                f"has no generation prompt: it writes {header[:40]!r} before an answer in training, and not when "
+                "add_generation_prompt asks for it",
+                "add {% if add_generation_prompt %} with that text at its end",
+            )
+        begin = self.variables.get("bos_token")
+        if begin and whole.lstrip().removeprefix(begin).lstrip().startswith(begin):
+            return f"writes the begin token {begin} twice", "let it write bos_token once"
+        return None
+
+
+def _common(first: str, second: str) -> int:
+    """Number of characters with which both texts begin."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(first), len(second)))
