@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, prepare_model_for_kbit_training
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.resolve import Resolved, from_values
@@ -31,6 +31,7 @@ from tunesmith.model.adapters import (
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
 from tunesmith.model.fingerprint import fingerprint
+from tunesmith.model.internals import supports_sdpa
 from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
@@ -115,7 +116,7 @@ def load_base(
             "config": config,
             "dtype": dtype or weights_dtype(resolved, precision),
             "device_map": device.device_map,
-            "attn_implementation": choose_attention(resolved, precision, device, supports_sdpa=_supports_sdpa(config)),
+            "attn_implementation": choose_attention(resolved, precision, device, supports_sdpa=supports_sdpa(config)),
             "quantization_config": quantization_config(
                 resolved.config.quantization, precision, spread=strategy.name == "fsdp2"
             ),
@@ -316,14 +317,6 @@ def _open(opener: Any, located: str, name: str, keywords: dict[str, Any]) -> Any
     except Exception as error:  # the library raises many kinds here, and all mean the same to the user
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"the model cannot be loaded ({reason[:400]})", where=name) from error
-
-
-def _supports_sdpa(config: PreTrainedConfig) -> bool:
-    try:
-        model_class = AutoModelForCausalLM._model_mapping[type(config)]
-    except KeyError:
-        return True  # its own code; the library decides
-    return bool(getattr(model_class, "_supports_sdpa", True))
 
 
 def _check_placed(model: PreTrainedModel) -> None:
