@@ -35,6 +35,7 @@ from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
 from tunesmith.model.quantize import check_not_quantized, is_quantized, keep_one_4bit_kernel, quantization_config
+from tunesmith.model.spread import loading, loads_in_pieces, opens_files
 
 RECORD = "run.json"
 
@@ -106,22 +107,20 @@ def load_base(
     keywords = source.loading_keywords(section, located)
     config = _open(AutoConfig.from_pretrained, located, section.model_name_or_path, keywords)
     check_not_quantized(config, section.model_name_or_path)
-    model: PreTrainedModel = _open(
-        AutoModelForCausalLM.from_pretrained,
-        located,
-        section.model_name_or_path,
-        keywords
-        | {
-            "config": config,
-            "dtype": dtype or weights_dtype(resolved, precision),
-            "device_map": device.device_map,
-            "attn_implementation": choose_attention(resolved, precision, device, supports_sdpa=_supports_sdpa(config)),
-            "quantization_config": quantization_config(
-                resolved.config.quantization, precision, spread=strategy.name == "fsdp2"
-            ),
-            "use_safetensors": True,
-        },
-    )
+    in_pieces = loads_in_pieces(resolved, strategy)
+    quantization = quantization_config(resolved.config.quantization, precision, spread=strategy.name == "fsdp2")
+    keywords |= {
+        "config": config,
+        "dtype": dtype or weights_dtype(resolved, precision),
+        "device_map": {"": "meta"} if in_pieces and not opens_files(strategy) else device.device_map,
+        "attn_implementation": choose_attention(resolved, precision, device, supports_sdpa=_supports_sdpa(config)),
+        "quantization_config": quantization,
+        "use_safetensors": True,
+    }
+    with loading(in_pieces=in_pieces):
+        model: PreTrainedModel = _open(
+            AutoModelForCausalLM.from_pretrained, located, section.model_name_or_path, keywords
+        )
     _check_placed(model)
     if is_quantized(resolved.config.quantization):
         keep_one_4bit_kernel(model)

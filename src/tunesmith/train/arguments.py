@@ -10,6 +10,7 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ModelError
 from tunesmith.model.device import Device
+from tunesmith.model.spread import loads_in_pieces
 from tunesmith.notices import notify
 
 
@@ -56,12 +57,18 @@ def sampling(resolved: Resolved) -> str:
     return "group_by_length" if resolved.config.training.batching == "length_grouped" else "random"
 
 
-def strategy_keywords(strategy: Strategy) -> dict[str, Any]:
-    """What makes the trainer share a run's work in this way."""
+def strategy_keywords(strategy: Strategy, *, in_pieces: bool = False) -> dict[str, Any]:
+    """What makes the trainer share a run's work in this way.
+
+    Args:
+        strategy: the way.
+        in_pieces: whether the weights are spread while they load (``model.spread.loads_in_pieces``).
+    """
     if strategy.uses_deepspeed:
         return {"deepspeed": copy.deepcopy(strategy.deepspeed)}  # the trainer fills in what is "auto"
     if strategy.name == "fsdp2":
-        return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"} | strategy.fsdp}
+        ours = {"version": 2, "state_dict_type": "FULL_STATE_DICT"}
+        return {"fsdp": True, "fsdp_config": ours | strategy.fsdp | {"cpu_ram_efficient_loading": in_pieces}}
     return {}
 
 
@@ -162,7 +169,7 @@ def sft_keywords(
         "max_length": None,  # examples arrive cut to data.max_length
         "packing": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
-        **strategy_keywords(strategy),
+        **strategy_keywords(strategy, in_pieces=loads_in_pieces(resolved, strategy)),
     }
     if "trackio" in tracking.trackers():
         keywords["project"] = tracking.experiment or tracking.wandb_project or "tunesmith"

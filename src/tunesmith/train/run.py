@@ -23,7 +23,7 @@ from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
-from tunesmith.model.device import Device, here
+from tunesmith.model.device import here
 from tunesmith.model.load import load_model
 from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.precision import Precision, choose_precision
@@ -104,6 +104,17 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     check_optimizer(resolved, device)
     if resume is not None:
         check_batches(resume, resolved, plan, strategy)
+    keywords = sft_keywords(
+        resolved,
+        bf16=precision.bf16,
+        fp16=precision.fp16,
+        device=device,
+        warmup_steps=plan.warmup_steps,
+        gradient_accumulation_steps=plan.gradient_accumulation_steps,
+        resuming=resume is not None,
+        strategy=strategy,
+    )
+    arguments = Arguments(**keywords)  # connects the processes, among which weights may be spread while they load
     set_seed(training.seed)
     model = load_model(resolved, precision, device, strategy)
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
@@ -115,13 +126,11 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         model,
         tokenizer,
         precision,
-        device,
-        plan,
+        arguments,
         evaluator,
         rows,
         eval_rows,
         contract,
-        resuming=resume is not None,
         strategy=strategy,
     )
     check_agreement(resume, data.train_fingerprint)
@@ -166,41 +175,28 @@ def build_trainer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     precision: Precision,
-    device: Device,
-    plan: Plan,
+    arguments: Arguments,
     evaluator: Evaluator | None,
     rows: Dataset,
     eval_rows: Dataset | None,
     contract: Contract,
     *,
-    resuming: bool,
     strategy: Strategy = ALONE,
 ) -> Trainer:
     """The trainer with everything that the configuration asks for."""
     training = resolved.config.training
-    keywords = sft_keywords(
-        resolved,
-        bf16=precision.bf16,
-        fp16=precision.fp16,
-        device=device,
-        warmup_steps=plan.warmup_steps,
-        gradient_accumulation_steps=plan.gradient_accumulation_steps,
-        resuming=resuming,
-        strategy=strategy,
-    )
     callbacks = []
     if training.early_stopping_patience is not None and eval_interval(resolved)[0] != "no":
         callbacks.append(EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold))
     if is_main_process():
         callbacks.extend(trackers.callbacks(resolved))
-    args = Arguments(**keywords)
     trainer = Trainer(
         model=model,
-        args=args,
+        args=arguments,
         processing_class=tokenizer,
         train_dataset=rows,
         eval_dataset=eval_rows,
-        data_collator=training_collator(resolved, model, tokenizer, precision, args.device),
+        data_collator=training_collator(resolved, model, tokenizer, precision, arguments.device),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
         generation_metrics=evaluator,
         generate_every=resolved.config.evaluation.generate_every,

@@ -50,10 +50,12 @@ def drawn(model: Path, data: str, **settings: Any) -> Drawn:
     from tunesmith.model.load import load_model
     from tunesmith.model.precision import choose_precision
     from tunesmith.model.tokenizer import load_tokenizer
+    from tunesmith.train.arguments import sft_keywords
     from tunesmith.train.dataset import to_dataset
     from tunesmith.train.plan import make_plan
     from tunesmith.train.prepare import prepare
     from tunesmith.train.run import build_trainer, inference_contract
+    from tunesmith.train.trainer import Arguments
 
     resolved = resolved_from(model_name_or_path=str(model), train_data=data, **(COMMON | settings))
     tokenizer = load_tokenizer(resolved.config.model)
@@ -63,7 +65,17 @@ def drawn(model: Path, data: str, **settings: Any) -> Drawn:
     plan = make_plan(resolved, len(rows), 1)
     loaded = load_model(resolved, precision, here(resolved))
     contract = inference_contract(resolved, loaded, prepared)
-    trainer = build_trainer(resolved, loaded, tokenizer, precision, plan, None, rows, None, contract, resuming=False)
+    keywords = sft_keywords(
+        resolved,
+        bf16=precision.bf16,
+        fp16=precision.fp16,
+        device=here(resolved),
+        warmup_steps=plan.warmup_steps,
+        gradient_accumulation_steps=plan.gradient_accumulation_steps,
+        resuming=False,
+    )
+    arguments = Arguments(**keywords)
+    trainer = build_trainer(resolved, loaded, tokenizer, precision, arguments, None, rows, None, contract)
     loader = trainer.get_train_dataloader()
     loader.set_epoch(0)
     examples = []
