@@ -6,6 +6,7 @@ It trains nothing and writes nothing.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def load_base(
     keywords = source.loading_keywords(section, located)
     config = _open(AutoConfig.from_pretrained, located, section.model_name_or_path, keywords)
     check_not_quantized(config, section.model_name_or_path)
-    in_pieces = loads_in_pieces(resolved, strategy)
+    in_pieces = loads_in_pieces(resolved, strategy, int(os.environ.get("WORLD_SIZE", "1")))
     quantization = quantization_config(resolved.config.quantization, precision, spread=strategy.name == "fsdp2")
     keywords |= {
         "config": config,
@@ -117,7 +118,7 @@ def load_base(
         "quantization_config": quantization,
         "use_safetensors": True,
     }
-    with loading(in_pieces=in_pieces):
+    with loading(strategy, in_pieces=in_pieces):
         model: PreTrainedModel = _open(
             AutoModelForCausalLM.from_pretrained, located, section.model_name_or_path, keywords
         )

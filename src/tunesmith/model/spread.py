@@ -10,10 +10,14 @@ Both need the processes to be connected before the model is loaded.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
+from accelerate.utils import enable_fsdp_ram_efficient_loading
 from transformers.integrations import deepspeed
 
 from tunesmith.config.resolve import Resolved
@@ -21,8 +25,15 @@ from tunesmith.config.strategy import Strategy
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.quantize import is_quantized
 
+FSDP_LOADS_IN_PIECES = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
+"""Variables by which accelerate tells transformers that FSDP will hand out the weights."""
 
-def loads_in_pieces(resolved: Resolved, strategy: Strategy) -> bool:
+MADV_PAGEOUT = 21
+"""madvise(2), Linux 5.4: the system should take these pages back now; nothing that was written is lost."""
+RETURN_SECONDS = 0.05
+
+
+def loads_in_pieces(resolved: Resolved, strategy: Strategy, num_processes: int) -> bool:
     """Whether the processes together hold the weights about once while they load.
 
     Not where a process needs all of them: to quantize them (bitsandbytes keeps the scales of a weight beside it and not
@@ -31,7 +42,8 @@ def loads_in_pieces(resolved: Resolved, strategy: Strategy) -> bool:
     """
     config = resolved.config
     adapted = config.adapter.use_lora and mutates_base(config.adapter.init_lora_weights)
-    if is_quantized(config.quantization) or adapted or config.model.model_class is not None:
+    own_class = config.model.model_class is not None
+    if num_processes == 1 or is_quantized(config.quantization) or adapted or own_class:
         return False
     return strategy.name == "zero3" or (
         strategy.name == "fsdp2" and bool(strategy.fsdp.get("cpu_ram_efficient_loading", True))
@@ -44,15 +56,61 @@ def opens_files(strategy: Strategy) -> bool:
 
 
 @contextmanager
-def loading(*, in_pieces: bool) -> Iterator[None]:
-    """Let transformers spread the weights that are loaded meanwhile by the run's DeepSpeed configuration, or not."""
+def loading(strategy: Strategy, *, in_pieces: bool) -> Iterator[None]:
+    """Tell transformers meanwhile whether the weights that it loads are to be spread."""
     reference = deepspeed._hf_deepspeed_config_weak_ref
     known = None if reference is None else reference()
-    if in_pieces or known is None:
-        yield
-        return
-    deepspeed.unset_hf_deepspeed_config()
+    before = {name: os.environ.get(name) for name in FSDP_LOADS_IN_PIECES}
+    if not in_pieces:
+        deepspeed.unset_hf_deepspeed_config()
+    elif strategy.name == "fsdp2":
+        enable_fsdp_ram_efficient_loading()
+    else:
+        _connect_deepspeed()
+    try:
+        with mapped_files_returned() if in_pieces else nullcontext():
+            yield
+    finally:
+        if known is not None:
+            deepspeed.set_hf_deepspeed_config(known)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
+
+
+def _connect_deepspeed() -> None:
+    """Let DeepSpeed see the group of processes before a weight is cut up: it would take itself for alone."""
+    from deepspeed import init_distributed
+
+    init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+@contextmanager
+def mapped_files_returned() -> Iterator[None]:
+    """Return the memory of files of weights that this process has mapped meanwhile, again and again.
+
+    Weights are read through a mapping, whose pages would stay until the last one is read: a second copy of the model in
+    the figures of the process and of its container, though the system could take it back. Linux alone does this, and
+    nothing depends on it.
+    """
+    over = threading.Event()
+    thread = threading.Thread(target=_return_pages, args=(over,), daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        deepspeed.set_hf_deepspeed_config(known)
+        over.set()
+        thread.join()
+
+
+def _return_pages(over: threading.Event) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    while not over.wait(RETURN_SECONDS):
+        for line in maps.read_text().splitlines():
+            if line.endswith(".safetensors"):
+                start, end = (int(number, 16) for number in line.split(maxsplit=1)[0].split("-"))
+                madvise(start, end - start, MADV_PAGEOUT)  # a mapping that is gone by now is refused

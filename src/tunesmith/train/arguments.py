@@ -12,6 +12,7 @@ from tunesmith.errors import ModelError
 from tunesmith.model.device import Device
 from tunesmith.model.spread import loads_in_pieces
 from tunesmith.notices import notify
+from tunesmith.train.processes import num_processes
 
 
 def eval_interval(resolved: Resolved) -> tuple[str, int]:
@@ -169,7 +170,7 @@ def sft_keywords(
         "max_length": None,  # examples arrive cut to data.max_length
         "packing": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
-        **strategy_keywords(strategy, in_pieces=loads_in_pieces(resolved, strategy)),
+        **strategy_keywords(strategy, in_pieces=loads_in_pieces(resolved, strategy, num_processes())),
     }
     if "trackio" in tracking.trackers():
         keywords["project"] = tracking.experiment or tracking.wandb_project or "tunesmith"

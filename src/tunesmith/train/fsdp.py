@@ -15,6 +15,8 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, fsdp_utils
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from tunesmith.model.spread import mapped_files_returned
+
 
 @contextmanager
 def possible_on_cpu() -> Iterator[None]:
@@ -80,14 +82,14 @@ def hand_out(
     """
     pieces: dict[str, torch.Tensor] = {}
     handed_out: dict[int, torch.Tensor] = {}  # tied weights have two names
-    for name, target in model.state_dict(keep_vars=True).items():
-        full = full_sd.pop(name)
-        if id(target) in handed_out:
+    with mapped_files_returned():
+        for name, target in model.state_dict(keep_vars=True).items():
+            full = full_sd.pop(name)
+            if id(target) not in handed_out:
+                piece = _piece(target, full, accelerator.device)
+                handed_out[id(target)] = piece.to("cpu") if cpu_offload else piece
+            del full
             pieces[name] = handed_out[id(target)]
-            continue
-        piece = _piece(target, full, accelerator.device)
-        del full
-        pieces[name] = handed_out[id(target)] = piece.to("cpu") if cpu_offload else piece
     model.load_state_dict(pieces, assign=True)
     return model
 
