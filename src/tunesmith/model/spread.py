@@ -68,7 +68,7 @@ def loading(strategy: Strategy, *, in_pieces: bool) -> Iterator[None]:
     else:
         _connect_deepspeed()
     try:
-        with mapped_files_returned() if in_pieces else nullcontext():
+        with memory_returned() if in_pieces else nullcontext():
             yield
     finally:
         if known is not None:
@@ -86,15 +86,15 @@ def _connect_deepspeed() -> None:
 
 
 @contextmanager
-def mapped_files_returned() -> Iterator[None]:
-    """Return the memory of files of weights that this process has mapped meanwhile, again and again.
+def memory_returned() -> Iterator[None]:
+    """Return to the system, again and again meanwhile, what this process has used for weights and needs no more.
 
-    Weights are read through a mapping, whose pages would stay until the last one is read: a second copy of the model in
-    the figures of the process and of its container, though the system could take it back. Linux alone does this, and
-    nothing depends on it.
+    Files of weights are read through a mapping, whose pages would stay until the last one is read; and the C library
+    keeps the room of whole weights that were cut up. Each looks like another copy of the model, in the figures of the
+    process and of its container. Linux alone does this, and nothing depends on it.
     """
     over = threading.Event()
-    thread = threading.Thread(target=_return_pages, args=(over,), daemon=True)
+    thread = threading.Thread(target=_return_memory, args=(over,), daemon=True)
     thread.start()
     try:
         yield
@@ -103,14 +103,18 @@ def mapped_files_returned() -> Iterator[None]:
         thread.join()
 
 
-def _return_pages(over: threading.Event) -> None:
+def _return_memory(over: threading.Event) -> None:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return
-    madvise = ctypes.CDLL(None, use_errno=True).madvise
-    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    while not over.wait(RETURN_SECONDS):
+    library = ctypes.CDLL(None)
+    library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    last_time = False
+    while not last_time:
+        last_time = over.wait(RETURN_SECONDS)
         for line in maps.read_text().splitlines():
             if line.endswith(".safetensors"):
                 start, end = (int(number, 16) for number in line.split(maxsplit=1)[0].split("-"))
-                madvise(start, end - start, MADV_PAGEOUT)  # a mapping that is gone by now is refused
+                library.madvise(start, end - start, MADV_PAGEOUT)  # a mapping that is gone by now is refused
+        if hasattr(library, "malloc_trim"):  # glibc
+            library.malloc_trim(0)

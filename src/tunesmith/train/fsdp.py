@@ -15,7 +15,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, fsdp_utils
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tunesmith.model.spread import mapped_files_returned
+from tunesmith.model.spread import memory_returned
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def hand_out(
     """
     pieces: dict[str, torch.Tensor] = {}
     handed_out: dict[int, torch.Tensor] = {}  # tied weights have two names
-    with mapped_files_returned():
+    with memory_returned():
         for name, target in model.state_dict(keep_vars=True).items():
             full = full_sd.pop(name)
             if id(target) not in handed_out:
