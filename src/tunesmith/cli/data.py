@@ -115,6 +115,42 @@ def prepare(argv: Sequence[str]) -> int:
         from tunesmith.cli import prepare_rag
 
         return prepare_rag.run(argv[1:])
+    options = _parse(_prepare_parser(), argv)
+    select = _selection(options)
+    folder = Path(options.output)
+    names = ["train_ft.jsonl", "prepared.json", *([] if options.eval_file else ["eval_ft.jsonl"])]
+    _refuse_existing(folder, names, overwrite=options.overwrite)
+    from tunesmith.data.prepare_nli import prepare_nli
+
+    prepared = prepare_nli(
+        csv=options.csv,
+        thoughts=options.thoughts,
+        reflections=options.reflections,
+        select=select,
+        eval_share=options.eval_share,
+        eval_file=options.eval_file,
+        seed=options.seed,
+    )
+    files: dict[str, list[dict[str, Any]]] = {"train_ft.jsonl": prepared.train}
+    if options.eval_file is None:
+        files["eval_ft.jsonl"] = prepared.eval
+    written = _write(folder, files, overwrite=options.overwrite)
+    used = [name for name in (options.csv, options.thoughts, options.reflections, options.eval_file) if name]
+    record = {
+        "select": select,
+        "seed": options.seed,
+        "eval_share": None if options.eval_file else options.eval_share,
+        "sources": {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in used if Path(name).is_file()},
+        "counts": prepared.counts,
+    }
+    from tunesmith.report.folder import write_json
+
+    write_json(folder / "prepared.json", record)
+    _report({"counts": prepared.counts, "files": written}, as_json=options.json)
+    return 0
+
+
+def _prepare_parser() -> VerbParser:
     parser = VerbParser(
         "data prepare",
         "Make NLI fine-tuning files. No premise stands on both sides, and every selection from the same files and seed "
@@ -135,8 +171,15 @@ def prepare(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=42, help="decides which premises are held out (42)")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the files")
     _add_output_options(parser)
-    options = _parse(parser, argv)
-    sources = [name for name in (options.csv, options.thoughts, options.reflections) if name is not None]
+    return parser
+
+
+def _selection(options: Any) -> Select:
+    """Which thoughts are taken.
+
+    Raises:
+        ConfigError: the sources do not go together, or not with the selection.
+    """
     if (options.csv is None) == (options.thoughts is None and options.reflections is None):
         raise ConfigError("give either --csv, or --thoughts and --reflections", where="command line")
     if options.csv is not None and options.select is not None:
@@ -144,37 +187,7 @@ def prepare(argv: Sequence[str]) -> int:
     select: Select = options.select or ("all" if options.csv else "reflected" if options.reflections else "correct")
     if select == "reflected" and options.reflections is None:
         raise ConfigError("--select reflected needs --reflections", where="command line")
-    folder = Path(options.output)
-    names = ["train_ft.jsonl", "prepared.json", *([] if options.eval_file else ["eval_ft.jsonl"])]
-    _refuse_existing(folder, names, overwrite=options.overwrite)
-    from tunesmith.data.prepare_nli import prepare_nli
-
-    prepared = prepare_nli(
-        csv=options.csv,
-        thoughts=options.thoughts,
-        reflections=options.reflections,
-        select=select,
-        eval_share=options.eval_share,
-        eval_file=options.eval_file,
-        seed=options.seed,
-    )
-    files: dict[str, list[dict[str, Any]]] = {"train_ft.jsonl": prepared.train}
-    if options.eval_file is None:
-        files["eval_ft.jsonl"] = prepared.eval
-    written = _write(folder, files, overwrite=options.overwrite)
-    used = [*sources, *([options.eval_file] if options.eval_file else [])]
-    record = {
-        "select": select,
-        "seed": options.seed,
-        "eval_share": None if options.eval_file else options.eval_share,
-        "sources": {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in used if Path(name).is_file()},
-        "counts": prepared.counts,
-    }
-    from tunesmith.report.folder import write_json
-
-    write_json(folder / "prepared.json", record)
-    _report({"counts": prepared.counts, "files": written}, as_json=options.json)
-    return 0
+    return select
 
 
 # download -------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ MISTAKES = "mistakes.json"
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
     """Figures over all rows, a prediction for each of them in their order, and kinds of mistakes with examples; and the
-    figures as functions of row numbers, by which models are compared."""
+    figures with their rows' values, by which models are compared."""
 
     metrics: dict[str, Any]
     predictions: list[dict[str, Any]]

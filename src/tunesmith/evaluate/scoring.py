@@ -111,7 +111,7 @@ def score_generations(
     predictions = [_prediction(*row) for row in zip(cases, generations, scored, strict=True)]
     mistakes = collect_mistakes(kinds, predictions)
     statistics = task.statistics(scored)
-    intervals = confidence_intervals(statistics, len(scored), bootstrap_samples, seed)
+    intervals = confidence_intervals(statistics, bootstrap_samples, seed)
     metrics = {
         "task": task.name,
         "main_metric": task.main_metric,

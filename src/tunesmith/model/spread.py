@@ -22,6 +22,7 @@ from transformers.integrations import deepspeed
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy
+from tunesmith.model.internals import spreading_config
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.quantize import is_quantized
 
@@ -58,8 +59,7 @@ def opens_files(strategy: Strategy) -> bool:
 @contextmanager
 def loading(strategy: Strategy, *, in_pieces: bool) -> Iterator[None]:
     """Tell transformers meanwhile whether the weights that it loads are to be spread."""
-    reference = deepspeed._hf_deepspeed_config_weak_ref
-    known = None if reference is None else reference()
+    known = spreading_config()
     before = {name: os.environ.get(name) for name in FSDP_LOADS_IN_PIECES}
     if not in_pieces:
         deepspeed.unset_hf_deepspeed_config()

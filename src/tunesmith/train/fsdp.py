@@ -22,7 +22,7 @@ from tunesmith.model.spread import memory_returned
 def possible_on_cpu() -> Iterator[None]:
     """Let an ``Accelerator`` that is made meanwhile use FSDP2 on cpus.
 
-    accelerate 1.15 asks for processes on accelerators before it looks at its FSDP plugin, and falls back to copies in
+    accelerate asks for processes on accelerators before it looks at its FSDP plugin, and falls back to copies in
     silence; torch's FSDP2 itself works on cpus.
     """
     state = PartialState()

@@ -37,7 +37,6 @@ from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import ConfigError, DataError, StorageError
 from tunesmith.train.once import once_per_machine
 from tunesmith.train.plan import make_plan
-from tunesmith.train.processes import num_processes
 
 TRAIN, EVALUATION = "train.arrow", "evaluation.arrow"
 
@@ -61,12 +60,12 @@ class PreparedData:
     eval_fingerprint: str | None
 
 
-def prepare(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
-    """The data of the run: all of it made beforehand, or training rows as they are reached."""
+def prepare(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, num_processes: int = 1) -> PreparedData:
+    """The data of a run of so many processes: all of it made beforehand, or training rows as they are reached."""
     if not resolved.config.data.streaming:
         return prepare_data(resolved, tokenizer)
     # with as many rows as the steps take, every step has its full batches and one epoch is the whole run
-    rows_per_step = make_plan(resolved, 1, num_processes()).global_batch_size
+    rows_per_step = make_plan(resolved, 1, num_processes).global_batch_size
     return prepare_stream(resolved, tokenizer, resolved.config.training.max_steps * rows_per_step)
 
 

@@ -50,6 +50,22 @@ def _problem(run: Path, found: Path) -> str | None:
     return problem
 
 
+def check_folder(resolved: Resolved) -> Path:
+    """The run folder, once it can be written and holds no other run; what can be said without reading checkpoints.
+
+    Machines beside the first one may find a run there: the one that the first has just begun.
+
+    Raises:
+        ConfigError: the folder holds a run, and nothing says what to do with it.
+        StorageError: the folder cannot be written.
+    """
+    folder, section = Path(resolved.config.training.output_dir), resolved.config.launch
+    check_writable(folder)
+    if not (section.node_rank or resolved.config.training.resume_from_checkpoint or repeats(resolved)):
+        check_free(resolved)
+    return folder
+
+
 def repeats(resolved: Resolved) -> bool:
     """Whether this start goes on with the unfinished run in ``output_dir``: one of the same settings, where processes
     are started again after a death (``max_restarts``, or ``--max-restarts`` of torchrun and accelerate).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from transformers.integrations.fsdp import is_fsdp_enabled
 from helpers import resolved_from
 from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.model import spread
+from tunesmith.model.memory import host
 from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.spread import loading, loads_in_pieces, memory_returned, opens_files
 
@@ -104,3 +106,24 @@ def test_weights_that_zero3_spread_count_whole() -> None:
     layer.weight.data = torch.empty(0)
     layer.bias.requires_grad = False
     assert trainable_parameters(layer) == (12, 15)
+
+
+@pytest.mark.parametrize(
+    ("device", "in_pieces", "peak"),
+    [
+        (SimpleNamespace(memory=None, device_map=None), False, 2 * 10 + 2 * 1000),
+        (SimpleNamespace(memory=None, device_map=None), True, 2 * 10 + 1000),
+        (SimpleNamespace(memory=80, device_map=None), True, 2 * 10 + 1000),
+        (SimpleNamespace(memory=80, device_map={"": 0}), False, 2 * (10 + 5)),
+    ],
+    ids=["each its copy", "one copy", "one copy, then devices", "straight to devices"],
+)
+def test_main_memory_of_two_processes_while_they_load(
+    monkeypatch: pytest.MonkeyPatch, device: Any, in_pieces: bool, peak: int
+) -> None:
+    monkeypatch.setattr(host, "resident", lambda: 10)
+    found: Any = SimpleNamespace(peak=400, loaded=1000, offloaded=5)
+    assert host.on_host(found, device, 2, in_pieces=in_pieces).peak == peak
+    found.peak = 2000  # training needs more than loading, where it is on the cpu
+    expected = 4000 if device.memory is None else peak
+    assert host.on_host(found, device, 2, in_pieces=in_pieces).peak == expected
