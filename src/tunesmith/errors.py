@@ -5,7 +5,9 @@ An error says what is wrong, where it stands and what to do about it. Printing a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class TunesmithError(Exception):
@@ -100,3 +102,14 @@ class Interrupted(TunesmithError):
     def __init__(self, what: str, *, signal_number: int, remedy: str | None = None) -> None:
         super().__init__(what, remedy=remedy)
         self.exit_code = 128 + signal_number
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, *, folder: Path | None = None) -> str:
+    """The remedy for a name that does not exist: the known names most like it, or ``otherwise`` where none is like it.
+
+    Args:
+        folder: where the names are files or folders, the folder they lie in; it is told with each.
+    """
+    near = difflib.get_close_matches(name, list(known), n=3)
+    told = [repr(str(folder / one) if folder else one) for one in near]
+    return f"did you mean {' or '.join(told)}?" if told else otherwise

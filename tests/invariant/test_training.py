@@ -80,7 +80,7 @@ def test_prompt_tokens_get_no_gradient(stories_model, stories_tokenizer):
     from transformers import AutoModelForCausalLM
 
     from tunesmith.config.schema import DataSection
-    from tunesmith.data.batching import items
+    from tunesmith.data.batching import BatchRows
     from tunesmith.data.collate import Collator
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.data.row import Row
@@ -89,7 +89,7 @@ def test_prompt_tokens_get_no_gradient(stories_model, stories_tokenizer):
     rows = [Row(row, "test", line) for line, row in enumerate(story_rows(4), start=1)]
     builder = ExampleBuilder(stories_tokenizer, DataSection())
     examples = [builder.example(row) for row in rows]
-    batch = Collator("padded", stories_tokenizer.eos_token_id)(items(examples, "padded", 256))
+    batch = Collator("padded", stories_tokenizer.eos_token_id)(BatchRows(examples, "padded", 256))
     batch.pop("origins")
     labels = batch.pop("labels")
     model = AutoModelForCausalLM.from_pretrained(stories_model, dtype=torch.float32)

@@ -12,9 +12,9 @@ import pytest
 
 from tunesmith import notices
 from tunesmith.config.load import load
-from tunesmith.config.nli_door import DOCUMENT_NAMES, MINIMAL_DEFAULTS, flat, open_config
-from tunesmith.config.readers.python_file import LoadError
+from tunesmith.config.readers.python_file import DOCUMENT_NAMES, LoadError
 from tunesmith.entrypoints import nli as door
+from tunesmith.entrypoints.nli import MINIMAL_DEFAULTS, flat, open_config
 from tunesmith.errors import ConfigError
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "nli_cot"

@@ -115,16 +115,8 @@ def prepare(argv: Sequence[str]) -> int:
         from tunesmith.cli import prepare_rag
 
         return prepare_rag.run(argv[1:])
-    parser = _prepare_parser()
-    options = _parse(parser, argv)
-    sources = [name for name in (options.csv, options.thoughts, options.reflections) if name is not None]
-    if (options.csv is None) == (options.thoughts is None and options.reflections is None):
-        raise ConfigError("give either --csv, or --thoughts and --reflections", where="command line")
-    if options.csv is not None and options.select is not None:
-        raise ConfigError("--select chooses among thoughts; a table has none to choose", where="command line")
-    select: Select = options.select or ("all" if options.csv else "reflected" if options.reflections else "correct")
-    if select == "reflected" and options.reflections is None:
-        raise ConfigError("--select reflected needs --reflections", where="command line")
+    options = _parse(_prepare_parser(), argv)
+    select = _selection(options)
     folder = Path(options.output)
     names = ["train_ft.jsonl", "prepared.json", *([] if options.eval_file else ["eval_ft.jsonl"])]
     _refuse_existing(folder, names, overwrite=options.overwrite)
@@ -143,7 +135,7 @@ def prepare(argv: Sequence[str]) -> int:
     if options.eval_file is None:
         files["eval_ft.jsonl"] = prepared.eval
     written = _write(folder, files, overwrite=options.overwrite)
-    used = [*sources, *([options.eval_file] if options.eval_file else [])]
+    used = [name for name in (options.csv, options.thoughts, options.reflections, options.eval_file) if name]
     record = {
         "select": select,
         "seed": options.seed,
@@ -180,6 +172,22 @@ def _prepare_parser() -> VerbParser:
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the files")
     _add_output_options(parser)
     return parser
+
+
+def _selection(options: Any) -> Select:
+    """Which thoughts are taken.
+
+    Raises:
+        ConfigError: the sources do not go together, or not with the selection.
+    """
+    if (options.csv is None) == (options.thoughts is None and options.reflections is None):
+        raise ConfigError("give either --csv, or --thoughts and --reflections", where="command line")
+    if options.csv is not None and options.select is not None:
+        raise ConfigError("--select chooses among thoughts; a table has none to choose", where="command line")
+    select: Select = options.select or ("all" if options.csv else "reflected" if options.reflections else "correct")
+    if select == "reflected" and options.reflections is None:
+        raise ConfigError("--select reflected needs --reflections", where="command line")
+    return select
 
 
 # download -------------------------------------------------------------------------------------------------------------

@@ -103,12 +103,9 @@ def _report(problems: Sequence[str]) -> None:
 
 def _verb(verb: str) -> Callable[[Sequence[str]], int]:
     if verb not in VERBS:
-        import difflib
+        from tunesmith.errors import ConfigError, did_you_mean
 
-        from tunesmith.errors import ConfigError
-
-        nearest = difflib.get_close_matches(verb, VERBS, n=1)
-        remedy = f"did you mean {nearest[0]!r}?" if nearest else f"verbs are {', '.join(VERBS)}"
+        remedy = did_you_mean(verb, VERBS, f"verbs are {', '.join(VERBS)}")
         raise ConfigError(f"unknown verb {verb!r}", where="command line", remedy=remedy)
     run: Callable[[Sequence[str]], int] = importlib.import_module(f"tunesmith.cli.{verb}").run
     return run

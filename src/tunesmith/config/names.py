@@ -5,13 +5,12 @@ Spellings that belong to one dialect stand in that dialect's reader. This module
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.config.schema import SECTIONS
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, did_you_mean
 
 Convert = Callable[[Any, Any], Any]
 """(value as written, value in force so far) -> value for the schema."""
@@ -179,11 +178,6 @@ class NameTable:
 
 def unknown_name(name: str, known: Mapping[str, Any], where: str) -> ConfigError:
     """The error for a name that no setting has, with the nearest known names."""
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     last = name.rpartition(".")[2]
-    if not nearest and last != name:
-        nearest = difflib.get_close_matches(last, known, n=3, cutoff=0.6)
-    remedy = (
-        f"did you mean {' or '.join(repr(near) for near in nearest)}?" if nearest else "see `tunesmith config --list`"
-    )
+    remedy = did_you_mean(name, known, did_you_mean(last, known, "see `tunesmith config --list`"))
     return ConfigError(f"unknown setting {name!r}", where=where, remedy=remedy)

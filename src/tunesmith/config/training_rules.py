@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from tunesmith.config.evaluation import evaluates, is_of_tokens
 from tunesmith.config.model_facts import max_positions
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rule import Problem, Rules
+from tunesmith.errors import did_you_mean
 
 OPTIMIZERS = frozenset(
     """adamw_torch adamw_torch_fused adamw_torch_xla adamw_torch_npu_fused adafactor adamw_anyprecision
@@ -168,8 +168,8 @@ def known_optimizer(resolved: Resolved) -> Problem | None:
     optim = resolved.config.training.optim
     if optim in OPTIMIZERS:
         return None
-    nearest = difflib.get_close_matches(optim, OPTIMIZERS, n=3) or ["adamw_torch", "paged_adamw_8bit"]
-    return Problem(("training.optim",), f"unknown optimizer {optim!r}", f"did you mean {' or '.join(nearest)}?")
+    remedy = did_you_mean(optim, OPTIMIZERS, "common ones are adamw_torch and paged_adamw_8bit")
+    return Problem(("training.optim",), f"unknown optimizer {optim!r}", remedy)
 
 
 @RULES.rule

@@ -5,13 +5,12 @@ Class labels become their names, so that no reader has to know their numbers. Th
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.data.hub import out_of_reach
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,7 @@ def find(name: str) -> HubData:
     """
     if name in DATA_SETS:
         return DATA_SETS[name]
-    nearest = difflib.get_close_matches(name, DATA_SETS, n=1)
-    remedy = f"did you mean {nearest[0]}?" if nearest else f"names are {', '.join(DATA_SETS)}"
+    remedy = did_you_mean(name, DATA_SETS, f"names are {', '.join(DATA_SETS)}")
     raise DataError(f"no data set is called {name!r}", where="data download", remedy=remedy)
 
 

@@ -34,7 +34,7 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, add_bos: bool | None = None) -> None:
         self.tokenizer = tokenizer
         # The same ids as the tokenizer's own call gives, in half the time: no offsets, no masks, no dictionaries.
-        self._backend = tokenizer._tokenizer if _is_plain(tokenizer) else None
+        self._backend = tokenizer.backend_tokenizer if _is_plain(tokenizer) else None
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end token", remedy="set model.eos_token")
         self.eos_token_id: int = int(tokenizer.eos_token_id)
@@ -59,7 +59,7 @@ class Encoder:
         """Whether the text after a special token is encoded as if it stood alone, which most tokenizers do."""
 
     def begin(self, begins: bool | None) -> list[int]:
-        """The begin token as a list, or nothing; ``begins`` as in ``templates.Rendered``."""
+        """The begin token as a list, or nothing; ``begins`` as in ``rendered.Rendered``."""
         if begins is False or self.bos_token_id is None or self.add_bos is False:
             return []
         return [self.bos_token_id] if begins or self.add_bos or self._adds_bos else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import re
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from tunesmith.data.json_rows import json_file, json_lines, json_lines_gz
 from tunesmith.data.row import Row
 from tunesmith.data.tables import csv_file, parquet_file
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, did_you_mean
 from tunesmith.notices import notify
 
 SPLIT_NAMES = {
@@ -46,7 +45,7 @@ def local_files(name: str, split: str = "train") -> list[Path] | None:
             raise DataError("no file matches this pattern", where=name)
         return found
     if looks_like_path(name):
-        raise DataError("no such file", where=name, remedy=_close_names(path))
+        raise DataError("no such file", where=name, remedy=_nearest(path))
     return None
 
 
@@ -112,9 +111,8 @@ def _split_of(path: Path) -> str | None:
     return next((name for name, words in SPLIT_NAMES.items() if word in words), None)
 
 
-def _close_names(path: Path) -> str | None:
+def _nearest(path: Path) -> str:
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist"
     names = [entry.name for entry in path.parent.iterdir()]
-    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(str(path.parent / name) for name in close)}?" if close else None
+    return did_you_mean(path.name, names, "check the path", folder=path.parent)

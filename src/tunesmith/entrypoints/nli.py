@@ -1,6 +1,7 @@
 """The front door of the NLI recipe: ``train_sft.py [--config FILE] [--strict_config] [settings]``.
 
-Reading and falling back is ``config/nli_door``'s; training is ``cli/train``'s.
+The recipe's default file, the chosen file on top, the command line on top of both. Document 1 promises a fallback when
+a file fails to load; it happens here and is said. Reading one file is ``config``'s, training is ``cli/train``'s.
 """
 
 from __future__ import annotations
@@ -9,13 +10,43 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith import notices
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.main import guarded
-from tunesmith.config.nli_door import Opened, flat, open_config
+from tunesmith.config.draft import Draft, dialect_defaults, shown
+from tunesmith.config.load import resolve_draft
+from tunesmith.config.readers import python_file
+from tunesmith.config.readers.python_file import LoadError
+from tunesmith.config.resolve import Resolved
+from tunesmith.errors import ConfigError
+
+MINIMAL_DEFAULTS: dict[str, Any] = {
+    "model_id": "mistralai/Mistral-7B-v0.3",
+    "train_data": "data/finetune/train_ft.jsonl",
+    "eval_data": "data/finetune/eval_ft.jsonl",
+    "output_dir": "models/mistral-7b-nli-cot-minimal-defaults",
+    "num_epochs": 1,
+    "batch_size": 1,
+    "grad_accumulation_steps": 16,
+    "learning_rate": 2e-4,
+    "lr_scheduler": "cosine",
+    "warmup_ratio": 0.03,
+    "max_seq_length": 512,
+    "gradient_checkpointing": True,
+}
+"""What a run gets when not even the default file can be loaded; the schema's defaults complete it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A checked configuration and, where a file could not be loaded, what was used in its place."""
+
+    resolved: Resolved
+    fallback: str | None
 
 
 def main(default: str | Path, argv: Sequence[str] | None = None) -> int:
@@ -44,6 +75,49 @@ def load_config(
         ConfigError: see ``open_config``.
     """
     return flat(_open(path, overrides, Path(default), strict).resolved)
+
+
+def open_config(
+    path: str | Path | None, overrides: Sequence[str] = (), *, default: str | Path, strict: bool = False
+) -> Opened:
+    """The configuration of an NLI run.
+
+    Args:
+        path: the chosen file; None takes ``default`` alone.
+        overrides: settings as written on the command line.
+        default: the recipe's default file, on which every chosen file rests.
+        strict: stop where the documented fallback would go on with other settings.
+
+    Raises:
+        LoadError: ``strict``, and a file fails to load.
+        ConfigError: a name or a value is wrong; that is never a reason for the fallback.
+    """
+    default = Path(default)
+    chosen = None if path is None or Path(path).resolve() == default.resolve() else Path(path)
+    base, base_failure = _attempt(default)
+    top, top_failure = (None, None) if chosen is None else _attempt(chosen)
+    failures = [failure for failure in (top_failure, base_failure) if failure is not None]
+    if strict and failures:
+        raise failures[0]
+    if base is None and top is None:
+        used = "MINIMAL DEFAULTS ARE USED INSTEAD"
+    elif top is None:
+        used = f"{shown(default)} IS USED INSTEAD"
+    else:
+        used = f"{shown(chosen or default)} is used without it"
+    draft = _merge([layer for layer in (base, top) if layer is not None])
+    reasons = " | ".join(failure.line() for failure in failures)
+    fallback = f"CONFIGURATION NOT LOADED ({reasons}). {used}. --strict_config stops here instead."
+    return Opened(resolve_draft(draft, overrides), fallback if failures else None)
+
+
+def flat(resolved: Resolved) -> dict[str, Any]:
+    """The values under the names of document 2."""
+    values = resolved.values()
+    named = {name: values[python_file.NAMES.find(name, "document 2").path] for name in python_file.DOCUMENT_NAMES}
+    named["use_packing"] = resolved.config.training.batching == "packed"
+    named["use_wandb"] = "wandb" in resolved.config.tracking.trackers()
+    return named
 
 
 def _show(default: Path, arguments: list[str]) -> int:
@@ -78,3 +152,22 @@ def _open(path: str | Path | None, settings: Sequence[str], default: Path, stric
         notices.notify(opened.fallback)  # on stderr, and into run.json
         print(bar, file=sys.stderr)
     return opened
+
+
+def _attempt(file: Path) -> tuple[Draft | None, LoadError | None]:
+    if file.exists() and file.suffix != ".py":
+        raise ConfigError("configuration files of this recipe are Python files (.py)", where=shown(file))
+    try:
+        return python_file.read(file), None
+    except LoadError as failure:
+        return None, failure
+
+
+def _merge(layers: list[Draft]) -> Draft:
+    """The layers on top of each other; without any, the minimal defaults."""
+    if layers:
+        settings = tuple(setting for layer in layers for setting in layer.settings)
+        return Draft(python_file.DIALECT, settings, layers[0].defaults, python_file.NAMES)
+    dialect = dialect_defaults(python_file.DEFAULTS, python_file.NAMES, "Python configs (document 2)")
+    minimal = dialect_defaults(MINIMAL_DEFAULTS, python_file.NAMES, "last resort: no file could be loaded")
+    return Draft(python_file.DIALECT, (), (*dialect, *minimal), python_file.NAMES)

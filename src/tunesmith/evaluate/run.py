@@ -230,7 +230,7 @@ def token_metrics(
 ) -> dict[str, float]:
     """loss and token_accuracy over the rows' own answers, measured as during training; empty where they have none,
     which is said."""
-    from tunesmith.data.batching import items
+    from tunesmith.data.batching import BatchRows
     from tunesmith.data.collate import Collator
     from tunesmith.data.ledger import Ledger
     from tunesmith.evaluate.loss import measure_tokens
@@ -240,7 +240,7 @@ def token_metrics(
     except DataError as problem:
         notify(f"no loss and no token accuracy: {problem.lines()[0]}")
         return {}
-    batch_rows = items(examples, "padded", builder.data.max_length)
+    batch_rows = BatchRows(examples, "padded", builder.data.max_length)
     collate = Collator("padded", builder.tokenizer.pad_token_id)
     batches = (collate(batch_rows[start : start + batch_size]) for start in range(0, len(batch_rows), batch_size))
     return measure_tokens(model, batches, model.device) if examples else {}

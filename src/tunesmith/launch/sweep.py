@@ -6,7 +6,6 @@ same command continues a sweep: finished trials stay, all others go on from thei
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -25,7 +24,7 @@ from tunesmith.config.draft import COMMAND_LINE, Draft
 from tunesmith.config.evaluation import evaluates, is_of_tokens
 from tunesmith.config.load import resolve_draft
 from tunesmith.config.resolve import Resolved
-from tunesmith.errors import ConfigError, Interrupted, StorageError
+from tunesmith.errors import ConfigError, Interrupted, StorageError, did_you_mean
 from tunesmith.launch.interruption import interruptible
 from tunesmith.launch.processes import AGENT
 from tunesmith.launch.search import Range, Space, grid, parse_param, suggest
@@ -279,8 +278,7 @@ def _check_metric(metric: str, resolved: Resolved) -> None:
 
 
 def _no_such_metric(metric: str, logged: Sequence[str], where: str) -> ConfigError:
-    nearest = difflib.get_close_matches(metric, logged, n=1)
-    remedy = f"did you mean {nearest[0]}?" if nearest else f"it has {', '.join(logged)}"
+    remedy = did_you_mean(metric, logged, f"it has {', '.join(logged)}")
     return ConfigError(f"the trial has no {metric}", where=where, remedy=remedy)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.strategy import chosen
+from tunesmith.config.strategy import Strategy
 from tunesmith.errors import ConfigError
 from tunesmith.evaluate.generate import generate
 from tunesmith.evaluate.result import scalar_metrics, write_result
@@ -35,20 +35,21 @@ class Evaluator:
     Args:
         resolved: the run's configuration.
         data: the run's rows and their builder.
+        strategy: how several processes share the run; where they spread its weights, all of them answer together.
 
     Raises:
         ConfigError: the settings name no task.
         DataError: a row does not say what its answer should be.
     """
 
-    def __init__(self, resolved: Resolved, data: PreparedData) -> None:
+    def __init__(self, resolved: Resolved, data: PreparedData, strategy: Strategy) -> None:
         self._evaluation = resolved.config.evaluation
         self._seed = resolved.config.training.seed
         self._folder = Path(resolved.config.training.output_dir) / EVALUATION
         self._builder = data.builder
         self._rows = sampled(data.eval_rows, self._evaluation.generate_limit, self._evaluation.generate_seed)
         self._task = task_for(self._evaluation, self._builder, self._rows)
-        self._generator = generate if chosen(resolved).shards_parameters else generate_share
+        self._generator = generate if strategy.shards_parameters else generate_share
         self.names = figure_names(self._task, self._builder, self._rows)
         """Names of the figures that an evaluation will give."""
 
@@ -70,14 +71,15 @@ class Evaluator:
         return figures
 
 
-def make_evaluator(resolved: Resolved, data: PreparedData) -> Evaluator | None:
+def make_evaluator(resolved: Resolved, data: PreparedData, strategy: Strategy) -> Evaluator | None:
     """The evaluator that a configuration asks for, or None.
 
     Raises:
         ConfigError: the metric that decides what is best will not be among the figures.
         DataError: a row does not say what its answer should be.
     """
-    evaluator = Evaluator(resolved, data) if resolved.config.evaluation.generate and data.eval_rows else None
+    wanted = resolved.config.evaluation.generate and bool(data.eval_rows)
+    evaluator = Evaluator(resolved, data, strategy) if wanted else None
     metric = best_metric(resolved)
     names = [*TOKEN_FIGURES, *(evaluator.names if evaluator is not None else ())]
     if metric is not None and metric.removeprefix("eval_") not in names:

@@ -10,6 +10,38 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """How many processes share a run, one device each; planned, or running."""
+
+    per_machine: int = 1
+    machines: int = 1
+
+    @property
+    def total(self) -> int:
+        """Processes on all machines together."""
+        return self.per_machine * self.machines
+
+
+def running() -> Processes:
+    """The processes of the run that this one belongs to; a launcher that does not count those of a machine (srun)
+    counts as one with a single machine."""
+    total = num_processes()
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", total))
+    return Processes(per_machine, max(1, total // per_machine))
+
+
+def environment_of(processes: Processes) -> Mapping[str, str]:
+    """This process's environment; where other processes are planned, that of the last one on a machine, which is the
+    first to lack a device."""
+    if processes == running():
+        return os.environ
+    planned = {"WORLD_SIZE": str(processes.total), "LOCAL_RANK": str(processes.per_machine - 1)}
+    return os.environ | (planned if processes.total > 1 else {})
 
 
 def rank() -> int:

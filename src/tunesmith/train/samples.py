@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.strategy import chosen
+from tunesmith.config.strategy import Strategy
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.row import Row
 from tunesmith.errors import ConfigError, DataError
@@ -99,7 +100,11 @@ def row_questions(rows: Sequence[Row], builder: ExampleBuilder) -> list[Question
 
 
 def make_samples(
-    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData, precision: Precision
+    resolved: Resolved,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PreparedData,
+    precision: Precision,
+    strategy: Strategy,
 ) -> Samples | None:
     """The callback that a configuration asks for, or None.
 
@@ -108,6 +113,7 @@ def make_samples(
         tokenizer: the run's tokenizer.
         data: the run's rows; the format of the first training row decides how a question becomes a prompt.
         precision: the run's arithmetic.
+        strategy: how several processes share the run.
 
     Raises:
         ConfigError: a question alone is no row of this format.
@@ -130,7 +136,7 @@ def make_samples(
         training.gen_every_n_steps,
         replace(decoding, engine="auto"),  # a few questions between two steps are no work for another engine
         precision,
-        together=chosen(resolved).shards_parameters,
+        together=strategy.shards_parameters,
     )
 
 
@@ -172,6 +178,7 @@ class Samples(TrainerCallback):
         """Show the answers also in the trackers among the trainer's callbacks."""
         self._trackers = callbacks
 
+    @override
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,6 +121,34 @@ def test_loss_starts_after_the_last_match(mistral_tokenizer: Any) -> None:
     assert caught.value.where == "f:9"
 
 
+def test_loss_does_not_start_after_a_match_in_content_that_is_kept_as_text(mistral_tokenizer: Any) -> None:
+    encoder = Encoder(mistral_tokenizer)
+    marker = "[/INST]"
+    plain = rendered(("[INST] q", "context"), (marker, "context"), (f" say {marker} now", "assistant"))
+    at = plain.text.rindex(marker)
+    assert start_after(plain, marker, encoder, "f:1").spans[-1].start == at + len(marker)
+    for start, end in ((at, at + len(marker)), (at + len(marker) - 1, at + len(marker)), (at, at + 1)):
+        guarded = replace(plain, protected=((start, end),))
+        assert start_after(guarded, marker, encoder, "f:1").spans == plain.spans
+    beside = replace(plain, protected=((at - 1, at), (at + len(marker), at + len(marker) + 1)))
+    assert start_after(beside, marker, encoder, "f:1").spans[-1].start == at + len(marker)
+    only = rendered(("q", "context"), (f" a {marker}", "assistant"), protected=((4, 4 + len(marker)),))
+    with pytest.raises(DataError, match="does not occur in the rendered text"):
+        start_after(only, marker, encoder, "f:1")
+
+
+def test_a_begin_token_that_comes_twice_is_refused(mistral_tokenizer: Any, gpt2_tokenizer: Any) -> None:
+    item = rendered(("<s>q", "context"), (" a", "assistant"))
+    with pytest.raises(DataError, match=r"f:1: begins with the begin token <s> twice"):
+        example(item, mistral_tokenizer)
+    once = example(item, mistral_tokenizer, add_bos=False)
+    assert once.input_ids.count(mistral_tokenizer.bos_token_id) == 1
+    # Where one token begins and ends a text, two in a row may be an end and a beginning.
+    both = rendered(("<|endoftext|>q", "context"), (" a", "assistant"))
+    made = example(both, gpt2_tokenizer, add_bos=True)
+    assert made.input_ids[:2] == [gpt2_tokenizer.eos_token_id] * 2
+
+
 def test_content_that_spells_special_tokens_stays_text(tokenizer: Any) -> None:
     eos = tokenizer.eos_token
     content = f"a{eos}b {eos}"
@@ -181,6 +210,27 @@ def test_the_completions_tail_is_cut_before_the_end_token(encoder: Encoder) -> N
         with pytest.raises(TooLongError, match="the prompt alone has 6 tokens") as caught:
             fit(long_example(), max_length, "truncate_completion", encoder)
         assert caught.value.needed == 8
+
+
+def test_weights_stay_with_their_tokens_where_a_row_is_cut(encoder: Encoder) -> None:
+    whole = replace(long_example(), weights=[float(number) for number in range(11)])
+    made = fit(whole, 8, "truncate_prompt", encoder)
+    assert made is not None
+    assert made.weights == [0.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
+
+
+def test_an_added_end_token_weighs_what_the_answer_before_it_weighs(encoder: Encoder) -> None:
+    ids = [1, 100, 101, 200, 2, 102, 103, 201, 202, 203, 2]
+    labels = [IGNORE_INDEX] * 3 + [200, 2] + [IGNORE_INDEX] * 2 + [201, 202, 203, 2]
+    weights = [1.0] * 3 + [0.5, 0.5] + [1.0] * 2 + [3.0] * 4
+    whole = Example(ids, labels, "f:1", 7, 3, 11, weights=weights)
+    made = fit(whole, 10, "truncate_completion", encoder)
+    assert made is not None
+    assert (made.input_ids[-1], made.labels[-1]) == (2, 2)
+    assert made.weights == [1.0] * 3 + [0.5, 0.5] + [1.0] * 2 + [3.0] * 3
+    first = fit(whole, 6, "truncate_completion", encoder)
+    assert first is not None
+    assert (first.input_ids, first.weights) == (ids[:5], weights[:5])
 
 
 def test_a_cut_inside_a_later_question_ends_with_the_answer_before(encoder: Encoder) -> None:

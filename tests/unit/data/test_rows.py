@@ -201,7 +201,7 @@ def test_a_missing_file_is_no_hub_name(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path, GOOD, "train_ft.jsonl")
     said = refusal(str(tmp_path / "train_fd.jsonl"))
     assert "no such file" in said
-    assert "train_ft.jsonl?" in said
+    assert "train_ft.jsonl'?" in said
     assert "does not exist" in refusal(str(tmp_path / "nowhere" / "x.jsonl"))
     monkeypatch.chdir(tmp_path)
     for name in ("missing.jsonl", "./missing", "~/missing-folder-of-nobody", "a/b/c", "has space", "data/x.csv"):

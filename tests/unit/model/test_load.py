@@ -195,7 +195,7 @@ def test_broken_weights_are_an_error_of_the_model(settings: Settings, models_fol
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     resolved = settings(model_name_or_path=str(tmp_path))
-    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+    with pytest.raises(ModelError, match="cannot be read as safetensors") as caught:
         load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved))
     assert caught.value.exit_code == 4
 
@@ -242,7 +242,7 @@ def test_a_model_that_only_answers_is_spread_where_one_device_does_not_hold_it(
 ) -> None:
     """Weights are counted in the format in which they are held: 4 bytes, 2 bytes, or packed."""
     spread = replace(PLACED, device_map="auto", spread=True)
-    resolved, four = settings("llama"), settings("llama", load_in_4bit=True)
+    resolved, four = settings("llama", use_lora=False), settings("llama", load_in_4bit=True, lora_r=1)
     count = sum(parameter.numel() for parameter in load_base(resolved, Precision("float32", "test"), CPU).parameters())
     half = Precision("bfloat16", "test")
     for size, case, precision, fits in (
@@ -254,7 +254,7 @@ def test_a_model_that_only_answers_is_spread_where_one_device_does_not_hold_it(
     ):
         machine = Machine(2, True, (int(size) - 1, int(size)), ("a", "b"))
         monkeypatch.setattr("tunesmith.model.load.seen", lambda machine=machine: machine)
-        found = inference_device(case, precision, spread)
+        found = inference_device(case, precision, spread, precision.torch_dtype)
         assert (found.spread, found.device_map) == ((False, {"": 0}) if fits else (True, "auto")), size
     assert inference_device(resolved, half, CPU) is CPU
 

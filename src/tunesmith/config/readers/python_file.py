@@ -31,6 +31,17 @@ SPELLINGS: dict[str, Spelling] = {
 DEFAULTS: dict[str, Any] = {"load_in_4bit": True, "max_length": 512, "too_long": "drop"}
 """What document 2 takes for granted and no configuration file of its kind spells out."""
 
+DOCUMENT_NAMES = (
+    "model_id", "train_data", "eval_data", "output_dir", "seed",
+    "lora_r", "lora_alpha", "lora_dropout", "target_modules",
+    "num_epochs", "max_seq_length", "batch_size", "grad_accumulation_steps", "learning_rate", "lr_scheduler",
+    "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "optim",
+    "logging_steps", "eval_steps", "save_steps", "save_total_limit", "early_stopping_patience",
+    "use_wandb", "wandb_project", "wandb_name", "wandb_run_id",
+    "use_packing", "gradient_checkpointing", "resume_from_checkpoint", "gpu_id", "distributed_training",
+)  # fmt: skip
+"""The names that documents 1 and 2 give to settings."""
+
 NAMES = NameTable(SPELLINGS)
 
 

@@ -95,6 +95,10 @@ class Memory:
     """What the trained weights take in a file."""
     checkpoint: int
     """The same with the optimizer's states."""
+    loaded: int
+    """All weights, as they are loaded before anything is shared."""
+    offloaded: int
+    """What lies in the host's memory instead."""
 
 
 def estimate(
@@ -123,11 +127,12 @@ def estimate(
     sharing = chosen(resolved) if strategy is None else named(strategy, nvme_path="nvme")
     training = resolved.config.training
     model = skeleton(resolved, precision)
+    loaded = weight_bytes(model, resolved)
     trainable, parameters = trainable_parameters(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     stepped = [torch.empty_like(part, dtype=torch.float32) for part in trained] if sharing.uses_deepspeed else trained
     if sharing.uses_deepspeed:
-        model.to(precision.torch_dtype)
+        model.to(precision.torch_dtype)  # type: ignore[arg-type]  # the stub of a decorated method
     states = sum(optimizer_bytes(training.optim, tensor) for tensor in stepped)
     step_work = (
         sum(map(tensor_bytes, stepped)) if cuda and training.optim == "adamw_torch" else max(map(tensor_bytes, stepped))
@@ -158,6 +163,8 @@ def estimate(
         peak=tensors + overhead,
         trained_bytes=sum(map(tensor_bytes, trained)),
         checkpoint=sum(map(tensor_bytes, trained)) + states,
+        loaded=loaded,
+        offloaded=parts.offloaded,
     )
 
 
@@ -178,13 +185,15 @@ def optimizer_bytes(optim: str, parameter: torch.Tensor) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """Bytes on one device; ``step_work``: what the optimizer's step needs; ``gathered``: weights made whole."""
+    """Bytes on one device; ``step_work``: what the optimizer's step needs; ``gathered``: weights made whole;
+    ``offloaded``: what went to the host's memory."""
 
     weights: int
     gradients: int
     states: int
     step_work: int
     gathered: int = 0
+    offloaded: int = 0
 
 
 def _shared(parts: _Parts, model: Any, precision: Precision, strategy: Strategy, num_processes: int) -> _Parts:
@@ -200,8 +209,12 @@ def _shared(parts: _Parts, model: Any, precision: Precision, strategy: Strategy,
         gathered = _gathered(model, strategy, precision, parts.weights) if num_processes > 1 else 0
         parts = replace(parts, weights=parts.weights // num_processes, gathered=gathered)
     if strategy.offloads("optimizer"):
-        parts = replace(parts, states=0, gradients=0, step_work=0)
-    return replace(parts, weights=0) if strategy.offloads("param") else parts
+        moved = parts.states + parts.gradients if strategy.offloads("optimizer", to="cpu") else 0
+        parts = replace(parts, states=0, gradients=0, step_work=0, offloaded=moved)
+    if strategy.offloads("param"):
+        moved = parts.weights if strategy.offloads("param", to="cpu") else 0
+        parts = replace(parts, weights=0, offloaded=parts.offloaded + moved)
+    return parts
 
 
 def _gathered(model: Any, strategy: Strategy, precision: Precision, weights: int) -> int:

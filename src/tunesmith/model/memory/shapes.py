@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -47,7 +47,7 @@ def skeleton(resolved: Resolved, precision: Precision, dtype: torch.dtype | None
         model_config = AutoConfig.from_pretrained(located, **keywords)
         check_not_quantized(model_config, section.model_name_or_path)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 model_config,
                 trust_remote_code=keywords["trust_remote_code"],
                 dtype=dtype or weights_dtype(resolved, precision),
@@ -64,11 +64,11 @@ def skeleton(resolved: Resolved, precision: Precision, dtype: torch.dtype | None
         adapter = lora_config(config.adapter)
         check_targets(model, adapter)
         adapter.init_lora_weights = True  # values do not matter here, and some kinds take them out of the weights
-        model = attach_adapter(model, adapter)
+        return cast(PreTrainedModel, attach_adapter(model, adapter))
     return model
 
 
-def _hold_in_few_bits(model: PreTrainedModel, precision: Precision) -> None:
+def _hold_in_few_bits(model: Any, precision: Precision) -> None:
     """Every linear layer but the output head, as the quantization does it; all the rest in float32 and frozen."""
     head = model.get_output_embeddings()
     for parent in list(model.modules()):
