@@ -144,6 +144,7 @@ def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     if setup.samples is not None:
         setup.samples.show_in(trainer.callback_handler.callbacks)
         trainer.add_callback(setup.samples)
+    trainer.check_callbacks()
     if is_main_process():
         begin_folder(folder, setup.resolved, command, facts, setup.data, setup.resume)
         listener.on_start(facts)
