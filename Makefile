@@ -4,6 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
+# Twice quiet: pip says what went wrong and nothing else.
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+# A check that says nothing unless it fails.
+define silently
+@said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }
+endef
 
 .PHONY: install demo test test-image check bench docs lock clean
 
@@ -13,8 +19,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tunesmith needs Python 3.11 or newer")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (once; a few minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell grep '^torch==' constraints.txt)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@$(PIP) $(shell grep '^torch==' constraints.txt)
+	@$(PIP) --constraint constraints.txt --editable '.[test]'
 	@touch $(INSTALLED)
 
 demo: install
@@ -28,9 +34,11 @@ test-image: install
 	@$(BIN)/python -m pytest -q -m image tests/image
 
 check: install
-	@$(BIN)/ruff check --quiet
-	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --no-logo > /dev/null || $(BIN)/lint-imports
+	$(call silently,$(BIN)/ruff check)
+	$(call silently,$(BIN)/ruff format --check)
+	$(call silently,$(BIN)/lint-imports --no-logo)
+	$(call silently,$(BIN)/deptry src)
+	$(call silently,$(BIN)/mypy)
 
 bench: install
 	@$(BIN)/python -m benchmarks

@@ -34,6 +34,7 @@ def compare(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from tunesmith.evaluate.decoding import Decoding
     from tunesmith.evaluate.generate import generate
 
     torch.set_num_threads(1)
@@ -44,7 +45,10 @@ def compare(
 
     def ours(engine: str) -> list[list[int]]:
         answers = generate(
-            model, tokenizer, prompts, max_new_tokens=MAX_NEW_TOKENS, batch_size=16, stop_token_ids=stops, engine=engine
+            model,
+            tokenizer,
+            prompts,
+            Decoding(max_new_tokens=MAX_NEW_TOKENS, batch_size=16, stop_token_ids=stops, engine=engine),
         )
         return [answer.token_ids for answer in answers]
 

@@ -119,7 +119,7 @@ def _stream(rows: Path, name: str) -> Callable[[], tuple[int, int]]:
     from tunesmith.config.resolve import from_values
     from tunesmith.data.collate import Collator
     from tunesmith.model.tokenizer import load_tokenizer
-    from tunesmith.train.dataset import to_dataset
+    from tunesmith.train.dataset import training_rows
     from tunesmith.train.prepare import prepare_stream
 
     values = {"model.model_name_or_path": name, "data.train_data": str(rows), "data.streaming": True}
@@ -127,8 +127,7 @@ def _stream(rows: Path, name: str) -> Callable[[], tuple[int, int]]:
     tokenizer = load_tokenizer(resolved.config.model)
 
     def prepare() -> tuple[int, int]:
-        stream = to_dataset(prepare_stream(resolved, tokenizer, 8000).train, resolved)
-        assert stream is not None
+        stream = training_rows(prepare_stream(resolved, tokenizer, 8000).train, resolved, 1)
         batch = Collator("padded", 0)([stream[index] for index in range(8)])
         return int(batch["attention_mask"].sum()), int((batch["labels"] != -100).sum())
 

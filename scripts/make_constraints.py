@@ -8,6 +8,5 @@ SKIPPED = {"tunesmith", "pip", "setuptools", "wheel"}
 
 print("# Versions that the tests ran with. Made by `make lock`.")
 found = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
-for name, version in sorted(found.items()):
-    if name not in SKIPPED:
-        print(f"{name}=={version.split('+')[0]}")
+for line in sorted(f"{name}=={version.split('+')[0]}" for name, version in found.items() if name not in SKIPPED):
+    print(line)

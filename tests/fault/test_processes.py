@@ -309,6 +309,21 @@ def test_an_error_in_every_rank_is_told_once(start: Start, settings: dict[str, A
     assert f"{rows}:2" in (run / "logs" / "rank-0.log").read_text() + (run / "logs" / "rank-1.log").read_text()
 
 
+def test_a_model_that_cannot_be_saved_ends_the_run_with_its_code(
+    start: Start, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Rank 1 has left by then, with 0; the launcher waits for rank 0 and tells what it says."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "lora_weights").write_text("a file is where the adapter goes")
+    short = settings | {"max_steps": 1, "save_strategy": "no", "save_merged_model": True}
+    started = start([*TUNESMITH, *flags(short, num_processes=2, output_dir=run)], tmp_path)
+    assert started.wait() == 6, started.err.read_text()
+    (line,) = started.errors()
+    assert line.startswith(f"error: rank 0 of 2: {run / 'lora_weights'}: the model cannot be saved")
+    assert "error" not in (run / "logs" / "rank-1.log").read_text().lower()
+
+
 def test_a_folder_that_holds_a_run_is_refused_before_anything_starts(
     start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path
 ) -> None:
@@ -326,7 +341,7 @@ STAND_INS = {
     "scontrol": "echo localhost",
     "tunesmith": f'exec {sys.executable} -m tunesmith "$@"',
     # starts the tasks of a step with the variables that SLURM gives them
-    "srun": """shift
+    "srun": """while [[ $1 == --* ]]; do shift; done
 export SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_TASKS=2
 for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & tasks+=($!); done
 for task in "${tasks[@]}"; do wait "$task" || exit; done""",

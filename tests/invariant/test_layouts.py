@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from helpers import logged, resolved_from, run_training, story_rows, tensors
-from tunesmith.data.batching import LengthGroupedSampler, items
+from tunesmith.data.batching import BatchRows, LengthGroupedSampler
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.errors import ModelError
 from tunesmith.evaluate.loss import token_losses
+from tunesmith.model.device import here
 from tunesmith.model.precision import Precision, choose_precision
 from tunesmith.model.segments import SEGMENTED, keep_examples_apart
 
@@ -32,7 +33,7 @@ def examples(vocabulary: int, seed: int = 1) -> list[Example]:
 
 
 def batch(made: list[Example], layout: str, boundaries: str = "positions") -> tuple[dict[str, Any], torch.Tensor]:
-    collated = Collator(layout, 0, boundaries=boundaries)(items(made, layout, 40))
+    collated = Collator(layout, 0, boundaries=boundaries)(BatchRows(made, layout, 40))
     collated.pop("origins")
     return collated, collated.pop("labels")
 
@@ -40,7 +41,7 @@ def batch(made: list[Example], layout: str, boundaries: str = "positions") -> tu
 def losses_by_example(model: torch.nn.Module, layout: str, boundaries: str) -> dict[str, torch.Tensor]:
     """Per-token losses of every example under its origin."""
     made = examples(90)
-    rows = items(made, layout, 40)
+    rows = BatchRows(made, layout, 40)
     inputs, labels = batch(made, layout, boundaries)
     nll = token_losses(model, inputs, labels, chosen_positions=False).nll
     found: dict[str, torch.Tensor] = {}
@@ -204,8 +205,8 @@ def test_quantized_bases_with_adapters_keep_examples_apart(stories_model, bits):
         model_name_or_path=str(stories_model), train_data="x.jsonl", batching="unpadded", gradient_checkpointing=True,
         lora_dropout=0.0, **{bits: True}, **LORA,
     )  # fmt: skip
-    precision = choose_precision(resolved)
-    model = load_model(resolved, precision)
+    precision = choose_precision(resolved, here(resolved))
+    model = load_model(resolved, precision, here(resolved))
     assert keep_examples_apart(model, precision) == "lengths"
     results = []
     for layout in ("padded", "unpadded"):

@@ -34,6 +34,8 @@ WAYS: dict[str, dict[str, Any]] = {
 PAIRS = [(strategy, way) for strategy in STRATEGIES for way in ("full", "lora")] + [
     ("ddp", "nf4"), ("fsdp2", "nf4"), ("ddp", "packed"), ("zero3", "packed"),
 ]  # fmt: skip
+SLOW = 8
+"""Seconds that one merge takes longer; the processes would wait for each other for two."""
 COMMON: dict[str, Any] = {
     "per_device_train_batch_size": 2,
     "max_grad_norm": 0.5,
@@ -84,12 +86,19 @@ def runs(stories_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for strategy in STRATEGIES:
         checkpoint = folder / f"{strategy}-lora" / "checkpoint-2"
         shared[f"{strategy}-resumed"] = shared[f"{strategy}-lora"] | {"resume_from_checkpoint": str(checkpoint)}
+    shared["slow-merge"] = shared["ddp-lora"] | {"max_steps": 1, "slow_merge": SLOW}
     plan = folder / "plan.json"
     plan.write_text(json.dumps({"folder": str(folder), "runs": shared}), encoding="utf-8")
     launch(plan)
-    errors = {name: json.loads((folder / f"{name}.json").read_text()).get("error") for name in shared}
+    errors = {(name, rank): outcome(folder, name, rank).get("error") for name in shared for rank in (0, 1)}
     assert not any(errors.values()), errors
     return Runs(alone, folder)
+
+
+def outcome(folder: Path, name: str, rank: int) -> dict[str, Any]:
+    """What a rank ended a run with."""
+    found: dict[str, Any] = json.loads((folder / f"{name}-rank-{rank}.json").read_text())
+    return found
 
 
 def _questions(settings: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -170,3 +179,11 @@ def test_record_says_what_is_in_force(runs: Runs, strategy: str) -> None:
     record = json.loads((runs.of(strategy, "full") / "run.json").read_text())
     assert record["strategy"]["name"] == strategy
     assert (record["plan"]["num_processes"], record["plan"]["global_batch_size"]) == (2, 8)
+
+
+def test_nobody_waits_for_the_merge(runs: Runs) -> None:
+    """Rank 1 is done while rank 0 merges, proves and writes what it has to, and no time limit ends that."""
+    ended = [outcome(runs.shared, "slow-merge", rank)["ended"] for rank in (0, 1)]
+    assert ended[0] - ended[1] > SLOW / 2
+    assert json.loads((runs.shared / "slow-merge" / "run.json").read_text())["status"] == "finished"
+    assert (runs.shared / "slow-merge" / "model.safetensors").is_file()

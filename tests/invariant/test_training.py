@@ -80,7 +80,7 @@ def test_prompt_tokens_get_no_gradient(stories_model, stories_tokenizer):
     from transformers import AutoModelForCausalLM
 
     from tunesmith.config.schema import DataSection
-    from tunesmith.data.batching import items
+    from tunesmith.data.batching import BatchRows
     from tunesmith.data.collate import Collator
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.data.row import Row
@@ -89,7 +89,7 @@ def test_prompt_tokens_get_no_gradient(stories_model, stories_tokenizer):
     rows = [Row(row, "test", line) for line, row in enumerate(story_rows(4), start=1)]
     builder = ExampleBuilder(stories_tokenizer, DataSection())
     examples = [builder.example(row) for row in rows]
-    batch = Collator("padded", stories_tokenizer.eos_token_id)(items(examples, "padded", 256))
+    batch = Collator("padded", stories_tokenizer.eos_token_id)(BatchRows(examples, "padded", 256))
     batch.pop("origins")
     labels = batch.pop("labels")
     model = AutoModelForCausalLM.from_pretrained(stories_model, dtype=torch.float32)
@@ -275,13 +275,14 @@ def test_four_rows_are_learnt_by_heart_and_generation_stops(tmp_path, stories_mo
 
 def test_the_trainer_knows_that_the_loss_is_scaled(stories_model, tmp_path):
     """The flag behind the accumulation fault of 2024 stays on, also over a quantized base (document 2, section 8)."""
+    from tunesmith.model.device import here
     from tunesmith.model.load import load_model
     from tunesmith.model.precision import choose_precision
 
     resolved = resolved_from(
         model_name_or_path=str(stories_model), train_data="x.jsonl", load_in_4bit=True, gradient_checkpointing=True
     )
-    model = load_model(resolved, choose_precision(resolved))
+    model = load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved))
     import inspect
 
     parameters = inspect.signature(model.get_base_model().forward).parameters.values()

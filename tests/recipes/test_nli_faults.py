@@ -21,7 +21,10 @@ from tunesmith.entrypoints import nli as door
 from tunesmith.entrypoints.nli import MINIMAL_DEFAULTS, open_config
 from tunesmith.errors import DataError
 from tunesmith.evaluate.answers import read_label
+from tunesmith.model.device import CPU
+from tunesmith.model.precision import Precision
 from tunesmith.train.arguments import sft_keywords
+from tunesmith.train.plan import make_plan
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "nli_cot"
 CONFIGS = RECIPE / "train" / "configs"
@@ -46,15 +49,7 @@ def opened(text: str, folder: Path, *overrides: str) -> Resolved:
 
 def keywords(resolved: Resolved) -> dict[str, Any]:
     """What the trainer is given."""
-    return sft_keywords(
-        resolved,
-        bf16=False,
-        fp16=False,
-        use_cpu=True,
-        warmup_steps=0,
-        gradient_accumulation_steps=1,
-        resuming=False,
-    )
+    return sft_keywords(resolved, CPU, Precision("float32", "test"), make_plan(resolved, 1, 1), resuming=False)
 
 
 # A flag that is off by default beats what the file sets

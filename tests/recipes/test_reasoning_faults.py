@@ -119,14 +119,14 @@ def test_main_that_ignores_its_flags(stories_model: Path, tmp_path: Path) -> Non
 
 
 def test_collator_overwriting_the_prompt_mask(stories_tokenizer: Any) -> None:
-    from tunesmith.data.batching import items
+    from tunesmith.data.batching import BatchRows
     from tunesmith.data.collate import Collator
 
     dataset = ReasoningDataset(TRAIN_FILE, stories_tokenizer, 512)
     rows = json.loads(Path(TRAIN_FILE).read_text(encoding="utf-8"))
     assert len(dataset) == len(rows) == 160
     bos, eos = stories_tokenizer.bos_token_id, stories_tokenizer.eos_token_id
-    batch = Collator("padded", pad_token_id=eos)(items(dataset.examples[:4], "padded", 512))
+    batch = Collator("padded", pad_token_id=eos)(BatchRows(dataset.examples[:4], "padded", 512))
     swept = 0
     for row, labels, ids, mask in zip(rows, batch["labels"], batch["input_ids"], batch["attention_mask"], strict=False):
         trained = ids[labels != -100]

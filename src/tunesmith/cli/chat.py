@@ -100,6 +100,7 @@ def begin(answerer: Answerer) -> Chat:
 
     contract, data = answerer.contract, answerer.data
     knows_chats = bool(answerer.tokenizer.chat_template) or data.template is not None
+    format_name: str
     if data.format != "auto":
         format_name = data.format
     elif contract is not None:
@@ -120,7 +121,8 @@ def _texts_are_chats(answerer: Answerer) -> bool:
     from tunesmith.data.row import Row
 
     contract = answerer.contract
-    marker = answerer.data.completion_start or (contract.prompt.cut_after if contract is not None else None)
+    cut_after = getattr(contract.prompt, "cut_after", None) if contract is not None else None
+    marker = answerer.data.completion_start or cut_after
     if not marker or not answerer.tokenizer.chat_template:
         return False
     row = Row({"messages": [{"role": "user", "content": "a"}]}, "chat", 1)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.config import describe
+from tunesmith.config.draft import COMMAND_LINE
 from tunesmith.config.load import READERS, load
 from tunesmith.config.resolve import Resolved
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import ConfigError, TunesmithError
 
 if TYPE_CHECKING:
     from tunesmith.train.check import Report
@@ -26,19 +28,21 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("file", nargs="?", help="configuration file")
     parser.add_argument("--config", help="the same, as an option")
     parser.add_argument("--dialect", choices=sorted(READERS), help="dialect of the file; detected when left out")
-    parser.add_argument("--gpu", metavar="SIZE", help="plan for a device of this memory (24GB) or name (RTX 3090)")
+    parser.add_argument("--gpu", metavar="SIZE", help="plan for devices of this memory (24GB) or name (RTX 3090)")
+    parser.add_argument("--nodes", type=int, metavar="M", help="plan for M machines; how they meet need not be said")
     parser.add_argument("--json", action="store_true", help='print {"ledger", "steps", "memory", "problems"}')
     options, settings = parser.split(argv)
     try:
-        resolved = load(options.file or options.config, settings, dialect=options.dialect)
+        resolved = _load(options, settings)
     except TunesmithError as error:
         if options.json:
             print(json.dumps({"ledger": None, "steps": None, "memory": None, "problems": error.lines()}))
         raise
-    environment.prepare(resolved.config.launch.gpu_id)
+    environment.prepare(resolved)
+    from tunesmith.launch.processes import planned
     from tunesmith.train.check import check
 
-    report = check(resolved, options.gpu)
+    report = check(resolved, options.gpu, planned(resolved))
     problems = [line for problem in report.problems for line in problem.lines()]
     if options.json:
         parts = {"ledger": report.ledger, "steps": report.steps, "memory": report.memory, "problems": problems}
@@ -48,6 +52,22 @@ def run(argv: Sequence[str]) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return report.exit_code
+
+
+def _load(options: Namespace, settings: list[str]) -> Resolved:
+    """The configuration. A plan for several machines needs no rendezvous; where one is given, all of it is checked."""
+    path, nodes = options.file or options.config, options.nodes
+    if nodes is None:
+        return load(path, settings, dialect=options.dialect)
+    if nodes < 1:
+        raise ConfigError(f"--nodes {nodes} is no number of machines", where=COMMAND_LINE)
+    if any(name in setting for setting in settings for name in ("rendezvous", "node_rank", "node-rank")):
+        return load(path, [*settings, f"--nodes={nodes}"], dialect=options.dialect)
+    resolved = load(path, settings, dialect=options.dialect)
+    launch = resolved.config.launch.model_copy(update={"nodes": nodes})
+    return Resolved(
+        resolved.config.model_copy(update={"launch": launch}), resolved.origins | {"launch.nodes": COMMAND_LINE}
+    )
 
 
 def lines(resolved: Resolved, report: Report) -> Iterator[str]:
@@ -74,6 +94,8 @@ def _steps(steps: dict[str, Any]) -> Iterator[str]:
         f"({steps['steps_per_epoch']:,} an epoch, "
         f"{steps['epochs']:g} epochs), {steps['warmup_steps']} of them warmup"
     )
+    if steps["num_processes"] > 1:
+        yield f"  shared by {steps['num_processes']} processes"
     rates = ", ".join(f"step {step}: {rate:.2e}" for step, rate in steps["learning_rate"].items())
     yield f"  learning rate ({steps['lr_scheduler_type']}): {rates}"
     yield f"  {steps['evaluations']:,} evaluations, {steps['checkpoints']:,} checkpoints"
@@ -88,6 +110,11 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
         yield f"  {name:<12} {_size(memory[name]):>10}"
     verdict = "fits" if memory["fits"] else "does not fit"
     yield f"  {'peak':<12} {_size(memory['peak']):>10} of {_size(memory['available'])} on {memory['device']}: {verdict}"
+    host = memory["host"]
+    count = f"{host['processes']} process{'es' if host['processes'] > 1 else ''}"
+    known = "" if host["available"] is None else f" of {_size(host['available'])}"
+    verdict = "" if host["fits"] is None else f": {'fits' if host['fits'] else 'does not fit'}"
+    yield f"  {'main memory':<12} {_size(host['peak']):>10}{known} for {count} of a machine{verdict}"
 
 
 def _disk(disk: dict[str, Any]) -> Iterator[str]:

@@ -11,16 +11,19 @@ import re
 import warnings
 from pathlib import Path
 
+from tunesmith.config.resolve import Resolved
+from tunesmith.model.device import narrow
+
 SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
 """What ``.env`` may hold for us; other lines of the file are left alone."""
 
 
-def prepare(gpu_id: int | None = None) -> None:
+def prepare(resolved: Resolved | None = None) -> None:
     """Read ``.env`` from the working directory, choose the accelerator, and keep the libraries' chatter off the
     terminal."""
     read_env_file(Path(".env"))
-    if gpu_id is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu_id)
+    if resolved is not None:
+        narrow(resolved)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

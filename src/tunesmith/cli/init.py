@@ -33,7 +33,7 @@ def nli_files(folder: Path) -> dict[str, Rows]:
 
     columns = ("premise", "hypothesis", "thought_process", "predicted_label")
     train, heldout = (
-        [{"id": row["id"], "text": nli_text(*(row[column] for column in columns))} for row in rows]
+        [{"id": row["id"], "text": nli_text(**{column: row[column] for column in columns})} for row in rows]
         for rows in make_nli(NUM_TRAIN, NUM_HELDOUT)
     )
     thoughts, reflections = make_nli_thoughts(NUM_TRAIN)

@@ -40,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
     if options.row is not None and options.where is not None:
         parser.error("--row and --where exclude each other")
     resolved = load(options.file or options.config, settings, dialect=options.dialect)
-    environment.prepare(resolved.config.launch.gpu_id)
+    environment.prepare(resolved)
     from tunesmith.train import preview
 
     if options.row is not None:

@@ -24,19 +24,7 @@ evaluation with load_best_model_at_end, of the last one otherwise."""
 
 def run(argv: Sequence[str]) -> int:
     """Run a sweep; the exit code is 0 when every trial finished, else that of the first failed one."""
-    parser = VerbParser("sweep", DESCRIPTION)
-    parser.add_argument("file", nargs="?", help="configuration file")
-    parser.add_argument("--config", dest="config", help="the same, as an option")
-    parser.add_argument("--dialect", choices=sorted(READERS), help="dialect of the file; detected when left out")
-    parser.add_argument("--param", action="append", default=[], help="NAME=VALUE,VALUE or NAME=LOW..HIGH[:log]")
-    parser.add_argument("--metric", required=True, help="what decides: loss, eval_loss, eval_macro_f1 ...")
-    parser.add_argument("--mode", choices=("max", "min"), help="direction; unset, min for losses and max for others")
-    parser.add_argument("--trials", type=int, help="how many settings Optuna tries")
-    parser.add_argument("--seed", type=int, help="seed of Optuna's choices (of training: training.seed=N)")
-    parser.add_argument("--engine", choices=("sequential", "optuna", "ray"), help="optuna where there are ranges")
-    parser.add_argument("--output", help="folder of the sweep; OUTPUT_DIR-sweep when left out")
-    parser.add_argument("--stop_on_error", action="store_true", help="start no other trial after one has failed")
-    parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    parser = _parser()
     options, settings = parser.split(argv)
     file = options.file or options.config
     if options.trials is not None and options.trials < 1:
@@ -83,6 +71,23 @@ def run(argv: Sequence[str]) -> int:
     else:
         print("\n".join(describe(comparison)))
     return next((trial.exit_code or 1 for trial in sweep.trials if trial.status == "failed"), 0)
+
+
+def _parser() -> VerbParser:
+    parser = VerbParser("sweep", DESCRIPTION)
+    parser.add_argument("file", nargs="?", help="configuration file")
+    parser.add_argument("--config", dest="config", help="the same, as an option")
+    parser.add_argument("--dialect", choices=sorted(READERS), help="dialect of the file; detected when left out")
+    parser.add_argument("--param", action="append", default=[], help="NAME=VALUE,VALUE or NAME=LOW..HIGH[:log]")
+    parser.add_argument("--metric", required=True, help="what decides: loss, eval_loss, eval_macro_f1 ...")
+    parser.add_argument("--mode", choices=("max", "min"), help="direction; unset, min for losses and max for others")
+    parser.add_argument("--trials", type=int, help="how many settings Optuna tries")
+    parser.add_argument("--seed", type=int, help="seed of Optuna's choices (of training: training.seed=N)")
+    parser.add_argument("--engine", choices=("sequential", "optuna", "ray"), help="optuna where there are ranges")
+    parser.add_argument("--output", help="folder of the sweep; OUTPUT_DIR-sweep when left out")
+    parser.add_argument("--stop_on_error", action="store_true", help="start no other trial after one has failed")
+    parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    return parser
 
 
 def show(trial: Any) -> None:

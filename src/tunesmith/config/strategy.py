@@ -59,12 +59,13 @@ class Strategy:
         """Whether no process holds the whole model."""
         return self.name in ("fsdp2", "zero3")
 
-    def offloads(self, what: str) -> bool:
-        """Whether ``optimizer`` (states) or ``param`` (weights) lie outside of the device."""
+    def offloads(self, what: str, to: str | None = None) -> bool:
+        """Whether ``optimizer`` (states) or ``param`` (weights) lie outside of the device; ``to``: there (``cpu``)."""
         if self.name == "fsdp2":
-            return bool(self.fsdp.get("cpu_offload"))
+            return bool(self.fsdp.get("cpu_offload")) and to in (None, "cpu")
         section = self.deepspeed.get("zero_optimization", {}).get(f"offload_{what}") or {}
-        return str(section.get("device", "none")) != "none"
+        device = str(section.get("device", "none"))
+        return device != "none" if to is None else device == to
 
 
 ALONE = Strategy("ddp", "default")

@@ -60,11 +60,6 @@ class BatchRows(Sequence[dict[str, Any]]):
         return joined([self._examples[at] for at in self.groups[index]], weighted=self.weighted)
 
 
-def items(examples: Sequence[Example], batching: Batching, max_length: int) -> BatchRows:
-    """The elements of a data set in one layout, see ``BatchRows``."""
-    return BatchRows(examples, batching, max_length)
-
-
 def joined(group: Sequence[Example], *, weighted: bool = False) -> dict[str, Any]:
     """Examples that stand in one element, end to end."""
     item: dict[str, Any] = {

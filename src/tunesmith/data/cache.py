@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import __version__
+from tunesmith.config import places
 from tunesmith.config.schema import DataSection
 from tunesmith.data.files import local_files
 from tunesmith.data.row import Row
@@ -28,7 +29,6 @@ from tunesmith.notices import notify
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VARIABLE = "TUNESMITH_CACHE"
 ABOUT = "about.json"
 PREFIX, UNFINISHED = "data-", ".unfinished-"
 ABANDONED = 7 * 24 * 3600
@@ -49,11 +49,7 @@ class Entry:
 
 def cache_folder(data: DataSection | None = None) -> Path:
     """Where prepared data is kept: the setting, else ``TUNESMITH_CACHE``, else the user's cache folder."""
-    if data is not None and data.cache_dir:
-        return Path(data.cache_dir).expanduser()
-    if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith"
+    return places.cache_folder(None if data is None else data.cache_dir)
 
 
 def key_of(data: DataSection, tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -94,10 +90,15 @@ def find(folder: Path, key: str) -> Entry | None:
         return None
     damage = _damage(place, key)
     if damage is None:
-        return _entry(place)
+        return read(place)
     notify(f"prepared data in {place} is damaged ({damage}); it is made again")
     shutil.rmtree(place, ignore_errors=True)
     return None
+
+
+def read(place: Path) -> Entry:
+    """What stands in a folder of prepared data; nothing is checked."""
+    return Entry(place, _size(place), json.loads((place / ABOUT).read_text(encoding="utf-8")))
 
 
 def keep(folder: Path, key: str, stage: Path, about: dict[str, Any]) -> Path:
@@ -143,14 +144,14 @@ def new_stage(folder: Path) -> Path:
         raise StorageError(
             f"prepared data cannot be kept there ({error.strerror or error})",
             where=str(folder),
-            remedy=f"set cache_dir or {VARIABLE} to a folder that can be written, or cache: false",
+            remedy=f"set cache_dir or {places.VARIABLE} to a folder that can be written, or cache: false",
         ) from error
 
 
 def entries(folder: Path) -> list[Entry]:
     """Everything that is kept, the newest first."""
     places = [path for path in folder.glob(PREFIX + "*") if (path / ABOUT).is_file()]
-    return [_entry(place) for place in sorted(places, key=lambda path: (path / ABOUT).stat().st_mtime, reverse=True)]
+    return [read(place) for place in sorted(places, key=lambda path: (path / ABOUT).stat().st_mtime, reverse=True)]
 
 
 def clear(folder: Path) -> tuple[int, int]:
@@ -209,10 +210,6 @@ def _damage(place: Path, key: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _entry(place: Path) -> Entry:
-    return Entry(place, _size(place), json.loads((place / ABOUT).read_text(encoding="utf-8")))
 
 
 def _size(place: Path) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.config.schema import DataSection
-from tunesmith.data.batching import items
+from tunesmith.data.batching import BatchRows
 from tunesmith.data.collate import Collator
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.ledger import Ledger, SourceAccount
@@ -248,7 +248,7 @@ class RowViewer:
         return PreviewRow(row.where, self.reader.tokens(ids, [IGNORE_INDEX] * len(ids)), note)
 
     def _batch(self, example: Example) -> dict[str, Any]:
-        return self.collator(items([example], self.collator.batching, len(example.input_ids)))
+        return self.collator(BatchRows([example], self.collator.batching, len(example.input_ids)))
 
 
 def _without_limits(data: DataSection) -> DataSection:

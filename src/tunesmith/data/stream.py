@@ -6,6 +6,7 @@ Nothing is kept; which rows are read is decided by the caller.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from tunesmith.data.examples import ExampleBuilder, check_kept
 from tunesmith.data.ledger import Ledger
@@ -36,6 +37,10 @@ class ExampleStream:
     def __getstate__(self) -> dict[str, int]:
         return {"number": self._number}  # for whoever wants a hash; a stream stays in its process
 
+    def first(self, number: int) -> Iterator[Example]:
+        """The first examples, however few may be asked for by their index; a pass of its own."""
+        return islice(self._endless(Ledger()), number)
+
     def __len__(self) -> int:
         return self._number
 
@@ -53,10 +58,9 @@ class ExampleStream:
     def _restart(self) -> None:
         self.ledger = Ledger()
         self._next = 0
-        self._examples = self._endless()
+        self._examples = self._endless(self.ledger)
 
-    def _endless(self) -> Iterator[Example]:
-        ledger = self.ledger
+    def _endless(self, ledger: Ledger) -> Iterator[Example]:
         while True:
             kept = 0
             for example in self._builder.examples(self._rows(), ledger):

@@ -83,7 +83,7 @@ def _parse(arguments: list[str]) -> Namespace:
     parser.allow_abbrev = False
     for flag in ("--allow_remote_code", "--json", "--debug"):
         parser.add_argument(flag, action="store_true")
-    parser.error = _refuse  # type: ignore[method-assign]
+    parser.error = _refuse  # type: ignore[method-assign,assignment]
     options = parser.parse_intermixed_args(arguments)
     if options.experimental_rerun:
         raise UnsafeError(

@@ -151,7 +151,7 @@ class ModelTrainer:
         resolved = resolve_draft(self._draft(files))
         from tunesmith.cli import environment
 
-        environment.prepare(resolved.config.launch.gpu_id)
+        environment.prepare(resolved)
         from tunesmith.cli.progress import make_listener
         from tunesmith.train.callbacks import Silent
         from tunesmith.train.run import train

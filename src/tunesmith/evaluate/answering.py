@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.data.formats import QUESTION_COLUMNS, rename
 from tunesmith.data.row import Problems, Row
@@ -45,7 +45,9 @@ class Answerer:
         folder = model_spec(subject.folder).tokenizer_folder
         self.data, self.evaluation, self.seed = config.data, config.evaluation, config.training.seed
         self.contract = read(folder)
-        self.tokenizer = load_tokenizer(config.model.model_copy(update={"tokenizer_name_or_path": folder}))
+        self.tokenizer = load_tokenizer(
+            config.model.model_copy(update={"tokenizer_name_or_path": subject.tokenizer or folder})
+        )
         self._load = subject.load
 
     @cached_property
@@ -96,25 +98,21 @@ class Answerer:
             DataError: rows have no prompt (up to 20 are listed before the model is loaded), or one too long for it.
             ModelError: the model cannot be loaded.
         """
-        from tunesmith.evaluate.generate import default_stop_token_ids, generate
+        from tunesmith.evaluate.decoding import Decoding
+        from tunesmith.evaluate.generate import generate, stop_token_ids
 
         builder = self.builder(rows[0], format_name)
         prompts = _prompts(builder, rows)
-        model = self.inference.model
-        stops = [*builder.stop_token_ids(rows[0]), *default_stop_token_ids(model, self.tokenizer)]
+        model: Any = self.inference.model  # PEFT's wrapper answers to the same names
+        stops = stop_token_ids(model, builder, rows[0])
+        contracted = self.contract.stop_token_ids if self.contract is not None else []
         with self.inference.precision.autocast(model.device):
             return generate(
                 model,
                 self.tokenizer,
                 prompts,
-                max_new_tokens=self.evaluation.max_new_tokens,
-                batch_size=self.evaluation.generation_batch_size,
-                temperature=self.evaluation.temperature,
-                top_p=self.evaluation.top_p,
-                seed=self.seed,
-                stop_token_ids=list({*stops, *(self.contract.stop_token_ids if self.contract is not None else [])}),
+                Decoding.of(self.evaluation, self.seed, [*stops, *contracted]),
                 names=[row.where for row in rows],
-                engine=self.evaluation.generation_engine,
                 journal=journal,
                 on_progress=progress,
                 on_text=on_text,

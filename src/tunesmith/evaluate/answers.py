@@ -10,15 +10,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from tunesmith.data.prepare_rag import QUOTE
+from tunesmith.evaluate.canonical import canonical_expression, canonical_number
 
 UNREADABLE = "unreadable"
-
-_MAX_NUMBER_LENGTH = 200
-"""Longer runs of digits are a model that repeats itself, not a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,28 +315,6 @@ def read_number(text: str) -> Answer:
     return NOTHING
 
 
-def canonical_number(text: str) -> str | None:
-    """``1,080.50``, ``$1080.5``, ``2161/2`` -> ``2161/2``; None when ``text`` is not one number.
-
-    Commas between thousands, a currency sign, a percent sign and a final dot are ignored.
-    """
-    cleaned = text.replace("\u2212", "-").replace("{,}", ",").replace("\\!", "")
-    cleaned = re.sub(r"\\?[$%]", "", cleaned).strip().rstrip(".")
-    cleaned = re.sub(r"(?<=\d),(?=\d{3})|\s*(?=/)|(?<=/)\s*", "", cleaned)
-    latex = re.fullmatch(r"([-+]?)\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", cleaned)
-    if latex:
-        cleaned = f"{latex.group(1)}{latex.group(2)}/{latex.group(3)}"
-    if not cleaned or len(cleaned) > _MAX_NUMBER_LENGTH:
-        return None
-    if not re.fullmatch(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d{1,2})?(?:/(?:\d+(?:\.\d*)?|\.\d+))?", cleaned, re.I):
-        return None
-    numerator, _, denominator = cleaned.partition("/")
-    try:
-        return str(Fraction(numerator) / Fraction(denominator or "1"))
-    except ZeroDivisionError:
-        return None
-
-
 def _marked_value(content: str, how: str) -> str:
     """What stands after a mark: its number where it has one, else the text itself without its decoration."""
     plain = re.sub(r"^[\s*:]+|[\s*]+$", "", content)
@@ -355,36 +330,6 @@ def _marked_value(content: str, how: str) -> str:
         plain = re.split(r"[.;](?:\s|$)", plain, maxsplit=1)[0]
     expression = canonical_expression(plain)
     return canonical_number(expression) or expression
-
-
-_SPELLINGS = (
-    (
-        re.compile(
-            r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;:]|\^\s*(?:\\circ|\{\s*\\circ\s*\})|[\u00b0]|\\?\$|\\?%"
-        ),
-        "",
-    ),
-    (re.compile(r"\\[dt]frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"\\frac(?![a-zA-Z])\s*(\w)\s*(\w)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\sqrt\s*(\w)"), r"\\sqrt{\1}"),
-    (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}"), r"\1"),
-    (re.compile(r"^\s*[a-zA-Z]\s*=(?!=)"), ""),
-    (re.compile(r"\s*([^\w\s])\s*"), r"\1"),
-    (re.compile(r"\s+"), " "),
-)
-"""Spellings of one expression that differ in nothing but looks, and what becomes of them, in this order."""
-
-
-def canonical_expression(text: str) -> str:
-    """An expression or a choice as text, without differences of looks alone: equal texts count as the same answer.
-
-    It follows the string comparison of MATH (Hendrycks et al. 2021): spacing and sizes of LaTeX, ``\\text``, dollar,
-    degree and percent signs, ``\\dfrac``, ``\\frac12``, ``\\sqrt2``, a leading ``x =`` and case do not count. Nothing
-    is computed: ``2x`` and ``x + x`` differ.
-    """
-    for pattern, replacement in _SPELLINGS:
-        text = pattern.sub(replacement, text)
-    return text.strip(" .").lower()
 
 
 def _boxed(text: str) -> list[str]:

@@ -6,24 +6,21 @@ It judges nothing anew; it compares predictions that were judged already, row by
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError
-from tunesmith.evaluate.intervals import confidence_intervals
+from tunesmith.evaluate.significance import ALPHA, mcnemar, paired_difference
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from tunesmith.evaluate.intervals import Statistic
-    from tunesmith.evaluate.run import EvaluationResult
+    from tunesmith.evaluate.result import EvaluationResult
 
 BESIDE = ("parse_failure_rate", "loss", "token_accuracy")
 """Figures without an interval that the tables show as well."""
-LEGEND = """[low, high]: 95% interval, bootstrap over rows; *: that of the paired difference leaves out 0
+LEGEND = """[low, high]: 95% interval over the choice of rows; *: the difference is hardly chance, by a paired test
+(p < 0.05: exact McNemar test for shares of rows, permutation test for other figures)
 gained, lost: rows that this model alone, or the first alone, got right; p: exact McNemar test on them"""
 
 
@@ -35,8 +32,8 @@ class Difference:
         gained: rows that it alone got right.
         lost: rows that the first one alone got right.
         p: how likely so uneven a split is if both are equally good (exact McNemar test, two-sided).
-        figures: {figure: {"difference": its figure less the first one's, "confidence": 95% interval of that}}; the
-            interval comes from a paired bootstrap, and a difference whose interval leaves out 0 is hardly chance.
+        figures: {figure: {"difference": its figure less the first one's, "confidence": 95% interval of that, None where
+            the rows say nothing of it, "p": that of a paired test}}; see ``paired_difference``.
     """
 
     gained: int
@@ -64,10 +61,12 @@ class Comparison:
         return {"compared_with": self.compared_with} | asdict(self)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """The head and the rows, one a model: every figure with its 95% interval (a star where that of its difference
-        leaves out 0), then rows gained and lost, and p."""
+        """The head and the rows, one a model: every figure with its 95% interval (a star where its difference is
+        hardly chance), then rows gained and lost, and p."""
         metrics = self.models[self.compared_with]
-        names = [*metrics.get("confidence", [metrics["main_metric"]])]
+        names = [name for difference in self.differences.values() for name in difference.figures]
+        names += [name for figures in self.models.values() for name in figures.get("confidence", ())]
+        names = [*dict.fromkeys(names or [metrics["main_metric"]])]
         names += [name for name in BESIDE if all(name in figures for figures in self.models.values())]
         rows = []
         for model, figures in self.models.items():
@@ -115,7 +114,7 @@ def compare(results: Mapping[str, EvaluationResult], *, samples: int = 1000, see
 
     Args:
         results: evaluations by the models' names.
-        samples: resamplings behind the intervals of differences; 0 leaves those out.
+        samples: resamplings behind intervals and tests of differences; 0 leaves those out.
         seed: decides the resamplings.
 
     Raises:
@@ -128,45 +127,21 @@ def compare(results: Mapping[str, EvaluationResult], *, samples: int = 1000, see
         pairs = [
             (one["correct"], two["correct"]) for one, two in zip(reference.predictions, result.predictions, strict=True)
         ]
-        statistics = {
-            figure: _less(result.statistics[figure], statistic)
-            for figure, statistic in reference.statistics.items()
-            if figure in result.statistics
-        }
-        intervals = confidence_intervals(statistics, len(pairs), samples, seed)
-        figures = {
-            figure: {"difference": result.metrics[figure] - reference.metrics[figure], "confidence": interval}
-            for figure, interval in intervals.items()
-        }
+        figures: dict[str, dict[str, Any]] = {}
+        for figure, statistic in reference.statistics.items() if samples else ():
+            if figure in result.statistics:
+                interval, p = paired_difference(statistic, result.statistics[figure], samples, seed)
+                difference = result.metrics[figure] - reference.metrics[figure]
+                figures[figure] = {"difference": difference, "confidence": interval, "p": p}
         differences[name] = Difference(*mcnemar(pairs), figures)
     metrics = reference.metrics
     models = {name: result.metrics for name, result in results.items()}
     return Comparison(metrics["task"], metrics["num_examples"], models, differences)
 
 
-def mcnemar(pairs: Sequence[tuple[bool, bool]]) -> tuple[int, int, float]:
-    """Rows gained, rows lost and p of the exact test of McNemar (1947).
-
-    Args:
-        pairs: for every row, whether the first model was right and whether the second one was. Of the rows that only
-            one of two equally good models got right, each has half.
-    """
-    from scipy.stats import binomtest
-
-    gained, lost = pairs.count((False, True)), pairs.count((True, False))
-    return gained, lost, float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-
-
 def safe_name(name: str) -> str:
     """A model's name as the name of a folder."""
     return re.sub(r"[^\w.-]+", "-", Path(name).name).strip("-.") or "model"
-
-
-def _less(one: Statistic, other: Statistic) -> Statistic:
-    def difference(rows: NDArray[np.int64]) -> float:
-        return one(rows) - other(rows)
-
-    return difference
 
 
 def _figure(metrics: dict[str, Any], name: str) -> str:
@@ -180,8 +155,7 @@ def _star(difference: Difference | None, name: str) -> str:
     """A star for a figure whose difference is hardly chance; a space keeps the column straight."""
     if difference is None or name not in difference.figures:
         return " "
-    low, high = difference.figures[name]["confidence"]
-    return "*" if low > 0 or high < 0 else " "
+    return "*" if difference.figures[name]["p"] < ALPHA else " "
 
 
 def _check_same(first: str, one: EvaluationResult, second: str, other: EvaluationResult) -> None:

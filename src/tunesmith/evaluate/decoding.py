@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,9 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation.streamers import BaseStreamer
 
+from tunesmith.config.schema import EvaluationSection
+from tunesmith.model.adapters import base_of
+
 LEAST_PREFIX = 16
 """A shared beginning of fewer tokens is not worth a pass of its own."""
 
@@ -42,14 +45,51 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How tokens are chosen and when an answer ends; a temperature of 0 is greedy."""
+    """How answers are generated: how long, how many at once, how tokens are chosen and what ends an answer.
 
-    stops: list[int]
-    pad: int
-    bos: int | None
+    Attributes:
+        max_new_tokens: longest answer; less where the model's positions end earlier, which is said.
+        batch_size: prompts that are continued side by side.
+        temperature: 0 is greedy; above 0 tokens are sampled.
+        top_p: mass of nucleus sampling, used with a temperature above 0.
+        seed: seed of the sampling; a prompt's random numbers depend on it and on the prompt's place alone.
+        engine: ``auto`` and ``transformers`` generate in sorted batches; ``continuous`` and ``vllm``: see ``engines``.
+        stop_token_ids: tokens that end an answer; None: the tokenizer's end token and the model's own.
+        pad_token_id, bos_token_id: those of the tokenizer; ``generate`` fills them in.
+    """
+
+    max_new_tokens: int
+    batch_size: int
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    engine: str = "auto"
+    stop_token_ids: Sequence[int] | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+
+    @classmethod
+    def of(cls, settings: EvaluationSection, seed: int, stop_token_ids: Iterable[int] | None = None) -> Decoding:
+        """What the settings of an evaluation say."""
+        return cls(
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.generation_batch_size,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=seed,
+            engine=settings.generation_engine,
+            stop_token_ids=None if stop_token_ids is None else sorted(set(stop_token_ids)),
+        )
+
+    @property
+    def stops(self) -> list[int]:
+        """The tokens that end an answer, in order."""
+        return sorted(self.stop_token_ids or ())
+
+    @property
+    def filler(self) -> int:
+        """What stands where a row has no token: the padding token, or without one the first that ends an answer."""
+        return self.pad_token_id if self.pad_token_id is not None else self.stops[0]
 
     def config(self, max_new_tokens: int) -> GenerationConfig:
         """The same for the library, greedy: ``_Sampled`` leaves it one token to choose from where it is not."""
@@ -57,8 +97,8 @@ class Decoding:
             max_new_tokens=max_new_tokens,
             do_sample=False,
             eos_token_id=self.stops,
-            pad_token_id=self.pad,
-            bos_token_id=self.bos,
+            pad_token_id=self.filler,
+            bos_token_id=self.bos_token_id,
             use_cache=True,
         )
 
@@ -100,20 +140,25 @@ def shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> P
 
     Every prompt keeps a token of its own, after which its answer begins.
     """
-    first, last = min(prompts), max(prompts)  # what these two share, all that lie between them share
+    first, last = (
+        min(map(list, prompts)),
+        max(map(list, prompts)),
+    )  # what these two share, all that lie between them share
     common = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     length = min(common, *(len(prompt) - 1 for prompt in prompts))
     if len(prompts) < 2 or length < LEAST_PREFIX or not keeps_plain_cache(model):
         return None
     cache = DynamicCache()  # without a configuration it keeps every position, also those outside a sliding window
     spared = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
-    model(
+    forward: Callable[..., Any] = model  # an architecture's own arguments
+    forward(
         input_ids=torch.tensor([first[:length]], device=device_of(model)),
         past_key_values=cache,
         use_cache=True,
         **spared,
     )
-    return Prefix(length, [(layer.keys, layer.values) for layer in cache.layers])
+    layers: list[Any] = cache.layers
+    return Prefix(length, [(layer.keys, layer.values) for layer in layers])
 
 
 def continue_batch(
@@ -130,7 +175,7 @@ def continue_batch(
     budget = jobs[0].budget
     width = max(len(job.prompt) for job in jobs)
     pads = [width - len(job.prompt) for job in jobs]
-    padded = [[decoding.pad] * pad + list(job.prompt) for pad, job in zip(pads, jobs, strict=True)]
+    padded = [[decoding.filler] * pad + list(job.prompt) for pad, job in zip(pads, jobs, strict=True)]
     ids = torch.tensor(padded, device=device_of(model))
     mask = (torch.arange(width) >= torch.tensor(pads)[:, None]).long().to(ids.device)
     draws = _draws(jobs, decoding).to(ids.device) if decoding.temperature > 0 else None
@@ -139,6 +184,7 @@ def continue_batch(
         cache = DynamicCache(config=model.config)
     rows = list(range(len(jobs)))
     answers: list[list[int]] = [[] for _ in jobs]
+    generator: Any = model
     while rows:
         # Position ids are left to transformers, which counts them from the attention mask: the first real token is 0.
         config = decoding.config(budget - ids.shape[1] + width)
@@ -149,7 +195,7 @@ def continue_batch(
             more["past_key_values"] = cache
             more["stopping_criteria"] = StoppingCriteriaList([_HalfEnded(width, decoding.stops)])
         with _only_settings(model, config):
-            ids = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
+            ids = generator.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
         new = ids[:, width:].tolist()
         for row, answer in zip(rows, new, strict=True):
             answers[row] = answer
@@ -160,6 +206,7 @@ def continue_batch(
         )
         rows = [rows[place] for place in going]
         if rows:
+            assert cache is not None  # only _HalfEnded stops a batch before all of it has ended
             ids = ids[going]
             mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)[going]
             cache.batch_select_indices(torch.tensor(going, device=ids.device))
@@ -206,14 +253,11 @@ def _draws(jobs: Sequence[Job], decoding: Decoding) -> torch.Tensor:
     return torch.tensor(np.stack(rows))
 
 
-def base_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, without what holds its adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def device_of(model: PreTrainedModel) -> torch.device:
     """Where the model takes its tokens."""
-    return model.get_input_embeddings().weight.device
+    embedding: Any = model.get_input_embeddings()
+    device: torch.device = embedding.weight.device
+    return device
 
 
 def _parameters(model: PreTrainedModel) -> Any:

@@ -8,12 +8,15 @@ import importlib.util
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from transformers import ContinuousBatchingConfig, PreTrainedModel
 
 from tunesmith.errors import ModelError
-from tunesmith.evaluate.decoding import Decoding, Job, base_of, device_of, keeps_plain_cache
+from tunesmith.evaluate.decoding import Decoding, Job, device_of, keeps_plain_cache
+from tunesmith.model.adapters import base_of
+from tunesmith.model.internals import attention_of
 
 PAGE = 32
 """Tokens of a page of the cache on CPUs, where the library's own choice would claim most of the memory."""
@@ -38,18 +41,19 @@ def check_engine(engine: str, temperature: float) -> None:
 
 
 def continuous(
-    model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding, batch_size: int
+    model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding
 ) -> Iterator[list[tuple[int, list[int]]]]:
     """Place and new token ids of every job, one by one in the order in which they end.
 
     Raises:
         ModelError: the model is not made for continuous batching, or the engine has failed.
     """
-    base = base_of(model)
+    base: Any = base_of(model)
     device = device_of(model)
-    if not keeps_plain_cache(model) or base.config._attn_implementation not in ("sdpa", "flash_attention_2"):
+    attention = attention_of(base)
+    if not keeps_plain_cache(model) or attention not in ("sdpa", "flash_attention_2"):
         raise ModelError(
-            f"{type(base).__name__} with {base.config._attn_implementation} attention has no continuous batching",
+            f"{type(base).__name__} with {attention} attention has no continuous batching",
             remedy="set generation_engine transformers",
         )
     if torch.is_autocast_enabled(device.type):
@@ -61,11 +65,11 @@ def continuous(
         return
     longest = max(len(job.prompt) + job.budget for job in jobs)
     # The attention that the model was trained and is evaluated with stays; on CUDA the library knows its memory.
-    settings = ContinuousBatchingConfig(auto_switch_to_flash=False, max_requests_per_batch=batch_size)
+    settings = ContinuousBatchingConfig(auto_switch_to_flash=False, max_requests_per_batch=decoding.batch_size)
     if device.type == "cpu":
         settings.page_size = PAGE
-        settings.num_blocks = batch_size * (math.ceil(longest / PAGE) + 1)
-        settings.max_batch_tokens = max(longest, batch_size)
+        settings.num_blocks = decoding.batch_size * (math.ceil(longest / PAGE) + 1)
+        settings.max_batch_tokens = max(longest, decoding.batch_size)
     with base.continuous_batching_context_manager(
         generation_config=decoding.config(max(job.budget for job in jobs)), continuous_batching_config=settings
     ) as manager:
@@ -105,6 +109,7 @@ def vllm(model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding) -> Ite
 
     dtype = str(model.dtype).removeprefix("torch.")
     device = device_of(model)
+    module: torch.nn.Module = model
     params = [
         SamplingParams(
             temperature=0.0, max_tokens=job.budget, stop_token_ids=decoding.stops, ignore_eos=True, detokenize=False
@@ -113,14 +118,14 @@ def vllm(model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding) -> Ite
     ]
     with tempfile.TemporaryDirectory(prefix="tunesmith-vllm-") as folder:
         model.save_pretrained(folder)
-        model.to("cpu")
+        module.to("cpu")
         torch.cuda.empty_cache()
         # "vllm": sampling defaults in the folder's generation_config.json are not used
         engine = LLM(model=folder, dtype=dtype, skip_tokenizer_init=True, generation_config="vllm", seed=decoding.seed)
         prompts = [{"prompt_token_ids": list(job.prompt)} for job in jobs]
         outputs = engine.generate(prompts, params, use_tqdm=False)
         del engine
-    model.to(device)
+    module.to(device)
     finished = []
     for job, output in zip(jobs, outputs, strict=True):
         answer = output.outputs[0]

@@ -6,19 +6,19 @@ It does not render prompts and does not read meaning from the answers.
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
+from tunesmith.data.examples import ExampleBuilder
+from tunesmith.data.row import Row
 from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate.decoding import Decoding, Job, continue_batch, shared_prefix
 from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
+from tunesmith.evaluate.untouched import evaluating
 from tunesmith.notices import notify
 
 Progress = Callable[[int, int], None]
@@ -44,15 +44,9 @@ def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
     *,
-    max_new_tokens: int,
-    batch_size: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    stop_token_ids: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
-    engine: str = "auto",
     journal: Journal | None = None,
     on_progress: Progress | None = None,
     on_text: Callable[[str], None] | None = None,
@@ -61,21 +55,15 @@ def generate(
 
     Prompts are sorted by length, longest first, padded on the left, and what all of them begin with is computed once.
     An answer, greedy or sampled, does not depend on which prompts share its batch (up to rounding of the model's
-    arithmetic). Decoding is exactly what the arguments say: the model's own sampling defaults (repetition penalty,
+    arithmetic). Decoding is exactly what ``decoding`` says: the model's own sampling defaults (repetition penalty,
     top_k ...) are not used. The model, its train or evaluation mode and every random number stream are as before
     afterwards.
 
     Args:
         prompts: token ids, special tokens included.
-        max_new_tokens: longest answer; less where the model's positions end earlier, which is said.
-        batch_size: prompts that are continued side by side.
-        temperature: 0 is greedy; above 0 tokens are sampled.
-        top_p: mass of nucleus sampling, used with a temperature above 0.
-        seed: seed of the sampling; a prompt's random numbers depend on it and on the prompt's place alone.
-        stop_token_ids: tokens that end an answer; unset, ``default_stop_token_ids``.
+        decoding: how tokens are chosen and when an answer ends.
         names: where each prompt comes from, for error messages.
-        engine: ``auto`` and ``transformers`` generate in sorted batches; ``continuous`` and ``vllm``: see ``engines``.
-        journal: keeps finished answers; those that an interrupted call with the same model, prompts and settings has
+        journal: keeps finished answers; those that an interrupted call with the same model, prompts and decoding has
             left in it are not generated again. The caller removes it when the answers are safe.
         on_progress: told after every batch, or every answer where there are no batches.
         on_text: given the text of the answer as it comes, where there is one prompt.
@@ -84,35 +72,49 @@ def generate(
         DataError: a prompt is empty or leaves no position for an answer.
         ModelError: no stop token is known, the engine cannot run, or the batches do not fit into the device's memory.
     """
-    check_engine(engine, temperature)
-    stops = list(stop_token_ids) if stop_token_ids is not None else default_stop_token_ids(model, tokenizer)
-    if not stops:
-        raise ModelError("the tokenizer has no end token, so no answer would ever stop", remedy="set eos_token")
-    budgets = _budgets(prompts, max_new_tokens, model_positions(model), names)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
-    decoding = Decoding(sorted(stops), pad, tokenizer.bos_token_id, temperature, top_p, seed)
+    check_engine(decoding.engine, decoding.temperature)
+    decoding = _with_tokens(decoding, model, tokenizer)
+    budgets = _budgets(prompts, decoding.max_new_tokens, model_positions(model), names)
     jobs = [Job(*each) for each in zip(range(len(prompts)), prompts, budgets, strict=True)]
     answers: dict[int, Answer] = {}
     if journal is not None:
-        settings = asdict(decoding) | {"engine": engine, "batch_size": batch_size}
-        answers = journal.open(identity(model) | settings | {"jobs": [asdict(job) for job in jobs]})
+        answers = journal.open(identity(model) | asdict(decoding) | {"jobs": [asdict(job) for job in jobs]})
     streamer = _Spoken(tokenizer, on_text) if on_text is not None else None
-    with _untouched(model), torch.no_grad(), _memory(batch_size):
-        waiting = [job for job in jobs if job.index not in answers]
-        if engine == "continuous":
-            parts = continuous(model, waiting, decoding, batch_size)
-        elif engine == "vllm":
-            parts = vllm(model, waiting, decoding)
-        else:
-            parts = _sorted_batches(model, jobs, decoding, batch_size, set(answers), streamer)
-        for part in parts:
-            finished = {index: _until_stop(ids, stops) for index, ids in part}
+    with evaluating(model), torch.no_grad(), _memory(decoding.batch_size):
+        for part in _parts(model, jobs, decoding, set(answers), streamer):
+            finished = {index: _until_stop(ids, decoding.stops) for index, ids in part}
             answers |= finished
             if journal is not None:
                 journal.add(finished.items())
             if on_progress is not None:
                 on_progress(len(answers), len(prompts))
     return [_generation(tokenizer, *answers[index]) for index in range(len(prompts))]
+
+
+def _with_tokens(decoding: Decoding, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Decoding:
+    """The same with every special token named.
+
+    Raises:
+        ModelError: no token would end an answer.
+    """
+    named = decoding.stop_token_ids
+    stops = sorted(default_stop_token_ids(model, tokenizer) if named is None else named)
+    if not stops:
+        raise ModelError("the tokenizer has no end token, so no answer would ever stop", remedy="set eos_token")
+    pad, bos = tokenizer.pad_token_id, tokenizer.bos_token_id
+    return replace(decoding, stop_token_ids=stops, pad_token_id=pad, bos_token_id=bos)
+
+
+def _parts(
+    model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding, done: set[int], streamer: TextStreamer | None
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """Place and new token ids of the jobs that are not done, as the engine finishes them."""
+    waiting = [job for job in jobs if job.index not in done]
+    if decoding.engine == "continuous":
+        return continuous(model, waiting, decoding)
+    if decoding.engine == "vllm":
+        return vllm(model, waiting, decoding)
+    return _sorted_batches(model, jobs, decoding, done, streamer)
 
 
 class _Spoken(TextStreamer):
@@ -131,6 +133,12 @@ def default_stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenize
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     named = configured if isinstance(configured, list) else [configured]
     return list(dict.fromkeys(token for token in [tokenizer.eos_token_id, *named] if token is not None))
+
+
+def stop_token_ids(model: PreTrainedModel, builder: ExampleBuilder, row: Row) -> list[int]:
+    """What ends an answer to rows like ``row``: the end of turn that the template taught, and what the model itself
+    stops at."""
+    return list(dict.fromkeys([*builder.stop_token_ids(row), *default_stop_token_ids(model, builder.tokenizer)]))
 
 
 def model_positions(model: PreTrainedModel) -> int | None:
@@ -167,7 +175,6 @@ def _sorted_batches(
     model: PreTrainedModel,
     jobs: Sequence[Job],
     decoding: Decoding,
-    batch_size: int,
     done: set[int],
     streamer: TextStreamer | None = None,
 ) -> Iterator[list[tuple[int, list[int]]]]:
@@ -176,7 +183,8 @@ def _sorted_batches(
     Batches are formed from all jobs, done or not: who goes on after an interruption meets the same batches, and with
     them the same rounding.
     """
-    batches = [batch for batch in _batches(jobs, batch_size) if not done.issuperset(job.index for job in batch)]
+    all_batches = _batches(jobs, decoding.batch_size)
+    batches = [batch for batch in all_batches if not done.issuperset(job.index for job in batch)]
     prefix = shared_prefix(model, [job.prompt for job in jobs]) if batches else None
     for batch in batches:
         ids = continue_batch(model, batch, decoding, prefix, streamer)
@@ -214,20 +222,3 @@ def _memory(batch_size: int) -> Iterator[None]:
         raise ModelError(
             f"the device's memory does not hold {batch_size} prompts side by side", remedy="lower generation_batch_size"
         ) from error
-
-
-@contextlib.contextmanager
-def _untouched(model: PreTrainedModel) -> Iterator[None]:
-    """Switch to evaluation mode; afterwards restore each module's mode and all random number streams."""
-    modes: list[tuple[Any, bool]] = [(module, module.training) for module in model.modules()]
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)

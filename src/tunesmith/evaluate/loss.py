@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from tunesmith.data.masking import IGNORE_INDEX
+from tunesmith.model.adapters import base_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ def token_losses(
         model: causal language model, possibly wrapped for distribution; its own forward is called, so hooks run.
         inputs: everything that the model's forward takes, without labels.
         labels: [rows, length], IGNORE_INDEX where nothing is trained.
-        weights: [rows, length], by which the losses of the tokens are multiplied; None for 1 everywhere.
+        weights: [rows, length], by which the losses of the tokens are multiplied; None for 1 everywhere. Labels and
+            weights may be on any device; the losses are on that of the logits.
         chosen_positions: ask the model for logits only at positions where some row has a label; the result is the
             same, the work is less.
         count_correct: also compare the most likely token with the label, which training has no use for.
@@ -63,8 +65,8 @@ def token_losses(
     if chosen_positions:
         positions = (targets != IGNORE_INDEX).any(dim=0).nonzero().squeeze(-1)
         targets = targets[:, positions]
-        weights = None if weights is None else weights[:, 1:][:, positions]
-        keywords["logits_to_keep"] = positions
+        weights = None if weights is None else weights[:, 1:][:, positions.to(weights.device)]
+        keywords["logits_to_keep"] = positions.tolist() if _is_spread(model) else positions
     logits = model(**inputs, **keywords, use_cache=False).logits
     if not chosen_positions:
         logits = logits[:, :-1]
@@ -81,6 +83,16 @@ def token_losses(
         nll = nll * weight
     correct = (logits.argmax(dim=-1) == targets) & labelled if count_correct else None
     return TokenLosses(nll, weight, labelled, correct)
+
+
+def _is_spread(model: torch.nn.Module) -> bool:
+    """Whether the model is laid over several devices.
+
+    Its hidden states then end on another device than its inputs enter, and torch refuses indices of a third place.
+    accelerate's hooks move every tensor among the inputs to the first device, so the positions go as plain numbers,
+    which have no device and index hidden states wherever these are.
+    """
+    return len({parameter.device for parameter in model.parameters()}) > 1
 
 
 def label_weight(labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
@@ -119,8 +131,7 @@ def measure_tokens(model: torch.nn.Module, batches: Iterable[dict[str, Any]], de
         batches: what the collator makes.
         device: where its inputs go.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    chosen = keeps_logits(base)
+    chosen = keeps_logits(base_of(model))
     totals = torch.zeros(4, dtype=torch.float64, device=device)
     for batch in batches:
         inputs = {name: value.to(device) for name, value in batch.items() if name != "origins"}

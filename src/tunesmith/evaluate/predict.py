@@ -62,7 +62,7 @@ def predict(
     ]
     if not reads:
         return made
-    from tunesmith.evaluate.run import task_for
+    from tunesmith.evaluate.scoring import task_for
 
     task = task_for(answerer.evaluation, answerer.builder(rows[0]), rows)
     answers = [task.read(generation.text) for generation in generations]

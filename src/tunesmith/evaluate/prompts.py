@@ -13,7 +13,7 @@ from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.row import Row
 from tunesmith.data.rows import iter_rows
 from tunesmith.errors import DataError
-from tunesmith.evaluate.run import held_out_rows
+from tunesmith.evaluate.rows import held_out_rows
 from tunesmith.export.proof import Questions
 from tunesmith.model import source
 from tunesmith.model.load import model_spec

@@ -15,7 +15,7 @@ from tunesmith.config.load import resolve_draft
 from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import parse_overrides
 from tunesmith.config.resolve import Resolved, from_values
-from tunesmith.errors import ConfigError, UnsafeError
+from tunesmith.errors import ConfigError, ModelError, UnsafeError
 from tunesmith.report.record import RECORD, TASK_FUNCTION, Record, read_record
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Subject:
         folder: where its files are; a hub name is no folder.
         home: where its result is kept when nobody names a place; None for nowhere.
         untrained: the model that training began with; None where that is not known.
+        tokenizer: where its tokenizer is, if the settings name another place than its folder.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Subject:
     folder: str
     home: Path | None = None
     untrained: Subject | None = None
+    tokenizer: str | None = None
 
 
 def find_subject(name: str | Path, settings: Sequence[str] = ()) -> Subject:
@@ -62,7 +64,7 @@ def find_subject(name: str | Path, settings: Sequence[str] = ()) -> Subject:
         ModelError: there is no such model.
         UnsafeError: it would run code, or open a pickle, that nobody allowed.
     """
-    from tunesmith.model.adapters import ADAPTER_CONFIG
+    from tunesmith.model.adapter_config import ADAPTER_CONFIG
 
     path = Path(name)
     for home in (path, path.absolute().parent) if path.is_dir() else ():
@@ -77,18 +79,20 @@ def of_configuration(resolved: Resolved) -> Subject:
     """The model that a configuration starts from."""
 
     def load() -> Inference:
-        from tunesmith.model.load import Inference, load_base
+        from tunesmith.model.device import here
+        from tunesmith.model.load import Inference, inference_device, load_base
         from tunesmith.model.precision import align_types, choose_precision
 
-        section, precision = resolved.config.model, choose_precision(resolved)
-        model = load_base(resolved, precision)
+        section, device = resolved.config.model, here(resolved)
+        precision = choose_precision(resolved, device)
+        model = load_base(resolved, precision, inference_device(resolved, precision, device))
         align_types(model)
         return Inference(
             model.eval(), precision, resolved, section.tokenizer_name_or_path or section.model_name_or_path
         )
 
     name = resolved.config.model.model_name_or_path
-    return Subject(name, resolved, load, name)
+    return Subject(name, resolved, load, name, tokenizer=resolved.config.model.tokenizer_name_or_path)
 
 
 def _of_run(name: str, path: Path, home: Path, settings: Sequence[str]) -> Subject:
@@ -124,9 +128,12 @@ def _refuse_recorded_function(record: Record, resolved: Resolved) -> None:
 
 def _of_adapter(name: str, path: Path, settings: Sequence[str]) -> Subject:
     from tunesmith.export.inference import settings_of
-    from tunesmith.model.adapters import read_lora_config
+    from tunesmith.model.adapter_config import read_lora_config
 
-    base = {"model.model_name_or_path": read_lora_config(path).base_model_name_or_path}
+    named = read_lora_config(path).base_model_name_or_path
+    if not named:
+        raise ModelError("the adapter does not name its base", where=name, remedy="write it into adapter_config.json")
+    base = {"model.model_name_or_path": named}
     return _trained(name, path, _with_settings(from_values(base | settings_of(path)), settings), None)
 
 

@@ -52,4 +52,5 @@ def convert(model_folder: Path, output: Path, file_type: str) -> Path:
         part.unlink(missing_ok=True)
         reason = (done.stderr.strip().splitlines() or ["no word"])[-1]
         raise ModelError(f"llama.cpp's converter failed ({reason})", where=str(converter))
-    return shutil.move(part, output)
+    shutil.move(part, output)
+    return output

@@ -22,10 +22,13 @@ from tunesmith.export import proof, shards
 from tunesmith.export.card import run_folder_of, write_card
 from tunesmith.export.save import save_model, write_generation_defaults
 from tunesmith.model import source
-from tunesmith.model.adapters import ADAPTER_CONFIG, load_adapter_strictly
+from tunesmith.model.adapter_config import ADAPTER_CONFIG
+from tunesmith.model.adapters import load_adapter_strictly
+from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.load import ModelSpec, load_from_spec, model_spec
 from tunesmith.model.precision import Precision
 from tunesmith.model.quantize import dequantized_weights, is_quantized, use_dequantized_weights
+from tunesmith.model.whole import open_checked
 from tunesmith.notices import notify
 from tunesmith.report.folder import write_json
 from tunesmith.report.record import versions
@@ -99,7 +102,10 @@ def merge(
         in_memory = write_merged(how, stage, dtype=dtype, base=base, max_shard_size=max_shard_size)
         evidence = None
         if questions is not None:
-            evidence = _prove(how, stage, work, questions, dtype, base, in_memory)
+            evidence = _prove(how, stage, work, dtype)
+            folded = "shard by shard" if in_memory is None else f"in memory: {in_memory}"
+            evidence |= _circumstances(how, questions, base) | {"folded": folded}
+            write_json(stage / proof.PROOF, evidence)
         shutil.rmtree(work)
         write_card(run_folder_of(folder), stage, "merged")
         if target.exists():
@@ -163,17 +169,17 @@ def fold_in_memory(how: ModelSpec, base: BaseKind) -> PreTrainedModel:
     """The whole base in float32 with the adapter folded in."""
     quantized = base == "trained" and is_quantized(how.resolved.config.quantization)
     section = how.resolved.config.model
-    located = source.locate(section.model_name_or_path, section.revision)
+    found = open_checked(section)
     plain: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        located,
+        found.located,
         dtype=torch.float32 if base == "original" else how.weight_dtype,
         use_safetensors=True,
-        **source.loading_keywords(section, located),
+        **found.keywords,
     )
     plain = plain.float()
     if quantized:
         _take_dequantized(plain, load_from_spec(how).model)
-    adapted = load_adapter_strictly(plain, how.folder, how.base_fingerprint(), how.checksum)
+    adapted = load_adapter_strictly(plain, how.folder, how.base_folder(), how.checksum)
     merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     _untie_if_different(merged)
     merged.config.use_cache = True
@@ -195,15 +201,12 @@ def _stage(target: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _prove(
-    how: ModelSpec,
-    stage: Path,
-    work: Path,
-    questions: proof.Questions,
-    dtype: DTypeName,
-    base: BaseKind,
-    in_memory: str | None,
-) -> dict[str, Any]:
+def _prove(how: ModelSpec, stage: Path, work: Path, dtype: DTypeName) -> dict[str, Any]:
+    """How far the model in ``stage`` is from the one whose answers are in ``work``.
+
+    Raises:
+        NumericsError: further than is tolerated.
+    """
     comparison = proof.compare_in_a_new_process(stage, work)
     problems = proof.problems_of(comparison, dtype)
     if problems:
@@ -212,22 +215,25 @@ def _prove(
             where=str(how.folder),
             remedy="merge with --dtype float32, or keep using the adapter",
         )
-    evidence = {
+    return {
         "verdict": "within tolerance",
         "tolerance": {"of": "weights", "dtype": dtype} | asdict(proof.TOLERANCES[dtype]),
-        "weights_compared": f"{_described(how, base)}, against the merged weights; all in float32",
         "use_compared": f"the run's model computing in {_arithmetic(how)}, against the merged model in {dtype}",
         **comparison,
-        "prompts": {"kind": questions.kind, "sources": list(questions.sources)},
-        "positions": f"the last {proof.MAX_POSITIONS} of each prompt with its answer",
-        "reloaded": "in a new process, by plain transformers",
-        "folded": "shard by shard" if in_memory is None else f"in memory: {in_memory}",
-        "base_fingerprint": how.base_fingerprint(),
         "sha256": proof.sha256_of_weights(stage),
         "versions": versions(),
     }
-    write_json(stage / proof.PROOF, evidence)
-    return evidence
+
+
+def _circumstances(how: ModelSpec, questions: proof.Questions, base: BaseKind) -> dict[str, Any]:
+    """What was asked of which weights, for whoever reads the proof."""
+    return {
+        "weights_compared": f"{_described(how, base)}, against the merged weights; all in float32",
+        "prompts": {"kind": questions.kind, "sources": list(questions.sources)},
+        "positions": f"the last {proof.MAX_POSITIONS} of each prompt with its answer",
+        "reloaded": "in a new process, by plain transformers",
+        "base_fingerprint": fingerprint(how.base_folder()),
+    }
 
 
 def _described(how: ModelSpec, base: BaseKind) -> str:

@@ -126,7 +126,7 @@ class Tally:
 
 
 @torch.no_grad()
-def logits(model: torch.nn.Module, ids: Sequence[int]) -> torch.Tensor:
+def logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
     """Logits [positions, vocabulary] of the last ``MAX_POSITIONS`` of a text, in float32 on the cpu."""
     input_ids = torch.tensor([list(ids)], device=model.device)
     output: torch.Tensor = model(input_ids=input_ids).logits[0, -MAX_POSITIONS:]

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -24,8 +25,8 @@ from tunesmith.errors import StorageError
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract
 from tunesmith.model import source
+from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.adapters import (
-    ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     CHECKSUM_KEY,
     FINGERPRINT_KEY,
@@ -138,7 +139,7 @@ def _sort_metadata(path: Path) -> None:
 def _write_full(
     model: PreTrainedModel, stage: Path, state_dict: Mapping[str, torch.Tensor] | None, max_shard_size: str | None
 ) -> dict[str, torch.Tensor]:
-    size = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+    size: dict[str, Any] = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     use_cache = model.config.use_cache
     model.config.use_cache = True  # training switches the cache off; who loads the model wants to generate with it
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -18,20 +19,23 @@ from peft.tuners.lora import Embedding, Linear
 from peft.tuners.lora.layer import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from tunesmith.errors import ModelError, StorageError
 from tunesmith.export.save import file_mode
 from tunesmith.model import source
-from tunesmith.model.adapters import load_adapter_strictly, read_lora_config
+from tunesmith.model.adapter_config import read_lora_config
+from tunesmith.model.adapters import load_adapter_strictly
+from tunesmith.model.headers import INDEX, read_headers
+from tunesmith.model.internals import keeps_some_weights_in_float32
 from tunesmith.model.load import ModelSpec
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.quantize import quantization_config, rounded_as_loaded
+from tunesmith.model.whole import open_checked
 from tunesmith.report.folder import write_json
 
-INDEX = "model.safetensors.index.json"
 _PATTERN = "model{suffix}.safetensors"
 
 
@@ -53,18 +57,14 @@ class Base:
 def open_base(how: ModelSpec) -> Base:
     """Look at the base's files and build the model's shape; no weight is read."""
     section = how.resolved.config.model
-    located = source.locate(section.model_name_or_path, section.revision)
-    keywords = source.loading_keywords(section, located)
-    files: dict[str, Path] = {}
-    for file in source.weight_files(source.local_folder(located, section.revision)):
-        with safe_open(file, framework="pt") as tensors:
-            files |= dict.fromkeys(tensors.keys(), file)
-    config = AutoConfig.from_pretrained(located, **keywords)
+    found = open_checked(section)
+    folder = source.local_folder(found.located, section.revision)
+    files = {name: header.file for name, header in read_headers(folder).items()}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, trust_remote_code=keywords["trust_remote_code"]
+            found.config, dtype=torch.float32, trust_remote_code=found.keywords["trust_remote_code"]
         )
-    return Base(files, model, located)
+    return Base(files, model, found.located)
 
 
 def saved_names(model: PreTrainedModel) -> list[str]:
@@ -82,7 +82,7 @@ def obstacle(base: Base, adapted: PeftModel, *, rounds: bool) -> str | None:
     model = base.model
     if model.is_custom_code():
         return "the model brings its own code"
-    if rounds and (model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict):
+    if rounds and keeps_some_weights_in_float32(model):
         return "this architecture keeps some weights in float32 whatever it is loaded in"
     if set(base.files) != set(saved_names(model)):
         return "the base's files name their tensors otherwise than the model does"
@@ -97,11 +97,11 @@ def obstacle(base: Base, adapted: PeftModel, *, rounds: bool) -> str | None:
 
 
 def _unusual_adapter(model: PreTrainedModel, adapted: PeftModel) -> str | None:
-    config = adapted.peft_config["default"]
+    config: Any = adapted.peft_config["default"]
     if config.layer_replication or config.lora_bias:
         return "the adapter repeats layers or carries biases of its own"
-    layers = [layer for layer in adapted.modules() if isinstance(layer, LoraLayer)]
-    if any(type(layer) not in (Linear, Embedding) for layer in layers):
+    kinds: set[type] = {type(layer) for layer in adapted.modules() if isinstance(layer, LoraLayer)}
+    if not kinds <= {Linear, Embedding}:
         return "the adapter stands on layers that are neither linear nor embeddings"
     tied = {name.rpartition(".")[0] for pair in model.all_tied_weights_keys.items() for name in pair}
     touched = {
@@ -143,7 +143,7 @@ class Fold:
             return self.whole[name]
         # opened for this tensor alone, so that the pages of the file are given back
         with safe_open(self.base.files[name], framework="pt") as tensors:
-            tensor = tensors.get_tensor(name)
+            tensor: torch.Tensor = tensors.get_tensor(name)
         if not tensor.is_floating_point():
             return tensor
         tensor = self.rounded(name, tensor).float()
@@ -151,13 +151,15 @@ class Fold:
         layer = self.model.get_submodule(module_name)
         return self._folded(layer, tensor, name) if own_name == "weight" and isinstance(layer, LoraLayer) else tensor
 
-    def _folded(self, layer: Linear | Embedding, weight: torch.Tensor, name: str) -> torch.Tensor:
+    def _folded(self, layer: Any, weight: torch.Tensor, name: str) -> torch.Tensor:
+        """``layer`` is PEFT's ``Linear`` or ``Embedding``."""
         plain = layer.get_base_layer()
         empty = plain.weight
         plain.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
         try:
             layer.merge(safe_merge=True)
-            return plain.weight.data
+            merged: torch.Tensor = plain.weight.data
+            return merged
         except ValueError as error:
             raise ModelError(f"{name}: the merged weight is not finite", where=str(self.base.located)) from error
         finally:
@@ -176,7 +178,7 @@ def fold(how: ModelSpec, base: Base, *, original: bool) -> tuple[Fold | None, st
     weight_dtype = torch.float32 if original else how.weight_dtype
     if mutates_base(read_lora_config(how.folder).init_lora_weights):
         return None, "the adapter took its start out of the base"
-    adapted = load_adapter_strictly(open_base(how).model, how.folder, how.base_fingerprint(), how.checksum)
+    adapted = load_adapter_strictly(open_base(how).model, how.folder, how.base_folder(), how.checksum)
     why_not = obstacle(base, adapted, rounds=bits is not None or weight_dtype != torch.float32)
     if why_not is not None:
         return None, why_not
@@ -219,7 +221,8 @@ def write_shards(folded: Fold, stage: Path, dtype: torch.dtype, max_shard_size: 
 def generation_defaults(base: Base, revision: str | None) -> GenerationConfig:
     """The base's generation settings, or those that follow from its configuration."""
     if source.read_json(base.located, "generation_config.json", revision):
-        return GenerationConfig.from_pretrained(base.located, **({"revision": revision} if revision else {}))
+        keywords: dict[str, Any] = {"revision": revision} if revision else {}
+        return GenerationConfig.from_pretrained(base.located, **keywords)
     return GenerationConfig.from_model_config(base.model.config)
 
 

@@ -14,6 +14,8 @@ from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import read_accelerate
 from tunesmith.errors import ConfigError
+from tunesmith.model.device import seen
+from tunesmith.train.processes import Processes, running
 
 AGENT = "TUNESMITH_AGENT"
 """Variable that holds the process number of the agent that started a rank."""
@@ -43,12 +45,24 @@ def processes_wanted(resolved: Resolved) -> int:
         return int(read_accelerate(launch.accelerate_config, origin).get("num_processes") or 1) // launch.nodes
     if not launch.distributed_training and resolved.explicit("launch.distributed_training"):
         return 1
-    import torch
-
-    visible = 1 if launch.gpu_id is not None or model.device_map != "auto" else torch.cuda.device_count()
+    one = launch.gpu_id is not None or model.device_map != "auto"
+    visible = 1 if one else seen(count_only=True).count
     if visible < 2 and launch.distributed_training:
         notices.notify("distributed_training is on, and fewer than two accelerators are visible: one process trains")
     return max(visible, 1)
+
+
+def planned(resolved: Resolved) -> Processes:
+    """The processes with which ``train`` runs this configuration: those of a launcher, or those that it starts itself.
+
+    Ray counts the workers of its whole cluster; how they lie on machines it decides when it starts them.
+    """
+    launch = resolved.config.launch
+    if launched():
+        return running()
+    if launch.engine == "ray":
+        return Processes(launch.num_processes or 1)
+    return Processes(processes_wanted(resolved), launch.nodes)
 
 
 def check_launcher(resolved: Resolved) -> None:

@@ -8,6 +8,7 @@ processes that Ray needs for itself import this module too.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -20,10 +21,10 @@ from tunesmith import notices
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, ModelError, StorageError, TunesmithError
 from tunesmith.launch.interruption import interruptible
-from tunesmith.launch.processes import launched
+from tunesmith.launch.processes import launched, planned
 from tunesmith.train.processes import num_processes, rank
 from tunesmith.train.result import TrainResult, read_result
-from tunesmith.train.start import check_free, check_writable, repeats
+from tunesmith.train.setup import set_up
 
 if TYPE_CHECKING:
     from tunesmith.train.callbacks import Listener
@@ -78,9 +79,7 @@ def train_on_ray(resolved: Resolved, *, command: Sequence[str], listener: Listen
             remedy="start one plain process; Ray starts the workers",
         )
     launch, folder = resolved.config.launch, Path(resolved.config.training.output_dir).absolute()
-    check_writable(folder)
-    if not (resolved.config.training.resume_from_checkpoint or repeats(resolved)):
-        check_free(resolved)
+    set_up(resolved, planned(resolved), only=["folder"])
     go_on = "--resume_from_checkpoint latest continues from the newest checkpoint"
     with cluster(launch.num_processes or 1), interruptible("training", remedy=go_on):
         import ray
@@ -136,13 +135,13 @@ def cluster(num_cpus: int) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
-    local = {
+    local: dict[str, Any] = {
         "num_cpus": max(num_cpus, os.cpu_count() or 1),
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
     try:
-        ray.init(address, logging_level="ERROR", log_to_driver=False, **(local if address == "local" else {}))
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **(local if address == "local" else {}))
     except (ConnectionError, ValueError) as error:
         raise ModelError(f"no Ray cluster answers: {error}", where=f"RAY_ADDRESS={address}") from error
     try:

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +98,15 @@ def grid(space: Space) -> list[dict[str, str]]:
 
 
 def suggest(
-    space: Space, results: Sequence[tuple[dict[str, str], float]], number: int, *, seed: int, mode: str
+    space: Space,
+    results: Sequence[tuple[dict[str, str], float]],
+    number: int,
+    *,
+    seed: int,
+    mode: str,
+    under_way: Sequence[dict[str, str]] = (),
 ) -> dict[str, str]:
-    """What to try next, given the metric of what was tried.
+    """What to try next, given the metric of what was tried and what is being tried meanwhile.
 
     Args:
         space: the parameters.
@@ -108,6 +114,7 @@ def suggest(
         number: the trial's number, from 1.
         seed: the sweep's seed.
         mode: ``min`` or ``max``.
+        under_way: settings of trials that have no result yet, whose neighbourhood is avoided.
 
     Raises:
         ModelError: Optuna is not installed.
@@ -121,11 +128,17 @@ def suggest(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions = {param.name: _distribution(param) for param in space}
     # a seed for each trial: a sampler that starts again with the sweep's would suggest its first trials once more
-    sampler = optuna.samplers.TPESampler(seed=random.Random(f"{seed}/{number}").getrandbits(32))
+    trial_seed = random.Random(f"{seed}/{number}").getrandbits(32)
+    sampler = optuna.samplers.TPESampler(seed=trial_seed, constant_liar=True)
     study = optuna.create_study(direction="minimize" if mode == "min" else "maximize", sampler=sampler)
-    for settings, value in results:
+    running = optuna.trial.TrialState.RUNNING
+    told: list[tuple[Mapping[str, Any], dict[str, Any]]] = [
+        *((settings, {"value": value}) for settings, value in results),
+        *((settings, {"state": running}) for settings in under_way),
+    ]
+    for settings, known in told:
         params = {param.name: _value(param, settings[param.name]) for param in space}
-        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=value))
+        study.add_trial(optuna.create_trial(params=params, distributions=distributions, **known))
     suggested = study.ask(distributions).params
     return {param.name: _text(param, suggested[param.name]) for param in space}
 

@@ -120,7 +120,10 @@ class Sweep:
         if not self.sampled:
             return grid(self.space)[number - 1]
         results = [(trial.settings, trial.value) for trial in self.trials if trial.value is not None]
-        return suggest(self.space, results, number, seed=self.request.seed, mode=self.mode)
+        under_way = [
+            trial.settings for trial in self.trials if trial.number in self._asked and trial.status == "running"
+        ]
+        return suggest(self.space, results, number, seed=self.request.seed, mode=self.mode, under_way=under_way)
 
     def job(self, trial: Trial) -> dict[str, Any]:
         """What ``run_trial`` needs, as plain data."""

@@ -30,7 +30,8 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.errors import Interrupted, ModelError, TunesmithError
 from tunesmith.launch.processes import AGENT
 from tunesmith.report.record import now
-from tunesmith.train.start import check_free, check_writable, repeats
+from tunesmith.train.processes import Processes
+from tunesmith.train.setup import set_up
 
 LOG = "TUNESMITH_LOG"
 """Variable that holds the path of a rank's log."""
@@ -62,9 +63,7 @@ def launch(resolved: Resolved, program: Sequence[str], num_processes: int) -> No
         ModelError: the machines did not meet.
     """
     section, folder = resolved.config.launch, Path(resolved.config.training.output_dir)
-    check_writable(folder)
-    if not (section.node_rank or resolved.config.training.resume_from_checkpoint or repeats(resolved)):
-        check_free(resolved)
+    set_up(resolved, Processes(num_processes, section.nodes), only=["folder"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
     # Each start gets a store of its own, on a port that rank 0 chooses: nothing of an earlier start is found in it, and
     # machines that have restarted a different number of times meet.
@@ -233,7 +232,7 @@ def _interface(address: str) -> str | None:
     """The network interface that has an address: gloo would guess one by the name of the host."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(entry.address == address for entry in addresses):
-            return name
+            return str(name)
     return None
 
 

@@ -33,14 +33,15 @@ def run_on_ray(sweep: Sweep, settled: Callable[[Trial], None]) -> None:
         ModelError: Ray is not installed.
         Interrupted: a signal stopped the sweep; the same command continues it.
     """
-    num_processes = sweep.resolved.config.launch.num_processes or 1
+    num_processes = sweep.resolved.config.launch.num_processes or 1  # a worker shows its trial the devices that it got
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     with cluster(num_processes), interruptible("the sweep", remedy=GO_ON):  # Ray sets handlers of its own at first
         import ray
         from ray import tune
 
-        resources = {"CPU": num_processes, "GPU": num_processes if ray.cluster_resources().get("GPU") else 0}
+        num_gpus = num_processes if ray.cluster_resources().get("GPU") else 0
+        resources = {"CPU": float(num_processes), "GPU": float(num_gpus)}
         notes = (sweep.folder / ".ray").absolute()
         tuner = tune.Tuner(
             tune.with_resources(tell_trial, resources),
@@ -74,7 +75,7 @@ def _searcher(sweep: Sweep, settled: Callable[[Trial], None]) -> Any:
             super().__init__()
             self._trials: dict[str, Trial] = {}
 
-        def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        def suggest(self, trial_id: str) -> Any:  # a dict, or the text that says that there are no more
             trial = sweep.next()
             if trial is None:
                 return Searcher.FINISHED

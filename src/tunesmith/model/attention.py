@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
-from tunesmith.model.precision import Precision, uses_cuda
+from tunesmith.model.device import Device
+from tunesmith.model.precision import Precision
 from tunesmith.notices import notify
 
 
-def choose_attention(resolved: Resolved, precision: Precision, *, supports_sdpa: bool = True) -> str:
+def choose_attention(resolved: Resolved, precision: Precision, device: Device, *, supports_sdpa: bool = True) -> str:
     """``flash_attention_2``, ``sdpa`` or ``eager``.
 
     ``auto`` takes FlashAttention 2 where it is installed, the device is CUDA and the arithmetic has 16 bits; else
@@ -27,7 +28,7 @@ def choose_attention(resolved: Resolved, precision: Precision, *, supports_sdpa:
     path = "model.attn_implementation"
     wanted = resolved.config.model.attn_implementation
     plain = "sdpa" if supports_sdpa else "eager"
-    obstacle = _flash_obstacle(resolved, precision)
+    obstacle = _flash_obstacle(device, precision)
     if wanted == "auto":
         chosen = plain if obstacle else "flash_attention_2"
         notify(
@@ -55,10 +56,10 @@ def choose_attention(resolved: Resolved, precision: Precision, *, supports_sdpa:
     return wanted
 
 
-def _flash_obstacle(resolved: Resolved, precision: Precision) -> str | None:
+def _flash_obstacle(device: Device, precision: Precision) -> str | None:
     from transformers.utils import is_flash_attn_2_available
 
-    if not uses_cuda(resolved.config):
+    if device.kind != "cuda":
         return "it needs a CUDA device"
     if not is_flash_attn_2_available():
         return "the package flash-attn is not installed"

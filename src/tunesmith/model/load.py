@@ -6,33 +6,31 @@ It trains nothing and writes nothing.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, prepare_model_for_kbit_training
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
+from tunesmith.config.recorded import problem_of
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import RunConfig
 from tunesmith.config.strategy import ALONE, Strategy
-from tunesmith.errors import ModelError
+from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
-from tunesmith.model.adapters import (
-    ADAPTER_CONFIG,
-    attach_adapter,
-    load_adapter_strictly,
-    lora_config,
-    read_lora_config,
-)
+from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
+from tunesmith.model.adapters import attach_adapter, base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
-from tunesmith.model.fingerprint import fingerprint
+from tunesmith.model.device import Device, here, on_one, seen
+from tunesmith.model.internals import supports_sdpa
+from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
 from tunesmith.model.quantize import is_quantized, keep_one_4bit_kernel, quantization_config
+from tunesmith.model.whole import judge, open_checked
 
 RECORD = "run.json"
 
@@ -56,12 +54,15 @@ class Inference:
     weight_dtype: torch.dtype = torch.float32
 
 
-def load_model(resolved: Resolved, precision: Precision, strategy: Strategy = ALONE) -> PreTrainedModel | PeftModel:
+def load_model(
+    resolved: Resolved, precision: Precision, device: Device, strategy: Strategy = ALONE
+) -> PreTrainedModel | PeftModel:
     """The model of a run: base, quantization, adapter, checkpointing, in this order.
 
     A model class of an installed package (``model.model_class``) does all of that itself.
 
     Args:
+        device: where the run computes.
         strategy: how several processes will share it.
 
     Raises:
@@ -71,8 +72,8 @@ def load_model(resolved: Resolved, precision: Precision, strategy: Strategy = AL
     config = resolved.config
     if config.model.model_class is not None:
         model: PreTrainedModel | PeftModel = model_class(config.model.model_class)(resolved, precision)
-        return model
-    model = load_base(resolved, precision, strategy=strategy)
+        return on_device(model, device) if strategy.name == "ddp" else model
+    model = load_base(resolved, precision, device, strategy=strategy)
     if config.adapter.use_lora:
         model = attach_adapter(model, lora_config(config.adapter))
     if config.training.gradient_checkpointing:
@@ -83,41 +84,48 @@ def load_model(resolved: Resolved, precision: Precision, strategy: Strategy = AL
 
 
 def load_base(
-    resolved: Resolved, precision: Precision, dtype: torch.dtype | None = None, strategy: Strategy = ALONE
+    resolved: Resolved,
+    precision: Precision,
+    device: Device,
+    dtype: torch.dtype | None = None,
+    strategy: Strategy = ALONE,
 ) -> PreTrainedModel:
     """The base alone: on its devices, in its dtype or quantized, and frozen when it is quantized.
 
     Args:
+        device: where the run computes.
         dtype: format of unquantized weights, where it is not that of training.
         strategy: how several processes will share it.
     """
     section = resolved.config.model
-    located = source.locate(section.model_name_or_path, section.revision)
-    keywords = source.loading_keywords(section, located)
-    config = _open(AutoConfig.from_pretrained, located, section.model_name_or_path, keywords)
-    check_not_quantized(config, section.model_name_or_path)
-    model: PreTrainedModel = _open(
+    found = open_checked(section)
+    model, info = _open(
         AutoModelForCausalLM.from_pretrained,
-        located,
+        found.located,
         section.model_name_or_path,
-        keywords
+        found.keywords
         | {
-            "config": config,
+            "config": found.config,
             "dtype": dtype or weights_dtype(resolved, precision),
-            "device_map": placement(resolved, strategy),
-            "attn_implementation": choose_attention(resolved, precision, supports_sdpa=_supports_sdpa(config)),
+            "device_map": device.device_map,
+            "attn_implementation": choose_attention(
+                resolved, precision, device, supports_sdpa=supports_sdpa(found.config)
+            ),
             "quantization_config": quantization_config(
                 resolved.config.quantization, precision, spread=strategy.name == "fsdp2"
             ),
             "use_safetensors": True,
+            "output_loading_info": True,
         },
     )
+    judge(info, section.model_name_or_path)
     _check_placed(model)
     if is_quantized(resolved.config.quantization):
         keep_one_4bit_kernel(model)
         # Norms, embeddings and head become float32, and everything is frozen; checkpointing is switched on elsewhere.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def enable_checkpointing(model: PreTrainedModel | PeftModel) -> None:
@@ -126,7 +134,7 @@ def enable_checkpointing(model: PreTrainedModel | PeftModel) -> None:
     With frozen embeddings the inputs of the first layer would need no gradient; they are made to, so that adapters get
     theirs whatever the kind of checkpointing.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     if not base.supports_gradient_checkpointing:
         raise ModelError(
             f"{type(base).__name__} has no gradient checkpointing", remedy="set gradient_checkpointing false"
@@ -135,43 +143,28 @@ def enable_checkpointing(model: PreTrainedModel | PeftModel) -> None:
     base.enable_input_require_grads()
 
 
-def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """Number of trained weights and of all weights; packed 4-bit weights count as what they stand for."""
-    trainable = total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        count = parameter.numel() if state is None else int(torch.Size(state.shape).numel())
-        total += count
-        trainable += count if parameter.requires_grad else 0
-    return trainable, total
-
-
-def placement(resolved: Resolved, strategy: Strategy = ALONE) -> dict[str, Any] | str | None:
-    """Where the weights go, as the library's ``device_map``.
-
-    One process of several takes its own device; a single process takes ``gpu_id`` or the device in ``device_map``; else
-    the weights are spread over all visible CUDA devices, or stay on the cpu where there is none.
+def on_device(model: PreTrainedModel | PeftModel, device: Device) -> PreTrainedModel | PeftModel:
+    """A model that somebody else made, moved to where the run computes; one that is spread stays as it is.
 
     Raises:
-        ModelError: a device was asked for that is not there.
+        ModelError: it lies elsewhere and cannot be moved.
     """
-    config = resolved.config
-    num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if strategy.name != "ddp":
-        # who spreads weights places them; quantized ones are made on their device, together with their scales
-        if not (num_devices and is_quantized(config.quantization)):
-            return None
-        return {"": int(os.environ.get("LOCAL_RANK", "0"))}
-    if config.model.device_map != "auto":
-        return _single_device(config.model.device_map, num_devices, resolved.origins["model.device_map"])
-    if config.launch.gpu_id is not None and (num_devices or resolved.explicit("launch.gpu_id")):
-        index = visible_index(config.launch.gpu_id)
-        return _single_device(f"cuda:{index}", num_devices, resolved.origins["launch.gpu_id"])
-    if not num_devices:
-        return None
-    if "LOCAL_RANK" in os.environ:
-        return {"": int(os.environ["LOCAL_RANK"])}
-    return {"": 0} if num_devices == 1 else "auto"
+    wanted = torch.device(str(device))
+    places = {parameter.device for parameter in model.parameters()}
+    if len(places) > 1 or places <= {wanted}:
+        return model
+    mapped = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+    if mapped or getattr(model, "quantization_method", None) is not None:
+        raise ModelError(
+            f"the model is on {', '.join(sorted(map(str, places)))}, the run computes on {wanted}, and it cannot be "
+            "moved because it is quantized or laid over several devices",
+            where="model.model_class",
+            remedy="let its class load it there, or set device_map to where it is",
+        )
+    moved: Any = model.to(wanted)  # type: ignore[arg-type]  # the stub of a decorated method
+    if hasattr(moved, "hf_device_map"):  # what the trainer goes by
+        moved.hf_device_map = {"": wanted}
+    return moved  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +176,7 @@ class ModelSpec:
         is_adapter: whether it is an adapter on a base.
         resolved: its settings; the section model names the base (or the model itself).
         precision: format of its arithmetic on this machine.
+        device: where it answers.
         weight_dtype: format of its unquantized weights.
         checksum: what the run's record says of the adapter, where it says something.
     """
@@ -191,6 +185,7 @@ class ModelSpec:
     is_adapter: bool
     resolved: Resolved
     precision: Precision
+    device: Device
     weight_dtype: torch.dtype
     checksum: str | None
 
@@ -199,11 +194,10 @@ class ModelSpec:
         """Where its tokenizer is."""
         return _tokenizer_folder(self.folder, self.resolved.config)
 
-    def base_fingerprint(self) -> str:
-        """The fingerprint of the base's files."""
+    def base_folder(self) -> Path:
+        """Where the base's files are; those of a hub model must have been fetched before."""
         section = self.resolved.config.model
-        located = source.locate(section.model_name_or_path, section.revision)
-        return fingerprint(source.local_folder(located, section.revision))
+        return source.local_folder(source.locate(section.model_name_or_path, section.revision), section.revision)
 
 
 def model_spec(
@@ -232,20 +226,22 @@ def model_spec(
         settings["model.model_name_or_path"] = base
     if not settings.get("model.model_name_or_path"):
         raise ModelError("the adapter does not name its base", where=str(name), remedy="give the base")
-    settings |= {"model.device_map": device_map} if device_map else {}
-    # one process answers, however many have trained
+    # The run's device says nothing about this machine, and one process answers, however many have trained.
+    settings |= {"model.device_map": device_map or "auto", "launch.gpu_id": None}
     settings |= dict.fromkeys(("launch.strategy", "launch.deepspeed", "launch.accelerate_config"))
-    if not torch.cuda.is_available() and device_map is None:
-        settings |= {"model.device_map": "auto", "launch.gpu_id": None}  # the run's device is not on this machine
     if not quantized or (trained and not is_adapter):
         settings |= {"quantization.load_in_4bit": False, "quantization.load_in_8bit": False}
     # Evaluation may stand on another machine than training did: what was written for training yields here, aloud.
-    resolved = from_values(settings, dict.fromkeys(settings, f"{DEFAULT} of the run"))
-    intended = _trained_precision(record) or choose_precision(resolved)
-    precision = possible_here(intended, resolved)
+    try:
+        resolved = from_values(settings, dict.fromkeys(settings, f"{DEFAULT} of the run"))
+    except ConfigError as error:
+        raise ModelError(f"the settings of its run cannot be used ({error})", where=str(name)) from error
+    device = here(resolved)
+    intended = _trained_precision(record) or choose_precision(resolved, device)
+    precision = possible_here(intended, device)
     weight_dtype = weights_dtype(resolved, intended) if record else precision.torch_dtype
     return ModelSpec(
-        folder, is_adapter and trained, resolved, precision, weight_dtype, _recorded_checksum(record, folder)
+        folder, is_adapter and trained, resolved, precision, device, weight_dtype, _recorded_checksum(record, folder)
     )
 
 
@@ -266,7 +262,8 @@ def load_for_inference(
     Args:
         name: run folder, checkpoint folder, adapter folder, model folder, ``nano-mistral`` or hub name.
         base: another place of the adapter's base.
-        device_map: another placement than the run's.
+        device_map: where it answers; the run's own device is not carried over. Unset, it is spread over several
+            devices only where one does not hold it.
         quantized: false loads the base without the run's quantization.
         trained: false loads the model of a run or an adapter as it was before training.
 
@@ -280,20 +277,33 @@ def load_for_inference(
 def load_from_spec(how: ModelSpec) -> Inference:
     """Load what ``model_spec`` found; see ``load_for_inference``."""
     resolved, precision = how.resolved, how.precision
-    model: PreTrainedModel | PeftModel = load_base(resolved, precision, how.weight_dtype)
+    device = inference_device(resolved, precision, how.device, how.weight_dtype)
+    base = load_base(resolved, precision, device, how.weight_dtype)
     if precision.dtype == "float32" and not is_quantized(resolved.config.quantization):
-        model = model.float()  # exact; weights that training held in 16 bits are multiplied in 32
+        base = base.float()  # exact; weights that training held in 16 bits are multiplied in 32
+    model: PreTrainedModel | PeftModel = base
     if how.is_adapter:
-        model = load_adapter_strictly(model, how.folder, how.base_fingerprint(), how.checksum)
+        model = load_adapter_strictly(base, how.folder, how.base_folder(), how.checksum)
     for parameter in model.parameters():
         parameter.requires_grad = False
     align_types(model)
     return Inference(model.eval(), precision, resolved, how.tokenizer_folder, how.weight_dtype)
 
 
-def visible_index(gpu_id: int) -> int:
-    """torch's number of a GPU: the command line hides all others, and the one that is left is its first."""
-    return 0 if os.environ.get("CUDA_VISIBLE_DEVICES") == str(gpu_id) else gpu_id
+def inference_device(
+    resolved: Resolved, precision: Precision, device: Device, dtype: torch.dtype | None = None
+) -> Device:
+    """The device of a model that only answers; its weights are counted where several devices could share them.
+
+    Args:
+        device: what ``device.choose`` says.
+        dtype: format of its unquantized weights, where it is not that of training.
+    """
+    if not device.spread:
+        return device
+    exact = precision.dtype == "float32" and not is_quantized(resolved.config.quantization)
+    number = weight_bytes(skeleton(resolved, precision, torch.float32 if exact else dtype), resolved)
+    return on_one(device, seen(), number)
 
 
 def _open(opener: Any, located: str, name: str, keywords: dict[str, Any]) -> Any:
@@ -308,20 +318,6 @@ def _open(opener: Any, located: str, name: str, keywords: dict[str, Any]) -> Any
         raise ModelError(f"the model cannot be loaded ({reason[:400]})", where=name) from error
 
 
-def _supports_sdpa(config: PreTrainedConfig) -> bool:
-    try:
-        model_class = AutoModelForCausalLM._model_mapping[type(config)]
-    except KeyError:
-        return True  # its own code; the library decides
-    return bool(getattr(model_class, "_supports_sdpa", True))
-
-
-def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
-    """Refuse a base whose file is quantized already."""
-    if getattr(config, "quantization_config", None):
-        raise ModelError("was saved in a quantized format already", where=name, remedy="name its unquantized original")
-
-
 def _check_placed(model: PreTrainedModel) -> None:
     places = set(getattr(model, "hf_device_map", {}).values())
     if len(places) > 1 and places & {"cpu", "disk"}:
@@ -331,22 +327,6 @@ def _check_placed(model: PreTrainedModel) -> None:
         )
 
 
-def _single_device(text: str, num_devices: int, origin: str) -> dict[str, Any] | None:
-    try:
-        device = torch.device(text)
-    except RuntimeError as error:
-        raise ModelError(f"{text!r} names no device", where=origin, remedy="give auto, cpu or cuda:0") from error
-    if device.type == "cpu":
-        return {"": "cpu"} if num_devices else None
-    if device.type == "cuda" and (device.index or 0) >= num_devices:
-        raise ModelError(
-            f"{text} was asked for, and the number of visible CUDA devices is {num_devices}",
-            where=origin,
-            remedy="choose a visible device, or leave it to auto",
-        )
-    return {"": device.index or 0 if device.type == "cuda" else text}
-
-
 def _record(folder: Path) -> dict[str, Any]:
     """``run.json`` of a run folder, or of the run that a checkpoint folder lies in; empty where there is none."""
     for home in (folder, folder.absolute().parent) if folder.is_dir() else ():
@@ -354,15 +334,18 @@ def _record(folder: Path) -> dict[str, Any]:
         if path.is_file():
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
-                return {**record, "settings": dict(record["settings"])}
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise ModelError(f"the run's record cannot be read ({error})", where=str(path)) from error
+            problem = problem_of(record)
+            if problem is not None:
+                raise ModelError(f"the run's record cannot be used ({problem})", where=str(path))
+            return dict(record)
     return {}
 
 
 def _recorded_checksum(record: dict[str, Any], folder: Path) -> str | None:
     """The checksum in a record of the adapter that a run saved at its end; a checkpoint's adapter has none there."""
-    adapter = record.get("adapter", {})
+    adapter = record.get("adapter") or {}
     inside = "." if (folder / RECORD).is_file() else folder.name
     return adapter.get("checksum") if adapter.get("folder") == inside else None
 

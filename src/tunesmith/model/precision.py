@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.schema import RunConfig
 from tunesmith.errors import ModelError
+from tunesmith.model.device import Device
 from tunesmith.notices import notify
 
 DTypeName = Literal["bfloat16", "float16", "float32"]
@@ -54,39 +54,32 @@ class Precision:
         return torch.autocast(torch.device(device).type, dtype=self.torch_dtype)
 
 
-def uses_cuda(config: RunConfig) -> bool:
-    """Whether the run computes on a CUDA device: there is one, and the settings do not ask for the cpu."""
-    return torch.cuda.is_available() and config.model.device_map != "cpu"
-
-
-def choose_precision(resolved: Resolved) -> Precision:
+def choose_precision(resolved: Resolved, device: Device) -> Precision:
     """The format of the run's arithmetic.
 
     ``bf16`` and ``fp16`` that somebody wrote are honoured or refused. Where neither is set, CUDA devices compute in
-    bfloat16 (in float16, when they lack it), the cpu in float32.
+    bfloat16 (in float16, when they lack it), the cpu and Apple's device in float32.
 
     Raises:
         ModelError: the device cannot do what somebody wrote.
     """
     training = resolved.config.training
     if training.bf16:
-        return _bfloat16(resolved)
+        return _bfloat16(resolved, device)
     if training.fp16:
-        return _float16(resolved)
+        return _float16(resolved, device)
     if training.bf16 is False or training.fp16 is False:
         return Precision("float32", "bf16 and fp16 are switched off")
-    if not uses_cuda(resolved.config):
-        return Precision("float32", "the run computes on the cpu")
-    if torch.cuda.is_bf16_supported(including_emulation=False):
+    if device.kind != "cuda":
+        return Precision("float32", f"the run computes on the {device.kind}")
+    if device.bf16:
         return Precision("bfloat16", "the device computes in bfloat16")
     return Precision("float16", "the device has no bfloat16")
 
 
-def possible_here(trained: Precision, resolved: Resolved) -> Precision:
-    """The precision of a finished run, or float32 where this machine lacks it, which is said."""
-    cuda = uses_cuda(resolved.config)
-    lacks_bfloat16 = cuda and not torch.cuda.is_bf16_supported(including_emulation=False)
-    if (trained.fp16 and not cuda) or (trained.bf16 and lacks_bfloat16):
+def possible_here(trained: Precision, device: Device) -> Precision:
+    """The precision of a finished run, or float32 where the device lacks it, which is said."""
+    if (trained.fp16 and device.kind != "cuda") or (trained.bf16 and not device.bf16):
         notify(f"the run was trained in {trained.dtype}, which this device lacks: its model computes in float32 here")
         return Precision("float32", f"{trained.dtype} was trained in, and this device lacks it")
     return trained
@@ -177,21 +170,23 @@ class _OutputInType:
         return output if torch.is_autocast_enabled(output.device.type) else output.to(self.dtype)
 
 
-def _bfloat16(resolved: Resolved) -> Precision:
-    if not uses_cuda(resolved.config) or torch.cuda.is_bf16_supported(including_emulation=False):
+def _bfloat16(resolved: Resolved, device: Device) -> Precision:
+    if device.bf16:
         return Precision("bfloat16", f"bf16 is on ({resolved.origins['training.bf16']})")
+    cuda = device.kind == "cuda"
     if resolved.explicit("training.bf16"):
         raise ModelError(
-            "bf16 is on, and this CUDA device has no bfloat16",
+            f"bf16 is on, and this {'CUDA' if cuda else device.kind} device has no bfloat16",
             where=resolved.origins["training.bf16"],
-            remedy="set fp16, or switch bf16 off",
+            remedy="set fp16, or switch bf16 off" if cuda else "switch bf16 off",
         )
-    notify("bf16 is this dialect's default, but the device has no bfloat16: the run computes in float16")
-    return Precision("float16", "the device has no bfloat16")
+    dtype: DTypeName = "float16" if cuda else "float32"
+    notify(f"bf16 is this dialect's default, but the device has no bfloat16: the run computes in {dtype}")
+    return Precision(dtype, "the device has no bfloat16")
 
 
-def _float16(resolved: Resolved) -> Precision:
-    if uses_cuda(resolved.config):
+def _float16(resolved: Resolved, device: Device) -> Precision:
+    if device.kind == "cuda":
         return Precision("float16", f"fp16 is on ({resolved.origins['training.fp16']})")
     if resolved.explicit("training.fp16"):
         raise ModelError(
@@ -199,5 +194,5 @@ def _float16(resolved: Resolved) -> Precision:
             where=resolved.origins["training.fp16"],
             remedy="switch fp16 off (float32), or set bf16",
         )
-    notify("fp16 is this dialect's default, but the run computes on the cpu: it computes in float32")
-    return Precision("float32", "fp16 is only a default, and the run computes on the cpu")
+    notify(f"fp16 is this dialect's default, but the run computes on the {device.kind}: it computes in float32")
+    return Precision("float32", f"fp16 is only a default, and the run computes on the {device.kind}")

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import QuantizationSection
+from tunesmith.errors import ModelError
 from tunesmith.model.precision import Precision
 from tunesmith.notices import notify
 
@@ -21,6 +23,12 @@ from tunesmith.notices import notify
 def is_quantized(section: QuantizationSection) -> bool:
     """Whether the settings ask for a quantized base."""
     return section.load_in_4bit or section.load_in_8bit
+
+
+def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a base whose file is quantized already."""
+    if getattr(config, "quantization_config", None):
+        raise ModelError("was saved in a quantized format already", where=name, remedy="name its unquantized original")
 
 
 def quantization_config(
@@ -32,8 +40,7 @@ def quantization_config(
     layers are quantized, the output head and everything that is not linear stay as they are.
     """
     if section.load_in_8bit:
-        # The library repeats this at every product of every layer.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        _say_casts_once()
         notify("int8 layers round their inputs to 8 bits by way of float16, whatever the precision of the run")
         return BitsAndBytesConfig(load_in_8bit=True)
     if not section.load_in_4bit:
@@ -49,16 +56,33 @@ def quantization_config(
     )
 
 
+def _say_casts_once() -> None:
+    """bitsandbytes logs at every product of every int8 layer that it casts: https://github.com/huggingface/peft/issues/2424
+
+    Private: the name of its logger. ``quantization_config`` says it once instead.
+    """
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
 def keep_one_4bit_kernel(model: PreTrainedModel) -> None:
     """Keep 4-bit layers on one way of computing, in training and in evaluation.
 
     On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation: sizes that are no multiple of
-    32 then fail, and the rest computes in another way than training did.
+    32 then fail, and the rest computes in another way than training did. What is packed is also moved wrongly:
+    https://github.com/bitsandbytes-foundation/bitsandbytes/issues/2078
+
+    Raises:
+        ModelError: bitsandbytes has no such switch any more.
     """
     from bitsandbytes.nn import Linear4bit
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
+            if not hasattr(module, "support_avx512bf16_for_cpu"):
+                raise ModelError(
+                    "this bitsandbytes cannot be kept to one 4-bit kernel on CPUs",
+                    remedy="install a version that tunesmith was made for (pip install tunesmith)",
+                )
             module.support_avx512bf16_for_cpu = False
 
 
@@ -82,15 +106,15 @@ def use_dequantized_weights(model: torch.nn.Module, dtype: torch.dtype = torch.f
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     model.to(dtype)
-    for module in model.modules():
-        if isinstance(module, Linear4bit | Linear8bitLt):
-            module.forward = _DequantizedForward(module, dtype)
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, Linear4bit | Linear8bitLt)]
+    for layer in layers:
+        layer.forward = _DequantizedForward(layer, dtype)
 
 
 class _DequantizedForward:
     """The forward pass of a quantized layer as that of a plain one; a class, so that the model can be copied."""
 
-    def __init__(self, layer: torch.nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
         self.layer = layer
         self.dtype = dtype
 
@@ -128,7 +152,8 @@ def rounded_as_loaded(
     return rounded
 
 
-def _dequantized(layer: torch.nn.Module) -> torch.Tensor:
+def _dequantized(layer: Any) -> torch.Tensor:
+    """``layer`` is bitsandbytes' ``Linear4bit`` or ``Linear8bitLt``."""
     from bitsandbytes.nn import Linear8bitLt
     from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 

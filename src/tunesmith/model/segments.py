@@ -6,18 +6,18 @@ call for each example needs none. Which layout a batch has is decided elsewhere;
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tunesmith.errors import ModelError
+from tunesmith.model.internals import attention_of, takes_attention_functions
 from tunesmith.model.precision import Precision
+from tunesmith.model.separation import PROBE_LENGTH, prove_apart
 from tunesmith.notices import notify
 
 SEGMENTED = "segmented_sdpa"
@@ -25,11 +25,6 @@ SEGMENTED = "segmented_sdpa"
 
 Boundaries = Literal["lengths", "cu_seq_lens", "positions"]
 """How a model learns where examples begin: lengths as numbers, FlashAttention's offsets, or positions alone."""
-
-PROBE_LENGTH = 12
-"""Tokens of each of the two examples with which separation is proved."""
-PROBE_TOLERANCE = 0.02
-"""Share of the largest logit; equal bits are the rule, but 8-bit layers round a whole row together."""
 
 
 def segmented_attention(
@@ -109,15 +104,17 @@ def segmented_mask(
     return mask
 
 
-def keep_examples_apart(model: torch.nn.Module, precision: Precision) -> Boundaries:
-    """Prepare a model for rows that hold several examples, and prove on the model that they do not see each other.
+def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: torch.device | None = None) -> Boundaries:
+    """Prepare a model for rows that hold several examples, and prove on it that they do not see each other.
 
     sdpa becomes ``segmented_attention`` where the architecture takes other attention functions; FlashAttention 2 has
-    kernels for such rows; else the model derives a dense mask from the positions, which is said.
+    kernels for such rows, where the architecture's layers hand on the offsets; else the model derives a dense mask from
+    the positions, which is said.
 
     Args:
         model: with its adapters.
         precision: format of its arithmetic.
+        device: the one that will compute, where the weights are not yet on it; None where they lie.
 
     Returns:
         what the batches must tell the model.
@@ -127,10 +124,10 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision) -> Boundar
     """
     base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
     boundaries: Boundaries = "positions"
-    if base.config._attn_implementation == "flash_attention_2":
-        return "cu_seq_lens"  # proven by its own kernels; they need 16 bits and a device
     obstacle = segments_obstacle(base)
-    if obstacle is None:
+    if attention_of(base) == "flash_attention_2":
+        boundaries = "cu_seq_lens"
+    elif obstacle is None:
         register()
         base.set_attn_implementation(SEGMENTED)
         boundaries = "lengths"
@@ -139,16 +136,16 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision) -> Boundar
         notify(
             f"attention: a dense mask keeps the examples of a row apart; its cost grows with the square ({obstacle})"
         )
-    _prove_apart(model, base, boundaries, precision)
+    prove_apart(model, base, _said(boundaries), precision, device)
     return boundaries
 
 
 def segments_obstacle(model: PreTrainedModel) -> str | None:
     """Why ``segmented_attention`` cannot take the place of a model's own attention; None when it can."""
     config = model.config
-    if config._attn_implementation not in ("sdpa", SEGMENTED):
-        return f"attention is {config._attn_implementation}"
-    if not (model._supports_attention_backend and model._can_set_attn_implementation()):
+    if attention_of(model) not in ("sdpa", SEGMENTED):
+        return f"attention is {attention_of(model)}"
+    if not takes_attention_functions(model):
         return f"{type(model).__name__} takes no other attention function"
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds or getattr(config, "attention_chunk_size", None):
@@ -162,35 +159,16 @@ def register() -> None:
     AttentionMaskInterface.register(SEGMENTED, segmented_mask)
 
 
-def _prove_apart(model: torch.nn.Module, base: PreTrainedModel, boundaries: Boundaries, precision: Precision) -> None:
-    """Other tokens in the first of two examples must leave the logits of the second as they were."""
-    if is_deepspeed_zero3_enabled():
-        return  # the weights are spread over the processes; the first batch is the first time they meet
-    if "position_ids" not in inspect.signature(base.forward).parameters:
-        raise ModelError(
-            f"{type(base).__name__} takes no positions, so several examples cannot stand in one row",
-            remedy="set batching padded or length_grouped",
-        )
-    vocabulary = base.get_input_embeddings().num_embeddings
-    ids = torch.randint(vocabulary, (3, PROBE_LENGTH), generator=torch.Generator().manual_seed(0))
-    inputs: dict[str, Any] = {"position_ids": torch.arange(PROBE_LENGTH).repeat(2)[None].to(base.device)}
+def _said(boundaries: Boundaries) -> dict[str, Any]:
+    """What tells a model so that a row holds two examples of PROBE_LENGTH, as the collator of training tells it."""
+    if boundaries == "positions":
+        return {}
     if boundaries == "lengths":
-        inputs["segment_lengths"] = [PROBE_LENGTH, PROBE_LENGTH]
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), precision.autocast(base.device):
-            one, other = (
-                model(input_ids=torch.cat([ids[first], ids[2]])[None].to(base.device), use_cache=False, **inputs)
-                .logits[0, PROBE_LENGTH:]
-                .float()
-                for first in (0, 1)
-            )
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    if float((one - other).abs().max()) > PROBE_TOLERANCE * float(one.abs().max()):
-        raise ModelError(
-            f"in {type(base).__name__} the examples of one row would see each other",
-            remedy="set batching padded or length_grouped",
-        )
+        return {"segment_lengths": [PROBE_LENGTH, PROBE_LENGTH]}
+    offsets = torch.tensor([0, PROBE_LENGTH, 2 * PROBE_LENGTH], dtype=torch.int32)
+    return {
+        "cu_seq_lens_q": offsets,
+        "cu_seq_lens_k": offsets,
+        "max_length_q": PROBE_LENGTH,
+        "max_length_k": PROBE_LENGTH,
+    }

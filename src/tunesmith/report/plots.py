@@ -18,7 +18,7 @@ WIDTH, ROW_HEIGHT, DPI = 12.0, 3.4, 100
 """Size in inches; 1200 pixels wide."""
 COLOURS = ("#2f6db5", "#d1642d", "#3c8d5a", "#8a5aa8", "#b5892f", "#5b6770", "#c2456b", "#3a9aa8")
 INK, PALE, GRID = "#303840", "#8a949d", "#e6e9ec"
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -54,17 +54,23 @@ def draw_curves(folder: Path, best: Mapping[str, Any] | None = None) -> Path | N
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = _panels(series)
     with pyplot.rc_context(STYLE):
         height = ROW_HEIGHT * len(panels)
         figure, axes = pyplot.subplots(
-            len(panels), 1, figsize=(WIDTH, height), dpi=DPI, squeeze=False, sharex=True, layout="constrained"
+            len(panels),
+            1,
+            figsize=(WIDTH, height),
+            dpi=DPI,
+            squeeze=False,
+            sharex=True,
+            layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.1),
         )
         for axis, (title, names) in zip(axes.flat, panels.items(), strict=True):
             _draw(axis, title, {name: series[name] for name in names}, best)
         axes.flat[-1].set_xlabel("step")
-        figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
         figure.savefig(folder / CURVES)
         pyplot.close(figure)
     return folder / CURVES

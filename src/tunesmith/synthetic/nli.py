@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from tunesmith.errors import DataError
 from tunesmith.synthetic import vocabulary as v
 from tunesmith.synthetic.nli_squares import PHENOMENA, Pair, Square, thought
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 def _squares(rng: random.Random, held_out: bool) -> Iterator[tuple[str, Square]]:

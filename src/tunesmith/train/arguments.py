@@ -1,13 +1,20 @@
-"""RunConfig to the keywords of TRL's SFTConfig: a pure function. No library is imported here."""
+"""RunConfig to the keywords of the trainer's arguments: a pure function. No library is imported here."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.evaluation import evaluates
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.strategy import ALONE, Strategy
+from tunesmith.config.strategy import Strategy
+from tunesmith.errors import ModelError
+from tunesmith.model.device import Device
+from tunesmith.notices import notify
+from tunesmith.train.plan import Plan
+
+if TYPE_CHECKING:
+    from tunesmith.model.precision import Precision
 
 
 def eval_interval(resolved: Resolved) -> tuple[str, int]:
@@ -62,54 +69,100 @@ def strategy_keywords(strategy: Strategy) -> dict[str, Any]:
     return {}
 
 
+def check_optimizer(resolved: Resolved, device: Device) -> None:
+    """Say what an optimizer that pages its states does without a GPU; refuse one that the device cannot run.
+
+    Raises:
+        ModelError: it is one of bitsandbytes, which has no kernels for Apple's device.
+    """
+    optim = resolved.config.training.optim
+    if device.kind == "mps" and any(part in optim for part in ("paged", "8bit", "bnb", "ademamix")):
+        raise ModelError(
+            f"the optimizer {optim} needs bitsandbytes, which has no kernels for Apple's device (mps)",
+            where=resolved.origins["training.optim"],
+            remedy="set optim adamw_torch, or device_map cpu",
+        )
+    if optim.startswith("paged_") and device.kind != "cuda":
+        notify(f"{optim}: there is no GPU memory to page, so the optimizer's states stay where they are")
+
+
 def sft_keywords(
-    resolved: Resolved,
-    *,
-    bf16: bool,
-    fp16: bool,
-    use_cpu: bool,
-    warmup_steps: int,
-    gradient_accumulation_steps: int,
-    resuming: bool,
-    strategy: Strategy = ALONE,
+    resolved: Resolved, device: Device, precision: Precision, plan: Plan, *, resuming: bool
 ) -> dict[str, Any]:
-    """Keywords for ``SFTConfig``, complete: nothing that matters is left to that class's own defaults.
+    """Keywords for ``trainer.Arguments``, complete but for ``strategy_keywords``: nothing that matters is left to the
+    defaults of that class.
 
     Args:
         resolved: the run's configuration.
-        bf16: compute in bfloat16.
-        fp16: compute in float16 with loss scaling.
-        use_cpu: keep away from accelerators.
-        warmup_steps: warmup, already counted in steps.
-        gradient_accumulation_steps: forward passes per optimizer step, global batch size already taken into account.
+        device: where the run computes.
+        precision: the run's arithmetic.
+        plan: the run's steps, global batch size already taken into account.
         resuming: whether the run continues from a checkpoint.
-        strategy: how several processes share the work.
     """
-    training, tracking = resolved.config.training, resolved.config.tracking
-    eval_strategy, eval_steps = eval_interval(resolved)
-    keywords: dict[str, Any] = {
-        "output_dir": training.output_dir,
+    return {
+        "output_dir": resolved.config.training.output_dir,
+        "bf16": precision.bf16,
+        "fp16": precision.fp16,
+        "tf32": resolved.config.training.tf32,
+        "use_cpu": device.use_cpu,
+        "device_index": device.index,
+        "dataloader_pin_memory": device.kind == "cuda",
+        "restore_callback_states_from_checkpoint": resuming,
+        **_batches(resolved, plan),
+        **_optimization(resolved, plan),
+        **_intervals(resolved),
+        **_tracking(resolved),
+    }
+
+
+def _batches(resolved: Resolved, plan: Plan) -> dict[str, Any]:
+    """Which rows make a step; they arrive as finished examples, which nobody may change."""
+    training = resolved.config.training
+    return {
         "num_train_epochs": training.num_train_epochs,
         "max_steps": training.max_steps,
         "per_device_train_batch_size": training.per_device_train_batch_size,
         "per_device_eval_batch_size": training.per_device_eval_batch_size,
-        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "seed": training.seed,
+        "data_seed": training.data_seed if training.data_seed is not None else training.seed,
+        "full_determinism": training.full_determinism,
+        "dataloader_num_workers": training.dataloader_num_workers,
+        "train_sampling_strategy": sampling(resolved),
+        "length_column_name": "length",
+        "remove_unused_columns": False,  # the collator takes the rows apart, origins included
+        "max_length": None,  # examples arrive cut to data.max_length
+        "packing": False,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+
+
+def _optimization(resolved: Resolved, plan: Plan) -> dict[str, Any]:
+    """What a step does to the weights."""
+    training = resolved.config.training
+    return {
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler_type,
         "lr_scheduler_kwargs": training.lr_scheduler_kwargs or None,
-        "warmup_steps": warmup_steps,
+        "warmup_steps": plan.warmup_steps,
         "weight_decay": training.weight_decay,
         "adam_beta1": training.adam_beta1,
         "adam_beta2": training.adam_beta2,
         "adam_epsilon": training.adam_epsilon,
         "max_grad_norm": training.max_grad_norm,
         "optim": training.optim,
-        "bf16": bf16,
-        "fp16": fp16,
-        "tf32": training.tf32,
-        "use_cpu": use_cpu,
         "activation_checkpointing": training.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False} if training.gradient_checkpointing else None,
+        "average_tokens_across_devices": True,
+        "ddp_find_unused_parameters": False,  # every trained weight gets a gradient at every step
+    }
+
+
+def _intervals(resolved: Resolved) -> dict[str, Any]:
+    """When the run logs, evaluates and saves, and which evaluation counts as the best."""
+    training = resolved.config.training
+    eval_strategy, eval_steps = eval_interval(resolved)
+    return {
         "logging_strategy": "steps",
         "logging_steps": training.logging_steps,
         "logging_first_step": training.logging_first_step,
@@ -123,26 +176,17 @@ def sft_keywords(
         "load_best_model_at_end": training.load_best_model_at_end and eval_strategy != "no",
         "metric_for_best_model": best_metric(resolved),
         "greater_is_better": greater_is_better(resolved),
-        "restore_callback_states_from_checkpoint": resuming,
-        "seed": training.seed,
-        "data_seed": training.data_seed if training.data_seed is not None else training.seed,
-        "full_determinism": training.full_determinism,
-        "dataloader_num_workers": training.dataloader_num_workers,
-        "dataloader_pin_memory": not use_cpu,
-        "train_sampling_strategy": sampling(resolved),
-        "length_column_name": "length",
-        "remove_unused_columns": False,  # the collator takes the rows apart, origins included
-        "average_tokens_across_devices": True,
-        "ddp_find_unused_parameters": False,  # every trained weight gets a gradient at every step
+    }
+
+
+def _tracking(resolved: Resolved) -> dict[str, Any]:
+    """Who is told."""
+    tracking = resolved.config.tracking
+    project = tracking.experiment or tracking.wandb_project or "tunesmith"
+    return {
         "report_to": [name for name in tracking.trackers() if name != "tensorboard"] or "none",
         "run_name": tracking.run_name,
         "disable_tqdm": True,
         "push_to_hub": False,
-        "max_length": None,  # examples arrive cut to data.max_length
-        "packing": False,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
-        **strategy_keywords(strategy),
+        **({"project": project} if "trackio" in tracking.trackers() else {}),
     }
-    if "trackio" in tracking.trackers():
-        keywords["project"] = tracking.experiment or tracking.wandb_project or "tunesmith"
-    return keywords

@@ -1,44 +1,37 @@
-"""Everything short of training: each step of a run up to the weights, with what goes wrong collected on the way.
+"""Everything short of training: each step of a run up to its weights, with what goes wrong collected on the way.
 
-The run's own functions are called in the run's order. No weights are loaded, and nothing is left in the run folder.
+The steps are those of ``setup.py``. No weights are loaded, and nothing is left in the run folder.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import PreTrainedTokenizerBase, get_scheduler
-from trl import SFTConfig
+from transformers import get_scheduler
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.strategy import ALONE
-from tunesmith.data.batching import items
+from tunesmith.data.batching import BatchRows
 from tunesmith.data.collate import Collator
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.stream import ExampleStream
-from tunesmith.errors import DataError, ModelError, StorageError, TunesmithError
-from tunesmith.model import memory, source
+from tunesmith.errors import DataError, ModelError, StorageError
+from tunesmith.model import memory
 from tunesmith.model.attention import choose_attention
-from tunesmith.model.load import placement
-from tunesmith.model.memory import GIB, BatchShape, Memory
-from tunesmith.model.precision import Precision, choose_precision, uses_cuda
-from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
-from tunesmith.train import checkpoint
-from tunesmith.train.arguments import eval_interval, sft_keywords
-from tunesmith.train.evaluator import make_evaluator
-from tunesmith.train.plan import Plan, make_plan
-from tunesmith.train.prepare import PreparedData, prepare
-from tunesmith.train.processes import num_processes
-from tunesmith.train.samples import make_samples
-from tunesmith.train.start import check_batches, starting_point
-from tunesmith.train.strategy import check_strategy
+from tunesmith.model.device import Machine, check_count, seen
+from tunesmith.model.memory import GIB, BatchShape, HostMemory, Memory
+from tunesmith.model.tokenizer import check_vocabulary
+from tunesmith.train.arguments import eval_interval
+from tunesmith.train.plan import Plan
+from tunesmith.train.processes import Processes, running
+from tunesmith.train.setup import Problems, Setup, set_up
+from tunesmith.train.trainer import Arguments
 
 MOST_STEPS = 20_000
 """Steps for which the learning rate is computed one after the other; longer schedules are shown by their peak alone."""
@@ -50,7 +43,7 @@ T = TypeVar("T")
 class Report:
     """What a check found; a part is None where what comes before it went wrong."""
 
-    problems: list[TunesmithError] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
     ledger: dict[str, Any] | None = None
     ledger_lines: list[str] = field(default_factory=list)
     template: list[str] = field(default_factory=list)
@@ -64,103 +57,69 @@ class Report:
 
     def attempt(self, action: Callable[[], T]) -> T | None:
         """The result of ``action``, or None and one more problem."""
-        try:
-            return action()
-        except TunesmithError as problem:
-            self.problems.append(problem)
-        except Exception as error:  # a library's own kind of refusal; training would end with it too
-            self.problems.append(TunesmithError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
-        return None
+        return self.problems.attempt(action)
 
 
-def check(resolved: Resolved, gpu: str | None = None) -> Report:
+def check(resolved: Resolved, gpu: str | None = None, processes: Processes | None = None) -> Report:
     """Check a run.
 
     Args:
         resolved: the checked configuration.
-        gpu: a device to plan for (``24GB``), which need not be here; None plans for this machine.
+        gpu: devices to plan for (``24GB``), which need not be here, one for each process; None plans for this machine.
+        processes: who would share the run; None for whoever shares this process's.
 
     Raises:
         ConfigError: ``gpu`` names nothing known.
     """
-    capacity = (gpu, memory.device_memory(gpu)) if gpu is not None else memory.here(resolved)
+    processes = processes or running()
+    machine = machine_of(resolved, gpu, processes) if gpu is not None else None
     report = Report()
-    strategy = report.attempt(lambda: check_strategy(resolved)) or ALONE
-    resume = report.attempt(lambda: _starting_point(resolved))
-    tokenizer = report.attempt(lambda: load_tokenizer(resolved.config.model))
-    data = report.attempt(lambda: prepare(resolved, tokenizer)) if tokenizer is not None else None
-    plan = None
-    if data is not None and tokenizer is not None:
-        _describe_data(report, resolved, tokenizer, data)
-        plan = report.attempt(lambda: make_plan(resolved, _num_batch_rows(resolved, data), num_processes()))
-    if plan is not None:
-        report.steps = _steps(resolved, plan)
-        if resume is not None:
-            report.attempt(lambda: check_batches(resume, resolved, plan, strategy))
-    precision = memory.precision_elsewhere(resolved) if gpu else report.attempt(lambda: choose_precision(resolved))
-    if precision is None:
-        return report
-    report.attempt(lambda: source.locate(resolved.config.model.model_name_or_path, resolved.config.model.revision))
-    if gpu is None:
-        report.attempt(lambda: placement(resolved, strategy))
-        report.attempt(lambda: choose_attention(resolved, precision))
-        if plan is not None:
-            report.attempt(lambda: _check_arguments(resolved, precision, plan))
-    report.attempt(lambda: _check_trackers(resolved))
-    batch = _largest_batch(resolved, data, tokenizer)
-    found = report.attempt(lambda: _model(resolved, precision, batch, tokenizer, cuda=gpu is not None))
-    if found is not None:
-        name, size = capacity
-        cuda = gpu is not None or uses_cuda(resolved.config)
-        report.memory = _memory(resolved, found, batch, precision, name, size)
-        report.attempt(lambda: _check_fit(resolved, found, batch, precision, name, size, cuda=cuda))
-        report.memory["disk"] = _disk(resolved, found, plan)
-        report.attempt(lambda: _check_disk(resolved, report.memory["disk"] if report.memory else {}))
+    if gpu is None and processes != running():
+        report.attempt(lambda: check_count(processes.per_machine, seen(count_only=True)))
+    with nothing_left(Path(resolved.config.training.output_dir)):
+        setup = set_up(resolved, processes, machine=machine, problems=report.problems)
+    if setup.has("data"):
+        _describe_data(report, setup)
+    if setup.has("plan"):
+        report.steps = _steps(resolved, setup.plan)
+    if gpu is None and setup.has("precision"):
+        report.attempt(lambda: choose_attention(resolved, setup.precision, setup.device))
+    if gpu is None and setup.has("arguments"):  # they refuse some settings by themselves
+        report.attempt(lambda: Arguments(**setup.arguments | {"report_to": "none"}))
+    if setup.has("precision", "weights"):
+        _check_memory(report, setup, elsewhere=gpu is not None)
     return report
 
 
-# folder and arguments -------------------------------------------------------------------------------------------------
+def machine_of(resolved: Resolved, gpu: str, processes: Processes) -> Machine:
+    """A machine that has a device of this size or name for each of its processes, and the one that the settings choose.
+
+    Raises:
+        ConfigError: neither a size nor a known model.
+    """
+    _, _, index = resolved.config.model.device_map.partition(":")
+    chosen = max(int(index) if index.isdigit() else 0, resolved.config.launch.gpu_id or 0)
+    count = max(processes.per_machine, chosen + 1)
+    return Machine(count, True, (memory.device_memory(gpu),) * count, (gpu,) * count)
 
 
-def _starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
-    """As training finds it, and afterwards the folder is as it was."""
-    folder = Path(resolved.config.training.output_dir)
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """Afterwards the folders that were made to see whether they can be made are gone again."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        return starting_point(resolved)
+        yield
     finally:
         for path in missing:
             if path.is_dir():
                 path.rmdir()
 
 
-def _check_arguments(resolved: Resolved, precision: Precision, plan: Plan) -> None:
-    """Build the trainer's arguments, which refuse some settings by themselves."""
-    keywords = sft_keywords(
-        resolved,
-        bf16=precision.bf16,
-        fp16=precision.fp16,
-        use_cpu=not torch.cuda.is_available(),
-        warmup_steps=plan.warmup_steps,
-        gradient_accumulation_steps=plan.gradient_accumulation_steps,
-        resuming=False,
-        strategy=ALONE,  # others would set up processes
-    )
-    SFTConfig(**keywords | {"report_to": "none"})
-
-
-def _check_trackers(resolved: Resolved) -> None:
-    for name in resolved.config.tracking.trackers():
-        if importlib.util.find_spec(name) is None:
-            raise ModelError(
-                f"report_to {name}: the package is not installed", remedy=f"pip install 'tunesmith[{name}]'"
-            )
-
-
 # data -----------------------------------------------------------------------------------------------------------------
 
 
-def _describe_data(report: Report, resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData) -> None:
+def _describe_data(report: Report, setup: Setup) -> None:
+    data = setup.data
     evaluation = data.eval_ledger.to_dict() if data.eval_rows else None
     report.ledger = {"training": data.train_ledger.to_dict(), "evaluation": evaluation}
     if isinstance(data.train, ExampleStream):
@@ -169,17 +128,16 @@ def _describe_data(report: Report, resolved: Resolved, tokenizer: PreTrainedToke
         report.ledger_lines = data.train_ledger.table()
     if data.eval_rows:
         report.ledger_lines += ["evaluation:", *data.eval_ledger.table()]
-    report.attempt(lambda: make_evaluator(resolved, tokenizer, data))
-    report.attempt(lambda: make_samples(resolved, tokenizer, data, Precision("float32", "nothing is generated here")))
-    report.template = report.attempt(lambda: _template(tokenizer, data)) or []
+    report.template = report.attempt(lambda: _template(setup)) or []
 
 
-def _template(tokenizer: PreTrainedTokenizerBase, data: PreparedData) -> list[str]:
+def _template(setup: Setup) -> list[str]:
     """What holds of the first row's template.
 
     Raises:
         DataError: inference would feed another prompt than training saw.
     """
+    tokenizer, data = setup.tokenizer, setup.data
     row = data.first_row
     example = data.builder.example(row)
     lines = [f"{row.where}: read as {data.builder.format_of(row)}"]
@@ -199,24 +157,17 @@ def _template(tokenizer: PreTrainedTokenizerBase, data: PreparedData) -> list[st
     return lines
 
 
-def _num_batch_rows(resolved: Resolved, data: PreparedData) -> int:
-    if isinstance(data.train, ExampleStream):
-        return len(data.train)
-    return len(items(data.train, resolved.config.training.batching, resolved.config.data.max_length))
-
-
-def _largest_batch(
-    resolved: Resolved, data: PreparedData | None, tokenizer: PreTrainedTokenizerBase | None
-) -> BatchShape:
+def _largest_batch(setup: Setup) -> BatchShape:
     """The batch of the longest rows; without data, rows of ``max_length`` of which every token is trained."""
-    training, longest = resolved.config.training, resolved.config.data.max_length
+    training, longest = setup.resolved.config.training, setup.resolved.config.data.max_length
     size = training.per_device_train_batch_size
-    if data is None or tokenizer is None or isinstance(data.train, ExampleStream):
+    if not setup.has("data") or isinstance(setup.data.train, ExampleStream):
         rows = size if training.batching in ("padded", "length_grouped") else 1
         return BatchShape(rows, longest * size // rows, longest * size // rows)
-    rows_of_batches = items(data.train, training.batching, longest)
+    rows_of_batches = BatchRows(setup.data.train, training.batching, longest)
     order = sorted(range(len(rows_of_batches)), key=lambda index: -rows_of_batches.lengths[index])[:size]
-    batch = Collator(training.batching, tokenizer.pad_token_id)([rows_of_batches[index] for index in order])
+    collator = Collator(training.batching, setup.tokenizer.pad_token_id)
+    batch = collator([rows_of_batches[index] for index in order])
     labelled = int((batch["labels"][:, 1:] != IGNORE_INDEX).any(dim=0).sum())
     return BatchShape(*batch["input_ids"].shape, labelled)
 
@@ -276,51 +227,70 @@ def _learning_rates(resolved: Resolved, plan: Plan) -> dict[int, float]:
 # memory and disk ------------------------------------------------------------------------------------------------------
 
 
-def _model(
-    resolved: Resolved,
-    precision: Precision,
-    batch: BatchShape,
-    tokenizer: PreTrainedTokenizerBase | None,
-    *,
-    cuda: bool,
-) -> Memory:
+def _check_memory(report: Report, setup: Setup, *, elsewhere: bool) -> None:
+    """What a device, a machine and the disk have to hold; ``elsewhere``: the main memory there is not known."""
+    batch = _largest_batch(setup)
+    found = report.attempt(lambda: _estimate(setup, batch))
+    if found is None:
+        return
+    device, processes = setup.device, setup.processes.per_machine
+    free = memory.host_memory()
+    size = free // processes if device.memory is None else device.memory  # processes on the cpu share it
+    host = memory.on_host(found, device, processes)
+    report.memory = asdict(found) | {
+        "batch": asdict(batch),
+        "precision": setup.precision.dtype,
+        "device": device.name,
+        "available": size,
+        "fits": found.peak <= size,
+        "host": asdict(host) | {"available": free, "fits": host.peak <= free},
+    }
+    report.attempt(lambda: _check_fit(setup, found, batch, size))
+    if elsewhere:
+        report.memory["host"] |= {"available": None, "fits": None}
+    elif found.peak <= size:
+        report.attempt(lambda: _check_host(host, free))
+    report.memory["disk"] = disk = _disk(setup.resolved, found, setup.plan if setup.has("plan") else None)
+    report.attempt(lambda: _check_disk(disk))
+
+
+def _estimate(setup: Setup, batch: BatchShape) -> Memory:
+    resolved, precision = setup.resolved, setup.precision
     if resolved.config.model.model_class is not None:
         raise ModelError(
             "the memory of a model class of another package cannot be estimated", where="model.model_class"
         )
-    if tokenizer is not None:
+    if setup.has("tokenizer"):
         embeddings = memory.skeleton(resolved, precision).get_input_embeddings()
-        check_vocabulary(tokenizer, embeddings.num_embeddings)
-    cuda = cuda or uses_cuda(resolved.config)
-    return memory.estimate(resolved, precision, batch, cuda=cuda, num_processes=num_processes())
+        check_vocabulary(setup.tokenizer, embeddings.num_embeddings)
+    return memory.estimate(
+        resolved, precision, batch, cuda=setup.device.kind == "cuda", num_processes=setup.processes.total
+    )
 
 
-def _memory(
-    resolved: Resolved, found: Memory, batch: BatchShape, precision: Precision, name: str, size: int
-) -> dict[str, Any]:
-    return asdict(found) | {
-        "batch": asdict(batch),
-        "precision": precision.dtype,
-        "device": name,
-        "available": size,
-        "fits": found.peak <= size,
-    }
-
-
-def _check_fit(
-    resolved: Resolved, found: Memory, batch: BatchShape, precision: Precision, name: str, size: int, *, cuda: bool
-) -> None:
+def _check_fit(setup: Setup, found: Memory, batch: BatchShape, size: int) -> None:
     if found.peak <= size:
         return
+    device, number = setup.device, setup.processes.total
 
     def fits(changed: Resolved, shape: BatchShape) -> bool:
-        return memory.estimate(changed, precision, shape, cuda=cuda, num_processes=num_processes()).peak <= size
+        cuda = device.kind == "cuda"
+        return memory.estimate(changed, setup.precision, shape, cuda=cuda, num_processes=number).peak <= size
 
-    changes = memory.remedies(resolved, batch, fits)
+    changes = memory.remedies(setup.resolved, batch, fits, bitsandbytes=device.kind != "mps")
     raise ModelError(
-        f"the run needs about {found.peak / GIB:.1f} GiB at its peak, {name} has {size / GIB:.1f} GiB",
+        f"the run needs about {found.peak / GIB:.1f} GiB at its peak, {device.name} has {size / GIB:.1f} GiB",
         remedy=f"set {', '.join(changes)}" if changes else "take a smaller model or a larger device",
     )
+
+
+def _check_host(host: HostMemory, free: int) -> None:
+    if host.peak > free:
+        raise ModelError(
+            f"{host.processes} processes need about {host.peak / GIB:.1f} GiB of main memory, the machine has "
+            f"{free / GIB:.1f} GiB",
+            remedy="start fewer processes on each machine, or take more memory",
+        )
 
 
 def _disk(resolved: Resolved, found: Memory, plan: Plan | None) -> dict[str, Any]:
@@ -343,7 +313,7 @@ def _disk(resolved: Resolved, found: Memory, plan: Plan | None) -> dict[str, Any
     }
 
 
-def _check_disk(resolved: Resolved, disk: dict[str, Any]) -> None:
+def _check_disk(disk: dict[str, Any]) -> None:
     if disk["needed"] > disk["free"]:
         raise StorageError(
             f"the run writes about {disk['needed'] / GIB:.1f} GiB, {disk['free'] / GIB:.1f} GiB are free",

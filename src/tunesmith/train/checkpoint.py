@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -75,12 +76,13 @@ def list_checkpoints(output_dir: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def find(output_dir: Path, asked: str | None) -> Checkpoint | None:
+def find(output_dir: Path, asked: str | None, problem: Callable[[Path], str | None] = problem) -> Checkpoint | None:
     """The checkpoint to continue from.
 
     Args:
         output_dir: the run folder.
         asked: a checkpoint folder, ``latest`` (also ``true``), or None for a fresh start.
+        problem: says why a checkpoint cannot be trusted.
 
     Returns:
         The checkpoint, or None for a fresh start: nothing was asked, or ``latest`` found none that was ever complete.
@@ -102,7 +104,7 @@ def find(output_dir: Path, asked: str | None) -> Checkpoint | None:
     if not any((candidate.path / MANIFEST).is_file() for candidate in candidates):
         notices.notify(f"no complete checkpoint in {output_dir} yet, so training starts from the beginning")
         return None
-    reasons = []
+    reasons: list[str] = []
     for checkpoint in reversed(candidates):
         reason = problem(checkpoint.path)
         if reason is None:

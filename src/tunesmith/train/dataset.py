@@ -8,29 +8,31 @@ from typing import Any
 from datasets import Dataset
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.data.batching import BatchRows, filler, items, joined
+from tunesmith.data.batching import BatchRows, filler, joined
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
-from tunesmith.train.processes import num_processes
 
 
-def to_dataset(
-    examples: Sequence[Example] | ExampleStream, resolved: Resolved, *, evaluation: bool = False
-) -> Dataset | None:
-    """Examples as the data set that the trainer draws batches from; None when there are none.
+def training_rows(examples: Sequence[Example] | ExampleStream, resolved: Resolved, num_processes: int) -> Dataset:
+    """Training examples as the data set that the trainer draws batches from.
 
-    It holds numbers of examples; their tokens are read when a batch is made. Training rows are filled up with rows of
-    no label and length 0 at the end, so that every process gets equally many full batches: accelerate would repeat the
-    first rows instead, and they would count twice.
+    It holds numbers of examples; their tokens are read when a batch is made. Rows of no label and length 0 fill up the
+    end, so that each of several processes gets equally many full batches: accelerate would repeat the first rows
+    instead, and they would count twice.
     """
-    if not examples:
-        return None
     if isinstance(examples, ExampleStream):
         return Dataset.from_dict({"row": range(len(examples))}).with_transform(ReadRows(examples))
-    batching = "padded" if evaluation else resolved.config.training.batching
-    rows = items(examples, batching, resolved.config.data.max_length)
-    rows_of_a_pass = resolved.config.training.per_device_train_batch_size * num_processes()
-    fillers = -len(rows) % rows_of_a_pass if num_processes() > 1 and not evaluation else 0
+    rows = BatchRows(examples, resolved.config.training.batching, resolved.config.data.max_length)
+    rows_of_a_pass = resolved.config.training.per_device_train_batch_size * num_processes
+    return _table(rows, fillers=-len(rows) % rows_of_a_pass if num_processes > 1 else 0)
+
+
+def evaluation_rows(examples: Sequence[Example]) -> Dataset | None:
+    """The same of an evaluation, one example a row; None when there are none."""
+    return _table(BatchRows(examples, "padded", 0)) if examples else None
+
+
+def _table(rows: BatchRows, fillers: int = 0) -> Dataset:
     table = Dataset.from_dict({"row": range(len(rows) + fillers), "length": [*rows.lengths, *[0] * fillers]})
     return table.with_transform(ReadRows(rows))
 

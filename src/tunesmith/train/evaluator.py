@@ -8,13 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.strategy import chosen
+from tunesmith.config.strategy import Strategy
 from tunesmith.errors import ConfigError
 from tunesmith.evaluate.generate import generate
-from tunesmith.evaluate.run import evaluate_rows, figure_names, sampled, scalar_metrics, task_for, write_result
+from tunesmith.evaluate.result import scalar_metrics, write_result
+from tunesmith.evaluate.rows import sampled
+from tunesmith.evaluate.run import evaluate_rows
+from tunesmith.evaluate.scoring import figure_names, task_for
 from tunesmith.evaluate.subject import EVALUATION
 from tunesmith.train.arguments import best_metric
 from tunesmith.train.generation import generate_share
@@ -33,23 +34,22 @@ class Evaluator:
 
     Args:
         resolved: the run's configuration.
-        tokenizer: the run's tokenizer.
         data: the run's rows and their builder.
+        strategy: how several processes share the run; where they spread its weights, all of them answer together.
 
     Raises:
         ConfigError: the settings name no task.
         DataError: a row does not say what its answer should be.
     """
 
-    def __init__(self, resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData) -> None:
+    def __init__(self, resolved: Resolved, data: PreparedData, strategy: Strategy) -> None:
         self._evaluation = resolved.config.evaluation
         self._seed = resolved.config.training.seed
         self._folder = Path(resolved.config.training.output_dir) / EVALUATION
-        self._tokenizer = tokenizer
         self._builder = data.builder
         self._rows = sampled(data.eval_rows, self._evaluation.generate_limit, self._evaluation.generate_seed)
         self._task = task_for(self._evaluation, self._builder, self._rows)
-        self._generator = generate if chosen(resolved).shards_parameters else generate_share
+        self._generator = generate if strategy.shards_parameters else generate_share
         self.names = figure_names(self._task, self._builder, self._rows)
         """Names of the figures that an evaluation will give."""
 
@@ -57,7 +57,6 @@ class Evaluator:
         """The figures of the model as it is after ``step``; ``token_figures`` are kept beside them."""
         result = evaluate_rows(
             model,
-            self._tokenizer,
             self._builder,
             self._rows,
             self._task,
@@ -72,14 +71,15 @@ class Evaluator:
         return figures
 
 
-def make_evaluator(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData) -> Evaluator | None:
+def make_evaluator(resolved: Resolved, data: PreparedData, strategy: Strategy) -> Evaluator | None:
     """The evaluator that a configuration asks for, or None.
 
     Raises:
         ConfigError: the metric that decides what is best will not be among the figures.
         DataError: a row does not say what its answer should be.
     """
-    evaluator = Evaluator(resolved, tokenizer, data) if resolved.config.evaluation.generate and data.eval_rows else None
+    wanted = resolved.config.evaluation.generate and bool(data.eval_rows)
+    evaluator = Evaluator(resolved, data, strategy) if wanted else None
     metric = best_metric(resolved)
     names = [*TOKEN_FIGURES, *(evaluator.names if evaluator is not None else ())]
     if metric is not None and metric.removeprefix("eval_") not in names:

@@ -25,13 +25,14 @@ from tunesmith.export.inference import Contract
 from tunesmith.export.merge import merge
 from tunesmith.export.proof import PROOF
 from tunesmith.export.save import save_model
-from tunesmith.model.adapters import ADAPTER_CONFIG, read_adapter
+from tunesmith.model.adapter_config import ADAPTER_CONFIG
+from tunesmith.model.adapters import read_adapter
 from tunesmith.model.precision import Precision
 from tunesmith.report import record
 from tunesmith.report.folder import write_json
-from tunesmith.report.plots import CURVES, draw_curves
+from tunesmith.report.plots import CURVES, METRICS, draw_curves
 from tunesmith.train import checkpoint
-from tunesmith.train.callbacks import METRICS, keep_metrics_until
+from tunesmith.train.callbacks import keep_metrics_until
 from tunesmith.train.prepare import PreparedData
 from tunesmith.train.result import model_folder_of
 

@@ -7,6 +7,7 @@ so that memory does not grow with their number.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import tempfile
@@ -34,8 +35,8 @@ from tunesmith.data.selection import evaluation_rows, leaks, load_rows, refuse_l
 from tunesmith.data.store import ExampleStore, ExampleWriter
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import ConfigError, DataError, StorageError
+from tunesmith.train.once import once_per_machine
 from tunesmith.train.plan import make_plan
-from tunesmith.train.processes import num_processes
 
 TRAIN, EVALUATION = "train.arrow", "evaluation.arrow"
 
@@ -59,17 +60,19 @@ class PreparedData:
     eval_fingerprint: str | None
 
 
-def prepare(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
-    """The data of the run: all of it made beforehand, or training rows as they are reached."""
+def prepare(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, num_processes: int = 1) -> PreparedData:
+    """The data of a run of so many processes: all of it made beforehand, or training rows as they are reached."""
     if not resolved.config.data.streaming:
         return prepare_data(resolved, tokenizer)
     # with as many rows as the steps take, every step has its full batches and one epoch is the whole run
-    rows_per_step = make_plan(resolved, 1, num_processes()).global_batch_size
+    rows_per_step = make_plan(resolved, 1, num_processes).global_batch_size
     return prepare_stream(resolved, tokenizer, resolved.config.training.max_steps * rows_per_step)
 
 
 def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
     """Read, split, check and encode the rows of a run, or take them from where an earlier run kept them.
+
+    Of several processes, one does that on each machine; the others wait for it and open what it has made.
 
     Raises:
         DataError: a row is wrong, nothing is left to train on, or evaluation rows occur among the training rows.
@@ -77,29 +80,50 @@ def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Prep
     """
     data = data_section(resolved)
     builder = ExampleBuilder(tokenizer, data)
-    folder = cache.cache_folder(data)
+    ours: list[PreparedData] = []
+
+    def find_or_make() -> dict[str, Any]:
+        before = notices.collected()
+        prepared, place = _find_or_make(resolved, data, builder)
+        ours.append(prepared)
+        return {"folder": str(place), "notices": [text for text in notices.collected() if text not in before]}
+
+    run = Path(resolved.config.training.output_dir)
+    shared = once_per_machine(run, "data", find_or_make, holds=lambda value: Path(value["folder"]).is_dir())
+    if ours:
+        return ours[0]
+    for text in shared["notices"]:
+        notices.notify(text)
+    return _kept(cache.read(Path(shared["folder"])), builder)
+
+
+def _find_or_make(resolved: Resolved, data: DataSection, builder: ExampleBuilder) -> tuple[PreparedData, Path]:
+    """The prepared data and the folder where it lies, for as long as this process lives at least."""
+    tokenizer, folder = builder.tokenizer, cache.cache_folder(data)
     key = cache.key_of(data, tokenizer) if data.cache else None
     entry = cache.find(folder, key) if key is not None else None
     if entry is not None:
-        return _kept(entry, builder)
+        notices.notify(f"tokenised data is taken from {entry.folder}")
+        return _kept(entry, builder), entry.folder
     stage, temporary = _stage(data, folder, keeping=key is not None)
     try:
         before = notices.collected()
         with tokenizing_threads(data.num_proc), nothing_old_collected():
             made = _make(data, builder, stage, evaluates(resolved))
         rows = cache.rows_to_json([made.first_row, *made.eval_rows])
+        about = _about(data, made, rows, builder, [text for text in notices.collected() if text not in before])
         # the data must still be what the key says: a file that changed while it was read belongs to no key
         if key is None or temporary or rows is None or cache.key_of(data, tokenizer) != key:
+            (stage / cache.ABOUT).write_text(json.dumps(about), encoding="utf-8")
             prepared = _opened(made, builder, stage)
             weakref.finalize(prepared.train, shutil.rmtree, stage, ignore_errors=True)
-            return prepared
-        said = [text for text in notices.collected() if text not in before]
-        place = cache.keep(folder, key, stage, _about(data, made, rows, builder, said))
+            return prepared, stage
+        place = cache.keep(folder, key, stage, about)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
     notices.notify(f"tokenised data is kept in {place}")
-    return _opened(made, builder, place)
+    return _opened(made, builder, place), place
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +170,10 @@ def _opened(made: _Made, builder: ExampleBuilder, place: Path) -> PreparedData:
 
 
 def _about(
-    data: DataSection, made: _Made, rows: list[list[Any]], builder: ExampleBuilder, said: list[str]
+    data: DataSection, made: _Made, rows: list[list[Any]] | None, builder: ExampleBuilder, said: list[str]
 ) -> dict[str, Any]:
-    """What is kept beside the examples, so that nothing has to be read or said anew."""
+    """What is kept beside the examples, so that nothing has to be read or said anew; ``rows`` that JSON cannot hold
+    are read anew."""
     return {
         "source": data.train_data,
         "examples": [ledger.total().kept for ledger in (made.train_ledger, made.eval_ledger)],
@@ -161,13 +186,16 @@ def _about(
 
 
 def _kept(entry: cache.Entry, builder: ExampleBuilder) -> PreparedData:
-    """What an earlier run prepared, its ledgers and notices included."""
+    """What an earlier run or another process prepared, its ledgers and notices included."""
     about = entry.about
-    notices.notify(f"tokenised data is taken from {entry.folder}")
     for text in about["notices"]:
         notices.notify(text)
     builder.formats.update(about["formats"])
-    first_row, *eval_rows = cache.rows_from_json(about["rows"])
+    if about["rows"] is None:
+        train_rows, eval_rows = select_rows(builder.data)
+        first_row = next(iter(train_rows()))
+    else:
+        first_row, *eval_rows = cache.rows_from_json(about["rows"])
     ledgers = [Ledger.from_dict(values) for values in about["ledgers"]]
     return _opened(_Made(first_row, eval_rows, *ledgers, *about["fingerprints"]), builder, entry.folder)
 

@@ -1,6 +1,7 @@
 """What a run will train on, row by row: its own first batches, or rows that somebody asks for.
 
-The same functions read, encode, order and collate as in training. No model is loaded and no trainer is built.
+The steps are those of ``setup.py`` up to the data, and the same functions order and collate as in training. No model is
+loaded and no trainer is built.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from transformers import PreTrainedTokenizerBase
-
 from tunesmith.config.resolve import Resolved
-from tunesmith.data.batching import items, joined
+from tunesmith.data.batching import BatchRows, joined
 from tunesmith.data.collate import Collator
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.preview import PreviewRow, RowViewer, TokenReader, Which, rows_of_batch, shape_of_batch
 from tunesmith.data.row import Row
 from tunesmith.data.selection import load_rows
-from tunesmith.model.tokenizer import load_tokenizer
+from tunesmith.data.stream import ExampleStream
 from tunesmith.train.order import batches
-from tunesmith.train.prepare import data_section, prepare_data, prepare_stream
+from tunesmith.train.prepare import data_section
+from tunesmith.train.processes import running
+from tunesmith.train.setup import Setup, set_up
 
 MOST_BY_DEFAULT = 8
 """Rows that are shown when nobody says how many."""
@@ -46,13 +47,13 @@ def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
         TunesmithError: as training would before it loads the model.
     """
     training = resolved.config.training
-    tokenizer = load_tokenizer(resolved.config.model)
-    if resolved.config.data.streaming:
-        return _first_of_stream(resolved, tokenizer, number or MOST_BY_DEFAULT)
-    data = prepare_data(resolved, tokenizer)
-    batch_rows = items(data.train, training.batching, resolved.config.data.max_length)
+    setup = set_up(resolved, running(), only=["data"])
+    data = setup.data
+    if isinstance(data.train, ExampleStream):
+        return _first_of_stream(setup, data.train, number or MOST_BY_DEFAULT)
+    batch_rows = BatchRows(data.train, training.batching, resolved.config.data.max_length)
     order = batches(resolved, batch_rows.lengths)
-    collator, reader = _collator(resolved, tokenizer), _reader(data.builder, data.first_row)
+    collator, reader = _collator(setup), _reader(data.builder, data.first_row)
     shown: list[PreviewRow] = []
     facts: list[str] = []
     wanted = number or MOST_BY_DEFAULT
@@ -76,13 +77,12 @@ def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
     return Preview("first rows in the trainer's order", shown, facts)
 
 
-def _first_of_stream(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, number: int) -> Preview:
+def _first_of_stream(setup: Setup, stream: ExampleStream, number: int) -> Preview:
     """The first rows of data that nobody has read to its end: training draws them in this order."""
-    data = prepare_stream(resolved, tokenizer, number)
-    collator, reader = _collator(resolved, tokenizer), _reader(data.builder, data.first_row)
+    collator, reader = _collator(setup), _reader(setup.data.builder, setup.data.first_row)
     shown: list[PreviewRow] = []
-    for index in range(number):
-        shown += rows_of_batch(collator([joined([data.train[index]], weighted=True)]), reader)
+    for example in stream.first(number):
+        shown += rows_of_batch(collator([joined([example], weighted=True)]), reader)
     return Preview("first rows of the stream", shown, ["the data is streamed, so it is not known as a whole"])
 
 
@@ -111,16 +111,16 @@ def rows_where(resolved: Resolved, which: Which, number: int | None = None) -> P
 
 
 def _viewer(resolved: Resolved) -> tuple[RowViewer, list[Row], list[Row]]:
-    tokenizer = load_tokenizer(resolved.config.model)
+    setup = set_up(resolved, running(), only=["tokenizer"])  # dropped rows are shown too, and prepared data has none
     data = data_section(resolved)
     train_rows, eval_rows = load_rows(data)
-    builder = ExampleBuilder(tokenizer, data)
-    viewer = RowViewer(builder, _collator(resolved, tokenizer), _reader(builder, train_rows[0]))
+    builder = ExampleBuilder(setup.tokenizer, data)
+    viewer = RowViewer(builder, _collator(setup), _reader(builder, train_rows[0]))
     return viewer, train_rows, eval_rows
 
 
-def _collator(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Collator:
-    return Collator(resolved.config.training.batching, tokenizer.pad_token_id)
+def _collator(setup: Setup) -> Collator:
+    return Collator(setup.resolved.config.training.batching, setup.tokenizer.pad_token_id)
 
 
 def _reader(builder: ExampleBuilder, row: Row) -> TokenReader:

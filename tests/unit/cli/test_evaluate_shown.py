@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tunesmith.cli.evaluate import describe_metrics, describe_mistakes
 from tunesmith.evaluate.generate import Generation
-from tunesmith.evaluate.run import Case, EvaluationResult, score_generations
+from tunesmith.evaluate.result import EvaluationResult
+from tunesmith.evaluate.scoring import Case, score_generations
 from tunesmith.evaluate.tasks import ClassificationTask
 
 

@@ -47,22 +47,14 @@ Drawn = list[tuple[str, list[int], list[int], list[float]]]
 def drawn(model: Path, data: str, **settings: Any) -> Drawn:
     """Origin, ids, labels and weights of every example in the first epoch of the real trainer, in its order."""
     from tunesmith.model.load import load_model
-    from tunesmith.model.precision import choose_precision
-    from tunesmith.model.tokenizer import load_tokenizer
-    from tunesmith.train.dataset import to_dataset
-    from tunesmith.train.plan import make_plan
-    from tunesmith.train.prepare import prepare
+    from tunesmith.train.processes import Processes
     from tunesmith.train.run import build_trainer, inference_contract
+    from tunesmith.train.setup import set_up
 
     resolved = resolved_from(model_name_or_path=str(model), train_data=data, **(COMMON | settings))
-    tokenizer = load_tokenizer(resolved.config.model)
-    prepared = prepare(resolved, tokenizer)
-    rows = to_dataset(prepared.train, resolved)
-    precision = choose_precision(resolved)
-    plan = make_plan(resolved, len(rows), 1)
-    loaded = load_model(resolved, precision)
-    contract = inference_contract(resolved, loaded, prepared)
-    trainer = build_trainer(resolved, loaded, tokenizer, precision, plan, None, rows, None, contract, resuming=False)
+    setup = set_up(resolved, Processes())
+    loaded = load_model(resolved, setup.precision, setup.device)
+    trainer = build_trainer(setup, loaded, inference_contract(setup, loaded))
     loader = trainer.get_train_dataloader()
     loader.set_epoch(0)
     examples = []

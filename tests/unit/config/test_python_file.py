@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -84,11 +83,10 @@ def test_an_exception_in_an_imported_file_names_that_file(write) -> None:
 
 
 def test_an_endless_file_is_stopped(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert python_file.TIME_LIMIT_S <= 10
     monkeypatch.setattr(python_file, "TIME_LIMIT_S", 0.5)
-    started = time.monotonic()
     with pytest.raises(LoadError, match="still running"):
         python_file.read(write("while True:\n    pass\n"))
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("text", ["import os\nos._exit(3)\n", "import os\nos.kill(os.getpid(), 9)\n"])

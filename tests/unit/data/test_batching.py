@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.batching import FilledSampler, LengthGroupedSampler, filler, items, length_grouped_order, pack
+from tunesmith.data.batching import BatchRows, FilledSampler, LengthGroupedSampler, filler, length_grouped_order, pack
 from tunesmith.data.masking import IGNORE_INDEX, Example
 
 
@@ -46,10 +46,10 @@ def test_an_example_that_does_not_fit_is_refused() -> None:
 
 def test_items_of_each_layout() -> None:
     examples = [example(5, "f:1"), example(3, "f:2"), example(4, "f:3")]
-    single = list(items(examples, "padded", 8))
+    single = list(BatchRows(examples, "padded", 8))
     assert [item["origins"] for item in single] == [["f:1"], ["f:2"], ["f:3"]]
-    assert list(items(examples, "unpadded", 8)) == list(items(examples, "length_grouped", 8)) == single
-    packed = items(examples, "packed", 8)
+    assert list(BatchRows(examples, "unpadded", 8)) == list(BatchRows(examples, "length_grouped", 8)) == single
+    packed = BatchRows(examples, "packed", 8)
     assert [(item["origins"], item["lengths"]) for item in packed] == [(["f:1", "f:2"], [5, 3]), (["f:3"], [4])]
     assert packed[0]["input_ids"] == [0, 1, 2, 3, 4, 0, 1, 2]
     assert packed.lengths == [8, 4]
@@ -57,10 +57,17 @@ def test_items_of_each_layout() -> None:
     assert not any("weights" in item for item in packed)
 
 
+def test_elements_are_the_same_in_another_process() -> None:
+    import pickle
+
+    rows = BatchRows([example(5, "f:1"), example(3, "f:2"), example(4, "f:3")], "packed", 8)
+    assert list(pickle.loads(pickle.dumps(rows))) == list(rows)
+
+
 def test_one_example_with_weights_gives_weights_to_all() -> None:
     examples = [example(5, "f:1"), replace(example(3, "f:2"), weights=[1.0, 0.5, 2.0])]
-    assert [item["weights"] for item in items(examples, "padded", 8)] == [[1.0] * 5, [1.0, 0.5, 2.0]]
-    assert items(examples, "packed", 8)[0]["weights"] == [1.0] * 6 + [0.5, 2.0]
+    assert [item["weights"] for item in BatchRows(examples, "padded", 8)] == [[1.0] * 5, [1.0, 0.5, 2.0]]
+    assert BatchRows(examples, "packed", 8)[0]["weights"] == [1.0] * 6 + [0.5, 2.0]
 
 
 def test_length_grouping_keeps_every_row_and_saves_padding() -> None:

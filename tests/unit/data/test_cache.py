@@ -18,7 +18,7 @@ from helpers import resolved_from, story_rows, write_rows
 from tunesmith import notices
 from tunesmith.config.schema import DataSection
 from tunesmith.data import cache
-from tunesmith.data.batching import items
+from tunesmith.data.batching import BatchRows
 from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.data.row import Row
 from tunesmith.data.store import ARROW_TYPES, CHUNK, SCHEMA, ExampleStore, ExampleWriter
@@ -49,7 +49,7 @@ def test_examples_come_back_as_they_were(tmp_path: Path, number: int) -> None:
     if number:
         assert store[-1] == made[-1]
         assert store[:3] == made[:3]
-        assert list(items(store, "packed", 32)) == list(items(made, "packed", 32))
+        assert list(BatchRows(store, "packed", 32)) == list(BatchRows(made, "packed", 32))
     with pytest.raises(IndexError):
         store[number]
 

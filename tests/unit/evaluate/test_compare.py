@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from math import comb
 
 import pytest
 
 from tunesmith.errors import DataError
-from tunesmith.evaluate.compare import compare, mcnemar, safe_name
+from tunesmith.evaluate.compare import compare, safe_name
 from tunesmith.evaluate.generate import Generation
-from tunesmith.evaluate.run import Case, EvaluationResult, score_generations
+from tunesmith.evaluate.result import EvaluationResult
+from tunesmith.evaluate.scoring import Case, score_generations
 from tunesmith.evaluate.tasks import NliTask
 
 GOLD = [random.Random(1).randint(0, 1) for _ in range(120)]
@@ -25,14 +25,6 @@ def judged(share_right: float, seed: int, gold: list[int] = GOLD) -> EvaluationR
     return score_generations(NliTask(), cases, [Generation(text, [1], True) for text in texts], bootstrap_samples=200)
 
 
-def test_mcnemar_is_the_sum_of_binomial_terms() -> None:
-    pairs = [(True, False)] * 3 + [(False, True)] * 9 + [(True, True)] * 20 + [(False, False)] * 5
-    tail = sum(comb(12, k) for k in range(4)) / 2**12
-    assert mcnemar(pairs) == (9, 3, pytest.approx(2 * tail))
-    assert mcnemar([(True, True)] * 4) == (0, 0, 1.0)
-    assert mcnemar([(False, True)]) == (1, 0, 1.0)
-
-
 def test_a_clear_difference_is_told_from_chance() -> None:
     comparison = compare({"weak": judged(0.5, 1), "strong": judged(0.9, 2), "twin": judged(0.5, 1)}, samples=300)
     strong, twin = comparison.differences["strong"], comparison.differences["twin"]
@@ -43,7 +35,11 @@ def test_a_clear_difference_is_told_from_chance() -> None:
         assert strong.figures[name]["difference"] == models["strong"][name] - models["weak"][name]
         low, high = strong.figures[name]["confidence"]
         assert 0 < low < strong.figures[name]["difference"] < high
-        assert twin.figures[name] == {"difference": 0.0, "confidence": [0.0, 0.0]}
+        assert strong.figures[name]["p"] < 0.01
+        assert (twin.figures[name]["difference"], twin.figures[name]["p"]) == (0.0, 1.0)
+    low, high = twin.figures["accuracy"]["confidence"]
+    assert -0.1 < low < 0 < high < 0.1  # on other rows they might differ
+    assert twin.figures["macro_f1"]["confidence"] is None  # whatever rows are drawn, these two are alike
 
 
 def test_a_paired_interval_is_narrower_than_that_of_two_strangers() -> None:
@@ -59,6 +55,37 @@ def test_a_paired_interval_is_narrower_than_that_of_two_strangers() -> None:
     low, high = difference.figures["accuracy"]["confidence"]
     alone = one.metrics["confidence"]["accuracy"]
     assert high - low < (alone[1] - alone[0]) / 3
+
+
+@pytest.mark.parametrize("gained", [5, 6])
+def test_a_star_is_there_only_where_the_test_says_so(gained: int) -> None:
+    """Five rows gained and none lost are chance (p = 0.0625), though the rows that are drawn nearly all say more."""
+    cases = [Case(f"rows.jsonl:{line}", "p", 1) for line in range(40)]
+
+    def with_right(number: int) -> EvaluationResult:
+        texts = ['{"predicted_label": 1}'] * number + ['{"predicted_label": 0}'] * (40 - number)
+        generations = [Generation(text, [1], True) for text in texts]
+        return score_generations(NliTask(), cases, generations, bootstrap_samples=200)
+
+    comparison = compare({"one": with_right(20), "two": with_right(20 + gained)}, samples=1000)
+    head, (_, *cells) = comparison.table()[0], comparison.table()[1][1]
+    assert comparison.differences["two"].figures["accuracy"]["p"] == comparison.differences["two"].p
+    starred = {name: cell.endswith("*") for name, cell in zip(head[1:], cells, strict=True)}
+    assert starred["accuracy"] == starred["macro_f1"] == (gained == 6)
+
+
+def test_a_figure_without_an_interval_keeps_its_column() -> None:
+    """A model that is always wrong has no interval of macro F1, and is often what others are compared with."""
+    wrong = [1 - label for label in GOLD]
+    cases = [Case(f"rows.jsonl:{line}", "p", label) for line, label in enumerate(GOLD, start=1)]
+    generations = [Generation(f'{{"predicted_label": {label}}}', [1], True) for label in wrong]
+    worst = score_generations(NliTask(), cases, generations, bootstrap_samples=200)
+    assert "macro_f1" not in worst.metrics["confidence"]
+    comparison = compare({"worst": worst, "strong": judged(0.9, 2)}, samples=100)
+    head, rows = comparison.table()
+    assert head[:3] == ["model", "accuracy", "macro_f1"]
+    assert rows[0][2].strip() == "0.000"
+    assert rows[1][2].endswith("]*")
 
 
 def test_unequal_rows_are_refused_and_the_first_is_named() -> None:

@@ -27,8 +27,9 @@ from transformers import (
 
 from tunesmith import notices
 from tunesmith.errors import DataError, ModelError
-from tunesmith.evaluate.decoding import shared_prefix
+from tunesmith.evaluate.decoding import Decoding, shared_prefix
 from tunesmith.evaluate.generate import default_stop_token_ids, generate
+from tunesmith.model.device import here
 from tunesmith.model.load import load_base
 from tunesmith.model.precision import choose_precision
 
@@ -65,7 +66,9 @@ def test_batched_answers_equal_those_one_by_one(models_folder: Path, kind: str) 
     stops = [tokenizer.eos_token_id, frequent]
     expected = [plain_greedy(model, prompt, stops, 12) for prompt in prompts]
     for batch_size in (1, 3, 16):
-        answers = generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=batch_size, stop_token_ids=stops)
+        answers = generate(
+            model, tokenizer, prompts, Decoding(max_new_tokens=12, batch_size=batch_size, stop_token_ids=stops)
+        )
         assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
     assert {stopped for _, stopped in expected} >= {True}
 
@@ -80,8 +83,8 @@ def test_story_model_writes_the_same_stories_side_by_side(stories: tuple[Any, An
         "One day",
     ]
     prompts = [[1, *tokenizer.encode(opening, add_special_tokens=False)] for opening in openings]
-    alone = [generate(model, tokenizer, [prompt], max_new_tokens=40, batch_size=1)[0] for prompt in prompts]
-    assert generate(model, tokenizer, prompts, max_new_tokens=40, batch_size=5) == alone
+    alone = [generate(model, tokenizer, [prompt], Decoding(max_new_tokens=40, batch_size=1))[0] for prompt in prompts]
+    assert generate(model, tokenizer, prompts, Decoding(max_new_tokens=40, batch_size=5)) == alone
     assert alone[0].text.startswith("Once upon a time, there was a little girl named Lily")
     assert not alone[0].stopped
     assert len(alone[0].token_ids) == 40
@@ -92,21 +95,21 @@ def test_story_model_writes_the_same_stories_side_by_side(stories: tuple[Any, An
 def test_the_models_own_sampling_settings_are_not_used(models_folder: Path) -> None:
     model, tokenizer = load(models_folder / "mistral")
     prompts = prompts_of_lengths(5, 8)
-    plain = generate(model, tokenizer, prompts, max_new_tokens=20, batch_size=2)
+    plain = generate(model, tokenizer, prompts, Decoding(max_new_tokens=20, batch_size=2))
     own = GenerationConfig(do_sample=True, temperature=3.0, repetition_penalty=4.0, no_repeat_ngram_size=1, top_k=3)
     model.generation_config = own
-    assert generate(model, tokenizer, prompts, max_new_tokens=20, batch_size=2) == plain
+    assert generate(model, tokenizer, prompts, Decoding(max_new_tokens=20, batch_size=2)) == plain
     assert model.generation_config is own
 
 
 def test_stop_tokens_are_the_tokenizers_and_the_models(models_folder: Path) -> None:
     model, tokenizer = load(models_folder / "mistral")
     prompt = prompts_of_lengths(6)
-    free = generate(model, tokenizer, prompt, max_new_tokens=10, batch_size=1)[0]
+    free = generate(model, tokenizer, prompt, Decoding(max_new_tokens=10, batch_size=1))[0]
     assert not free.stopped
     model.generation_config.eos_token_id = [2, free.token_ids[4]]
     assert default_stop_token_ids(model, tokenizer) == [2, free.token_ids[4]]
-    stopped = generate(model, tokenizer, prompt, max_new_tokens=10, batch_size=1)[0]
+    stopped = generate(model, tokenizer, prompt, Decoding(max_new_tokens=10, batch_size=1))[0]
     assert stopped.stopped
     assert stopped.token_ids == free.token_ids[: free.token_ids.index(free.token_ids[4])]
     assert stopped.text == tokenizer.decode(stopped.token_ids, skip_special_tokens=True)
@@ -117,7 +120,7 @@ def test_without_any_stop_token_it_is_an_error(models_folder: Path) -> None:
     model.generation_config.eos_token_id = None
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="no end token"):
-        generate(model, tokenizer, [[1]], max_new_tokens=4, batch_size=1)
+        generate(model, tokenizer, [[1]], Decoding(max_new_tokens=4, batch_size=1))
 
 
 def test_progress_counts_every_prompt_once(models_folder: Path) -> None:
@@ -127,8 +130,7 @@ def test_progress_counts_every_prompt_once(models_folder: Path) -> None:
         model,
         tokenizer,
         prompts_of_lengths(3, 4, 5, 6, 7),
-        max_new_tokens=2,
-        batch_size=2,
+        Decoding(max_new_tokens=2, batch_size=2),
         on_progress=lambda done, total: told.append((done, total)),
     )
     assert told == [(2, 5), (4, 5), (5, 5)]
@@ -142,11 +144,7 @@ def test_sampling_depends_on_the_seed_alone(models_folder: Path) -> None:
             model,
             tokenizer,
             prompts_of_lengths(4, 9),
-            max_new_tokens=20,
-            batch_size=2,
-            temperature=1.0,
-            seed=seed,
-            **more,
+            Decoding(max_new_tokens=20, batch_size=2, temperature=1.0, seed=seed, **more),
         )
         return [answer.token_ids for answer in answers]
 
@@ -154,7 +152,7 @@ def test_sampling_depends_on_the_seed_alone(models_folder: Path) -> None:
     torch.rand(7)
     assert sample(0) == first
     assert sample(1) != first
-    greedy = generate(model, tokenizer, prompts_of_lengths(4, 9), max_new_tokens=20, batch_size=2)
+    greedy = generate(model, tokenizer, prompts_of_lengths(4, 9), Decoding(max_new_tokens=20, batch_size=2))
     assert sample(5, top_p=1e-6) == [answer.token_ids for answer in greedy]
 
 
@@ -181,7 +179,7 @@ def test_generating_changes_nothing(models_folder: Path, adapter: bool, temperat
     states = (torch.get_rng_state().clone(), random.getstate(), np.random.get_state()[1].copy())
 
     first = generate(
-        model, tokenizer, prompts_of_lengths(4, 9), max_new_tokens=6, batch_size=2, temperature=temperature
+        model, tokenizer, prompts_of_lengths(4, 9), Decoding(max_new_tokens=6, batch_size=2, temperature=temperature)
     )
 
     assert torch.equal(torch.get_rng_state(), states[0])
@@ -199,7 +197,7 @@ def test_generating_changes_nothing(models_folder: Path, adapter: bool, temperat
     model.eval()
     base.activation_checkpointing_disable()
     again = generate(
-        model, tokenizer, prompts_of_lengths(4, 9), max_new_tokens=6, batch_size=2, temperature=temperature
+        model, tokenizer, prompts_of_lengths(4, 9), Decoding(max_new_tokens=6, batch_size=2, temperature=temperature)
     )
     assert again == first  # neither dropout nor checkpointing had a part in it
 
@@ -209,7 +207,7 @@ def test_modes_and_random_numbers_are_restored_after_an_error(models_folder: Pat
     model.train()
     state = torch.get_rng_state().clone()
     with pytest.raises(RuntimeError, match="broken"):
-        generate(model, tokenizer, [[1, 5]], max_new_tokens=2, batch_size=1, on_progress=_break)
+        generate(model, tokenizer, [[1, 5]], Decoding(max_new_tokens=2, batch_size=1), on_progress=_break)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -221,11 +219,14 @@ def _break(done: int, total: int) -> None:
 def test_answers_end_where_the_positions_end(models_folder: Path, clean_notices: None) -> None:
     model, tokenizer = load(models_folder / "gpt2")
     prompts = prompts_of_lengths(10, 60, 63, 60, 40, 62)
-    answers = generate(model, tokenizer, prompts, max_new_tokens=20, batch_size=6, stop_token_ids=[95])
+    answers = generate(model, tokenizer, prompts, Decoding(max_new_tokens=20, batch_size=6, stop_token_ids=[95]))
     assert [len(answer.token_ids) for answer in answers] == [20, 4, 1, 4, 20, 2]
     assert len(notices.collected()) == 1
     assert "4 of 6 answers" in notices.collected()[0]
-    alone = [generate(model, tokenizer, [p], max_new_tokens=20, batch_size=1, stop_token_ids=[95])[0] for p in prompts]
+    alone = [
+        generate(model, tokenizer, [p], Decoding(max_new_tokens=20, batch_size=1, stop_token_ids=[95]))[0]
+        for p in prompts
+    ]
     assert alone == answers
 
 
@@ -237,19 +238,20 @@ def test_a_prompt_without_room_for_an_answer_is_named(models_folder: Path, lengt
             model,
             tokenizer,
             prompts_of_lengths(3, length),
-            max_new_tokens=2,
-            batch_size=2,
+            Decoding(max_new_tokens=2, batch_size=2),
             names=["rows.jsonl:6", "rows.jsonl:7"],
         )
     with pytest.raises(DataError, match="prompt 2: the prompt is empty"):
-        generate(model, tokenizer, [[1], []], max_new_tokens=2, batch_size=2)
+        generate(model, tokenizer, [[1], []], Decoding(max_new_tokens=2, batch_size=2))
 
 
 def test_nothing_is_printed(models_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model, tokenizer = load(models_folder / "llama")
     capfd.readouterr()
-    generate(model, tokenizer, prompts_of_lengths(3, 5), max_new_tokens=3, batch_size=2)
-    generate(model, tokenizer, prompts_of_lengths(3, 5), max_new_tokens=3, batch_size=2, temperature=0.7, top_p=0.9)
+    generate(model, tokenizer, prompts_of_lengths(3, 5), Decoding(max_new_tokens=3, batch_size=2))
+    generate(
+        model, tokenizer, prompts_of_lengths(3, 5), Decoding(max_new_tokens=3, batch_size=2, temperature=0.7, top_p=0.9)
+    )
     assert capfd.readouterr() == ("", "")
 
 
@@ -286,7 +288,7 @@ def test_a_shared_beginning_is_computed_once_and_changes_no_answer(models_folder
     stops = [tokenizer.eos_token_id, plain_greedy(model, prompts[1], [], 12)[0][6]]
     expected = [plain_greedy(model, prompt, stops, 12) for prompt in prompts]
     sizes = counted(model.get_base_model() if kind == "adapter" else model)
-    answers = generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=6, stop_token_ids=stops)
+    answers = generate(model, tokenizer, prompts, Decoding(max_new_tokens=12, batch_size=6, stop_token_ids=stops))
     assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
     assert sizes[:2] == [(1, 20), (6, 30)]
     assert len({stopped for _, stopped in expected}) == 2
@@ -298,7 +300,7 @@ def test_a_recurrent_model_answers_without_a_shared_beginning(models_folder: Pat
     model = MambaForCausalLM(MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4)).eval()
     prompts = with_beginning(20, 5, 5, 5)  # of one length, since a recurrent model reads padding too
     assert shared_prefix(model, prompts) is None
-    answers = generate(model, tokenizer, prompts, max_new_tokens=6, batch_size=3, stop_token_ids=[95])
+    answers = generate(model, tokenizer, prompts, Decoding(max_new_tokens=6, batch_size=3, stop_token_ids=[95]))
     assert [answer.token_ids for answer in answers] == [plain_greedy(model, p, [95], 6)[0] for p in prompts]
 
 
@@ -312,10 +314,10 @@ def test_a_short_or_missing_beginning_is_not_shared(models_folder: Path) -> None
 
 def test_four_bit_weights_answer_alike_with_a_shared_beginning(settings: Any) -> None:
     resolved = settings("mistral", load_in_4bit=True, bf16=False, fp16=False)
-    model = load_base(resolved, choose_precision(resolved)).eval()
+    model = load_base(resolved, choose_precision(resolved, here(resolved)), here(resolved)).eval()
     tokenizer = AutoTokenizer.from_pretrained(resolved.config.model.model_name_or_path)
     prompts = with_beginning(20, 3, 12, 1, 9)
-    answers = generate(model, tokenizer, prompts, max_new_tokens=10, batch_size=4, stop_token_ids=[95])
+    answers = generate(model, tokenizer, prompts, Decoding(max_new_tokens=10, batch_size=4, stop_token_ids=[95]))
     assert [(answer.token_ids, answer.stopped) for answer in answers] == [
         plain_greedy(model, prompt, [95], 10) for prompt in prompts
     ]
@@ -329,7 +331,7 @@ def test_rows_that_have_ended_are_let_go(models_folder: Path) -> None:
     stops = max(([token] for token in range(96)), key=lambda stop: sum(stop[0] in answer[:10] for answer in free))
     expected = [plain_greedy(model, prompt, stops, 30) for prompt in prompts]
     sizes = counted(model)
-    answers = generate(model, tokenizer, prompts, max_new_tokens=30, batch_size=8, stop_token_ids=stops)
+    answers = generate(model, tokenizer, prompts, Decoding(max_new_tokens=30, batch_size=8, stop_token_ids=stops))
     assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
     passes = [len(ids) + stopped for ids, stopped in expected]  # that each answer takes
     assert len(sizes) == max(passes)
@@ -347,11 +349,11 @@ def test_neither_order_nor_batch_size_changes_an_answer(models_folder: Path, dat
     beginning = data.draw(st.sampled_from([0, 18]))
     prompts = with_beginning(max(beginning, 1), *data.draw(st.lists(st.integers(1, 20), min_size=2, max_size=7)))
     common = {"max_new_tokens": 8, "stop_token_ids": list(range(4, 12)), "temperature": temperature, "seed": 3}
-    answers = generate(model, tokenizer, prompts, batch_size=1, **common)
-    assert generate(model, tokenizer, prompts, batch_size=data.draw(st.integers(2, 8)), **common) == answers
+    answers = generate(model, tokenizer, prompts, Decoding(batch_size=1, **common))
+    assert generate(model, tokenizer, prompts, Decoding(batch_size=data.draw(st.integers(2, 8)), **common)) == answers
     if temperature == 0:
         order = data.draw(st.permutations(range(len(prompts))))
-        shuffled = generate(model, tokenizer, [prompts[place] for place in order], batch_size=3, **common)
+        shuffled = generate(model, tokenizer, [prompts[place] for place in order], Decoding(batch_size=3, **common))
         assert shuffled == [answers[place] for place in order]
 
 
@@ -364,16 +366,17 @@ def test_sampled_tokens_follow_the_models_probabilities(models_folder: Path) -> 
     probabilities = logits.softmax(-1)
     number = 3000
     answers = generate(
-        model, tokenizer, [prompt] * number, max_new_tokens=1, batch_size=500, temperature=0.3, stop_token_ids=[95]
+        model,
+        tokenizer,
+        [prompt] * number,
+        Decoding(max_new_tokens=1, batch_size=500, temperature=0.3, stop_token_ids=[95]),
     )
     tokens = torch.tensor([answer.token_ids[0] if answer.token_ids else 95 for answer in answers])
     shares = torch.bincount(tokens, minlength=96) / number
     allowed = 5 * (probabilities * (1 - probabilities) / number).sqrt() + 1e-9
     assert ((shares - probabilities).abs() <= allowed + 1 / number).all()
-    nucleus = generate(
-        model, tokenizer, [prompt] * 300, max_new_tokens=1, batch_size=300, temperature=0.3, top_p=0.2,
-        stop_token_ids=[95],
-    )  # fmt: skip
+    few = Decoding(max_new_tokens=1, batch_size=300, temperature=0.3, top_p=0.2, stop_token_ids=[95])
+    nucleus = generate(model, tokenizer, [prompt] * 300, few)
     ranked = probabilities.sort(descending=True)
     kept = ranked.indices[: int((ranked.values.cumsum(0) < 0.2).sum()) + 1].tolist()
     assert {answer.token_ids[0] for answer in nucleus} == set(kept)
@@ -386,9 +389,13 @@ def test_continuous_batching_gives_the_same_answers(models_folder: Path) -> None
     common = {"max_new_tokens": 8, "batch_size": 2, "stop_token_ids": stops}
     told: list[int] = []
     answers = generate(
-        model, tokenizer, prompts, engine="continuous", on_progress=lambda done, _: told.append(done), **common
+        model,
+        tokenizer,
+        prompts,
+        Decoding(engine="continuous", **common),
+        on_progress=lambda done, _: told.append(done),
     )
-    assert answers == generate(model, tokenizer, prompts, **common)
+    assert answers == generate(model, tokenizer, prompts, Decoding(**common))
     assert told == [1, 2, 3, 4, 5]
     assert model.config._attn_implementation == "sdpa"
 
@@ -397,7 +404,7 @@ def test_an_engine_that_cannot_run_is_refused(models_folder: Path) -> None:
     model, tokenizer = load(models_folder / "llama")
 
     def run(**settings: Any) -> None:
-        generate(model, tokenizer, [[1, 5]], max_new_tokens=2, batch_size=1, **settings)
+        generate(model, tokenizer, [[1, 5]], Decoding(max_new_tokens=2, batch_size=1, **settings))
 
     with pytest.raises(ModelError, match="temperature 0"):
         run(engine="continuous", temperature=1.0)
@@ -440,12 +447,12 @@ def test_vllm_is_asked_for_the_same_answers(models_folder: Path, monkeypatch: py
     prompts = prompts_of_lengths(5, 17, 60, 9)
     stops = [plain_greedy(model.eval(), prompts[0], [], 8)[0][4]]
     common = {"max_new_tokens": 8, "batch_size": 2, "stop_token_ids": stops}
-    expected = generate(model, tokenizer, prompts, **common)
+    expected = generate(model, tokenizer, prompts, Decoding(**common))
     assert {answer.stopped for answer in expected} == {True, False}
-    assert generate(model, tokenizer, prompts, engine="vllm", **common) == expected
+    assert generate(model, tokenizer, prompts, Decoding(engine="vllm", **common)) == expected
     model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
     with pytest.raises(ModelError, match="tunesmith merge"):
-        generate(model, tokenizer, prompts, engine="vllm", **common)
+        generate(model, tokenizer, prompts, Decoding(engine="vllm", **common))
 
 
 def test_when_memory_ends_the_setting_is_named(models_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,4 +463,4 @@ def test_when_memory_ends_the_setting_is_named(models_folder: Path, monkeypatch:
 
     monkeypatch.setattr(model, "generate", exhausted)
     with pytest.raises(ModelError, match=r"does not hold 7 prompts.*lower generation_batch_size"):
-        generate(model, tokenizer, [[1, 5]], max_new_tokens=2, batch_size=7)
+        generate(model, tokenizer, [[1, 5]], Decoding(max_new_tokens=2, batch_size=7))

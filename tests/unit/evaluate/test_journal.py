@@ -19,6 +19,7 @@ from helpers import story_rows, write_rows
 from tunesmith import notices
 from tunesmith.config.load import load as load_config
 from tunesmith.errors import StorageError
+from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import generate
 from tunesmith.evaluate.journal import JOURNAL, Journal
 from tunesmith.evaluate.run import evaluate_untrained
@@ -42,7 +43,7 @@ def interrupted(model: Any, tokenizer: Any, path: Path, prompts: list[list[int]]
         raise Killed
 
     with pytest.raises(Killed):
-        generate(model, tokenizer, prompts, journal=Journal(path), on_progress=stop, **(SETTINGS | changes))
+        generate(model, tokenizer, prompts, Decoding(**SETTINGS | changes), journal=Journal(path), on_progress=stop)
     assert len(path.read_text().splitlines()) == 2
 
 
@@ -55,9 +56,9 @@ def generated_now(model: Any, tokenizer: Any, path: Path, prompts: list[list[int
         with_kwargs=True,
     )
     settings = SETTINGS | changes
-    answers = generate(model, tokenizer, prompts, journal=Journal(path), **settings)
+    answers = generate(model, tokenizer, prompts, Decoding(**settings), journal=Journal(path))
     handle.remove()
-    assert answers == generate(model, tokenizer, prompts, **settings)
+    assert answers == generate(model, tokenizer, prompts, Decoding(**settings))
     return sum(started)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunesmith.evaluate.generate import Generation
-from tunesmith.evaluate.run import Case, score_generations
+from tunesmith.evaluate.scoring import Case, score_generations
 from tunesmith.evaluate.tasks import ReasoningTask
 
 

@@ -20,7 +20,8 @@ from sklearn import metrics as sk
 from tunesmith.data.prepare_rag import prepare_rag
 from tunesmith.data.row import Row
 from tunesmith.evaluate.generate import Generation
-from tunesmith.evaluate.run import Case, score_generations, write_result
+from tunesmith.evaluate.result import write_result
+from tunesmith.evaluate.scoring import Case, score_generations
 from tunesmith.evaluate.tasks import (
     ClassificationTask,
     ExactTask,

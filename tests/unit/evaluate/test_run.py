@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import random
 import shutil
@@ -18,46 +17,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import DataSection, EvaluationSection
 from tunesmith.data.examples import ExampleBuilder
-from tunesmith.data.nli import nli_text
 from tunesmith.data.row import Row
 from tunesmith.data.rows import read_rows
 from tunesmith.errors import ConfigError, DataError, DataErrors, ModelError
 from tunesmith.evaluate.generate import Generation
-from tunesmith.evaluate.run import (
-    Case,
-    evaluate_rows,
-    evaluate_run,
-    evaluate_several,
-    evaluate_untrained,
-    held_out_rows,
-    sampled,
-    scalar_metrics,
-    score_generations,
-    task_for,
-    write_result,
-)
+from tunesmith.evaluate.result import write_result
+from tunesmith.evaluate.run import evaluate_rows, evaluate_run, evaluate_several, evaluate_untrained
+from tunesmith.evaluate.scoring import Case, score_generations, task_for
 from tunesmith.evaluate.tasks import NliTask
 from tunesmith.model.load import load_for_inference
 from tunesmith.report import record
 from tunesmith.report.folder import read_json, read_jsonl
-
-FIELDS = ["source", "prompt", "reference", "output", "answer", "read_as", "correct", "stopped", "scores"]
-
-
-@pytest.fixture
-def esnli(real_data: Path, tmp_path: Path) -> Path:
-    """24 real rows as fine-tuning texts."""
-    rows = []
-    with (real_data / "nli_esnli" / "esnli_dev.csv").open(encoding="utf-8", newline="") as stream:
-        for number, values in enumerate(csv.DictReader(stream)):
-            label = int(values["label"] == "entailment")
-            text = nli_text(values["premise"], values["hypothesis"], values["explanation_1"][:40], label)
-            rows.append({"text": text, "id": number})
-            if len(rows) == 24:
-                break
-    path = tmp_path / "esnli.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def recount(folder: Path) -> dict[str, Any]:
@@ -83,26 +53,6 @@ def assert_equal_to_recount(metrics: dict[str, Any], folder: Path) -> None:
         assert metrics[name] == pytest.approx(again[name], abs=1e-12), name
     assert [metrics["per_class"][label]["f1"] for label in ("0", "1")] == pytest.approx(again["f1"])
     assert metrics["confusion_matrix"]["counts"] == again["counts"]
-
-
-def test_scoring_needs_no_model_and_keeps_the_order() -> None:
-    outputs = ['{"predicted_label": 1}', "no idea", 'so {"predicted_label": 0}', '{"predicted_label": 0}']
-    cases = [Case(f"rows.jsonl:{line}", f"prompt {line}", reference) for line, reference in enumerate([1, 1, 1, 0])]
-    generations = [Generation(text, [5] * 4, stopped) for text, stopped in zip(outputs, [True, False] * 2, strict=True)]
-    result = score_generations(NliTask(), cases, generations)
-    assert [prediction["source"] for prediction in result.predictions] == [case.source for case in cases]
-    assert [list(prediction) for prediction in result.predictions] == [FIELDS] * 4
-    assert [prediction["correct"] for prediction in result.predictions] == [True, False, False, True]
-    assert result.metrics["task"] == "nli"
-    assert result.metrics["num_examples"] == 4
-    assert result.metrics["accuracy"] == 0.5
-    assert result.metrics["parse_failure_rate"] == 0.25
-    assert result.metrics["stopped_share"] == 0.5
-    assert result.metrics["mean_new_tokens"] == 4.0
-    assert result.metrics["read_as"] == {"json": 2, "json_in_text": 1, "unreadable": 1}
-    scalars = scalar_metrics(result.metrics)
-    assert {"accuracy", "macro_f1", "parse_failure_rate"} <= scalars.keys()
-    assert all(isinstance(value, float) for value in scalars.values())
 
 
 def test_metrics_equal_an_independent_recount_of_the_predictions_file(tmp_path: Path) -> None:
@@ -137,7 +87,7 @@ def test_rows_are_answered_from_the_prompt_of_training_alone(stories: tuple[Any,
     assert task.name == "nli"
     model.train()
     state = torch.get_rng_state().clone()
-    result = evaluate_rows(model, tokenizer, builder, rows, task, evaluation)
+    result = evaluate_rows(model, builder, rows, task, evaluation)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert [prediction["source"] for prediction in result.predictions] == [row.where for row in rows]
@@ -158,10 +108,10 @@ def test_rows_without_gold_label_are_all_named(stories: tuple[Any, Any]) -> None
     builder = ExampleBuilder(tokenizer, DataSection(format="prompt_completion"))
     rows = [Row({"prompt": "p", "completion": text}, "x.jsonl", line) for line, text in enumerate(["a", "b", "1"], 1)]
     with pytest.raises(DataErrors) as caught:
-        evaluate_rows(model, tokenizer, builder, rows, NliTask(), EvaluationSection())
+        evaluate_rows(model, builder, rows, NliTask(), EvaluationSection())
     assert [line.split(":")[1] for line in caught.value.lines()] == ["1", "2"]
     with pytest.raises(DataError, match="no rows"):
-        evaluate_rows(model, tokenizer, builder, [], NliTask(), EvaluationSection())
+        evaluate_rows(model, builder, [], NliTask(), EvaluationSection())
 
 
 def test_renamed_columns_reach_the_task(stories: tuple[Any, Any]) -> None:
@@ -169,7 +119,7 @@ def test_renamed_columns_reach_the_task(stories: tuple[Any, Any]) -> None:
     section = DataSection(format="prompt_completion", columns={"prompt": "input", "completion": "gold"})
     builder = ExampleBuilder(tokenizer, section)
     rows = [Row({"input": "Once upon a", "gold": '{"predicted_label": 1}'}, "x.jsonl", 1)]
-    result = evaluate_rows(model, tokenizer, builder, rows, NliTask(), EvaluationSection(max_new_tokens=3))
+    result = evaluate_rows(model, builder, rows, NliTask(), EvaluationSection(max_new_tokens=3))
     assert result.predictions[0]["reference"] == 1
 
 
@@ -259,19 +209,6 @@ def test_the_untrained_model_is_judged_under_the_same_settings(
     assert_equal_to_recount(before.metrics, tmp_path / "before")
 
 
-def test_held_out_rows_are_those_of_the_settings(esnli: Path) -> None:
-    everything = [row.where for row in read_rows(str(esnli))]
-    named = DataSection(train_data="unread.jsonl", eval_data=str(esnli), eval_limit=7)
-    assert [row.where for row in held_out_rows(named)] == everything[:7]
-    assert [row.where for row in held_out_rows(named, limit=2)] == everything[:2]
-    assert [row.where for row in held_out_rows(named, str(esnli))] == everything
-    share = [row.where for row in held_out_rows(DataSection(train_data=str(esnli), dev_split=0.25))]
-    assert len(share) == 6
-    assert set(share) < set(everything)
-    with pytest.raises(DataError, match="no rows to evaluate on"):
-        held_out_rows(DataSection(train_data=str(esnli)))
-
-
 def test_loss_and_token_accuracy_are_counted_again_by_hand(run_folder: Path, real_data: Path, esnli: Path) -> None:
     """An independent cross-entropy over the answers' tokens, row by row and without padding."""
     result = evaluate_run(run_folder, limit=3)
@@ -324,12 +261,3 @@ def test_what_cannot_be_compared_is_refused(run_folder: Path, esnli: Path, real_
         evaluate_several([base], baseline=True, data=str(esnli))
     with pytest.raises(DataError, match="no rows to evaluate on"):
         evaluate_several([run_folder, base])
-
-
-def test_a_sample_is_fixed_by_its_seed_and_keeps_the_order() -> None:
-    rows = [Row({}, "x.jsonl", line) for line in range(1, 101)]
-    sample = sampled(rows, 20, 3)
-    assert sample == sampled(rows, 20, 3) != sampled(rows, 20, 4)
-    assert sample != rows[:20] == sampled(rows, 20, None)
-    assert [row.line for row in sample] == sorted(row.line for row in sample)
-    assert sampled(rows, None, 3) == sampled(rows, 200, 3) == rows

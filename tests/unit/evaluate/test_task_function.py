@@ -81,6 +81,6 @@ def test_a_record_never_runs_it(
     assert not (tmp_path / "imported").exists()
     result = evaluate_run(folder, settings=["--task_function", f"{own}:score"])
     assert (result.metrics["task"], result.metrics["score"]) == ("own.py:score", 1.0)
-    assert result.metrics["confidence"]["score"] == [1.0, 1.0]
+    assert result.metrics["confidence"]["score"] == pytest.approx([0.4385, 1.0], abs=1e-4)
     assert (tmp_path / "imported").exists()
     assert result.predictions[0]["reference"]["row"]["completion"] == " there was"

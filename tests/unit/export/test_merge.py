@@ -21,6 +21,7 @@ from tunesmith.export import proof
 from tunesmith.export.merge import ask, merge, write_merged
 from tunesmith.export.save import save_model
 from tunesmith.model import adapters
+from tunesmith.model.device import here
 from tunesmith.model.load import load_for_inference, load_model, model_spec
 from tunesmith.model.precision import choose_precision
 from tunesmith.model.quantize import use_dequantized_weights
@@ -38,9 +39,9 @@ def random_questions(vocabulary: int = 96) -> proof.Questions:
 def run_folder(settings: Settings, folder: Path, **values: Any) -> Path:
     """A run whose adapter moved as far as a short training moves it."""
     resolved = settings(**values)
-    precision = choose_precision(resolved)
+    precision = choose_precision(resolved, here(resolved))
     torch.manual_seed(0)
-    model = load_model(resolved, precision)
+    model = load_model(resolved, precision, here(resolved))
     for name, parameter in model.named_parameters():
         if "lora_B" in name and parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.02)

@@ -18,6 +18,7 @@ from tunesmith import assets, notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError, StorageError, UnsafeError
 from tunesmith.export.save import loadable_base, save_model
+from tunesmith.model.device import here
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.load import load_for_inference, load_model
 from tunesmith.model.precision import choose_precision
@@ -46,9 +47,9 @@ KINDS: dict[str, dict[str, Any]] = {
 def trained(settings: Settings, folder: Path, **values: Any) -> tuple[Any, Resolved]:
     """A model a few steps away from its start, saved into ``folder`` with the record of its run."""
     resolved = settings(**values)
-    precision = choose_precision(resolved)
+    precision = choose_precision(resolved, here(resolved))
     torch.manual_seed(0)
-    model = load_model(resolved, precision)
+    model = load_model(resolved, precision, here(resolved))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
     for _ in range(3):
         with precision.autocast("cpu"):
@@ -62,7 +63,7 @@ def trained(settings: Settings, folder: Path, **values: Any) -> tuple[Any, Resol
 
 
 def answer(model: Any, resolved: Resolved) -> torch.Tensor:
-    with torch.no_grad(), choose_precision(resolved).autocast("cpu"):
+    with torch.no_grad(), choose_precision(resolved, here(resolved)).autocast("cpu"):
         return model(IDS).logits
 
 
@@ -70,7 +71,7 @@ def answer(model: Any, resolved: Resolved) -> torch.Tensor:
 def test_saved_run_answers_bit_for_bit_as_the_trained_model(kind: str, settings: Settings, tmp_path: Path) -> None:
     model, resolved = trained(settings, tmp_path / "run", **KINDS[kind])
     again = load_for_inference(tmp_path / "run")
-    assert again.precision.dtype == choose_precision(resolved).dtype
+    assert again.precision.dtype == choose_precision(resolved, here(resolved)).dtype
     assert torch.equal(answer(again.model, resolved), answer(model, resolved))
     assert not any(parameter.requires_grad for parameter in again.model.parameters())
     assert not again.model.training
@@ -94,7 +95,12 @@ def test_chat_template_travels_along(settings: Settings, tmp_path: Path) -> None
     resolved = settings()
     tokenizer = load_tokenizer(resolved.config.model)
     tokenizer.chat_template = "{{ messages[0].content }}"
-    save_model(load_model(resolved, choose_precision(resolved)), tokenizer, tmp_path, resolved.config.model)
+    save_model(
+        load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved)),
+        tokenizer,
+        tmp_path,
+        resolved.config.model,
+    )
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template == "{{ messages[0].content }}"
 
 
@@ -136,7 +142,7 @@ def test_not_finite_weights_are_not_saved_and_leave_the_old_ones(settings: Setti
 def test_folder_that_cannot_be_written(settings: Settings, tmp_path: Path) -> None:
     resolved = settings()
     (tmp_path / "file").write_text("")
-    model = load_model(resolved, choose_precision(resolved))
+    model = load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved))
     with pytest.raises(StorageError, match="cannot be saved"):
         save_model(model, load_tokenizer(resolved.config.model), tmp_path / "file", resolved.config.model)
 

@@ -96,6 +96,23 @@ def test_suggestions_learn_from_results(mode):
     assert sum(abs(rate + 3) for rate in late) < sum(abs(rate + 3) for rate in early) / 2
 
 
+def test_what_is_under_way_is_avoided() -> None:
+    """Several processes ask before any of them has a result; they are not sent to one place."""
+    space = SPACE[:1]
+    exponents = [-5 + number / 5 for number in range(20)]
+    results = [({"learning_rate": f"{10**exponent:.4g}"}, abs(exponent + 3)) for exponent in exponents]
+
+    def near_the_best(under_way: list[dict[str, str]]) -> int:
+        rates = [
+            float(suggest(space, results, number, seed=0, mode="min", under_way=under_way)["learning_rate"])
+            for number in range(21, 41)
+        ]
+        return sum(abs(math.log10(rate) + 3) < 0.25 for rate in rates)
+
+    busy = [{"learning_rate": "1e-3"}] * 5
+    assert near_the_best(busy) < near_the_best([]) / 2
+
+
 def test_without_optuna(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ModelError, match=r"pip install 'tunesmith\[sweep\]'"):

@@ -71,12 +71,13 @@ def test_initial_values_that_nobody_can_compute_are_refused(name: str, settings:
 
 
 def test_pissa_needs_weights_that_are_not_quantized(settings: Settings, models_folder: Path) -> None:
+    from tunesmith.model.device import here
     from tunesmith.model.load import load_model
     from tunesmith.model.precision import choose_precision
 
     resolved = settings(init_lora_weights="pissa", load_in_4bit=True)
     with pytest.raises(ModelError, match="quantized"):
-        load_model(resolved, choose_precision(resolved))
+        load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved))
 
 
 def test_all_linear_leaves_the_head_alone(mistral: Any, settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
-from tunesmith.model.load import load_model, placement, trainable_parameters
+from tunesmith.model.device import CPU, Device, Machine, here
+from tunesmith.model.load import inference_device, load_base, load_model, on_device
+from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.precision import Precision, align_types, choose_precision
 
 Settings = Callable[..., Resolved]
@@ -69,9 +72,9 @@ def one_step(model: torch.nn.Module, precision: Precision, batch: Batch, seed: i
 
 def load(settings: Settings, **values: Any) -> tuple[Any, Precision]:
     resolved = settings(**values)
-    precision = choose_precision(resolved)
+    precision = choose_precision(resolved, here(resolved))
     torch.manual_seed(0)
-    return load_model(resolved, precision), precision
+    return load_model(resolved, precision, here(resolved)), precision
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -183,7 +186,7 @@ def test_model_is_ready_for_training(settings: Settings) -> None:
 def test_missing_model_is_an_error_of_the_model(settings: Settings, tmp_path: Path) -> None:
     resolved = settings(model_name_or_path=str(tmp_path / "none"))
     with pytest.raises(ModelError, match="no such model folder"):
-        load_model(resolved, choose_precision(resolved))
+        load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved))
 
 
 def test_broken_weights_are_an_error_of_the_model(settings: Settings, models_folder: Path, tmp_path: Path) -> None:
@@ -192,35 +195,68 @@ def test_broken_weights_are_an_error_of_the_model(settings: Settings, models_fol
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     resolved = settings(model_name_or_path=str(tmp_path))
-    with pytest.raises(ModelError, match="cannot be loaded") as caught:
-        load_model(resolved, choose_precision(resolved))
+    with pytest.raises(ModelError, match="cannot be read as safetensors") as caught:
+        load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved))
     assert caught.value.exit_code == 4
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for devices that are not there")
-def test_devices_that_are_not_there(settings: Settings) -> None:
-    assert placement(settings()) is None
-    assert placement(settings(device_map="cpu")) is None
-    assert placement(settings(gpu_id=1)) is None  # a dialect's default
-    refused = 0
-    for values in ({"device_map": "cuda:0"}, {"device_map": "nowhere"}, {"gpu_id": 1}):
-        with pytest.raises(ModelError) as caught:
-            placement(settings(**values, written=tuple(values)))
-        assert caught.value.where == "config.py:3"
-        refused += 1
-    assert refused == 3
+PLACED = Device("cuda", {"": 0}, use_cpu=False, visible=None, spread=False, reason="test")
 
 
-def test_a_chosen_gpu_is_the_first_of_those_left_visible(settings, monkeypatch):
-    """``--gpu 1`` hides the other devices, so torch counts one; asked for in Python, nothing is hidden."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for visible, number, device in (("1", 1, 0), ("0,1", 2, 1), (None, 2, 1)):
-        if visible is None:
-            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        else:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda number=number: number)
-        assert placement(settings(gpu_id=1, written=("gpu_id",))) == {"": device}
+class Elsewhere(Device):
+    """A device that stands for an accelerator on machines without one: torch's meta device, which holds no values."""
+
+    def __str__(self) -> str:
+        return "meta"
+
+
+META = Elsewhere(**{field.name: getattr(PLACED, field.name) for field in fields(Device)})
+
+
+def test_a_plug_ins_model_is_moved_to_where_the_run_computes(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = settings("llama", model_class="test")
+    made = load_base(resolved, Precision("float32", "test"), CPU)
+    made.hf_device_map = {"": "cpu"}
+    monkeypatch.setattr("tunesmith.model.load.model_class", lambda name: lambda resolved, precision: made)
+    stays = load_model(resolved, Precision("float32", "test"), CPU)
+    assert {parameter.device.type for parameter in stays.parameters()} == {"cpu"}
+    moved = load_model(resolved, Precision("float32", "test"), META)
+    assert {parameter.device.type for parameter in moved.parameters()} == {"meta"}
+    assert moved.hf_device_map == {"": torch.device("meta")}
+
+
+@pytest.mark.parametrize("obstacle", ["quantization_method", "hf_device_map"])
+def test_a_plug_ins_model_that_cannot_be_moved_is_refused(settings: Settings, obstacle: str) -> None:
+    model = load_base(settings("llama"), Precision("float32", "test"), CPU)
+    setattr(model, obstacle, {"a": 0, "b": 1} if obstacle == "hf_device_map" else "bitsandbytes")
+    with pytest.raises(ModelError, match="the model is on cpu, the run computes on meta") as caught:
+        on_device(model, META)
+    assert caught.value.exit_code == 4
+    assert on_device(model, CPU) is model
+
+
+def test_a_model_that_only_answers_is_spread_where_one_device_does_not_hold_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are counted in the format in which they are held: 4 bytes, 2 bytes, or packed."""
+    spread = replace(PLACED, device_map="auto", spread=True)
+    resolved, four = settings("llama", use_lora=False), settings("llama", load_in_4bit=True, lora_r=1)
+    count = sum(parameter.numel() for parameter in load_base(resolved, Precision("float32", "test"), CPU).parameters())
+    half = Precision("bfloat16", "test")
+    for size, case, precision, fits in (
+        (4.5 * count, resolved, Precision("float32", "test"), False),
+        (5.5 * count, resolved, Precision("float32", "test"), True),
+        (2.2 * count, resolved, half, False),
+        (2.8 * count, resolved, half, True),
+        (2.0 * count, four, half, True),
+    ):
+        machine = Machine(2, True, (int(size) - 1, int(size)), ("a", "b"))
+        monkeypatch.setattr("tunesmith.model.load.seen", lambda machine=machine: machine)
+        found = inference_device(case, precision, spread, precision.torch_dtype)
+        assert (found.spread, found.device_map) == ((False, {"": 0}) if fits else (True, "auto")), size
+    assert inference_device(resolved, half, CPU) is CPU
 
 
 def test_small_real_model_is_quantized_and_takes_a_step(stories_model: Path, settings: Settings) -> None:

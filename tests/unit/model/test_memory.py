@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ from helpers import resolved_from
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError
 from tunesmith.model import memory
-from tunesmith.model.load import load_model, trainable_parameters
+from tunesmith.model.device import CPU, here
+from tunesmith.model.load import load_model
 from tunesmith.model.memory import GIB, BatchShape, Memory, device_memory, estimate, optimizer_bytes, skeleton
+from tunesmith.model.memory.activations import activations
+from tunesmith.model.memory.formulas import CUDA_CONTEXT
+from tunesmith.model.memory.shapes import packed_bytes
+from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.precision import Precision, choose_precision
 
 FLOAT32 = Precision("float32", "test")
@@ -40,7 +46,7 @@ WAYS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_parameters_are_those_of_the_real_model(kind: str, way: str, settings: Callable[..., Resolved]) -> None:
     resolved = settings(kind, **WAYS[way])
-    real = load_model(resolved, FLOAT32)
+    real = load_model(resolved, FLOAT32, here(resolved))
     estimated = estimate(resolved, FLOAT32, SMALL, cuda=False)
     assert (estimated.trainable, estimated.parameters) == trainable_parameters(real)
     shapes = {name: tuple(parameter.shape) for name, parameter in skeleton(resolved, FLOAT32).named_parameters()}
@@ -52,7 +58,9 @@ def test_parameters_are_those_of_the_real_model(kind: str, way: str, settings: C
 def test_modules_trained_whole_are_counted(settings: Callable[..., Resolved]) -> None:
     resolved = settings("mistral", target_modules=["q_proj"], modules_to_save=["lm_head"], layers_to_transform=[1])
     estimated = estimate(resolved, FLOAT32, SMALL, cuda=False)
-    assert (estimated.trainable, estimated.parameters) == trainable_parameters(load_model(resolved, FLOAT32))
+    assert (estimated.trainable, estimated.parameters) == trainable_parameters(
+        load_model(resolved, FLOAT32, here(resolved))
+    )
 
 
 @pytest.mark.parametrize("double", [True, False])
@@ -60,7 +68,7 @@ def test_four_bit_weights_take_what_the_library_stores(double: bool, settings: C
     from bitsandbytes.nn import Linear4bit
 
     resolved = settings("mistral", **LORA, load_in_4bit=True, bnb_4bit_use_double_quant=double)
-    real = load_model(resolved, FLOAT32)
+    real = load_model(resolved, FLOAT32, here(resolved))
     layers = [module for module in real.modules() if isinstance(module, Linear4bit)]
     assert len(layers) == 14
     packed = 0
@@ -78,9 +86,9 @@ def test_four_bit_weights_take_what_the_library_stores(double: bool, settings: C
 def test_scales_are_the_documented_share() -> None:
     weight = torch.empty(4096, 4096, device="meta")
     count = weight.numel()
-    assert memory.packed_bytes(weight, eight=False, double=False) / count == pytest.approx(0.5 + 4 / 64)
-    assert memory.packed_bytes(weight, eight=False, double=True) / count == pytest.approx(0.5 + 1 / 64 + 4 / 64 / 256)
-    assert memory.packed_bytes(weight, eight=True, double=True) == count + 4 * 4096
+    assert packed_bytes(weight, eight=False, double=False) / count == pytest.approx(0.5 + 4 / 64)
+    assert packed_bytes(weight, eight=False, double=True) / count == pytest.approx(0.5 + 1 / 64 + 4 / 64 / 256)
+    assert packed_bytes(weight, eight=True, double=True) == count + 4 * 4096
 
 
 @pytest.mark.parametrize(
@@ -147,10 +155,10 @@ def test_activations_are_what_autograd_keeps(kind: str, way: str, dtype: Any, ro
     folder = deep_model(kind, tmp_path)
     resolved = resolved_from(model_name_or_path=str(folder), train_data="x", lora_dropout=0.1, **WAYS[way])
     precision = Precision(dtype, "test")
-    kept = memory._activations(skeleton(resolved, precision), resolved, precision, BatchShape(rows, 100, 50))
+    kept = activations(skeleton(resolved, precision), resolved, precision, BatchShape(rows, 100, 50))
     mask = torch.ones(rows, 100, dtype=torch.long)
     mask[1:, 80:] = 0
-    real = kept_for_backward(load_model(resolved, precision), precision, mask)
+    real = kept_for_backward(load_model(resolved, precision, here(resolved)), precision, mask)
     assert kept.held == pytest.approx(real, rel=0.03)
 
 
@@ -162,6 +170,7 @@ from helpers import resolved_from, run_training
 import datasets, peft, trl
 import tunesmith.train.run
 from tunesmith.model.memory import BatchShape, estimate
+from tunesmith.model.device import here
 from tunesmith.model.precision import choose_precision
 
 def status(key):
@@ -172,7 +181,7 @@ rows = [{"prompt": chr(97 + row) + "a" * 255, "completion": "b" * 254} for row i
 small = {"max_steps": 1, "per_device_train_batch_size": 1}
 run_training(folder / "warm", folder / "model", rows[:2], **settings | small)
 resolved = resolved_from(model_name_or_path=str(folder / "model"), train_data="x", **settings)
-found = estimate(resolved, choose_precision(resolved), BatchShape(8, 512, 256), cuda=False)
+found = estimate(resolved, choose_precision(resolved, here(resolved)), BatchShape(8, 512, 256), cuda=False)
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
 run_training(folder / "run", folder / "model", rows, **settings)
@@ -288,9 +297,9 @@ def test_unknown_devices_are_refused(text: str) -> None:
 
 
 def test_memory_here_is_a_number_of_bytes(settings: Callable[..., Resolved]) -> None:
-    name, usable = memory.here(settings("llama"))
-    assert name == "cpu" or torch.cuda.is_available()
-    assert GIB / 4 < usable < 2**50
+    assert GIB / 4 < memory.usable(here(settings("llama"))) < 2**50
+    assert GIB / 4 < memory.usable(CPU) < 2**50
+    assert memory.usable(replace(CPU, kind="cuda", memory=24 * GIB)) == 24 * GIB
 
 
 def test_code_that_cannot_be_traced_is_estimated_by_rule(tmp_path: Path, clean_notices: None) -> None:
@@ -299,7 +308,7 @@ def test_code_that_cannot_be_traced_is_estimated_by_rule(tmp_path: Path, clean_n
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LlamaForCausalLM, "forward", lambda *_, **__: {}["shape"])
         resolved = resolved_from(model_name_or_path=str(deep_model("llama", tmp_path)), train_data="x", use_lora=False)
-        found = estimate(resolved, choose_precision(resolved), BatchShape(2, 64, 64), cuda=False)
+        found = estimate(resolved, choose_precision(resolved, here(resolved)), BatchShape(2, 64, 64), cuda=False)
     assert found.activations > 2 * 64 * 64 * 17 * 4 * 5
     assert any("rule of thumb" in notice for notice in notices.collected())
 
@@ -360,9 +369,9 @@ def test_what_is_whole_while_it_is_used_is_counted(settings: Callable[..., Resol
     gathered = 2 * found["zero2"].parameters
     for name in ("fsdp2", "zero3"):
         one = found[name]
-        assert one.overhead >= memory.CUDA_CONTEXT + gathered
+        assert one.overhead >= CUDA_CONTEXT + gathered
         assert one.peak > one.weights + one.optimizer + gathered
-    assert found["zero2"].overhead < memory.CUDA_CONTEXT + gathered
+    assert found["zero2"].overhead < CUDA_CONTEXT + gathered
 
 
 def test_strategy_of_the_run_is_the_default(settings: Callable[..., Resolved]) -> None:

@@ -11,13 +11,12 @@ from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.model.attention import choose_attention
+from tunesmith.model.device import CPU
 from tunesmith.model.precision import Precision, choose_precision, weights_dtype
 
 Settings = Callable[..., Resolved]
-on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="asks what a machine without CUDA does")
 
 
-@on_cpu
 @pytest.mark.parametrize(
     ("values", "dtype"),
     [
@@ -28,21 +27,20 @@ on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="asks what a machi
     ],
 )
 def test_choice_on_the_cpu(values: dict[str, bool], dtype: str, settings: Settings) -> None:
-    precision = choose_precision(settings(**values, written=tuple(values)))
+    precision = choose_precision(settings(**values, written=tuple(values)), CPU)
     assert precision.dtype == dtype
     assert (precision.bf16, precision.fp16) == (dtype == "bfloat16", False)
     assert precision.reason
 
 
-@on_cpu
 def test_float16_on_the_cpu_is_refused_when_written_and_replaced_aloud_when_default(
     settings: Settings, clean_notices: None
 ) -> None:
     with pytest.raises(ModelError, match="fp16") as caught:
-        choose_precision(settings(fp16=True, written=("fp16",)))
+        choose_precision(settings(fp16=True, written=("fp16",)), CPU)
     assert (caught.value.exit_code, caught.value.where) == (4, "config.py:3")
     assert notices.collected() == []
-    assert choose_precision(settings(fp16=True)).dtype == "float32"
+    assert choose_precision(settings(fp16=True), CPU).dtype == "float32"
     assert any("fp16" in text and "float32" in text for text in notices.collected())
 
 
@@ -57,14 +55,13 @@ def test_weights_are_float32_for_full_training_and_follow_the_arithmetic_for_ada
         weights_dtype(settings(use_lora=False, dtype="float16"), half)
 
 
-@on_cpu
 def test_attention_is_chosen_aloud_and_refused_openly(settings: Settings, clean_notices: None) -> None:
     half = Precision("bfloat16", "test")
-    assert choose_attention(settings(), half) == "sdpa"
+    assert choose_attention(settings(), half, CPU) == "sdpa"
     assert any(text.startswith("attention: sdpa") for text in notices.collected())
-    assert choose_attention(settings(), half, supports_sdpa=False) == "eager"
-    assert choose_attention(settings(attn_implementation="eager"), half) == "eager"
+    assert choose_attention(settings(), half, CPU, supports_sdpa=False) == "eager"
+    assert choose_attention(settings(attn_implementation="eager"), half, CPU) == "eager"
     wanted = {"attn_implementation": "flash_attention_2"}
-    assert choose_attention(settings(**wanted), half) == "sdpa"
+    assert choose_attention(settings(**wanted), half, CPU) == "sdpa"
     with pytest.raises(ModelError, match="CUDA device"):
-        choose_attention(settings(**wanted, written=("attn_implementation",)), half)
+        choose_attention(settings(**wanted, written=("attn_implementation",)), half, CPU)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,12 +33,16 @@ def test_embedded_model_is_the_folder_in_the_package() -> None:
         assert source.locate("nano-mistral") == str(folder)
 
 
-def test_missing_path_is_refused_at_once_with_the_nearest_name(models_folder: Path) -> None:
-    start = time.monotonic()
+def test_missing_path_is_refused_with_the_nearest_name_and_nobody_is_asked(
+    models_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(source, "_ask_hub", lambda *arguments: asked.append(arguments))
     with pytest.raises(ModelError, match=r"did you mean .*mistral") as caught:
         source.locate(str(models_folder / "mistrl"))
-    assert time.monotonic() - start < 1
     assert caught.value.exit_code == 4
+    assert asked == []
 
 
 @pytest.mark.parametrize("name", ["not a name!", "-x/y"])
@@ -55,16 +58,14 @@ def test_file_instead_of_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_hub_out_of_reach_names_repository_and_switch_in_time(
+def test_hub_out_of_reach_names_repository_and_switch(
     offline: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(constants, "ENDPOINT", UNREACHABLE)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    start = time.monotonic()
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE") as caught:
         source.locate("some-one/some-model")
-    assert time.monotonic() - start < 10
     assert caught.value.exit_code == 4
     assert "some-one/some-model" in caught.value.line()
 
@@ -72,16 +73,16 @@ def test_hub_out_of_reach_names_repository_and_switch_in_time(
 def test_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import socket
 
+    assert source.HUB_DEADLINE <= 10
+    monkeypatch.setattr(source, "HUB_DEADLINE", 0.4)
     with socket.socket() as server:  # accepts connections and stays silent
         server.bind(("127.0.0.1", 0))
         server.listen()
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-        start = time.monotonic()
-        with pytest.raises(ModelError, match="out of reach"):
+        with pytest.raises(ModelError, match=r"out of reach \((no answer within 0\.4 s|\w*Timeout)"):
             source.locate("some-one/some-model")
-        assert time.monotonic() - start < 10
 
 
 def test_copy_in_the_cache_is_used_when_offline(

@@ -9,6 +9,7 @@ import pytest
 
 from helpers import resolved_from, story_rows, write_rows
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.strategy import ALONE
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.model.tokenizer import load_tokenizer
 from tunesmith.train.arguments import greater_is_better
@@ -29,7 +30,7 @@ def settings(folder: Path, model: Path, **more: Any) -> Resolved:
 
 def judge(resolved: Resolved) -> Any:
     tokenizer = load_tokenizer(resolved.config.model)
-    return make_evaluator(resolved, tokenizer, prepare(resolved, tokenizer))
+    return make_evaluator(resolved, prepare(resolved, tokenizer), ALONE)
 
 
 def test_names_are_those_that_the_task_gives(tmp_path: Path, stories_model: Path) -> None:

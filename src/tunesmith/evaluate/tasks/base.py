@@ -5,14 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from tunesmith.evaluate.answers import Answer
-from tunesmith.evaluate.intervals import mean_of
+from tunesmith.evaluate.intervals import Statistic, mean_of
 from tunesmith.evaluate.metrics import mean
-
-if TYPE_CHECKING:
-    from tunesmith.evaluate.intervals import Statistic
 
 
 class RowLike(Protocol):
@@ -81,7 +78,7 @@ class Task(ABC):
         }
 
     def statistics(self, scored: Sequence[ScoredAnswer]) -> dict[str, Statistic]:
-        """The figures that get a confidence interval, as functions of row numbers."""
+        """The figures that get a confidence interval, each with its rows' values."""
         return {name: mean_of(values) for name, values in columns(scored).items()}
 
     def mistake(self, scored: ScoredAnswer) -> str:

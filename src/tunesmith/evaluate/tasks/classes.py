@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.evaluate.answers import Answer
+from tunesmith.evaluate.intervals import Statistic
 from tunesmith.evaluate.metrics import Label, class_codes, classification_metrics, macro_f1_of_counts
 from tunesmith.evaluate.tasks.base import ScoredAnswer, Task
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from tunesmith.evaluate.intervals import Statistic
 
 
 class ClassTask(Task):
@@ -45,7 +44,7 @@ def _macro_f1(scored: Sequence[ScoredAnswer], labels: Sequence[Label]) -> Statis
     shape = (len(labels), len(labels) + 1)
     cells = np.ravel_multi_index(class_codes(*_columns(scored), labels), shape)
 
-    def statistic(rows: NDArray[np.int64]) -> float:
-        return macro_f1_of_counts(np.bincount(cells[rows], minlength=shape[0] * shape[1]).reshape(shape))
+    def macro_f1(chosen: NDArray[np.int64]) -> float:
+        return macro_f1_of_counts(np.bincount(chosen, minlength=shape[0] * shape[1]).reshape(shape))
 
-    return statistic
+    return Statistic(cells, macro_f1)

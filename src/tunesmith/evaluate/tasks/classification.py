@@ -22,6 +22,7 @@ class ClassificationTask(ClassTask):
     """
 
     name = "classification"
+    labels: tuple[str, ...]
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = tuple(labels)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tunesmith.errors import DataError
-from tunesmith.evaluate.answers import Answer, canonical_number, read_number
+from tunesmith.evaluate.answers import Answer, read_number
+from tunesmith.evaluate.canonical import canonical_number
 from tunesmith.evaluate.tasks.base import RowLike, ScoredAnswer, Task
 
 GOLD_COLUMNS = ("answer", "final_answer", "target")

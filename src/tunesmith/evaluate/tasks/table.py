@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tunesmith.config.schema import EvaluationSection
 from tunesmith.errors import ConfigError, DataError
-from tunesmith.evaluate.answers import canonical_number, read_json
+from tunesmith.evaluate.answers import read_json
+from tunesmith.evaluate.canonical import canonical_number
 from tunesmith.evaluate.tasks.base import RowLike, Task
 from tunesmith.evaluate.tasks.classification import LABEL_COLUMNS, ClassificationTask, label_set, stated_label
 from tunesmith.evaluate.tasks.exact import ExactTask

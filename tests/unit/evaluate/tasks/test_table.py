@@ -15,7 +15,7 @@ from tunesmith.data.row import Row
 from tunesmith.data.rows import read_rows
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evaluate.answers import Answer
-from tunesmith.evaluate.run import task_for
+from tunesmith.evaluate.scoring import task_for
 from tunesmith.evaluate.tasks import TASKS, ClassificationTask, FunctionTask, JsonTask, choose_task, detect_task
 
 

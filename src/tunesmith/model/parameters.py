@@ -1,0 +1,21 @@
+"""How many weights a model has, how many of them are trained, and the bytes of a tensor."""
+
+from __future__ import annotations
+
+import torch
+
+
+def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """Number of trained weights and of all weights; packed 4-bit weights count as what they stand for."""
+    trainable = total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        count = parameter.numel() if state is None else int(torch.Size(state.shape).numel())
+        total += count
+        trainable += count if parameter.requires_grad else 0
+    return trainable, total
+
+
+def tensor_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's values, wherever they are; also of one on the meta device, which has none."""
+    return int(tensor.numel() * tensor.element_size())

@@ -1,0 +1,147 @@
+"""Proof that the examples of one row do not see each other: asked of the model itself, whatever its attention.
+
+What an example's logits depend on is what a backward pass finds: nothing of another example may reach them, so the
+gradient at the other example's tokens is exactly 0. No tolerance has to be chosen, and rounding of a whole row together
+(8-bit layers) does not look like attention.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from tunesmith.errors import ModelError
+from tunesmith.model.internals import attention_of
+from tunesmith.model.precision import Precision
+
+PROBE_LENGTH = 12
+"""Tokens of each of the two examples with which separation is proved."""
+FEWEST_LAYERS = 2
+"""Layers that a stand-in for the model has at least."""
+
+
+def prove_apart(
+    model: torch.nn.Module,
+    base: PreTrainedModel,
+    boundaries: dict[str, Any],
+    precision: Precision,
+    device: torch.device | None = None,
+) -> None:
+    """Let a row of two examples pass through the model; nothing of the first may reach the logits of the second.
+
+    The model's own weights are asked where they can compute. Where they are spread over processes, have no data yet, or
+    are not yet on the device that will compute, a small model of the same architecture is asked, for what a layer hands
+    on to its attention is decided by its code and not by its weights.
+
+    Args:
+        model: with its adapters; its training mode and its gradients stay what they are.
+        base: the same without adapters.
+        boundaries: what besides positions tells the model where each of the two examples of PROBE_LENGTH begins.
+        precision: format of its arithmetic.
+        device: the one that will compute; None where the weights lie.
+
+    Raises:
+        ModelError: the examples see each other, or the model takes no positions.
+    """
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        raise ModelError(
+            f"{type(base).__name__} takes no positions, so several examples cannot stand in one row",
+            remedy="set batching padded or length_grouped",
+        )
+    device = device or base.device
+    if can_compute(base, device):
+        reaches = _reach(model, base, boundaries, precision)
+    else:
+        twin = small_twin(base, precision, device if device.type != "meta" else torch.device("cpu"))
+        reaches = _reach(twin, twin, boundaries, precision)
+    if reaches:
+        raise ModelError(
+            f"in {type(base).__name__} the examples of one row would see each other (attention {attention_of(base)})",
+            remedy="set batching padded or length_grouped",
+        )
+
+
+def can_compute(model: PreTrainedModel, device: torch.device) -> bool:
+    """Whether all weights are whole, in this process, and on that kind of device."""
+    return not is_deepspeed_zero3_enabled() and all(
+        parameter.device.type == device.type != "meta" for parameter in model.parameters()
+    )
+
+
+def small_twin(model: PreTrainedModel, precision: Precision, device: torch.device) -> PreTrainedModel:
+    """A model of the same class with random weights and the fewest layers that show every kind of layer.
+
+    Random numbers that are drawn for it are not taken from anybody else's.
+    """
+    config = copy.deepcopy(model.config)
+    _keep_layers(config, _num_layers_of_every_kind(model))
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type), device:
+        twin = type(model)(config)
+    torch.nn.Module.to(twin, device, precision.torch_dtype)
+    return twin
+
+
+def _num_layers_of_every_kind(model: PreTrainedModel) -> int:
+    """Length of the shortest beginning of the model's layers that has each kind which the whole has."""
+    total = int(model.config.num_hidden_layers)
+    stacks = [
+        module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == total > 0
+    ]
+    if not stacks:
+        return total
+    per_layer = list(_lists_per_layer(model.config).values())
+    kinds = [
+        (*(type(part) for part in layer.modules()), *(repr(values[index]) for values in per_layer))
+        for index, layer in enumerate(stacks[0])
+    ]
+    return min(total, max(FEWEST_LAYERS, *(kinds.index(kind) + 1 for kind in kinds)))
+
+
+def _lists_per_layer(config: PreTrainedConfig) -> dict[str, list[Any]]:
+    """The settings that have one value for each layer (kinds of layers, windows ...)."""
+    total = config.num_hidden_layers
+    return {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == total}
+
+
+def _keep_layers(config: PreTrainedConfig, number: int) -> None:
+    for name, values in _lists_per_layer(config).items():
+        setattr(config, name, values[:number])
+    config.num_hidden_layers = number
+
+
+def _reach(model: torch.nn.Module, base: PreTrainedModel, boundaries: dict[str, Any], precision: Precision) -> bool:
+    """Whether anything of the first example's tokens arrives at the logits of the second."""
+    embeddings: Any = base.get_input_embeddings()
+    ids = torch.randint(embeddings.num_embeddings, (2 * PROBE_LENGTH,), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(PROBE_LENGTH).repeat(2)
+    row = {"input_ids": ids[None], "position_ids": positions[None]} | boundaries
+    row = {name: value.to(base.device) if isinstance(value, torch.Tensor) else value for name, value in row.items()}
+    embedded: list[torch.Tensor] = []
+
+    def begin_here(_layer: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
+
+    modes = {module: module.training for module in model.modules()}
+    hook = embeddings.register_forward_hook(begin_here)
+    model.eval()
+    try:
+        with torch.enable_grad(), precision.autocast(base.device):
+            logits = model(**row, use_cache=False).logits[0, PROBE_LENGTH:]
+        (gradient,) = torch.autograd.grad(logits.float().square().sum(), embedded[0])
+    finally:
+        hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    first, second = gradient[0].split(PROBE_LENGTH)
+    if not (second.isfinite().all() and second.any()):
+        raise ModelError(
+            f"{type(base).__name__} gives no finite gradient, so that its examples in one row cannot be proved apart",
+            remedy="set batching padded or length_grouped",
+        )
+    return bool(first.ne(0).any())
