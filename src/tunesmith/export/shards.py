@@ -29,6 +29,7 @@ from tunesmith.model import source
 from tunesmith.model.adapter_config import read_lora_config
 from tunesmith.model.adapters import load_adapter_strictly
 from tunesmith.model.headers import INDEX, read_headers
+from tunesmith.model.internals import keeps_some_weights_in_float32
 from tunesmith.model.load import ModelSpec
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.quantize import quantization_config, rounded_as_loaded
@@ -81,7 +82,7 @@ def obstacle(base: Base, adapted: PeftModel, *, rounds: bool) -> str | None:
     model = base.model
     if model.is_custom_code():
         return "the model brings its own code"
-    if rounds and (model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict):
+    if rounds and keeps_some_weights_in_float32(model):
         return "this architecture keeps some weights in float32 whatever it is loaded in"
     if set(base.files) != set(saved_names(model)):
         return "the base's files name their tensors otherwise than the model does"

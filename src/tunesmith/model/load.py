@@ -6,13 +6,14 @@ It trains nothing and writes nothing.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.recorded import problem_of
@@ -25,10 +26,12 @@ from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
 from tunesmith.model.adapters import attach_adapter, base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
+from tunesmith.model.internals import supports_sdpa
 from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
 from tunesmith.model.quantize import is_quantized, keep_one_4bit_kernel, quantization_config
+from tunesmith.model.spread import loading, loads_in_pieces, opens_files
 from tunesmith.model.whole import judge, open_checked
 
 RECORD = "run.json"
@@ -98,25 +101,19 @@ def load_base(
     """
     section = resolved.config.model
     found = open_checked(section)
-    model, info = _open(
-        AutoModelForCausalLM.from_pretrained,
-        found.located,
-        section.model_name_or_path,
-        found.keywords
-        | {
-            "config": found.config,
-            "dtype": dtype or weights_dtype(resolved, precision),
-            "device_map": device.device_map,
-            "attn_implementation": choose_attention(
-                resolved, precision, device, supports_sdpa=_supports_sdpa(found.config)
-            ),
-            "quantization_config": quantization_config(
-                resolved.config.quantization, precision, spread=strategy.name == "fsdp2"
-            ),
-            "use_safetensors": True,
-            "output_loading_info": True,
-        },
-    )
+    in_pieces = loads_in_pieces(resolved, strategy, int(os.environ.get("WORLD_SIZE", "1")))
+    quantization = quantization_config(resolved.config.quantization, precision, spread=strategy.name == "fsdp2")
+    keywords = found.keywords | {
+        "config": found.config,
+        "dtype": dtype or weights_dtype(resolved, precision),
+        "device_map": {"": "meta"} if in_pieces and not opens_files(strategy) else device.device_map,
+        "attn_implementation": choose_attention(resolved, precision, device, supports_sdpa=supports_sdpa(found.config)),
+        "quantization_config": quantization,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+    with loading(strategy, in_pieces=in_pieces):
+        model, info = _open(AutoModelForCausalLM.from_pretrained, found.located, section.model_name_or_path, keywords)
     judge(info, section.model_name_or_path)
     _check_placed(model)
     if is_quantized(resolved.config.quantization):
@@ -315,14 +312,6 @@ def _open(opener: Any, located: str, name: str, keywords: dict[str, Any]) -> Any
     except Exception as error:  # the library raises many kinds here, and all mean the same to the user
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"the model cannot be loaded ({reason[:400]})", where=name) from error
-
-
-def _supports_sdpa(config: PreTrainedConfig) -> bool:
-    try:
-        model_class = AutoModelForCausalLM._model_mapping[type(config)]
-    except KeyError:
-        return True  # its own code; the library decides
-    return bool(getattr(model_class, "_supports_sdpa", True))
 
 
 def _check_placed(model: PreTrainedModel) -> None:

@@ -148,7 +148,7 @@ def _needs(step: Callable[..., Any]) -> set[str]:
 
 def _with_needs(only: Collection[str]) -> set[str]:
     wanted = set(only)
-    for name in reversed(STEPS):
+    for name in reversed(list(STEPS)):
         if name in wanted:
             wanted |= _needs(STEPS[name])
     return wanted
