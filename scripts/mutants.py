@@ -106,7 +106,7 @@ def _constants(value: object) -> Iterator[ast.AST]:
 
 
 def _calls(node: ast.Call) -> Iterator[ast.AST]:
-    for at in range(len(node.keywords)):
+    for at in [at for at, keyword in enumerate(node.keywords) if not _is_guard(node, keyword)]:
         yield _with(node, lambda new, at=at: new.keywords.pop(at))
     if isinstance(node.func, ast.Name) and node.func.id in NAMES:
         yield _with(node, lambda new: setattr(new.func, "id", NAMES[new.func.id]))
@@ -133,7 +133,7 @@ def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str, int | None, ast.AST
             if field in ("annotation", "returns", "decorator_list", "type_params", "bases") or _is_message(node, field):
                 continue
             for at, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
-                if not isinstance(child, ast.AST) or _is_text(child):
+                if not isinstance(child, ast.AST) or _is_text(child) or _is_guard(node, child):
                     continue
                 named = isinstance(child, (ast.FunctionDef, ast.ClassDef))
                 name = f"{inside}.{child.name}".lstrip(".") if named else inside
@@ -147,6 +147,12 @@ def _is_text(node: ast.AST) -> bool:
     docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     types = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal"
     return docstring or types or isinstance(node, (ast.Import, ast.ImportFrom, ast.JoinedStr))
+
+
+def _is_guard(node: ast.AST, child: ast.AST) -> bool:
+    """Whether it is ``strict`` of ``zip``, which changes no result but stops at a mistake in the code itself."""
+    called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+    return called == "zip" and isinstance(child, ast.keyword) and child.arg == "strict"
 
 
 def _is_message(node: ast.AST, field: str) -> bool:
