@@ -36,7 +36,7 @@ TESTS = {
     "data/collate": [f"{UNIT}/data/test_collate.py"],
     "data/masking": [f"{UNIT}/data/test_masking.py", f"{UNIT}/data/test_examples.py"],
     "evaluate/answers": [f"{UNIT}/evaluate/test_answers.py"],
-    "evaluate/loss": [f"{UNIT}/evaluate/test_loss.py"],
+    "evaluate/loss": [f"{UNIT}/evaluate/test_loss.py", f"{UNIT}/evaluate/test_loss_devices.py"],
     "train/checkpoint": [f"{UNIT}/train/test_checkpoint.py"],
     "train/start": [f"{UNIT}/train/test_start.py", "--deselect", f"{UNIT}/train/test_start.py::{TRAINS}"],
 }
@@ -86,7 +86,7 @@ def replacements(node: ast.AST) -> Iterator[ast.AST]:
         yield _with(node, lambda new: setattr(new, "test", ast.UnaryOp(ast.Not(), new.test)))
     elif isinstance(node, ast.Constant):
         yield from _constants(node.value)
-    elif isinstance(node, ast.Return) and node.value is not None:
+    elif isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
         yield ast.Return(None)
     elif isinstance(node, (ast.Continue, ast.Break)):
         yield ast.Break() if isinstance(node, ast.Continue) else ast.Continue()
@@ -196,7 +196,8 @@ def put_in_place(module: ModuleType, source: str) -> None:
     exec(compile(source, "mutant", "exec"), namespace)
     for name, new in namespace.items():
         old = vars(module).get(name)
-        if getattr(new, "__module__", module.__name__) != module.__name__ or name.startswith("__"):
+        defined = isinstance(new, (type, FunctionType))
+        if name.startswith("__") or isinstance(new, ModuleType) or (defined and new.__module__ != module.__name__):
             continue  # imported from elsewhere
         if isinstance(new, type):
             for attribute, member in vars(new).items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from tunesmith.report.folder import append_jsonl, read_jsonl, write_jsonl
 from tunesmith.report.plots import METRICS
@@ -61,15 +62,18 @@ class RunLog(TrainerCallback):
         self._listener = listener
         self._last_time = time.perf_counter()
 
+    @override
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._last_time = time.perf_counter()
 
+    @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_log = True  # the last step's loss is never left out
         if state.is_world_process_zero:
             self._listener.stepped(state.global_step, state.max_steps)
 
+    @override
     def on_log(
         self,
         args: TrainingArguments,
@@ -86,6 +90,7 @@ class RunLog(TrainerCallback):
             append_jsonl(self._path, entry)
         self._listener.logged(entry)
 
+    @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._listener.saved(self._path.parent / f"checkpoint-{state.global_step}")
 
@@ -101,5 +106,6 @@ class EarlyStopping(EarlyStoppingCallback):
     An evaluation whose metric is not a number counts as one without improvement.
     """
 
+    @override
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         return

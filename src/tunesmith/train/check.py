@@ -24,7 +24,7 @@ from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import DataError, ModelError, StorageError
 from tunesmith.model import memory
 from tunesmith.model.attention import choose_attention
-from tunesmith.model.device import Machine, seen
+from tunesmith.model.device import Machine, check_count, seen
 from tunesmith.model.memory import GIB, BatchShape, HostMemory, Memory
 from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.train.arguments import eval_interval
@@ -74,8 +74,8 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
     processes = processes or running()
     machine = machine_of(resolved, gpu, processes) if gpu is not None else None
     report = Report()
-    if gpu is None:
-        report.attempt(lambda: _check_devices(processes))
+    if gpu is None and processes != running():
+        report.attempt(lambda: check_count(processes.per_machine, seen(count_only=True)))
     with nothing_left(Path(resolved.config.training.output_dir)):
         setup = set_up(resolved, processes, machine=machine, problems=report.problems)
     if setup.has("data"):
@@ -86,20 +86,9 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
         report.attempt(lambda: choose_attention(resolved, setup.precision, setup.device))
     if gpu is None and setup.has("arguments"):  # they refuse some settings by themselves
         report.attempt(lambda: Arguments(**setup.arguments | {"report_to": "none"}))
-    if setup.has("precision"):
+    if setup.has("precision", "weights"):
         _check_memory(report, setup, elsewhere=gpu is not None)
     return report
-
-
-def _check_devices(processes: Processes) -> None:
-    """Refuse a plan for more processes than this machine has devices; on the cpu they share what there is."""
-    count = seen(count_only=True).count
-    if processes != running() and 0 < count < processes.per_machine:
-        raise ModelError(
-            f"{processes.per_machine} processes take a device each, and the number of visible CUDA devices is {count}",
-            where="launch.num_processes",
-            remedy="start fewer processes on each machine, or check with --gpu for another machine",
-        )
 
 
 def machine_of(resolved: Resolved, gpu: str, processes: Processes) -> Machine:

@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType
 def possible_on_cpu() -> Iterator[None]:
     """Let an ``Accelerator`` that is made meanwhile use FSDP2 on cpus.
 
-    accelerate 1.15 asks for processes on accelerators before it looks at its FSDP plugin, and falls back to copies in
+    accelerate asks for processes on accelerators before it looks at its FSDP plugin, and falls back to copies in
     silence; torch's FSDP2 itself works on cpus.
     """
     state = PartialState()

@@ -22,6 +22,7 @@ from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
+from tunesmith.model.internals import attention_of
 from tunesmith.model.load import load_model
 from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.segments import keep_examples_apart
@@ -143,6 +144,7 @@ def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     if setup.samples is not None:
         setup.samples.show_in(trainer.callback_handler.callbacks)
         trainer.add_callback(setup.samples)
+    trainer.check_callbacks()
     if is_main_process():
         begin_folder(folder, setup.resolved, command, facts, setup.data, setup.resume)
         listener.on_start(facts)
@@ -192,7 +194,7 @@ def describe(setup: Setup, trainer: Trainer) -> dict[str, Any]:
             "held": held + (" with LoRA" if resolved.config.adapter.use_lora else ", every weight trained"),
             "precision": precision.dtype,
             "precision_reason": precision.reason,
-            "attention": trainer.model.config._attn_implementation,
+            "attention": attention_of(trainer.model),
             "device": str(trainer.args.device),
         },
         "data": {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy
@@ -177,6 +178,7 @@ class Samples(TrainerCallback):
         """Show the answers also in the trackers among the trainer's callbacks."""
         self._trackers = callbacks
 
+    @override
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:

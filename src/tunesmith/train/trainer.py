@@ -1,6 +1,7 @@
 """TRL's SFTTrainer with finished examples, the loss of ``loss.py``, checked numbers and committed checkpoints.
 
-Together with ``arguments.py`` and ``run.py`` this is all that knows Trainer and TRL names.
+Together with ``arguments.py`` and ``upstream.py`` this is all that knows Trainer and TRL names; the latter tells why
+each hook is overridden, and refuses libraries that do not call it any more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
 from transformers import set_seed
+from transformers.trainer_callback import CallbackHandler
 from trl import SFTConfig, SFTTrainer
+from typing_extensions import override
 
 from tunesmith.config.strategy import Strategy
 from tunesmith.data.batching import FilledSampler, LengthGroupedSampler
@@ -29,6 +32,7 @@ from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, toke
 from tunesmith.evaluate.untouched import untouched
 from tunesmith.train import checkpoint, fsdp
 from tunesmith.train.processes import process_seed
+from tunesmith.train.upstream import base_of, check_overrides, constructed
 
 GenerationMetrics = Callable[[torch.nn.Module, int, dict[str, float]], dict[str, float]]
 """Generates answers with the model as it is after a step and scores them; given are also the figures of its tokens."""
@@ -38,15 +42,15 @@ GenerationMetrics = Callable[[torch.nn.Module, int, dict[str, float]], dict[str,
 class Arguments(SFTConfig):
     """SFTConfig of a process that computes on one device, which need not be the first one that it sees.
 
-    transformers (5.23, ``TrainingArguments._setup_devices``) takes cuda:0 and replicates the model over all visible
-    devices (``DataParallel``) where a single process sees several. Here several are used only by a model that is laid
-    over them.
+    transformers takes cuda:0 and replicates the model over all visible devices (``DataParallel``) where a single
+    process sees several. Here several are used only by a model that is laid over them.
     """
 
     device_index: int = 0
     """Number of the CUDA device among the visible ones; in a run of several processes accelerate gives each its own."""
 
     @cached_property
+    @override
     def _setup_devices(self) -> torch.device:
         device: torch.device = super()._setup_devices
         self._n_gpu = min(self._n_gpu, 1)
@@ -82,20 +86,17 @@ class Trainer(SFTTrainer):
         complete_checkpoint: Callable[[Path], None] = lambda folder: None,
         **keywords: Any,
     ) -> None:
-        # SFTTrainer rounds trainable weights over a quantized base to bfloat16, where small updates vanish; they are
-        # float32 by choice here, so their values and type are put back.
-        trainable = {name: p.data for name, p in keywords["model"].named_parameters() if p.requires_grad}
-        super().__init__(**keywords)
-        for name, parameter in self.model.named_parameters():
-            if name in trainable:
-                parameter.data = trainable[name]
+        check_overrides(Arguments)
+        check_overrides(Trainer, sets=["model_accepts_loss_kwargs"])
+        with constructed(keywords["model"]):
+            super().__init__(**keywords)
         self._eval_collator = eval_collator
         self._generation_metrics = generation_metrics
         self._generate_every = generate_every
         self._keep_checkpoints = keep_checkpoints
         self._loraplus_lr_ratio = loraplus_lr_ratio
         self._complete_checkpoint = complete_checkpoint
-        self._chosen_positions = keeps_logits(self._base_model())
+        self._chosen_positions = keeps_logits(base_of(self.model))
         # compute_loss divides by the tokens of the whole step, so the trainer must neither divide again nor keep the
         # count to itself (the accumulation fault of 2024).
         self.model_accepts_loss_kwargs = True
@@ -104,9 +105,7 @@ class Trainer(SFTTrainer):
         self._tokens: torch.Tensor | int = 0
         self._tokens_since = time.perf_counter()
 
-    def _base_model(self) -> torch.nn.Module:
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-
+    @override
     def create_accelerator_and_postprocess(self) -> None:
         with fsdp.possible_on_cpu() if self.args.fsdp else nullcontext():
             super().create_accelerator_and_postprocess()
@@ -123,8 +122,18 @@ class Trainer(SFTTrainer):
         if taken != strategy.name:
             raise ModelError(f"the strategy is {strategy.name}, and the libraries took {taken}", where=strategy.origin)
 
+    def check_callbacks(self) -> None:
+        """Refuse libraries that do not call what ours among the callbacks override.
+
+        Raises:
+            ModelError: they do not.
+        """
+        for callback in self.callback_handler.callbacks:
+            check_overrides(type(callback), callers=[transformers.Trainer, CallbackHandler])
+
     # ---- training ----
 
+    @override
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Rows of like lengths together, where that is the layout; else transformers' random order.
 
@@ -143,6 +152,7 @@ class Trainer(SFTTrainer):
             sampler = SeedableRandomSampler(range(number), generator=torch.Generator(), data_seed=self.args.data_seed)
         return sampler if number == len(lengths) else FilledSampler(sampler, len(lengths))
 
+    @override
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of one optimizer step and the number of labelled tokens in them, over all processes."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -152,6 +162,7 @@ class Trainer(SFTTrainer):
             self._tokens = self._tokens + (batch["input_ids"].numel() if mask is None else mask.sum())
         return batches, num_items
 
+    @override
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         """Weight of all labelled tokens of one step, over all processes; without weights that is their number."""
         if not batch_samples:
@@ -162,6 +173,7 @@ class Trainer(SFTTrainer):
             weight = self.accelerator.gather(weight).sum()
         return weight / (self.get_tp_size() * self.get_cp_size() * self.get_sp_size())
 
+    @override
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -180,11 +192,13 @@ class Trainer(SFTTrainer):
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return loss.to(self.args.device)  # a model that is spread over devices may end on another one
 
+    @override
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
         return loss
 
+    @override
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """The gradient norm; raises before the optimizer can use a loss or gradient that is not finite."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -202,6 +216,7 @@ class Trainer(SFTTrainer):
             )
         return grad_norm
 
+    @override
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """transformers' optimizer, or LoRA+ (two learning rates) on the same class."""
         if self._loraplus_lr_ratio is None or self.optimizer is not None:
@@ -223,17 +238,19 @@ class Trainer(SFTTrainer):
 
     # ---- evaluation ----
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader[Any]:
+    def _eval_batches(self, eval_dataset: Any) -> torch.utils.data.DataLoader[Any]:
         training_collator, self.data_collator = self.data_collator, self._eval_collator
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            return self.get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = training_collator
 
+    @override
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Evaluation rows in their own order, whatever the layout of training."""
         return SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
+    @override
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -245,7 +262,7 @@ class Trainer(SFTTrainer):
         # counted in the history, which a checkpoint keeps, so that a resumed run generates at the same evaluations
         earlier = sum(f"{metric_key_prefix}_loss" in entry for entry in self.state.log_history)
         with untouched(self.model):
-            metrics = self._token_metrics(self.get_eval_dataloader(eval_dataset))
+            metrics = self._token_metrics(self._eval_batches(eval_dataset))
             if self._generation_metrics is not None and earlier % self._generate_every == 0:
                 model = self.accelerator.unwrap_model(self.model)
                 with self.accelerator.autocast():  # PEFT generates past the forward pass that the trainer wrapped
@@ -275,6 +292,7 @@ class Trainer(SFTTrainer):
 
     # ---- logging and saving ----
 
+    @override
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             seconds = time.perf_counter() - self._tokens_since
@@ -283,6 +301,7 @@ class Trainer(SFTTrainer):
             self._tokens, self._tokens_since = 0, time.perf_counter()
         super().log(logs, start_time)
 
+    @override
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         # a pickle of the arguments helps nobody who has run.json, and pickles are not opened here
@@ -293,6 +312,7 @@ class Trainer(SFTTrainer):
         rows = args.per_device_train_batch_size
         return checkpoint.Batches(args.world_size, rows, rows * args.world_size * args.gradient_accumulation_steps)
 
+    @override
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Continue this process's random streams; where another number of processes wrote the checkpoint there are
         none to continue, and new ones begin."""
@@ -304,6 +324,7 @@ class Trainer(SFTTrainer):
     def _rng_file(self) -> str:
         return f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
 
+    @override
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Whether this evaluation is the best one so far; if the best model is to be kept, it is saved at once.
 
@@ -314,6 +335,7 @@ class Trainer(SFTTrainer):
             self.control.should_save = True
         return is_best
 
+    @override
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         former = self.state.best_model_checkpoint
         transformers.Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would add a model card of its own

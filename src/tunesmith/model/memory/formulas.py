@@ -127,6 +127,7 @@ def estimate(
     sharing = chosen(resolved) if strategy is None else named(strategy, nvme_path="nvme")
     training = resolved.config.training
     model = skeleton(resolved, precision)
+    loaded = weight_bytes(model, resolved)
     trainable, parameters = trainable_parameters(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     stepped = [torch.empty_like(part, dtype=torch.float32) for part in trained] if sharing.uses_deepspeed else trained
@@ -141,8 +142,7 @@ def estimate(
     unpacked = max(
         (tensor_bytes(part.weight) for part in model.modules() if isinstance(part, QuantizedLinear)), default=0
     )
-    loaded = weight_bytes(model, resolved)
-    whole = _Parts(loaded, sum(map(tensor_bytes, trained)), states, step_work)
+    whole = _Parts(weight_bytes(model, resolved), sum(map(tensor_bytes, trained)), states, step_work)
     parts = _shared(whole, model, precision, sharing, num_processes)
     kept = activations(model, resolved, precision, batch)
     loss = batch.rows * batch.labelled * model.config.get_text_config().vocab_size * BYTES_PER_LOGIT
