@@ -122,6 +122,9 @@ def test_weights_of_spans_lie_on_their_tokens(mistral_tokenizer: Any) -> None:
         assert weight == (0.5 if first else 2.0 if last else 1.0)  # a weight without loss weighs nothing
         assert (label != IGNORE_INDEX) == (first or last)
     assert example(item, mistral_tokenizer).weights is None
+    spans[1] = replace(spans[1], weight=0.0)  # an answer that weighs nothing has no label either
+    made = example(replace(item, spans=tuple(spans)), mistral_tokenizer)
+    assert [at for at, label in enumerate(made.labels) if label != IGNORE_INDEX] == [*range(ends[2], len(made.labels))]
 
 
 def test_a_row_teaches_nothing_on_purpose_where_every_answer_weighs_nothing() -> None:
