@@ -113,7 +113,7 @@ def test_filled_order_has_every_row_once_and_the_fillers_last() -> None:
 def test_joined_examples_keep_their_labels_and_have_weights_only_where_asked() -> None:
     one, other = example(2, "f:1"), replace(example(3, "f:2"), labels=[IGNORE_INDEX, 7, 8])
     assert joined([one, other]) == {
-        "input_ids": one.input_ids + other.input_ids, "labels": one.labels + [IGNORE_INDEX, 7, 8], "lengths": [2, 3],
+        "input_ids": one.input_ids + other.input_ids, "labels": [*one.labels, IGNORE_INDEX, 7, 8], "lengths": [2, 3],
         "origins": ["f:1", "f:2"],
     }  # fmt: skip
 
