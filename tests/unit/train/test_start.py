@@ -91,8 +91,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
         check_writable(file)
     with pytest.raises(StorageError, match="cannot write there: Not a directory"):
         check_writable(file / "run")
-    with pytest.raises(StorageError, match="is a file, not a folder"):
-        check_folder(settings(file))
+    for asked in (check_folder, starting_point):
+        with pytest.raises(StorageError, match="is a file, not a folder"):
+            asked(settings(file))
     monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("no room")))
     with pytest.raises(StorageError, match="cannot write there: no room"):
         check_writable(tmp_path / "new")
