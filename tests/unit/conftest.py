@@ -8,22 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedTokenizerFast,
-)
 
+from tiny_models import VOCABULARY, build, write_tokenizer
 from tunesmith import notices
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.resolve import Resolved, from_values
-
-VOCABULARY = 96
 
 
 @pytest.fixture
@@ -38,31 +27,12 @@ def make_tokenizer() -> Callable[..., None]:
     return write_tokenizer
 
 
-def write_tokenizer(folder: Path, **special: str) -> None:
-    """A character tokenizer whose vocabulary holds <unk>, <s>, </s>, <pad>; only the ``special`` ones have a role."""
-    names = ["<unk>", "<s>", "</s>", "<pad>", *[chr(code) for code in range(32, 122)]]
-    backend = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special).save_pretrained(folder)
-
-
-def _build(kind: str) -> Any:
-    torch.manual_seed(7)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    common = {"vocab_size": VOCABULARY, "max_position_embeddings": 64, "num_key_value_heads": 2}
-    if kind == "llama":
-        return LlamaForCausalLM(LlamaConfig(**sizes, **common, tie_word_embeddings=True))
-    if kind == "mistral":
-        return MistralForCausalLM(MistralConfig(**sizes, **common, sliding_window=None, tie_word_embeddings=False))
-    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=64))
-
-
 @pytest.fixture(scope="session")
 def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the models ``llama`` (tied head), ``mistral`` (own head) and ``gpt2``, each with its tokenizer."""
     home = tmp_path_factory.mktemp("models")
     for kind in ("llama", "mistral", "gpt2"):
-        _build(kind).save_pretrained(home / kind)
+        build(kind).save_pretrained(home / kind)
         write_tokenizer(home / kind, bos_token="<s>", eos_token="</s>")
     return home
 

@@ -66,8 +66,10 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
 def _train_in_ranks(resolved: Resolved, program: Sequence[str], num_processes: int, *, as_json: bool) -> int:
     """Start the ranks of this machine, wait for them, and tell the result where rank 0 ran."""
     from tunesmith.launch.torchrun import launch
+    from tunesmith.model.device import check_count, seen
     from tunesmith.train.result import read_result
 
+    check_count(num_processes, seen(count_only=True))
     launch(resolved, program, num_processes)
     return show(read_result(resolved), as_json=as_json) if not resolved.config.launch.node_rank else 0
 

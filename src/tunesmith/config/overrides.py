@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tunesmith.config.draft import COMMAND_LINE, Setting
 from tunesmith.config.names import NameTable, Spelling, leaf_type
@@ -33,7 +33,7 @@ def parse_overrides(tokens: Sequence[str], names: NameTable) -> list[Setting]:
             settings.append(_long_option(token, rest, names))
         elif "=" in token:
             name, _, text = token.partition("=")
-            name = name.replace("-", "_").lstrip("+")
+            name = _plain(name)
             spelling = names.find(name, COMMAND_LINE)
             settings.append(Setting(name, parse_value(text, spelling), COMMAND_LINE, spelling))
         else:
@@ -57,7 +57,7 @@ def _long_option(token: str, rest: list[str], names: NameTable) -> Setting:
     if equals:
         return Setting(name, parse_value(text, spelling), COMMAND_LINE, spelling)
     if _takes_boolean(spelling) and not (rest and rest[0].lower() in (_BOOLEANS | dict.fromkeys(_NOTHING))):
-        accepts_text = rest and not rest[0].startswith("--") and _is_valid(rest[0], spelling)
+        accepts_text = rest and not _is_setting(rest[0], names) and _is_valid(rest[0], spelling)
         if not accepts_text:
             return Setting(name, True, COMMAND_LINE, spelling)
     if not rest or rest[0].startswith("--"):
@@ -67,6 +67,15 @@ def _long_option(token: str, rest: list[str], names: NameTable) -> Setting:
         values.append(rest.pop(0))
     value = parse_value(values[0], spelling) if len(values) == 1 else values
     return Setting(name, value, COMMAND_LINE, spelling)
+
+
+def _is_setting(token: str, names: NameTable) -> bool:
+    return token.startswith("--") or ("=" in token and _plain(token.partition("=")[0]) in names)
+
+
+def _plain(name: str) -> str:
+    """A name as the table spells it; Hydra writes ``+name`` for one that is new."""
+    return name.replace("-", "_").lstrip("+")
 
 
 def parse_value(text: str, spelling: Spelling) -> Any:
@@ -102,7 +111,7 @@ def _written_type(spelling: Spelling) -> Any:
 
 
 def _adapter(spelling: Spelling) -> TypeAdapter[Any]:
-    return TypeAdapter(_written_type(spelling), config=ConfigDict(strict=True))
+    return TypeAdapter(_written_type(spelling))
 
 
 def _is_valid(text: str, spelling: Spelling) -> bool:

@@ -40,7 +40,7 @@ class ModelSection(Section):
     attn_implementation: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     """Attention; ``auto`` takes FlashAttention 2 where it is installed and the device has it, else sdpa."""
     device_map: str = "auto"
-    """``auto`` spreads the model over the visible accelerators (cpu without one); or one, ``cuda:0``, ``cpu``."""
+    """``auto`` spreads the model over the visible accelerators (none: cpu); or one: ``cuda:0``, ``mps``, ``cpu``."""
     trust_remote_code: bool = False
     """Asks to run code that comes with the model; works only together with the flag ``--allow_remote_code``."""
     allow_remote_code: bool = False
@@ -354,7 +354,7 @@ class LaunchSection(Section):
     """Devices, processes and machines."""
 
     gpu_id: NonNegativeInt | None = None
-    """The accelerator to use; unset means all visible ones."""
+    """The accelerator to use, counted within ``CUDA_VISIBLE_DEVICES``; unset means all visible ones."""
     distributed_training: bool = False
     """One process for each visible accelerator; written as false, one process, which ``device_map`` auto spreads."""
     num_processes: PositiveInt | None = None

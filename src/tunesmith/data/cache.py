@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import __version__
+from tunesmith.config import places
 from tunesmith.config.schema import DataSection
 from tunesmith.data.files import local_files
 from tunesmith.data.row import Row
@@ -28,7 +29,6 @@ from tunesmith.notices import notify
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VARIABLE = "TUNESMITH_CACHE"
 ABOUT = "about.json"
 PREFIX, UNFINISHED = "data-", ".unfinished-"
 ABANDONED = 7 * 24 * 3600
@@ -49,11 +49,7 @@ class Entry:
 
 def cache_folder(data: DataSection | None = None) -> Path:
     """Where prepared data is kept: the setting, else ``TUNESMITH_CACHE``, else the user's cache folder."""
-    if data is not None and data.cache_dir:
-        return Path(data.cache_dir).expanduser()
-    if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith"
+    return places.cache_folder(None if data is None else data.cache_dir)
 
 
 def key_of(data: DataSection, tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -148,7 +144,7 @@ def new_stage(folder: Path) -> Path:
         raise StorageError(
             f"prepared data cannot be kept there ({error.strerror or error})",
             where=str(folder),
-            remedy=f"set cache_dir or {VARIABLE} to a folder that can be written, or cache: false",
+            remedy=f"set cache_dir or {places.VARIABLE} to a folder that can be written, or cache: false",
         ) from error
 
 

@@ -34,7 +34,7 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, add_bos: bool | None = None) -> None:
         self.tokenizer = tokenizer
         # The same ids as the tokenizer's own call gives, in half the time: no offsets, no masks, no dictionaries.
-        self._backend = tokenizer._tokenizer if _is_plain(tokenizer) else None
+        self._backend = tokenizer.backend_tokenizer if _is_plain(tokenizer) else None
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end token", remedy="set model.eos_token")
         self.eos_token_id: int = int(tokenizer.eos_token_id)

@@ -16,6 +16,7 @@ from transformers import ContinuousBatchingConfig, PreTrainedModel
 from tunesmith.errors import ModelError
 from tunesmith.evaluate.decoding import Decoding, Job, device_of, keeps_plain_cache
 from tunesmith.model.adapters import base_of
+from tunesmith.model.internals import attention_of
 
 PAGE = 32
 """Tokens of a page of the cache on CPUs, where the library's own choice would claim most of the memory."""
@@ -49,9 +50,10 @@ def continuous(
     """
     base: Any = base_of(model)
     device = device_of(model)
-    if not keeps_plain_cache(model) or base.config._attn_implementation not in ("sdpa", "flash_attention_2"):
+    attention = attention_of(base)
+    if not keeps_plain_cache(model) or attention not in ("sdpa", "flash_attention_2"):
         raise ModelError(
-            f"{type(base).__name__} with {base.config._attn_implementation} attention has no continuous batching",
+            f"{type(base).__name__} with {attention} attention has no continuous batching",
             remedy="set generation_engine transformers",
         )
     if torch.is_autocast_enabled(device.type):

@@ -103,6 +103,8 @@ def identity(model: PreTrainedModel) -> dict[str, Any]:
     """
     import torch
 
+    from tunesmith.model.internals import attention_of
+
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -115,7 +117,7 @@ def identity(model: PreTrainedModel) -> dict[str, Any]:
             name: json.dumps(config.to_dict(), sort_keys=True, default=_plain)
             for name, config in getattr(model, "peft_config", {}).items()
         },
-        "attention": model.config._attn_implementation,
+        "attention": attention_of(model),
         "device": device,
         "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None,
         "versions": versions(),

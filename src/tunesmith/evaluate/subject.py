@@ -15,7 +15,7 @@ from tunesmith.config.load import resolve_draft
 from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import parse_overrides
 from tunesmith.config.resolve import Resolved, from_values
-from tunesmith.errors import ConfigError, UnsafeError
+from tunesmith.errors import ConfigError, ModelError, UnsafeError
 from tunesmith.report.record import RECORD, TASK_FUNCTION, Record, read_record
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def find_subject(name: str | Path, settings: Sequence[str] = ()) -> Subject:
         ModelError: there is no such model.
         UnsafeError: it would run code, or open a pickle, that nobody allowed.
     """
-    from tunesmith.model.adapters import ADAPTER_CONFIG
+    from tunesmith.model.adapter_config import ADAPTER_CONFIG
 
     path = Path(name)
     for home in (path, path.absolute().parent) if path.is_dir() else ():
@@ -128,9 +128,12 @@ def _refuse_recorded_function(record: Record, resolved: Resolved) -> None:
 
 def _of_adapter(name: str, path: Path, settings: Sequence[str]) -> Subject:
     from tunesmith.export.inference import settings_of
-    from tunesmith.model.adapters import read_lora_config
+    from tunesmith.model.adapter_config import read_lora_config
 
-    base = {"model.model_name_or_path": read_lora_config(path).base_model_name_or_path}
+    named = read_lora_config(path).base_model_name_or_path
+    if not named:
+        raise ModelError("the adapter does not name its base", where=name, remedy="write it into adapter_config.json")
+    base = {"model.model_name_or_path": named}
     return _trained(name, path, _with_settings(from_values(base | settings_of(path)), settings), None)
 
 

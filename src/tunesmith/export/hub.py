@@ -18,7 +18,7 @@ from typing import Any
 from tunesmith.errors import ModelError, StorageError, TunesmithError, UnsafeError
 from tunesmith.export.card import CARD, Kind, read_records, render, run_folder_of, shorten_folders
 from tunesmith.export.proof import PROOF
-from tunesmith.model.adapters import ADAPTER_CONFIG
+from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.report.record import RECORD, read_record
 
 PUSHED = (

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from tunesmith.config.resolve import from_values
 from tunesmith.config.schema import EvaluationSection, Section
 from tunesmith.data.chat_template import ChatRenderer
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.formats import DEFAULT_MARKER, QUERIES
 from tunesmith.data.row import Row
 from tunesmith.data.templates import Renderer, StringRenderer
-from tunesmith.errors import ModelError
+from tunesmith.errors import ConfigError, ModelError
 from tunesmith.report.folder import read_json, write_json
 
 if TYPE_CHECKING:
@@ -192,12 +193,16 @@ def read(folder: str | Path) -> Contract | None:
                 where=str(path),
                 remedy="use the tunesmith that wrote it, or a newer one",
             )
-        return Contract.model_validate_json(text)
+        contract = Contract.model_validate_json(text)
+        from_values({"model.model_name_or_path": str(folder)} | contract.settings)
+        return contract
+    except ConfigError as error:
+        raise ModelError(f"its settings cannot be used ({error})", where=str(path)) from error
     except ValidationError as error:
         first = error.errors()[0]
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise ModelError(f"cannot be used ({what})", where=str(path)) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"cannot be read ({error})", where=str(path)) from error
 
 

@@ -22,10 +22,13 @@ from tunesmith.export import proof, shards
 from tunesmith.export.card import run_folder_of, write_card
 from tunesmith.export.save import save_model, write_generation_defaults
 from tunesmith.model import source
-from tunesmith.model.adapters import ADAPTER_CONFIG, load_adapter_strictly
+from tunesmith.model.adapter_config import ADAPTER_CONFIG
+from tunesmith.model.adapters import load_adapter_strictly
+from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.load import ModelSpec, load_from_spec, model_spec
 from tunesmith.model.precision import Precision
 from tunesmith.model.quantize import dequantized_weights, is_quantized, use_dequantized_weights
+from tunesmith.model.whole import open_checked
 from tunesmith.notices import notify
 from tunesmith.report.folder import write_json
 from tunesmith.report.record import versions
@@ -166,17 +169,17 @@ def fold_in_memory(how: ModelSpec, base: BaseKind) -> PreTrainedModel:
     """The whole base in float32 with the adapter folded in."""
     quantized = base == "trained" and is_quantized(how.resolved.config.quantization)
     section = how.resolved.config.model
-    located = source.locate(section.model_name_or_path, section.revision)
+    found = open_checked(section)
     plain: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        located,
+        found.located,
         dtype=torch.float32 if base == "original" else how.weight_dtype,
         use_safetensors=True,
-        **source.loading_keywords(section, located),
+        **found.keywords,
     )
     plain = plain.float()
     if quantized:
         _take_dequantized(plain, load_from_spec(how).model)
-    adapted = load_adapter_strictly(plain, how.folder, how.base_fingerprint(), how.checksum)
+    adapted = load_adapter_strictly(plain, how.folder, how.base_folder(), how.checksum)
     merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     _untie_if_different(merged)
     merged.config.use_cache = True
@@ -229,7 +232,7 @@ def _circumstances(how: ModelSpec, questions: proof.Questions, base: BaseKind) -
         "prompts": {"kind": questions.kind, "sources": list(questions.sources)},
         "positions": f"the last {proof.MAX_POSITIONS} of each prompt with its answer",
         "reloaded": "in a new process, by plain transformers",
-        "base_fingerprint": how.base_fingerprint(),
+        "base_fingerprint": fingerprint(how.base_folder()),
     }
 
 

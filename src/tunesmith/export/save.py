@@ -25,8 +25,8 @@ from tunesmith.errors import StorageError
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract
 from tunesmith.model import source
+from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.adapters import (
-    ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     CHECKSUM_KEY,
     FINGERPRINT_KEY,

@@ -19,20 +19,23 @@ from peft.tuners.lora import Embedding, Linear
 from peft.tuners.lora.layer import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from tunesmith.errors import ModelError, StorageError
 from tunesmith.export.save import file_mode
 from tunesmith.model import source
-from tunesmith.model.adapters import load_adapter_strictly, read_lora_config
+from tunesmith.model.adapter_config import read_lora_config
+from tunesmith.model.adapters import load_adapter_strictly
+from tunesmith.model.headers import INDEX, read_headers
+from tunesmith.model.internals import keeps_some_weights_in_float32
 from tunesmith.model.load import ModelSpec
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.quantize import quantization_config, rounded_as_loaded
+from tunesmith.model.whole import open_checked
 from tunesmith.report.folder import write_json
 
-INDEX = "model.safetensors.index.json"
 _PATTERN = "model{suffix}.safetensors"
 
 
@@ -54,18 +57,14 @@ class Base:
 def open_base(how: ModelSpec) -> Base:
     """Look at the base's files and build the model's shape; no weight is read."""
     section = how.resolved.config.model
-    located = source.locate(section.model_name_or_path, section.revision)
-    keywords = source.loading_keywords(section, located)
-    files: dict[str, Path] = {}
-    for file in source.weight_files(source.local_folder(located, section.revision)):
-        with safe_open(file, framework="pt") as tensors:
-            files |= dict.fromkeys(tensors.keys(), file)
-    config = AutoConfig.from_pretrained(located, **keywords)
+    found = open_checked(section)
+    folder = source.local_folder(found.located, section.revision)
+    files = {name: header.file for name, header in read_headers(folder).items()}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, trust_remote_code=keywords["trust_remote_code"]
+            found.config, dtype=torch.float32, trust_remote_code=found.keywords["trust_remote_code"]
         )
-    return Base(files, model, located)
+    return Base(files, model, found.located)
 
 
 def saved_names(model: PreTrainedModel) -> list[str]:
@@ -83,7 +82,7 @@ def obstacle(base: Base, adapted: PeftModel, *, rounds: bool) -> str | None:
     model = base.model
     if model.is_custom_code():
         return "the model brings its own code"
-    if rounds and (model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict):
+    if rounds and keeps_some_weights_in_float32(model):
         return "this architecture keeps some weights in float32 whatever it is loaded in"
     if set(base.files) != set(saved_names(model)):
         return "the base's files name their tensors otherwise than the model does"
@@ -179,7 +178,7 @@ def fold(how: ModelSpec, base: Base, *, original: bool) -> tuple[Fold | None, st
     weight_dtype = torch.float32 if original else how.weight_dtype
     if mutates_base(read_lora_config(how.folder).init_lora_weights):
         return None, "the adapter took its start out of the base"
-    adapted = load_adapter_strictly(open_base(how).model, how.folder, how.base_fingerprint(), how.checksum)
+    adapted = load_adapter_strictly(open_base(how).model, how.folder, how.base_folder(), how.checksum)
     why_not = obstacle(base, adapted, rounds=bits is not None or weight_dtype != torch.float32)
     if why_not is not None:
         return None, why_not

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,10 +132,11 @@ def suggest(
     sampler = optuna.samplers.TPESampler(seed=trial_seed, constant_liar=True)
     study = optuna.create_study(direction="minimize" if mode == "min" else "maximize", sampler=sampler)
     running = optuna.trial.TrialState.RUNNING
-    for settings, known in [
+    told: list[tuple[Mapping[str, Any], dict[str, Any]]] = [
         *((settings, {"value": value}) for settings, value in results),
         *((settings, {"state": running}) for settings in under_way),
-    ]:
+    ]
+    for settings, known in told:
         params = {param.name: _value(param, settings[param.name]) for param in space}
         study.add_trial(optuna.create_trial(params=params, distributions=distributions, **known))
     suggested = study.ask(distributions).params

@@ -21,11 +21,13 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import AdapterSection
 from tunesmith.errors import ModelError, UnsafeError
+from tunesmith.model.adapter_config import ADAPTER_CONFIG, check_patterns, read_lora_config
+from tunesmith.model.fingerprint import is_fingerprint_of
+from tunesmith.model.headers import few
 from tunesmith.model.precision import mutates_base
 from tunesmith.notices import notify
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 FINGERPRINT_KEY = "base_fingerprint"
 """Key in the metadata of the adapter's weights file: it travels with the weights."""
 CHECKSUM_KEY = "adapter_checksum"
@@ -34,6 +36,7 @@ CHECKSUM_KEY = "adapter_checksum"
 _NOT_IN_CHECKSUM = frozenset(["base_model_name_or_path", "revision", "inference_mode", "peft_version"])
 """Keys of ``adapter_config.json`` that say nothing about what the adapter computes (the base has its fingerprint)."""
 
+_IS_A = re.compile(r"lora_(?:embedding_)?A(?:$|\.)")
 _INITIALS = re.compile(r"gaussian|orthogonal|olora|pissa|pissa_niter_[1-9]\d*")
 
 
@@ -94,6 +97,7 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
             that are not quantized.
     """
     names = [name for name, _ in model.named_modules()]
+    check_patterns(config, names)
     targets = [] if isinstance(config.target_modules, str) else sorted(config.target_modules or ())
     for setting, wanted in (("target_modules", targets), ("modules_to_save", config.modules_to_save or [])):
         lost = [target for target in wanted if not any(_matches(name, target) for name in names)]
@@ -116,6 +120,23 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
         )
 
 
+def check_rank(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Refuse a rank beyond the greatest width of the model's layers, before anything of that size is allocated.
+
+    Raises:
+        ModelError: it names the rank.
+    """
+    kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+    sizes = [parameter.shape for part in model.modules() if isinstance(part, kinds) for parameter in [part.weight]]
+    widest = 2 * max((size for shape in sizes for size in shape), default=0)  # PiSSA's portable form has twice the rank
+    rank = max([config.r, *(config.rank_pattern or {}).values()])
+    if widest and rank > widest:
+        raise ModelError(
+            f"the adapter's rank {rank} is greater than any of the model's layers is wide",
+            remedy="set a smaller lora_r",
+        )
+
+
 def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """Put a fresh adapter on a model; everything that is trained is held in float32, whatever the base is held in.
 
@@ -125,6 +146,7 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         ModelError: see ``check_targets``; or PEFT refuses the settings for this model.
     """
     check_targets(model, config)
+    check_rank(model, config)
     try:
         adapted = get_peft_model(model, config)
     except (ValueError, TypeError) as error:
@@ -166,25 +188,6 @@ def portable_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> tupl
     return portable, LoraConfig(
         **{key: value for key, value in values.items() if key in LoraConfig.__dataclass_fields__}
     )
-
-
-def read_lora_config(folder: Path) -> LoraConfig:
-    """The configuration of a saved adapter.
-
-    Raises:
-        ModelError: there is none, or it is not a LoRA adapter for a causal language model.
-    """
-    if not (folder / ADAPTER_CONFIG).is_file():
-        raise ModelError(f"has no {ADAPTER_CONFIG}", where=str(folder))
-    try:
-        config = LoraConfig.from_pretrained(str(folder))
-    except Exception as error:  # whatever is wrong in it, it is this file
-        raise ModelError(
-            f"the adapter's configuration cannot be read ({error})", where=str(folder / ADAPTER_CONFIG)
-        ) from error
-    if not isinstance(config, LoraConfig):
-        raise ModelError("is not a LoRA adapter", where=str(folder))
-    return config
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +235,14 @@ def read_adapter(folder: Path) -> AdapterFile:
 
 
 def load_adapter_strictly(
-    model: PreTrainedModel, folder: Path, base_fingerprint: str | None, recorded_checksum: str | None = None
+    model: PreTrainedModel, folder: Path, base: Path | None, recorded_checksum: str | None = None
 ) -> PeftModel:
     """Put a saved adapter on its base, frozen and in evaluation mode; every tensor must be there, and no other.
 
     A base on the meta device gets the adapter's weights alone.
 
     Args:
-        base_fingerprint: that of the base; None skips the comparison.
+        base: folder of the base's files, whose fingerprint is compared; None skips the comparison.
         recorded_checksum: what the run's record says of this adapter, where there is one.
 
     Raises:
@@ -248,15 +251,16 @@ def load_adapter_strictly(
     """
     path = folder / ADAPTER_WEIGHTS
     file = read_adapter(folder)
+    config = read_lora_config(folder)
+    _compare_ranks(file.tensors, config, path)
     if file.base_fingerprint is None:
         notify(f"{folder}: the adapter does not say which base it was trained on; only names and shapes are compared")
-    elif base_fingerprint is not None and file.base_fingerprint != base_fingerprint:
+    elif base is not None and not is_fingerprint_of(file.base_fingerprint, base):
         raise ModelError(
             "the adapter was trained on another base (fingerprints differ)",
             where=str(folder),
             remedy=f"give the base that {ADAPTER_CONFIG} names, in the revision that was trained",
         )
-    config = read_lora_config(folder)
     config.inference_mode = False  # so that what was trained whole is held in float32 here as it was there
     adapted = attach_adapter(model, config)
     _compare(file.tensors, get_peft_model_state_dict(adapted, save_embedding_layers=False), path)
@@ -294,6 +298,18 @@ def _check_unchanged(file: AdapterFile, folder: Path, recorded: str | None) -> N
         )
 
 
+def _compare_ranks(tensors: Mapping[str, torch.Tensor], config: LoraConfig, path: Path) -> None:
+    """A rank that no tensor has would be allocated before shapes are compared."""
+    held = {tensor.shape[0] for name, tensor in tensors.items() if _IS_A.search(name) and tensor.dim()}
+    wanted = {*(config.rank_pattern or {}).values()} or {config.r}
+    lost = sorted(rank for rank in wanted if rank > max(held, default=0))
+    if held and lost:
+        raise ModelError(
+            f"{ADAPTER_CONFIG} wants rank {lost[-1]}, and the tensors have {', '.join(map(str, sorted(held)))}",
+            where=str(path),
+        )
+
+
 def _matches(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
@@ -326,7 +342,7 @@ def _compare(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Ten
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or unexpected:
         parts = [
-            f"{len(names)} {kind} ({names[0]} ...)"
+            f"{len(names)} {kind} ({few(names)})"
             for kind, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
@@ -341,5 +357,7 @@ def _compare(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Ten
                 f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(expected[name].shape)}",
                 where=str(path),
             )
-        if not torch.isfinite(tensor).all():
+        if not tensor.is_floating_point():
+            raise ModelError(f"{name} is stored as {tensor.dtype}, no floating-point numbers", where=str(path))
+        if not torch.isfinite(tensor.float()).all():
             raise ModelError(f"{name} holds values that are not finite", where=str(path))

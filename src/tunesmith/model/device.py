@@ -156,12 +156,29 @@ def narrow(resolved: Resolved, environ: MutableMapping[str, str] = os.environ) -
     Libraries take the first device they see, so what is hidden cannot be taken by mistake. Without a choice, or where
     the mask has no such device, nothing is changed, and ``choose`` says what is wrong.
     """
-    visible = _visible(resolved, environ)
+    try:
+        visible = _visible(resolved, environ)
+        kind, index = _wish(resolved, environ)
+    except ModelError:
+        return
     if visible is None:
         return
-    kind, index = _wish(resolved, environ)
     environ[NARROWED] = f"{index if kind == 'cuda' else kind}:{visible}"
     environ[MASK] = visible
+
+
+def check_count(per_machine: int, machine: Machine) -> None:
+    """Refuse to start more processes than there are devices; on the cpu they share what there is.
+
+    Raises:
+        ModelError: with both numbers.
+    """
+    if 0 < machine.count < per_machine:
+        raise ModelError(
+            f"{per_machine} processes take a device each, and the number of visible CUDA devices is {machine.count}",
+            where="launch.num_processes",
+            remedy=f"start fewer processes on each machine, or hide the devices ({MASK}=) to train on the cpu",
+        )
 
 
 def on_one(device: Device, machine: Machine, weight_bytes: int) -> Device:

@@ -1,4 +1,4 @@
-"""Which base an adapter belongs to: a hash of the base's shape and of its first and last weights.
+"""Which base an adapter belongs to: a hash of the base's configuration and of every one of its weights.
 
 It opens files, never a model, so it is the same for a base in any dtype.
 """
@@ -14,6 +14,8 @@ from safetensors import safe_open
 
 from tunesmith.errors import ModelError
 from tunesmith.model import source
+from tunesmith.model.digests import digests
+from tunesmith.model.headers import read_headers
 
 VOLATILE = frozenset(
     [
@@ -33,27 +35,46 @@ VOLATILE = frozenset(
 """Keys of config.json that may change without the weights being others."""
 
 
-def fingerprint(folder: Path) -> str:
-    """sha256 over the lasting parts of config.json and the first and last tensor by name, from a model folder.
+VERSION = "2:"
+"""What a fingerprint of today begins with; the first ones were bare hashes over the first and the last tensor."""
 
-    Two tensors tell bases of the same shape apart (a base and its own fine-tuning differ in both) at the cost of
-    reading them alone.
+
+def fingerprint(folder: Path) -> str:
+    """``2:`` and the sha256 over the lasting parts of config.json and every tensor: name, type, shape and values.
 
     Raises:
         ModelError: the folder's files cannot be read.
     """
+    digest = hashlib.sha256(_configuration(folder))
+    for name, tensor in sorted(digests(folder).items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape} {tensor.sha256}\n".encode())
+    return VERSION + digest.hexdigest()
+
+
+def is_fingerprint_of(recorded: str, folder: Path) -> bool:
+    """Whether a fingerprint of today, or one of the first version, is that of a base.
+
+    Raises:
+        ModelError: the folder's files cannot be read.
+    """
+    return recorded == (fingerprint(folder) if recorded.startswith(VERSION) else _first_version(folder))
+
+
+def _configuration(folder: Path) -> bytes:
     config = {key: value for key, value in source.read_json(str(folder), "config.json").items() if key not in VOLATILE}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    homes: dict[str, Path] = {}
-    try:
-        for file in source.weight_files(folder):
-            with safe_open(file, framework="pt") as tensors:
-                homes |= dict.fromkeys(tensors.keys(), file)
-        for name in (min(homes), max(homes)):
-            with safe_open(homes[name], framework="pt") as tensors:
+    return json.dumps(config, sort_keys=True).encode()
+
+
+def _first_version(folder: Path) -> str:
+    """The hash over the configuration, the first and the last tensor by name, as adapters of before carry it."""
+    digest = hashlib.sha256(_configuration(folder))
+    found = read_headers(folder)
+    for name in (min(found), max(found)) if found else ():
+        try:
+            with safe_open(found[name].file, framework="pt") as tensors:
                 tensor = tensors.get_tensor(name)
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.flatten().contiguous().view(torch.uint8).numpy().tobytes())
-    except Exception as error:  # safetensors has one kind of its own besides OSError and ValueError
-        raise ModelError(f"the weights cannot be read ({error})", where=str(folder)) from error
+        except Exception as error:  # safetensors has one kind of its own besides OSError and ValueError
+            raise ModelError(f"the weights cannot be read ({error})", where=str(folder)) from error
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

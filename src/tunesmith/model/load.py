@@ -6,35 +6,33 @@ It trains nothing and writes nothing.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, prepare_model_for_kbit_training
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
+from tunesmith.config.recorded import problem_of
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.config.schema import RunConfig
 from tunesmith.config.strategy import ALONE, Strategy
-from tunesmith.errors import ModelError
+from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
-from tunesmith.model.adapters import (
-    ADAPTER_CONFIG,
-    attach_adapter,
-    base_of,
-    load_adapter_strictly,
-    lora_config,
-    read_lora_config,
-)
+from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
+from tunesmith.model.adapters import attach_adapter, base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
-from tunesmith.model.fingerprint import fingerprint
+from tunesmith.model.internals import supports_sdpa
 from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
-from tunesmith.model.quantize import check_not_quantized, is_quantized, keep_one_4bit_kernel, quantization_config
+from tunesmith.model.quantize import is_quantized, keep_one_4bit_kernel, quantization_config
+from tunesmith.model.spread import loading, loads_in_pieces, opens_files
+from tunesmith.model.whole import judge, open_checked
 
 RECORD = "run.json"
 
@@ -102,32 +100,28 @@ def load_base(
         strategy: how several processes will share it.
     """
     section = resolved.config.model
-    located = source.locate(section.model_name_or_path, section.revision)
-    keywords = source.loading_keywords(section, located)
-    config = _open(AutoConfig.from_pretrained, located, section.model_name_or_path, keywords)
-    check_not_quantized(config, section.model_name_or_path)
-    model: PreTrainedModel = _open(
-        AutoModelForCausalLM.from_pretrained,
-        located,
-        section.model_name_or_path,
-        keywords
-        | {
-            "config": config,
-            "dtype": dtype or weights_dtype(resolved, precision),
-            "device_map": device.device_map,
-            "attn_implementation": choose_attention(resolved, precision, device, supports_sdpa=_supports_sdpa(config)),
-            "quantization_config": quantization_config(
-                resolved.config.quantization, precision, spread=strategy.name == "fsdp2"
-            ),
-            "use_safetensors": True,
-        },
-    )
+    found = open_checked(section)
+    in_pieces = loads_in_pieces(resolved, strategy, int(os.environ.get("WORLD_SIZE", "1")))
+    quantization = quantization_config(resolved.config.quantization, precision, spread=strategy.name == "fsdp2")
+    keywords = found.keywords | {
+        "config": found.config,
+        "dtype": dtype or weights_dtype(resolved, precision),
+        "device_map": {"": "meta"} if in_pieces and not opens_files(strategy) else device.device_map,
+        "attn_implementation": choose_attention(resolved, precision, device, supports_sdpa=supports_sdpa(found.config)),
+        "quantization_config": quantization,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+    with loading(strategy, in_pieces=in_pieces):
+        model, info = _open(AutoModelForCausalLM.from_pretrained, found.located, section.model_name_or_path, keywords)
+    judge(info, section.model_name_or_path)
     _check_placed(model)
     if is_quantized(resolved.config.quantization):
         keep_one_4bit_kernel(model)
         # Norms, embeddings and head become float32, and everything is frozen; checkpointing is switched on elsewhere.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def enable_checkpointing(model: PreTrainedModel | PeftModel) -> None:
@@ -196,11 +190,10 @@ class ModelSpec:
         """Where its tokenizer is."""
         return _tokenizer_folder(self.folder, self.resolved.config)
 
-    def base_fingerprint(self) -> str:
-        """The fingerprint of the base's files."""
+    def base_folder(self) -> Path:
+        """Where the base's files are; those of a hub model must have been fetched before."""
         section = self.resolved.config.model
-        located = source.locate(section.model_name_or_path, section.revision)
-        return fingerprint(source.local_folder(located, section.revision))
+        return source.local_folder(source.locate(section.model_name_or_path, section.revision), section.revision)
 
 
 def model_spec(
@@ -235,7 +228,10 @@ def model_spec(
     if not quantized or (trained and not is_adapter):
         settings |= {"quantization.load_in_4bit": False, "quantization.load_in_8bit": False}
     # Evaluation may stand on another machine than training did: what was written for training yields here, aloud.
-    resolved = from_values(settings, dict.fromkeys(settings, f"{DEFAULT} of the run"))
+    try:
+        resolved = from_values(settings, dict.fromkeys(settings, f"{DEFAULT} of the run"))
+    except ConfigError as error:
+        raise ModelError(f"the settings of its run cannot be used ({error})", where=str(name)) from error
     device = here(resolved)
     intended = _trained_precision(record) or choose_precision(resolved, device)
     precision = possible_here(intended, device)
@@ -283,7 +279,7 @@ def load_from_spec(how: ModelSpec) -> Inference:
         base = base.float()  # exact; weights that training held in 16 bits are multiplied in 32
     model: PreTrainedModel | PeftModel = base
     if how.is_adapter:
-        model = load_adapter_strictly(base, how.folder, how.base_fingerprint(), how.checksum)
+        model = load_adapter_strictly(base, how.folder, how.base_folder(), how.checksum)
     for parameter in model.parameters():
         parameter.requires_grad = False
     align_types(model)
@@ -318,14 +314,6 @@ def _open(opener: Any, located: str, name: str, keywords: dict[str, Any]) -> Any
         raise ModelError(f"the model cannot be loaded ({reason[:400]})", where=name) from error
 
 
-def _supports_sdpa(config: PreTrainedConfig) -> bool:
-    try:
-        model_class = AutoModelForCausalLM._model_mapping[type(config)]
-    except KeyError:
-        return True  # its own code; the library decides
-    return bool(getattr(model_class, "_supports_sdpa", True))
-
-
 def _check_placed(model: PreTrainedModel) -> None:
     places = set(getattr(model, "hf_device_map", {}).values())
     if len(places) > 1 and places & {"cpu", "disk"}:
@@ -342,15 +330,18 @@ def _record(folder: Path) -> dict[str, Any]:
         if path.is_file():
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
-                return {**record, "settings": dict(record["settings"])}
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise ModelError(f"the run's record cannot be read ({error})", where=str(path)) from error
+            problem = problem_of(record)
+            if problem is not None:
+                raise ModelError(f"the run's record cannot be used ({problem})", where=str(path))
+            return dict(record)
     return {}
 
 
 def _recorded_checksum(record: dict[str, Any], folder: Path) -> str | None:
     """The checksum in a record of the adapter that a run saved at its end; a checkpoint's adapter has none there."""
-    adapter = record.get("adapter", {})
+    adapter = record.get("adapter") or {}
     inside = "." if (folder / RECORD).is_file() else folder.name
     return adapter.get("checksum") if adapter.get("folder") == inside else None
 

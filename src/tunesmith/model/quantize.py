@@ -40,8 +40,7 @@ def quantization_config(
     layers are quantized, the output head and everything that is not linear stay as they are.
     """
     if section.load_in_8bit:
-        # The library repeats this at every product of every layer.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        _say_casts_once()
         notify("int8 layers round their inputs to 8 bits by way of float16, whatever the precision of the run")
         return BitsAndBytesConfig(load_in_8bit=True)
     if not section.load_in_4bit:
@@ -57,16 +56,33 @@ def quantization_config(
     )
 
 
+def _say_casts_once() -> None:
+    """bitsandbytes logs at every product of every int8 layer that it casts: https://github.com/huggingface/peft/issues/2424
+
+    Private: the name of its logger. ``quantization_config`` says it once instead.
+    """
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
 def keep_one_4bit_kernel(model: PreTrainedModel) -> None:
     """Keep 4-bit layers on one way of computing, in training and in evaluation.
 
     On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first evaluation: sizes that are no multiple of
-    32 then fail, and the rest computes in another way than training did.
+    32 then fail, and the rest computes in another way than training did. What is packed is also moved wrongly:
+    https://github.com/bitsandbytes-foundation/bitsandbytes/issues/2078
+
+    Raises:
+        ModelError: bitsandbytes has no such switch any more.
     """
     from bitsandbytes.nn import Linear4bit
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
+            if not hasattr(module, "support_avx512bf16_for_cpu"):
+                raise ModelError(
+                    "this bitsandbytes cannot be kept to one 4-bit kernel on CPUs",
+                    remedy="install a version that tunesmith was made for (pip install tunesmith)",
+                )
             module.support_avx512bf16_for_cpu = False
 
 

@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tunesmith.errors import ModelError
+from tunesmith.model.internals import attention_of, takes_attention_functions
 from tunesmith.model.precision import Precision
 from tunesmith.model.separation import PROBE_LENGTH, prove_apart
 from tunesmith.notices import notify
@@ -124,7 +125,7 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
     base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
     boundaries: Boundaries = "positions"
     obstacle = segments_obstacle(base)
-    if base.config._attn_implementation == "flash_attention_2":
+    if attention_of(base) == "flash_attention_2":
         boundaries = "cu_seq_lens"
     elif obstacle is None:
         register()
@@ -142,9 +143,9 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
 def segments_obstacle(model: PreTrainedModel) -> str | None:
     """Why ``segmented_attention`` cannot take the place of a model's own attention; None when it can."""
     config = model.config
-    if config._attn_implementation not in ("sdpa", SEGMENTED):
-        return f"attention is {config._attn_implementation}"
-    if not (model._supports_attention_backend and model._can_set_attn_implementation()):
+    if attention_of(model) not in ("sdpa", SEGMENTED):
+        return f"attention is {attention_of(model)}"
+    if not takes_attention_functions(model):
         return f"{type(model).__name__} takes no other attention function"
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds or getattr(config, "attention_chunk_size", None):

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from tunesmith.errors import ModelError
+from tunesmith.model.internals import attention_of
 from tunesmith.model.precision import Precision
 
 PROBE_LENGTH = 12
@@ -60,8 +61,7 @@ def prove_apart(
         reaches = _reach(twin, twin, boundaries, precision)
     if reaches:
         raise ModelError(
-            f"in {type(base).__name__} the examples of one row would see each other "
-            f"(attention {base.config._attn_implementation})",
+            f"in {type(base).__name__} the examples of one row would see each other (attention {attention_of(base)})",
             remedy="set batching padded or length_grouped",
         )
 
@@ -81,18 +81,19 @@ def small_twin(model: PreTrainedModel, precision: Precision, device: torch.devic
     config = copy.deepcopy(model.config)
     _keep_layers(config, _num_layers_of_every_kind(model))
     with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type), device:
-        twin: PreTrainedModel = type(model)(config)
-    return twin.to(device, precision.torch_dtype)
+        twin = type(model)(config)
+    torch.nn.Module.to(twin, device, precision.torch_dtype)
+    return twin
 
 
 def _num_layers_of_every_kind(model: PreTrainedModel) -> int:
     """Length of the shortest beginning of the model's layers that has each kind which the whole has."""
-    total = model.config.num_hidden_layers
+    total = int(model.config.num_hidden_layers)
     stacks = [
         module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == total > 0
     ]
     if not stacks:
-        return int(total)
+        return total
     per_layer = list(_lists_per_layer(model.config).values())
     kinds = [
         (*(type(part) for part in layer.modules()), *(repr(values[index]) for values in per_layer))
@@ -115,7 +116,7 @@ def _keep_layers(config: PreTrainedConfig, number: int) -> None:
 
 def _reach(model: torch.nn.Module, base: PreTrainedModel, boundaries: dict[str, Any], precision: Precision) -> bool:
     """Whether anything of the first example's tokens arrives at the logits of the second."""
-    embeddings = base.get_input_embeddings()
+    embeddings: Any = base.get_input_embeddings()
     ids = torch.randint(embeddings.num_embeddings, (2 * PROBE_LENGTH,), generator=torch.Generator().manual_seed(0))
     positions = torch.arange(PROBE_LENGTH).repeat(2)
     row = {"input_ids": ids[None], "position_ids": positions[None]} | boundaries

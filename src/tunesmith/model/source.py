@@ -15,13 +15,25 @@ from typing import Any, Literal
 from tunesmith import assets
 from tunesmith.config.schema import ModelSection
 from tunesmith.errors import ModelError, UnsafeError, did_you_mean
+from tunesmith.model.headers import SINGLE, few, weight_files
 from tunesmith.notices import notify
 
 HUB_DEADLINE = 8.0
 """Seconds after which the hub counts as out of reach."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_FETCHED = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+)
+"""What is fetched of a hub model; some publishers keep their weights a second time under other names."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+MOST_LAYERS = 1_000
+"""More layers than any model has; the library takes time and memory for each as soon as it reads a configuration."""
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers")
 
 
 def locate(name: str, revision: str | None = None, *, kind: Literal["model", "tokenizer"] = "model") -> str:
@@ -42,6 +54,7 @@ def locate(name: str, revision: str | None = None, *, kind: Literal["model", "to
     folder = Path(name).expanduser()
     embedded = assets.embedded_model(name)
     if folder.is_dir() and embedded is None:
+        _check_number_of_layers(folder)
         if kind == "model":
             check_model_folder(folder)
         return str(folder)
@@ -57,7 +70,7 @@ def locate(name: str, revision: str | None = None, *, kind: Literal["model", "to
 
 
 def check_model_folder(folder: Path) -> None:
-    """Refuse a folder that holds no model, an adapter alone, or weights that are pickles.
+    """Refuse a folder that holds no model, an adapter alone or besides, or weights that are pickles.
 
     Raises:
         ModelError: configuration or weights are missing, or a shard lies outside of the folder.
@@ -69,34 +82,18 @@ def check_model_folder(folder: Path) -> None:
                 "holds an adapter, not a model", where=str(folder), remedy="name the base model the adapter belongs to"
             )
         raise ModelError("has no config.json, so it is no model folder", where=str(folder))
+    check_one_kind(folder)
     weights = weight_files(folder)
     if not weights:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
             raise _pickled(str(folder), pickles)
-        raise ModelError("holds no weights (*.safetensors)", where=str(folder))
+        others = sorted(path.name for path in folder.glob("*.safetensors"))
+        what = f" under a name that the library opens, only {few(others)}" if others else f" ({SINGLE})"
+        raise ModelError(f"holds no weights{what}", where=str(folder))
     missing = [path.name for path in weights if not path.is_file()]
     if missing:
         raise ModelError(f"shards are missing: {', '.join(missing)}", where=str(folder))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, sorted by name; those an index names, where there is one.
-
-    Raises:
-        ModelError: the index cannot be read or names a file outside of the folder.
-    """
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"the index of shards cannot be read ({error})", where=str(index)) from error
-    outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
-    if outside:
-        raise ModelError(f"the index names files outside of the folder: {outside[0]!r}", where=str(index))
-    return [folder / name for name in names]
 
 
 def local_folder(located: str, revision: str | None = None) -> Path:
@@ -113,11 +110,42 @@ def local_folder(located: str, revision: str | None = None) -> Path:
     return cached
 
 
+def check_one_kind(folder: Path) -> None:
+    """Refuse a folder that holds a model and an adapter: the library would put the one on the other by itself.
+
+    Raises:
+        ModelError: both are there.
+    """
+    if all((folder / name).is_file() for name in ("adapter_config.json", "config.json")) and weight_files(folder):
+        raise ModelError(
+            "holds a model and an adapter, and which one is meant cannot be told",
+            where=str(folder),
+            remedy="keep adapter_config.json in a folder of its own",
+        )
+
+
+def fetched(located: str, revision: str | None = None) -> Path:
+    """The folder with the files of a located model; those of a hub model are fetched where they are not here yet.
+
+    Raises:
+        ModelError: the hub does not give them.
+    """
+    if Path(located).is_dir():
+        return Path(located)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(located, revision=revision, allow_patterns=list(_FETCHED)))
+    except Exception as error:  # the library raises many kinds here, and all mean the same to the user
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"the model cannot be fetched ({reason[:300]})", where=located) from error
+
+
 def read_json(located: str, file_name: str, revision: str | None = None) -> dict[str, Any]:
     """A JSON file of a located model or tokenizer; empty where there is none.
 
     Raises:
-        ModelError: the file is not valid JSON.
+        ModelError: the file is not valid JSON, or no object.
     """
     path: Path | None = Path(located) / file_name
     if not Path(located).is_dir():
@@ -132,9 +160,11 @@ def read_json(located: str, file_name: str, revision: str | None = None) -> dict
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"not valid JSON ({error})", where=str(path)) from error
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise ModelError(f"holds a {type(content).__name__}, not an object of settings", where=str(path))
+    return content
 
 
 def may_run_code(section: ModelSection, located: str) -> bool:
@@ -185,6 +215,19 @@ def loading_keywords(section: ModelSection, located: str) -> dict[str, Any]:
     """
     revision = {"revision": section.revision} if section.revision and not Path(located).is_dir() else {}
     return {"trust_remote_code": may_run_code(section, located)} | revision
+
+
+def _check_number_of_layers(folder: Path) -> None:
+    config = read_json(str(folder), "config.json")
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for name in _LAYER_COUNTS:
+            value = part.get(name)
+            if isinstance(value, int | float) and value > MOST_LAYERS:
+                raise ModelError(
+                    f"{name} {value} is more than any model has",
+                    where=str(folder / "config.json"),
+                    remedy="use the config.json that belongs to the weights",
+                )
 
 
 def _code_files(config: dict[str, Any]) -> set[str]:
@@ -238,6 +281,7 @@ def _locate_on_hub(name: str, revision: str | None, kind: str) -> str:
         return name
     cached = _cached_folder(name, revision)
     if cached is not None:
+        _check_number_of_layers(cached)
         if kind == "model":
             check_model_folder(cached)
         notify(f"{name}: the hub was not asked ({trouble}); the copy in the local cache is used")

@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StorageError(f"cannot read: {error.strerror or error}", where=str(path)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"not valid JSON: {error}", where=str(path)) from error
 
 

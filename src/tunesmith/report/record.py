@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import notices
+from tunesmith.config.recorded import problem_of
 from tunesmith.config.resolve import Resolved, from_values
-from tunesmith.errors import StorageError
+from tunesmith.errors import ConfigError, StorageError
 from tunesmith.report.folder import read_json, write_json
 
 RECORD = "run.json"
@@ -82,14 +83,21 @@ def read_record(folder: str | Path) -> Record:
     record must not run code because of it.
 
     Raises:
-        StorageError: the folder is not a run folder of ours.
+        StorageError: the folder is not a run folder of ours, or its record is damaged.
     """
     folder = Path(folder)
     if not (folder / RECORD).is_file():
         raise StorageError(f"no {RECORD} there, so this is no run folder", where=str(folder))
     facts = read_json(folder / RECORD)
+    problem = problem_of(facts)
+    if problem is not None:
+        raise StorageError(f"the run's record cannot be used ({problem})", where=str(folder / RECORD))
     settings = {path: value for path, value in facts["settings"].items() if path != TASK_FUNCTION}
-    return Record(folder, from_values(settings, facts.get("origins")), facts)
+    try:
+        resolved = from_values(settings, facts.get("origins"))
+    except ConfigError as error:
+        raise StorageError(f"the run's record cannot be used ({error})", where=str(folder / RECORD)) from error
+    return Record(folder, resolved, facts)
 
 
 def now() -> str:

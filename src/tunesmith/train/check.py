@@ -24,8 +24,9 @@ from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import DataError, ModelError, StorageError
 from tunesmith.model import memory
 from tunesmith.model.attention import choose_attention
-from tunesmith.model.device import Machine, seen
+from tunesmith.model.device import Machine, check_count, seen
 from tunesmith.model.memory import GIB, BatchShape, HostMemory, Memory
+from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.train.arguments import eval_interval
 from tunesmith.train.plan import Plan
@@ -74,8 +75,8 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
     processes = processes or running()
     machine = machine_of(resolved, gpu, processes) if gpu is not None else None
     report = Report()
-    if gpu is None:
-        report.attempt(lambda: _check_devices(processes))
+    if gpu is None and processes != running():
+        report.attempt(lambda: check_count(processes.per_machine, seen(count_only=True)))
     with nothing_left(Path(resolved.config.training.output_dir)):
         setup = set_up(resolved, processes, machine=machine, problems=report.problems)
     if setup.has("data"):
@@ -89,17 +90,6 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
     if setup.has("precision"):
         _check_memory(report, setup, elsewhere=gpu is not None)
     return report
-
-
-def _check_devices(processes: Processes) -> None:
-    """Refuse a plan for more processes than this machine has devices; on the cpu they share what there is."""
-    count = seen(count_only=True).count
-    if processes != running() and 0 < count < processes.per_machine:
-        raise ModelError(
-            f"{processes.per_machine} processes take a device each, and the number of visible CUDA devices is {count}",
-            where="launch.num_processes",
-            remedy="start fewer processes on each machine, or check with --gpu for another machine",
-        )
 
 
 def machine_of(resolved: Resolved, gpu: str, processes: Processes) -> Machine:
@@ -247,7 +237,8 @@ def _check_memory(report: Report, setup: Setup, *, elsewhere: bool) -> None:
     device, processes = setup.device, setup.processes.per_machine
     free = memory.host_memory()
     size = free // processes if device.memory is None else device.memory  # processes on the cpu share it
-    host = memory.on_host(found, device, processes)
+    in_pieces = loads_in_pieces(setup.resolved, setup.strategy, setup.processes.total)
+    host = memory.on_host(found, device, processes, in_pieces=in_pieces)
     report.memory = asdict(found) | {
         "batch": asdict(batch),
         "precision": setup.precision.dtype,

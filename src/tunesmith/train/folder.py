@@ -25,7 +25,8 @@ from tunesmith.export.inference import Contract
 from tunesmith.export.merge import merge
 from tunesmith.export.proof import PROOF
 from tunesmith.export.save import save_model
-from tunesmith.model.adapters import ADAPTER_CONFIG, read_adapter
+from tunesmith.model.adapter_config import ADAPTER_CONFIG
+from tunesmith.model.adapters import read_adapter
 from tunesmith.model.precision import Precision
 from tunesmith.report import record
 from tunesmith.report.folder import write_json

@@ -64,7 +64,7 @@ class Setup:
         plan: how many steps that makes.
         resume: ``checkpoint``, once it is sure that this run can continue it.
         trackers: names of the trackers that the run reports to.
-        weights: where the model's weights are.
+        weights: where the model's weights are, which are whole as far as their headers tell.
         arguments: keywords of the trainer's configuration, but for the strategy's.
     """
 
@@ -148,7 +148,7 @@ def _needs(step: Callable[..., Any]) -> set[str]:
 
 def _with_needs(only: Collection[str]) -> set[str]:
     wanted = set(only)
-    for name in reversed(STEPS):
+    for name in reversed(list(STEPS)):
         if name in wanted:
             wanted |= _needs(STEPS[name])
     return wanted
@@ -262,8 +262,12 @@ def _trackers(resolved: Resolved) -> tuple[str, ...]:
 
 def _weights(resolved: Resolved) -> str:
     from tunesmith.model.source import locate
+    from tunesmith.model.whole import open_checked
 
-    return locate(resolved.config.model.model_name_or_path, resolved.config.model.revision)
+    section = resolved.config.model
+    if section.model_class is not None:  # another package opens it
+        return locate(section.model_name_or_path, section.revision)
+    return open_checked(section, read_weights=False).located
 
 
 def _arguments(

@@ -49,7 +49,7 @@ def _begin_wandb(resolved: Resolved) -> None:
     tracking, training = resolved.config.tracking, resolved.config.training
     output_dir = Path(training.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    mode = os.environ.get("WANDB_MODE")
+    mode: Any = os.environ.get("WANDB_MODE")  # W&B refuses what it does not know
     if mode is None and not wandb.api.api_key:
         mode = "offline"
         notices.notify(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tunesmith.config.names import NameTable
-from tunesmith.config.overrides import parse_overrides
+from tunesmith.config.overrides import accepted_types, parse_overrides
 from tunesmith.errors import ConfigError
 
 NAMES = NameTable()
@@ -81,6 +81,63 @@ def test_a_list_ends_where_the_next_setting_begins(after: list[str]) -> None:
     assert values == {"adapter.target_modules": ["q_proj", "v_proj"], "training.seed": 3}
 
 
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [*((word, True) for word in ("true", "TRUE", "Yes", "on", "1")), *((word, False) for word in ("No", "oFF", "0"))],
+)
+def test_every_word_for_yes_and_no(word: str, value: bool) -> None:
+    for tokens in (["--gradient_checkpointing", word], [f"--gradient_checkpointing={word}"]):
+        assert parsed(*tokens) == {"training.gradient_checkpointing": value}
+
+
+@pytest.mark.parametrize("word", ["none", "None", "null", "NULL", "~", ""])
+def test_every_word_for_nothing(word: str) -> None:
+    assert parsed(f"early_stopping_patience={word}") == {"training.early_stopping_patience": None}
+    assert parsed("--gradient_checkpointing", word, "--seed", "3") == {
+        "training.gradient_checkpointing": None, "training.seed": 3,
+    }  # fmt: skip
+
+
+def test_a_switch_that_also_takes_text_takes_it_where_it_fits() -> None:
+    assert parsed("--init_lora_weights", "pissa") == {"adapter.init_lora_weights": "pissa"}
+    assert parsed("--init_lora_weights") == {"adapter.init_lora_weights": True}
+    assert parsed("--init_lora_weights", "--seed", "3") == {"adapter.init_lora_weights": True, "training.seed": 3}
+    assert parsed("--init_lora_weights", "+seed=3") == {"adapter.init_lora_weights": True, "training.seed": 3}
+
+
+def test_names_are_written_as_the_setting_knows_them() -> None:
+    tokens = ["--no-gradient-checkpointing", "+learning-rate=1", "--weight-decay=0", "--max-steps", "5", "--no_wandb"]
+    names = [setting.name for setting in parse_overrides(tokens, NAMES)]
+    assert names == ["gradient_checkpointing", "learning_rate", "weight_decay", "max_steps", "wandb"]
+
+
+def test_only_the_first_equals_sign_divides() -> None:
+    assert parsed("output_dir=a=b") == parsed("--output_dir=a=b") == {"training.output_dir": "a=b"}
+
+
+def test_a_list_ends_at_the_next_option_and_at_the_end() -> None:
+    assert parsed("--target_modules", "a", "b", "--seed", "3") == {
+        "adapter.target_modules": ["a", "b"], "training.seed": 3,
+    }  # fmt: skip
+
+
+def test_blanks_and_quotes_around_the_parts_of_a_list_are_not_theirs() -> None:
+    for text in (" ['a#' , \"#b\" ] ", "a#,#b", " a# , #b, "):
+        assert parsed("--target_modules", text) == {"adapter.target_modules": ["a#", "#b"]}
+
+
+def test_text_of_another_type_is_kept_for_validation_to_refuse() -> None:
+    """Nothing is bent until it fits: true is no number."""
+    assert parsed("--seed", "abc") == {"training.seed": "abc"}
+    assert parsed("--seed", "true")["training.seed"] is True
+    assert parsed("--learning_rate=yes")["training.learning_rate"] is True
+
+
+def test_the_types_of_a_setting() -> None:
+    assert accepted_types(NAMES.find("lora_r", "test")) == {int}
+    assert accepted_types(NAMES.find("layers_to_transform", "test")) == {int, list, type(None)}
+
+
 def test_none_unsets_and_a_digit_text_stays_a_text() -> None:
     assert parsed("--early_stopping_patience", "none") == {"training.early_stopping_patience": None}
     assert parsed("--wandb_name", "42") == {"tracking.run_name": "42"}
@@ -101,6 +158,7 @@ def test_the_later_of_two_wins() -> None:
         (["--seed"], "--seed needs a value"),
         (["--seed", "--no_wandb"], "--seed needs a value"),
         (["--no_seed"], "seed is not a switch"),
+        (["--gradient_checkpointing", "y"], "do not know what to do with 'y'"),
         (["seed"], "do not know what to do with 'seed'"),
         (["--batch_sise", "3"], "unknown setting 'batch_sise'"),
         (["--no_wandbb"], "unknown setting 'no_wandbb'"),

@@ -57,6 +57,13 @@ def test_items_of_each_layout() -> None:
     assert not any("weights" in item for item in packed)
 
 
+def test_elements_are_the_same_in_another_process() -> None:
+    import pickle
+
+    rows = BatchRows([example(5, "f:1"), example(3, "f:2"), example(4, "f:3")], "packed", 8)
+    assert list(pickle.loads(pickle.dumps(rows))) == list(rows)
+
+
 def test_one_example_with_weights_gives_weights_to_all() -> None:
     examples = [example(5, "f:1"), replace(example(3, "f:2"), weights=[1.0, 0.5, 2.0])]
     assert [item["weights"] for item in BatchRows(examples, "padded", 8)] == [[1.0] * 5, [1.0, 0.5, 2.0]]

@@ -23,9 +23,10 @@ def test_padding_on_the_right_hides_no_end_token() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]
     assert batch["labels"].tolist() == [[-100, -100, 6, 2], [7, 2, -100, -100], [-100, 8, 2, -100]]
     assert batch["origins"] == ["f:1", "f:2", "f:3"]
-    assert {name: batch[name].dtype for name in ("input_ids", "labels")} == dict.fromkeys(
-        ("input_ids", "labels"), torch.long
-    )
+    names = ("input_ids", "labels", "attention_mask")
+    assert {name: batch[name].dtype for name in names} == dict.fromkeys(names, torch.long)
+    alone = Collator("padded", pad_token_id=2)(BatchRows(EXAMPLES[:1], "padded", 8))
+    assert alone["input_ids"].tolist() == [[1, 5, 6, 2]]
 
 
 def test_padding_to_a_multiple() -> None:

@@ -15,7 +15,7 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import named
 from tunesmith.errors import ModelError
 from tunesmith.model.attention import choose_attention
-from tunesmith.model.device import CPU, MASK, NARROWED, Machine, choose, narrow, on_one, seen
+from tunesmith.model.device import CPU, MASK, NARROWED, Machine, check_count, choose, narrow, on_one, seen
 from tunesmith.model.precision import choose_precision, possible_here
 
 Settings = Callable[..., Resolved]
@@ -176,6 +176,8 @@ def test_table(row: Row, settings: Settings) -> None:
         ({"device_map": "cuda:1"}, "2,3", "3"),
         ({"device_map": "cpu"}, "2,3", ""),
         ({"device_map": "mps"}, "2,3", "2,3"),
+        ({"device_map": "nowhere"}, "2,3", "2,3"),
+        ({"device_map": "cpu", "gpu_id": 1}, "2,3", "2,3"),
     ],
 )
 def test_what_is_left_visible(wrote: dict[str, Any], mask: str | None, left: str | None, settings: Settings) -> None:
@@ -196,6 +198,15 @@ def test_a_chosen_device_is_the_first_of_those_left_visible(settings: Settings) 
             narrow(resolved, environ)
             device = choose(resolved, gpus(1), environ)
             assert (device.device_map, device.visible) == ({"": 0}, None)
+
+
+@pytest.mark.parametrize(("processes", "devices", "refused"), [(2, 1, True), (2, 2, False), (4, 0, False)])
+def test_each_process_needs_a_device(processes: int, devices: int, refused: bool) -> None:
+    if not refused:
+        check_count(processes, gpus(devices))
+        return
+    with pytest.raises(ModelError, match="2 processes take a device each, and the number of visible CUDA devices is 1"):
+        check_count(processes, gpus(devices))
 
 
 def test_ranks_of_a_launcher_keep_their_mask(settings: Settings) -> None:

@@ -195,7 +195,7 @@ def test_broken_weights_are_an_error_of_the_model(settings: Settings, models_fol
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     resolved = settings(model_name_or_path=str(tmp_path))
-    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+    with pytest.raises(ModelError, match="cannot be read as safetensors") as caught:
         load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved))
     assert caught.value.exit_code == 4
 

@@ -14,6 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
+from tunesmith.model.internals import attention_of, takes_attention_setting
 from tunesmith.model.parameters import tensor_bytes
 from tunesmith.model.precision import Precision
 from tunesmith.notices import notify
@@ -114,7 +115,7 @@ def _traced(
         states = output[0] if isinstance(output, tuple) else output
         between = tensor_bytes(states)
 
-    if batch.rows == 1 and base.config._attn_implementation == "sdpa" and base._can_set_attn_implementation():
+    if batch.rows == 1 and attention_of(base) == "sdpa" and takes_attention_setting(base):
         AttentionInterface.register(UNMASKED, sdpa_attention_forward)
         AttentionMaskInterface.register(UNMASKED, lambda **_: None)
         base.set_attn_implementation(UNMASKED)

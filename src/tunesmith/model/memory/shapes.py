@@ -47,7 +47,7 @@ def skeleton(resolved: Resolved, precision: Precision, dtype: torch.dtype | None
         model_config = AutoConfig.from_pretrained(located, **keywords)
         check_not_quantized(model_config, section.model_name_or_path)
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 model_config,
                 trust_remote_code=keywords["trust_remote_code"],
                 dtype=dtype or weights_dtype(resolved, precision),

@@ -1,0 +1,62 @@
+"""What models, loading and merging use of transformers that it does not promise to keep: one function for each name.
+
+None of them has a fallback: when a name goes, they raise and their tests fail, so that nothing stops acting in silence.
+docs/decisions/private_api.md lists them with those of the other rooms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.integrations import deepspeed
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """The attention implementation that a loaded model uses, by its name in transformers.
+
+    The public argument ``attn_implementation`` is kept under another name, which is not to be written to:
+    https://github.com/huggingface/transformers/pull/26572
+    """
+    name: str = model.config._attn_implementation
+    return name
+
+
+def supports_sdpa(config: PreTrainedConfig) -> bool:
+    """Whether the architecture of a configuration has an sdpa implementation; True for code that comes with the model.
+
+    transformers decides while it loads, and refuses then: https://github.com/huggingface/transformers/issues/28005
+    """
+    mapping: Any = AutoModelForCausalLM._model_mapping
+    return type(config) not in mapping or bool(mapping[type(config)]._supports_sdpa)
+
+
+def takes_attention_setting(model: PreTrainedModel) -> bool:
+    """Whether the attention of a loaded model can be set; without that, transformers says so in its log and goes on."""
+    return bool(model._can_set_attn_implementation())
+
+
+def takes_attention_functions(model: PreTrainedModel) -> bool:
+    """Whether the architecture calls attention functions that were registered, in every layer.
+
+    Registering is public (https://huggingface.co/docs/transformers/attention_interface); who listens is not.
+    """
+    return bool(model._supports_attention_backend) and takes_attention_setting(model)
+
+
+def keeps_some_weights_in_float32(model: PreTrainedModel) -> bool:
+    """Whether loading in 16 bits leaves some weights of this architecture in float32.
+
+    https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_utils.py, ``_keep_in_fp32_modules``
+    """
+    return bool(model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict)
+
+
+def spreading_config() -> Any | None:
+    """DeepSpeed's configuration as transformers knows it while it loads; None where it knows of none.
+
+    It can be set and unset in public, but not asked for:
+    https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/integrations/deepspeed.py
+    """
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    return None if reference is None else reference()
