@@ -87,7 +87,7 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
         report.attempt(lambda: choose_attention(resolved, setup.precision, setup.device))
     if gpu is None and setup.has("arguments"):  # they refuse some settings by themselves
         report.attempt(lambda: Arguments(**setup.arguments | {"report_to": "none"}))
-    if setup.has("precision", "weights"):
+    if setup.has("precision"):
         _check_memory(report, setup, elsewhere=gpu is not None)
     return report
 
