@@ -106,6 +106,35 @@ def test_a_plain_template_is_said(stories_tokenizer: Any) -> None:
         render(stories_tokenizer, "question_answer", {"question": "q", "answer": "a"}, template="chat")
 
 
+WRITES = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content#HOW# }}"
+    "{% if m.role == 'assistant' %}#END#{% endif %}\n{% endfor %}"
+)
+ASKS = "{% if add_generation_prompt %}assistant: {% endif %}"
+
+
+def _with_template(tokenizer: Any, folder: Path, how: str = "", end: str = "{{ eos_token }}") -> Any:
+    path = folder / "own.jinja"
+    path.write_text(WRITES.replace("#HOW#", how).replace("#END#", end) + ASKS)
+    return choose_renderer(tokenizer, DataSection(train_data=["x"], template=str(path)), "messages")
+
+
+def test_an_end_token_that_a_template_writes_twice_is_refused(stories_tokenizer: Any, tmp_path: Path) -> None:
+    for end in ("{{ eos_token }}{{ eos_token }}", "{{ eos_token }}\n</s>"):
+        with pytest.raises(ModelError, match="writes the end token </s> twice"):
+            _with_template(stories_tokenizer, tmp_path, end=end)
+
+
+def test_what_a_template_leaves_out_is_said(stories_tokenizer: Any, tmp_path: Path) -> None:
+    notices.clear()
+    _with_template(stories_tokenizer, tmp_path)
+    said = " ".join(notices.collected())
+    assert "trims" not in said
+    assert "writes no begin token, although the tokenizer begins texts with <s>" in said
+    _with_template(stories_tokenizer, tmp_path, how=" | trim")
+    assert "trims answers" in " ".join(notices.collected())
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused(stories_tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "counting.jinja"
     path.write_text("{{ messages | length }}{% for m in messages %}:{{ m.content }}{% endfor %}")
