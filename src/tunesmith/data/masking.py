@@ -49,11 +49,6 @@ class Example:
         """Tokens with loss."""
         return len(self.labels) - self.labels.count(IGNORE_INDEX)
 
-    def as_item(self) -> dict[str, object]:
-        """The dictionary that a data set hands to the collator."""
-        item: dict[str, object] = {"input_ids": self.input_ids, "labels": self.labels, "origin": self.origin}
-        return item if self.weights is None else item | {"weights": self.weights}
-
 
 class TooLongError(DataError):
     """An example is longer than ``max_length`` and may not be shortened; ``needed`` tokens would do."""

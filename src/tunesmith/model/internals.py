@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.integrations import deepspeed
 
 
 def attention_of(model: PreTrainedModel) -> str:
@@ -49,3 +50,13 @@ def keeps_some_weights_in_float32(model: PreTrainedModel) -> bool:
     https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_utils.py, ``_keep_in_fp32_modules``
     """
     return bool(model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict)
+
+
+def spreading_config() -> Any | None:
+    """DeepSpeed's configuration as transformers knows it while it loads; None where it knows of none.
+
+    It can be set and unset in public, but not asked for:
+    https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/integrations/deepspeed.py
+    """
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    return None if reference is None else reference()

@@ -220,7 +220,7 @@ def _check_types(
 def _loading_info(found: Mapping[str, Header], model: PreTrainedModel) -> dict[str, Any]:
     """What the library says after loading tensors of these names and shapes, without contents, into the model."""
     tensors = {name: torch.empty(header.shape, device="meta") for name, header in found.items()}
-    mapping: Any = get_model_conversion_mapping(model)
+    mapping: list[Any] = list(get_model_conversion_mapping(model))
     how = LoadStateDictConfig(device_map={"": "meta"}, dtype=torch.float32, weight_mapping=mapping)
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # nothing is loaded
@@ -231,8 +231,8 @@ def _loading_info(found: Mapping[str, Header], model: PreTrainedModel) -> dict[s
     finally:
         if shown:
             logging.enable_progress_bar()
-    said: dict[str, Any] = info.to_dict()
-    return said | {"conversion_errors": info.conversion_errors}
+    told: dict[str, Any] = info.to_dict()
+    return told | {"conversion_errors": info.conversion_errors}
 
 
 def _part(names: Iterable[str], what: str) -> str:

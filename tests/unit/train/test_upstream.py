@@ -26,7 +26,7 @@ from tunesmith.errors import ModelError
 from tunesmith.model.load import load_model
 from tunesmith.train.callbacks import EarlyStopping, RunLog
 from tunesmith.train.processes import Processes
-from tunesmith.train.run import build_trainer, inference_contract
+from tunesmith.train.run import build_trainer, inference_contract, trainer_arguments
 from tunesmith.train.samples import Samples
 from tunesmith.train.setup import set_up
 from tunesmith.train.trainer import Arguments, Trainer
@@ -170,7 +170,7 @@ def test_a_model_leaves_the_constructor_as_it_came(tmp_path: Path, stories_model
     trained = {name: part.detach().clone() for name, part in model.named_parameters() if part.requires_grad}
     base = base_of(model)
     former = vars(base).get("forward")
-    trainer = build_trainer(setup, model, inference_contract(setup, model))
+    trainer = build_trainer(setup, model, inference_contract(setup, model), trainer_arguments(setup))
     assert base_of(trainer.model) is base
     assert vars(base).get("forward") is former
     assert trained
