@@ -67,12 +67,6 @@ TOUCHED: tuple[Touched, ...] = (
         "transformers<5.24",
     ),
     Touched(
-        "accelerate.utils.fsdp_utils.fsdp2_load_full_state_dict",
-        "it keeps all whole weights until the last piece is made, see fsdp.handing_out",
-        "https://github.com/huggingface/accelerate/pull/3394",
-        "accelerate<1.16",
-    ),
-    Touched(
         "transformers.Trainer._get_train_sampler",
         "rows of like lengths together in an order that order.py knows too, and rows that only fill batches up",
         f"{_TRANSFORMERS}/pull/9574",
