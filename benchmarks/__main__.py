@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import generation, layouts, prepare
+from benchmarks import generation, layouts, load, prepare
 
 
 def _note(text: str) -> None:
@@ -17,12 +17,12 @@ def _note(text: str) -> None:
 def main() -> None:
     """Run what was asked for, everything by default."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "what", nargs="*", choices=("prepare", "large", "layouts", "generation", []), help="comparisons to run (all)"
-    )
+    comparisons = ("prepare", "large", "layouts", "generation", "load")
+    parser.add_argument("what", nargs="*", choices=(*comparisons, []), help="comparisons to run (all)")
     parser.add_argument("--rows", type=int, default=30_000, help="rows that are prepared (30000)")
     parser.add_argument("--large", type=int, default=1_000_000, help="rows of the comparison large (1000000)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (3)")
+    parser.add_argument("--millions", type=int, default=500, help="parameters of the comparison load (500)")
     parser.add_argument("--model", help="model folder of the comparison generation (nano-mistral)")
     parser.add_argument("--tokenizer", help="tokenizer folder (that of nano-mistral)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
@@ -50,6 +50,11 @@ def main() -> None:
             result = generation.compare(model, 128, shared, options.rounds, not shared, _note)
             results[f"generation_{shared}"] = result
             print("Answers to prompts of mixed length", *generation.table(result), "", sep="\n", flush=True)
+    if not options.what or "load" in options.what:
+        for dtype in ("float32", "bfloat16"):
+            _note(f"a model that two processes load, file in {dtype}")
+            results[f"load_{dtype}"] = load.compare(options.millions, dtype, load.STRATEGIES, _note)
+            print("Memory while loading", *load.table(results[f"load_{dtype}"]), "", sep="\n", flush=True)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

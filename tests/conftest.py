@@ -11,6 +11,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+import own_warnings
+
+own_warnings.install()
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -13,6 +13,7 @@ from helpers import resolved_from, write_rows
 from tiny_models import build, write_tokenizer
 from tunesmith.cli.main import main
 from tunesmith.export.save import save_model
+from tunesmith.model.device import here
 from tunesmith.model.load import load_model
 from tunesmith.model.precision import choose_precision
 from tunesmith.model.tokenizer import load_tokenizer
@@ -70,7 +71,8 @@ def adapter(base: Path, tmp_path: Path) -> Path:
         model_name_or_path=str(base), train_data=str(write_rows(tmp_path / "r.jsonl", ROWS)),
         output_dir=str(tmp_path / "adapter"), max_length=64, max_steps=1,
     )  # fmt: skip
-    model = load_model(resolved, choose_precision(resolved))
+    device = here(resolved)
+    model = load_model(resolved, choose_precision(resolved, device), device)
     folder = tmp_path / "adapter"
     save_model(model, load_tokenizer(resolved.config.model), folder, resolved.config.model)
     (folder / "run.json").write_text(json.dumps({"settings": resolved.values(), "origins": resolved.origins}))

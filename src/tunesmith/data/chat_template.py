@@ -79,6 +79,13 @@ def chat_renderer(
     if not renderer.writes_answers() and replace(renderer, parts=True).writes_answers():
         renderer = replace(renderer, parts=True)
     renderer.check()
+    if renderer.trims_answers():
+        notify("the chat template trims answers: blanks and line ends around them are not trained")
+    if renderer.forgets_begin(tokenizer):
+        notify(
+            f"the chat template writes no begin token, although the tokenizer begins texts with {tokenizer.bos_token}: "
+            "conversations are trained and asked without it; begin the template with {{ bos_token }} if that is wrong"
+        )
     return renderer
 
 
@@ -270,7 +277,28 @@ class ChatRenderer:
         begin = self.variables.get("bos_token")
         if begin and whole.lstrip().removeprefix(begin).lstrip().startswith(begin):
             return f"writes the begin token {begin} twice", "let it write bos_token once"
+        ends = [match[0] for match in self.content.specials.finditer(said)] if self.content.specials else []
+        if len(ends) > 1 and ends[-1] == ends[-2]:
+            return f"writes the end token {ends[-1]} twice", "let it write the token once after an answer"
         return None
+
+    def trims_answers(self) -> bool:
+        """Whether blanks around an answer are missing in the text that the template writes."""
+        said = " \n a1 \n "
+        turns = [self._as_dict(Message("user", "q1")), self._as_dict(Message(ASSISTANT, said))]
+        try:
+            (whole,) = sandbox.render(self.source, self.variables, turns, [], [(2, False)], ours=self.ours)
+        except sandbox.TemplateRefusal:
+            return False
+        return "a1" in whole and said not in whole
+
+    def forgets_begin(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether the template writes no begin token, although the tokenizer begins texts with one."""
+        begin = token_text(tokenizer.bos_token)
+        if not begin or self.begins is not False or "bos_token" in self.source or begin in self.source:
+            return False
+        ids: list[int] = tokenizer("a").input_ids
+        return ids[:1] == [tokenizer.bos_token_id]
 
 
 def _common(first: str, second: str) -> int:

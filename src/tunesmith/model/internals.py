@@ -6,6 +6,7 @@ docs/decisions/private_api.md lists them with those of the other rooms.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -49,3 +50,14 @@ def keeps_some_weights_in_float32(model: PreTrainedModel) -> bool:
     https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_utils.py, ``_keep_in_fp32_modules``
     """
     return bool(model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict)
+
+
+def spreading_config() -> Any | None:
+    """DeepSpeed's configuration as transformers knows it while it loads; None where it knows of none.
+
+    It can be set and unset in public, but not asked for:
+    https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/integrations/deepspeed.py
+    """
+    integration: Any = sys.modules.get("transformers.integrations.deepspeed")  # importing it imports DeepSpeed
+    reference = None if integration is None else integration._hf_deepspeed_config_weak_ref
+    return None if reference is None else reference()

@@ -6,6 +6,7 @@ It trains nothing and writes nothing.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
 from tunesmith.model.quantize import is_quantized, keep_one_4bit_kernel, quantization_config
+from tunesmith.model.spread import loading, loads_in_pieces, opens_files
 from tunesmith.model.whole import judge, open_checked
 
 RECORD = "run.json"
@@ -98,26 +100,21 @@ def load_base(
         strategy: how several processes will share it.
     """
     section = resolved.config.model
-    found = open_checked(section)
-    model, info = _open(
-        AutoModelForCausalLM.from_pretrained,
-        found.located,
-        section.model_name_or_path,
-        found.keywords
-        | {
-            "config": found.config,
-            "dtype": dtype or weights_dtype(resolved, precision),
-            "device_map": device.device_map,
-            "attn_implementation": choose_attention(
-                resolved, precision, device, supports_sdpa=supports_sdpa(found.config)
-            ),
-            "quantization_config": quantization_config(
-                resolved.config.quantization, precision, spread=strategy.name == "fsdp2"
-            ),
-            "use_safetensors": True,
-            "output_loading_info": True,
-        },
-    )
+    with loading(strategy, in_pieces=False):  # it builds the model as well, without weights
+        found = open_checked(section)
+    in_pieces = loads_in_pieces(resolved, strategy, int(os.environ.get("WORLD_SIZE", "1")))
+    quantization = quantization_config(resolved.config.quantization, precision, spread=strategy.name == "fsdp2")
+    keywords = found.keywords | {
+        "config": found.config,
+        "dtype": dtype or weights_dtype(resolved, precision),
+        "device_map": {"": "meta"} if in_pieces and not opens_files(strategy) else device.device_map,
+        "attn_implementation": choose_attention(resolved, precision, device, supports_sdpa=supports_sdpa(found.config)),
+        "quantization_config": quantization,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+    with loading(strategy, in_pieces=in_pieces):
+        model, info = _open(AutoModelForCausalLM.from_pretrained, found.located, section.model_name_or_path, keywords)
     judge(info, section.model_name_or_path)
     _check_placed(model)
     if is_quantized(resolved.config.quantization):

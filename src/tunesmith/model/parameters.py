@@ -6,11 +6,13 @@ import torch
 
 
 def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """Number of trained weights and of all weights; packed 4-bit weights count as what they stand for."""
+    """Number of trained weights and of all weights; packed 4-bit weights count as what they stand for, and weights that
+    ZeRO stage 3 spread as if they were whole."""
     trainable = total = 0
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
         count = parameter.numel() if state is None else int(torch.Size(state.shape).numel())
+        count = getattr(parameter, "ds_numel", count)
         total += count
         trainable += count if parameter.requires_grad else 0
     return trainable, total

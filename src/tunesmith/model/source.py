@@ -31,7 +31,7 @@ _FETCHED = (
 )
 """What is fetched of a hub model; some publishers keep their weights a second time under other names."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-MOST_LAYERS = 10_000
+MOST_LAYERS = 1_000
 """More layers than any model has; the library takes time and memory for each as soon as it reads a configuration."""
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers")
 

@@ -220,9 +220,8 @@ def _check_types(
 def _loading_info(found: Mapping[str, Header], model: PreTrainedModel) -> dict[str, Any]:
     """What the library says after loading tensors of these names and shapes, without contents, into the model."""
     tensors = {name: torch.empty(header.shape, device="meta") for name, header in found.items()}
-    how = LoadStateDictConfig(
-        device_map={"": "meta"}, dtype=torch.float32, weight_mapping=get_model_conversion_mapping(model)
-    )
+    mapping: list[Any] = list(get_model_conversion_mapping(model))
+    how = LoadStateDictConfig(device_map={"": "meta"}, dtype=torch.float32, weight_mapping=mapping)
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # nothing is loaded
     try:
@@ -232,7 +231,8 @@ def _loading_info(found: Mapping[str, Header], model: PreTrainedModel) -> dict[s
     finally:
         if shown:
             logging.enable_progress_bar()
-    return info.to_dict() | {"conversion_errors": info.conversion_errors}
+    told: dict[str, Any] = info.to_dict()
+    return told | {"conversion_errors": info.conversion_errors}
 
 
 def _part(names: Iterable[str], what: str) -> str:

@@ -60,12 +60,18 @@ def sampling(resolved: Resolved) -> str:
     return "group_by_length" if resolved.config.training.batching == "length_grouped" else "random"
 
 
-def strategy_keywords(strategy: Strategy) -> dict[str, Any]:
-    """What makes the trainer share a run's work in this way."""
+def strategy_keywords(strategy: Strategy, *, in_pieces: bool = False) -> dict[str, Any]:
+    """What makes the trainer share a run's work in this way.
+
+    Args:
+        strategy: the way.
+        in_pieces: whether the weights are spread while they load (``model.spread.loads_in_pieces``).
+    """
     if strategy.uses_deepspeed:
         return {"deepspeed": copy.deepcopy(strategy.deepspeed)}  # the trainer fills in what is "auto"
     if strategy.name == "fsdp2":
-        return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"} | strategy.fsdp}
+        ours = {"version": 2, "state_dict_type": "FULL_STATE_DICT"}
+        return {"fsdp": True, "fsdp_config": ours | strategy.fsdp | {"cpu_ram_efficient_loading": in_pieces}}
     return {}
 
 

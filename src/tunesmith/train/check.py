@@ -26,6 +26,7 @@ from tunesmith.model import memory
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Machine, check_count, seen
 from tunesmith.model.memory import GIB, BatchShape, HostMemory, Memory
+from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.train.arguments import eval_interval
 from tunesmith.train.plan import Plan
@@ -86,7 +87,7 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
         report.attempt(lambda: choose_attention(resolved, setup.precision, setup.device))
     if gpu is None and setup.has("arguments"):  # they refuse some settings by themselves
         report.attempt(lambda: Arguments(**setup.arguments | {"report_to": "none"}))
-    if setup.has("precision", "weights"):
+    if setup.has("precision"):
         _check_memory(report, setup, elsewhere=gpu is not None)
     return report
 
@@ -236,7 +237,8 @@ def _check_memory(report: Report, setup: Setup, *, elsewhere: bool) -> None:
     device, processes = setup.device, setup.processes.per_machine
     free = memory.host_memory()
     size = free // processes if device.memory is None else device.memory  # processes on the cpu share it
-    host = memory.on_host(found, device, processes)
+    in_pieces = loads_in_pieces(setup.resolved, setup.strategy, setup.processes.total)
+    host = memory.on_host(found, device, processes, in_pieces=in_pieces)
     report.memory = asdict(found) | {
         "batch": asdict(batch),
         "precision": setup.precision.dtype,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -86,7 +87,12 @@ def disconnect() -> None:
     """
     import torch.distributed
 
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    deepspeed = sys.modules.get("deepspeed.comm")  # it keeps the group as well
+    if deepspeed is not None and deepspeed.is_initialized():
+        deepspeed.destroy_process_group()
+    else:
         torch.distributed.destroy_process_group()
 
 

@@ -26,6 +26,7 @@ from tunesmith.model.internals import attention_of
 from tunesmith.model.load import load_model
 from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.segments import keep_examples_apart
+from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.report import record
 from tunesmith.train import trackers
@@ -74,12 +75,13 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     use_fresh_store()
     setup = set_up(resolved, running())
     claim_deepspeed_fields()
+    arguments = trainer_arguments(setup)
     set_seed(resolved.config.training.seed)
     model = load_model(resolved, setup.precision, setup.device, setup.strategy)
     check_vocabulary(setup.tokenizer, model.get_input_embeddings().num_embeddings)
     check_tied(setup.strategy, model)
     contract = inference_contract(setup, model)
-    trainer = build_trainer(setup, model, contract)
+    trainer = build_trainer(setup, model, contract, arguments)
     check_agreement(setup.resume, setup.data.train_fingerprint)
     begin(setup, trainer, command, listener)
     set_seed(process_seed(resolved.config.training.seed))
@@ -101,19 +103,25 @@ def inference_contract(setup: Setup, model: Any) -> Contract:
     return make_contract(builder, row, setup.resolved.config.evaluation, model.generation_config, list(stops))
 
 
-def build_trainer(setup: Setup, model: Any, contract: Contract) -> Trainer:
+def trainer_arguments(setup: Setup) -> Arguments:
+    """The trainer's configuration. Making it connects the processes, among which weights may be spread while they
+    load."""
+    in_pieces = loads_in_pieces(setup.resolved, setup.strategy, setup.processes.total)
+    return Arguments(**setup.arguments, **strategy_keywords(setup.strategy, in_pieces=in_pieces))
+
+
+def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Arguments) -> Trainer:
     """The trainer with everything that the configuration asks for."""
     resolved, tokenizer = setup.resolved, setup.tokenizer
     training = resolved.config.training
     tokenizer.chat_template = chat_template(setup.data.builder, setup.data.first_row) or tokenizer.chat_template
-    args = Arguments(**setup.arguments, **strategy_keywords(setup.strategy))
     trainer = Trainer(
         model=model,
-        args=args,
+        args=arguments,
         processing_class=tokenizer,
         train_dataset=setup.rows,
         eval_dataset=setup.eval_rows,
-        data_collator=training_collator(setup, model, args.device),
+        data_collator=training_collator(setup, model, arguments.device),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
         generation_metrics=setup.evaluator,
         generate_every=resolved.config.evaluation.generate_every,

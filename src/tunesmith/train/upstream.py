@@ -55,6 +55,18 @@ TOUCHED: tuple[Touched, ...] = (
         "accelerate<1.16",
     ),
     Touched(
+        "accelerate.utils.fsdp_utils.fsdp2_load_full_state_dict",
+        "it keeps the whole weights until the last piece is made and sends all of them to everyone, see fsdp.hand_out",
+        "https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/utils/fsdp_utils.py",
+        "accelerate<1.16",
+    ),
+    Touched(
+        "transformers.Trainer._prepare_for_training",
+        "the moment at which accelerate spreads weights that lie in one process, see fsdp.handing_out",
+        _TRAINER,
+        "transformers<5.24",
+    ),
+    Touched(
         "transformers.Trainer._get_train_sampler",
         "rows of like lengths together in an order that order.py knows too, and rows that only fill batches up",
         f"{_TRANSFORMERS}/pull/9574",

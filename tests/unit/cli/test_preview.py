@@ -48,13 +48,13 @@ def drawn(model: Path, data: str, **settings: Any) -> Drawn:
     """Origin, ids, labels and weights of every example in the first epoch of the real trainer, in its order."""
     from tunesmith.model.load import load_model
     from tunesmith.train.processes import Processes
-    from tunesmith.train.run import build_trainer, inference_contract
+    from tunesmith.train.run import build_trainer, inference_contract, trainer_arguments
     from tunesmith.train.setup import set_up
 
     resolved = resolved_from(model_name_or_path=str(model), train_data=data, **(COMMON | settings))
     setup = set_up(resolved, Processes())
     loaded = load_model(resolved, setup.precision, setup.device)
-    trainer = build_trainer(setup, loaded, inference_contract(setup, loaded))
+    trainer = build_trainer(setup, loaded, inference_contract(setup, loaded), trainer_arguments(setup))
     loader = trainer.get_train_dataloader()
     loader.set_epoch(0)
     examples = []

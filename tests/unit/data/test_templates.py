@@ -15,8 +15,6 @@ from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.nli import nli_text
 from tunesmith.data.rendered import Rendered
 from tunesmith.data.row import Row
-from tunesmith.data.special_tokens import Guard, special_pattern
-from tunesmith.data.template_files import parse_string_template, read_instruction
 from tunesmith.data.templates import choose_renderer
 from tunesmith.errors import ConfigError, DataError, ModelError
 
@@ -108,6 +106,35 @@ def test_a_plain_template_is_said(stories_tokenizer: Any) -> None:
         render(stories_tokenizer, "question_answer", {"question": "q", "answer": "a"}, template="chat")
 
 
+WRITES = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content#HOW# }}"
+    "{% if m.role == 'assistant' %}#END#{% endif %}\n{% endfor %}"
+)
+ASKS = "{% if add_generation_prompt %}assistant: {% endif %}"
+
+
+def _with_template(tokenizer: Any, folder: Path, how: str = "", end: str = "{{ eos_token }}") -> Any:
+    path = folder / "own.jinja"
+    path.write_text(WRITES.replace("#HOW#", how).replace("#END#", end) + ASKS)
+    return choose_renderer(tokenizer, DataSection(train_data=["x"], template=str(path)), "messages")
+
+
+def test_an_end_token_that_a_template_writes_twice_is_refused(stories_tokenizer: Any, tmp_path: Path) -> None:
+    for end in ("{{ eos_token }}{{ eos_token }}", "{{ eos_token }}\n</s>"):
+        with pytest.raises(ModelError, match="writes the end token </s> twice"):
+            _with_template(stories_tokenizer, tmp_path, end=end)
+
+
+def test_what_a_template_leaves_out_is_said(stories_tokenizer: Any, tmp_path: Path) -> None:
+    notices.clear()
+    _with_template(stories_tokenizer, tmp_path)
+    said = " ".join(notices.collected())
+    assert "trims" not in said
+    assert "writes no begin token, although the tokenizer begins texts with <s>" in said
+    _with_template(stories_tokenizer, tmp_path, how=" | trim")
+    assert "trims answers" in " ".join(notices.collected())
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused(stories_tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "counting.jinja"
     path.write_text("{{ messages | length }}{% for m in messages %}:{{ m.content }}{% endfor %}")
@@ -167,12 +194,6 @@ def test_a_string_template_without_a_place_for_the_instruction_puts_it_first(
         render(stories_tokenizer, "messages", chat("q", "a", "r", "b"), template=str(path))
 
 
-@pytest.mark.parametrize("template", ["", "{query}", "{output} {query}", "{query} {output} {output}"])
-def test_broken_string_templates_are_refused(template: str) -> None:
-    with pytest.raises(ConfigError, match=r"needs \{query\}"):
-        parse_string_template(template, "t.txt")
-
-
 def test_missing_files_are_refused(stories_tokenizer: Any) -> None:
     for settings in ({"template": "no.jinja"}, {"template": "no.txt"}, {"instruction": "no.txt"}):
         with pytest.raises(ConfigError):
@@ -181,26 +202,6 @@ def test_missing_files_are_refused(stories_tokenizer: Any) -> None:
         choose_renderer(stories_tokenizer, DataSection(template="chat"), "text")
     with pytest.raises(ConfigError, match="no place for an instruction"):
         choose_renderer(stories_tokenizer, DataSection(instruction="Be brief."), "text")
-
-
-def test_an_instruction_is_a_file_or_a_text(tmp_path: Path) -> None:
-    path = tmp_path / "qa.txt"
-    path.write_text("Answer briefly.\n")
-    assert read_instruction(str(path)) == "Answer briefly."
-    assert read_instruction("Answer the question. See a.txt") == "Answer the question. See a.txt"
-    assert read_instruction(" ") is None
-
-
-def test_special_tokens_in_content_come_back_in_their_places(mistral_tokenizer: Any) -> None:
-    content = "x</s>\ue000[INST] y"
-    guard = Guard(special_pattern(mistral_tokenizer), (Message("user", content),))
-    hidden = guard.messages[0].content
-    assert "</s>" not in hidden
-    assert "[INST]" not in hidden
-    rendered = guard.rendered([("<s>", "context", 1.0), (hidden, "assistant", 1.0)], begins=False)
-    assert rendered.text == "<s>" + content
-    assert [rendered.text[start:end] for start, end in rendered.protected] == ["</s>", "[INST]"]
-    assert rendered.spans[1].end == len(rendered.text)
 
 
 def test_prompts_are_what_training_starts_with(chatml_tokenizer: Any, chatml: str, mistral_tokenizer: Any) -> None:

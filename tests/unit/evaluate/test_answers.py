@@ -27,6 +27,7 @@ LABELS = [
     ('```json\n{"thought_process": "x", "predicted_label": 1}\n```', 1, "json_in_text"),
     ('{"thought_process": "two\nlines", "predicted_label": 1}', 1, "json_in_text"),
     ('{"predicted_label": 0}{"predicted_label": 1}', 0, "json_in_text"),
+    ('{{"predicted_label": 1}}', 1, "json_in_text"),
     ('{"predicted_label": "1"}', 1, "json_string"),
     ('so {"predicted_label": " 0 "}', 0, "json_string"),
     ('{"predicted_label": true}', 1, "json_boolean"),
@@ -159,6 +160,8 @@ CLASSES = [
     ("(B)", CHOICES, "B", "bare_label"),
     ("x > 13\nAnswer: C", CHOICES, "C", "answer_phrase"),
     ("ANSWER:B", CHOICES, "B", "answer_phrase"),
+    ("The answer is B.", ["(A)", "(B)"], "(B)", "answer_phrase"),
+    ("The answer is SPAM.", MOODS, "spam", "answer_phrase"),
     ("ANS:A", CHOICES, "A", "answer_phrase"),
     ("CORRECT OPTION:OPTION C", CHOICES, "C", "answer_phrase"),
     ("So the answer is (B) 250 m.", CHOICES, "B", "answer_phrase"),
@@ -283,3 +286,9 @@ def test_citations_are_read_and_taken_out(text: str, value: str, cited: tuple[in
 
 def test_a_citation_alone_is_no_answer() -> None:
     assert read_cited_span(" [2] ") == Answer(None, "unreadable", (2,))
+
+
+def test_a_small_letter_is_no_choice() -> None:
+    """Labels of one character are compared as they are: "a" stands in every other sentence."""
+    assert read_class("The answer is a.", CHOICES) == NOTHING
+    assert read_class("The answer is a.", ["a", "b"]) == Answer("a", "answer_phrase")

@@ -123,7 +123,7 @@ def test_bitsandbytes_logs_its_casts_where_we_quiet_them(caplog: pytest.LogCaptu
 
     logger = logging.getLogger("bitsandbytes.autograd._functions")
     before = logger.level
-    layer = Linear8bitLt(64, 64, bias=False, has_fp16_weights=False).to("cpu")
+    layer = Linear8bitLt(64, 64, bias=False, has_fp16_weights=False).to("cpu").eval()
     try:
         logger.setLevel(logging.NOTSET)
         layer(torch.ones(1, 64))

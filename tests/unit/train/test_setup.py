@@ -133,7 +133,8 @@ def test_a_check_for_four_processes_and_the_run_agree(
     assert len(setup.rows) % 8 == 0, "each process gets equally many full batches"
     assert len(setup.rows) - setup.plan.num_batch_rows < 8
     host = found["memory"]["host"]
-    assert (host["processes"], host["peak"]) == (4, 4 * host["each"])
+    assert host["processes"] == 4
+    assert host["peak"] == pytest.approx(4 * host["each"], rel=0.05), "a tiny model: libraries are all of it"
     assert found["memory"]["available"] == host["available"] // 4
 
 

@@ -169,9 +169,10 @@ def _top_level(text: str, file: str) -> Iterator[tuple[str, Any, int]]:
     """Key, value and line of each entry of the object that ``text``, valid JSON, holds."""
     decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: _unique(pairs, file))
     lines: dict[str, int] = {}
+    line, counted = 1, 0
     position = _skip(text, text.index("{") + 1, "")
     while text[position] != "}":
-        line = text.count("\n", 0, position) + 1
+        line, counted = line + text.count("\n", counted, position), position
         name, position = decoder.raw_decode(text, position)
         value, position = decoder.raw_decode(text, _skip(text, position, ":"))
         if name in lines:

@@ -70,6 +70,19 @@ def read_yaml(path: str | Path) -> Lines:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}", where=file) from None
+    try:
+        return _parse(text, file)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{file}:{mark.line + 1}" if mark else file
+        raise ConfigError(f"not valid YAML: {error.problem or error.context}", where=where) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}", where=file) from None
+    except RecursionError:
+        raise ConfigError("nested too deeply", where=file, remedy="settings are nested a few levels at most") from None
+
+
+def _parse(text: str, file: str) -> Lines:
     loader = _CoreLoader(text)
     try:
         node = loader.get_single_node()
@@ -77,12 +90,6 @@ def read_yaml(path: str | Path) -> Lines:
             return Lines({}, {}, file)
         walk = _Walk(loader, file)
         return Lines(walk.value(node, ()), walk.lines, file)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{file}:{mark.line + 1}" if mark else file
-        raise ConfigError(f"not valid YAML: {error.problem or error.context}", where=where) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}", where=file) from None
     finally:
         loader.dispose()
 
@@ -111,7 +118,7 @@ class _Walk:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            key = str(key_node.value)
+            key = _whole(str(key_node.value), f"{self._file}:{line}")
             if key in result:
                 first = self.lines[(*path, key)]
                 raise ConfigError(f"key {key!r} stands twice (first in line {first})", where=f"{self._file}:{line}")
@@ -122,7 +129,7 @@ class _Walk:
     def _scalar(self, node: yaml.Node, where: str) -> Any:
         kind, text = node.tag.rpartition(":")[2], str(node.value)
         if kind == "int":
-            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+            return _integer(text, where)
         if kind == "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         if kind == "bool":
@@ -130,5 +137,21 @@ class _Walk:
         if kind == "null":
             return None
         if kind == "str":
-            return text
+            return _whole(text, where)
         raise ConfigError(f"a value of kind {kind!r} is not understood here", where=where)
+
+
+def _integer(text: str, where: str) -> int:
+    try:
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    except ValueError:  # thousands of digits
+        raise ConfigError(f"{text[:12]}... cannot be read as a number", where=where) from None
+
+
+def _whole(text: str, where: str) -> str:
+    """The text itself; half of a surrogate pair could not be written anywhere later."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigError(
+            "holds half of a surrogate pair (\\ud800 to \\udfff)", where=where, remedy="write the character itself"
+        )
+    return text

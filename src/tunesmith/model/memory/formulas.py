@@ -130,15 +130,9 @@ def estimate(
     loaded = weight_bytes(model, resolved)
     trainable, parameters = trainable_parameters(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    stepped = [torch.empty_like(part, dtype=torch.float32) for part in trained] if sharing.uses_deepspeed else trained
     if sharing.uses_deepspeed:
         model.to(precision.torch_dtype)  # type: ignore[arg-type]  # the stub of a decorated method
-    states = sum(optimizer_bytes(training.optim, tensor) for tensor in stepped)
-    step_work = (
-        sum(map(tensor_bytes, stepped)) if cuda and training.optim == "adamw_torch" else max(map(tensor_bytes, stepped))
-    )
-    if sharing.uses_deepspeed:  # its float32 copy of the weights, and gradients for it
-        states, step_work = states + sum(map(tensor_bytes, stepped)), step_work + sum(map(tensor_bytes, stepped))
+    states, step_work = _stepped(trained, training.optim, sharing, cuda=cuda)
     unpacked = max(
         (tensor_bytes(part.weight) for part in model.modules() if isinstance(part, QuantizedLinear)), default=0
     )
@@ -166,6 +160,16 @@ def estimate(
         loaded=loaded,
         offloaded=parts.offloaded,
     )
+
+
+def _stepped(trained: list[torch.nn.Parameter], optim: str, strategy: Strategy, *, cuda: bool) -> tuple[int, int]:
+    """Bytes of the optimizer's states, and of what its step needs meanwhile: DeepSpeed steps a float32 copy."""
+    copied = strategy.uses_deepspeed
+    stepped = [torch.empty_like(part, dtype=torch.float32) for part in trained] if copied else trained
+    sizes = [tensor_bytes(part) for part in stepped]
+    states = sum(optimizer_bytes(optim, tensor) for tensor in stepped)
+    step_work = sum(sizes) if cuda and optim == "adamw_torch" else max(sizes)
+    return (states + sum(sizes), step_work + sum(sizes)) if copied else (states, step_work)
 
 
 def optimizer_bytes(optim: str, parameter: torch.Tensor) -> int:
