@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import assets
@@ -77,9 +78,13 @@ def chat_renderer(
         instruction_in_prompt=data.instruction_in_prompt,
         loss_on=data.loss_on,
         begins=begins if decides else None,
+        for_tools=for_tools,
+        today=data.template_date,
     )
-    if not renderer.writes_answers() and replace(renderer, parts=True).writes_answers():
+    if not renderer.writes("a1") and replace(renderer, parts=True).writes("a1"):
         renderer = replace(renderer, parts=True)
+    if renderer.opens_thoughts():
+        renderer = replace(renderer, thinks=True, inline=not renderer.writes("t1"))
     renderer.check()
     if renderer.trims_answers():
         notify("the chat template trims answers: blanks and line ends around them are not trained")
@@ -89,6 +94,34 @@ def chat_renderer(
             "conversations are trained and asked without it; begin the template with {{ bos_token }} if that is wrong"
         )
     return renderer
+
+
+def _own_templates(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
+    """The tokenizer's chat template, and the one for rows with tools where it names one.
+
+    Raises:
+        ModelError: it has several templates, and none for rows without tools.
+    """
+    templates = tokenizer.chat_template
+    if not isinstance(templates, dict):
+        return tokenizer.get_chat_template(), None
+    if "default" not in templates:
+        raise ModelError(
+            f"the tokenizer has the chat templates {', '.join(templates)} and no default one",
+            where="data.template",
+            remedy="save the one that is meant in a .jinja file and name it with template",
+        )
+    return templates["default"], templates.get("tool_use")
+
+
+def reads_date(tokenizer: PreTrainedTokenizerBase, data: DataSection) -> bool:
+    """Whether the chat template that the settings choose may write the day."""
+    if data.template in (None, "chat"):
+        held = tokenizer.chat_template or ""
+        return any("strftime_now" in source for source in (held.values() if isinstance(held, dict) else [held]))
+    template = str(data.template)
+    path = Path(assets.template(template) or template).expanduser()
+    return "{query}" not in template and path.is_file() and "strftime_now" in path.read_text("utf-8", "replace")
 
 
 def _with_own_end(source: str, specials: re.Pattern[str] | None, tokenizer: PreTrainedTokenizerBase) -> str:
