@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tunesmith.data.lines import MAX_LINE_BYTES, decode, read_lines
 from tunesmith.data.row import Row
@@ -62,6 +62,21 @@ def parquet_file(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches():
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(values, str(path), number)
+                    yield Row(without_struct_nulls(values), str(path), number)
     except pyarrow.ArrowException as error:
         raise DataError(f"not a valid Parquet file ({error})", where=str(path)) from error
+
+
+def without_struct_nulls(values: dict[str, Any]) -> dict[str, Any]:
+    """A row of an Arrow table without the keys that its structs got from other rows.
+
+    All structs of a column have the same keys there; those that a row did not have come back as null. The columns
+    themselves keep their nulls.
+    """
+    return {name: _without_nulls(value) if isinstance(value, (dict, list)) else value for name, value in values.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
