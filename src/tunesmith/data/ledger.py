@@ -23,7 +23,7 @@ from tunesmith.notices import notify
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 ROWS_SHOWN = 5
 LINE_BITS = 40
-DEFAULT_KEYS = ("id", "idx", "index", "pairID", "pair_id")
+DEFAULT_KEYS = ("id", "idx", "index", "pairID", "pair_id", "Unnamed: 0", "__index_level_0__")
 """Columns that no format reads as text and that are no news."""
 
 _LABEL = re.compile(r'"predicted_label"\s*:\s*"?([\w.-]+)')
