@@ -11,7 +11,7 @@ define silently
 @said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }
 endef
 
-.PHONY: install demo test test-image check bench docs lock clean
+.PHONY: install demo test test-image check mutants bench docs lock clean
 
 install: $(INSTALLED)
 
@@ -39,6 +39,10 @@ check: install
 	$(call silently,$(BIN)/lint-imports --no-logo)
 	$(call silently,$(BIN)/deptry src)
 	$(call silently,$(BIN)/mypy)
+
+# Changes the modules that decide what is learnt, one thing at a time, and asks their tests; hours. MODULES="data/masking"
+mutants: install
+	@$(BIN)/python scripts/mutants.py $(MODULES)
 
 bench: install
 	@$(BIN)/python -m benchmarks

@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import logged, run_training, story_rows, tensors, write_rows
+from helpers import logged, resolved_from, run_training, story_rows, tensors, write_rows
+from tunesmith.launch.processes import planned
 from tunesmith.model.load import load_for_inference
+from tunesmith.report.folder import read_json
+from tunesmith.train.check import check
 
 WORKER = Path(__file__).resolve().parents[1] / "several_processes.py"
 STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
@@ -52,10 +55,11 @@ COMMON: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """Run folders of one process by way, and of two processes by name."""
+    """Run folders of one process by way, and of two processes by name; and the settings of the latter."""
 
     alone: dict[str, Path]
     shared: Path
+    settings: dict[str, dict[str, Any]]
 
     def of(self, strategy: str, way: str) -> Path:
         return self.shared / f"{strategy}-{way}"
@@ -92,7 +96,7 @@ def runs(stories_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     launch(plan)
     errors = {(name, rank): outcome(folder, name, rank).get("error") for name in shared for rank in (0, 1)}
     assert not any(errors.values()), errors
-    return Runs(alone, folder)
+    return Runs(alone, folder, shared)
 
 
 def outcome(folder: Path, name: str, rank: int) -> dict[str, Any]:
@@ -122,6 +126,18 @@ def curve(folder: Path) -> list[tuple[float, float]]:
     found = logged(folder, "loss", "grad_norm")
     assert len(found) == 4
     return found
+
+
+@pytest.mark.parametrize(("strategy", "way"), [*((strategy, "full") for strategy in STRATEGIES), ("zero3", "packed")])
+def test_a_check_knew_what_two_processes_would_do(runs: Runs, strategy: str, way: str, tmp_path: Path) -> None:
+    settings = runs.settings[f"{strategy}-{way}"] | {"num_processes": 2, "output_dir": str(tmp_path / "run")}
+    resolved = resolved_from(**settings)
+    report = check(resolved, processes=planned(resolved))
+    assert report.problems == []
+    assert report.steps is not None
+    plan = read_json(runs.of(strategy, way) / "run.json")["plan"]
+    assert {name: report.steps[name] for name in plan} == plan
+    assert (plan["num_processes"], plan["total_steps"]) == (2, 4)
 
 
 @pytest.mark.parametrize(("strategy", "way"), PAIRS)

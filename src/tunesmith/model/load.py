@@ -100,7 +100,8 @@ def load_base(
         strategy: how several processes will share it.
     """
     section = resolved.config.model
-    found = open_checked(section)
+    with loading(strategy, in_pieces=False):  # it builds the model as well, without weights
+        found = open_checked(section)
     in_pieces = loads_in_pieces(resolved, strategy, int(os.environ.get("WORLD_SIZE", "1")))
     quantization = quantization_config(resolved.config.quantization, precision, spread=strategy.name == "fsdp2")
     keywords = found.keywords | {

@@ -111,9 +111,9 @@ class Trainer(SFTTrainer):
             super().create_accelerator_and_postprocess()
 
     @override
-    def train(self, *args: Any, **keywords: Any) -> Any:
+    def _prepare_for_training(self, *args: Any, **keywords: Any) -> Any:
         with fsdp.handing_out(self.model) if fsdp.accelerate_hands_out(self.accelerator) else nullcontext():
-            return super().train(*args, **keywords)
+            return super()._prepare_for_training(*args, **keywords)
 
     def check_strategy(self, strategy: Strategy) -> None:
         """Refuse a run whose libraries took another strategy than was asked for.

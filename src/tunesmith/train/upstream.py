@@ -61,6 +61,12 @@ TOUCHED: tuple[Touched, ...] = (
         "accelerate<1.16",
     ),
     Touched(
+        "transformers.Trainer._prepare_for_training",
+        "the moment at which accelerate spreads weights that lie in one process, see fsdp.handing_out",
+        _TRAINER,
+        "transformers<5.24",
+    ),
+    Touched(
         "transformers.Trainer._get_train_sampler",
         "rows of like lengths together in an order that order.py knows too, and rows that only fill batches up",
         f"{_TRANSFORMERS}/pull/9574",

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.batching import BatchRows, FilledSampler, LengthGroupedSampler, filler, length_grouped_order, pack
+from tunesmith.data.batching import (
+    BatchRows,
+    FilledSampler,
+    LengthGroupedSampler,
+    filler,
+    joined,
+    length_grouped_order,
+    pack,
+)
 from tunesmith.data.masking import IGNORE_INDEX, Example
 
 
@@ -102,7 +110,23 @@ def test_filled_order_has_every_row_once_and_the_fillers_last() -> None:
     assert len(filled) == 24
 
 
+def test_joined_examples_keep_their_labels_and_have_weights_only_where_asked() -> None:
+    one, other = example(2, "f:1"), replace(example(3, "f:2"), labels=[IGNORE_INDEX, 7, 8])
+    assert joined([one, other]) == {
+        "input_ids": one.input_ids + other.input_ids, "labels": [*one.labels, IGNORE_INDEX, 7, 8], "lengths": [2, 3],
+        "origins": ["f:1", "f:2"],
+    }  # fmt: skip
+
+
+def test_one_that_does_not_fit_is_refused_among_shorter_ones() -> None:
+    with pytest.raises(ValueError, match="an example of 9 tokens does not fit into 8"):
+        pack([1, 9, 2], 8)
+
+
 def test_fillers_teach_nothing() -> None:
+    plain = {"input_ids": [0], "labels": [IGNORE_INDEX], "lengths": [1], "origins": []}
+    assert filler(weighted=False) == plain
+    assert filler(weighted=True) == plain | {"weights": [0.0]}
     assert filler(weighted=False)["labels"] == [IGNORE_INDEX]
     assert filler(weighted=False)["origins"] == []
     assert filler(weighted=True)["weights"] == [0.0]

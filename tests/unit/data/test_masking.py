@@ -12,6 +12,7 @@ from tunesmith.data.masking import (
     TooLongError,
     encode,
     fit,
+    is_weightless,
     make_example,
     start_after,
 )
@@ -99,6 +100,45 @@ def test_loss_on(mistral_tokenizer: Any, loss_on: str, text: str) -> None:
     assert mistral_tokenizer.decode(trained(made)[:-1]) == text.removeprefix(" ")
     assert made.num_prompt_tokens == len(mistral_tokenizer("U: q A: a b U: r A:").input_ids)
     assert made.num_head_tokens == len(mistral_tokenizer("U: q A:").input_ids)
+
+
+def test_the_prompt_of_a_long_conversation_ends_before_its_last_answer(mistral_tokenizer: Any) -> None:
+    made = example(rendered(*CHAT, (" U: s A:", "context"), (" e", "assistant")), mistral_tokenizer)
+    prompt = mistral_tokenizer("U: q A: a b U: r A: c d U: s A:").input_ids
+    assert made.input_ids[: made.num_prompt_tokens] == prompt
+    assert made.num_head_tokens == len(mistral_tokenizer("U: q A:").input_ids)
+    assert made.full_length == len(made.input_ids) == len(made.labels)
+
+
+def test_weights_of_spans_lie_on_their_tokens(mistral_tokenizer: Any) -> None:
+    item = rendered(*CHAT)
+    spans = [replace(span, weight=weight) for span, weight in zip(item.spans, (3.0, 0.5, 1.0, 2.0), strict=True)]
+    made = example(replace(item, spans=tuple(spans)), mistral_tokenizer)
+    assert made.weights is not None
+    assert len(made.weights) == len(made.labels)
+    ends = [len(mistral_tokenizer(text).input_ids) for text in ("U: q A:", "U: q A: a b", "U: q A: a b U: r A:")]
+    for at, (label, weight) in enumerate(zip(made.labels, made.weights, strict=True)):
+        first, last = ends[0] <= at < ends[1], at >= ends[2]
+        assert weight == (0.5 if first else 2.0 if last else 1.0)  # a weight without loss weighs nothing
+        assert (label != IGNORE_INDEX) == (first or last)
+    assert example(item, mistral_tokenizer).weights is None
+    spans[1] = replace(spans[1], weight=0.0)  # an answer that weighs nothing has no label either
+    made = example(replace(item, spans=tuple(spans)), mistral_tokenizer)
+    assert [at for at, label in enumerate(made.labels) if label != IGNORE_INDEX] == [*range(ends[2], len(made.labels))]
+
+
+def test_a_row_teaches_nothing_on_purpose_where_every_answer_weighs_nothing() -> None:
+    item = rendered(*CHAT)
+
+    def weighing(*weights: float) -> Rendered:
+        spans = [replace(span, weight=weight) for span, weight in zip(item.spans, weights, strict=True)]
+        return replace(item, spans=tuple(spans))
+
+    assert is_weightless(weighing(1, 0, 1, 0), "assistant")
+    assert not is_weightless(weighing(1, 0, 1, 1), "assistant")
+    assert is_weightless(weighing(1, 1, 1, 0), "last_assistant")
+    assert not is_weightless(weighing(1, 0, 1, 0), "all")
+    assert not is_weightless(rendered(("q", "context")), "assistant")
 
 
 def test_the_first_token_has_no_loss_and_one_must_have(gpt2_tokenizer: Any) -> None:

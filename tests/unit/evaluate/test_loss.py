@@ -17,7 +17,14 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.modeling_utils import slice_logits_to_keep
 
 from tunesmith.data.masking import IGNORE_INDEX
-from tunesmith.evaluate.loss import label_weight, measure_tokens, row_totals, token_figures, token_losses
+from tunesmith.evaluate.loss import (
+    keeps_logits,
+    label_weight,
+    measure_tokens,
+    row_totals,
+    token_figures,
+    token_losses,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +97,27 @@ def test_right_answers_are_counted_only_where_somebody_asked(model: Any) -> None
 
 def test_figures_come_from_sums() -> None:
     assert token_figures(torch.tensor([6.0, 3.0, 4.0, 1.0])) == {"loss": 2.0, "token_accuracy": 0.25}
+
+
+def test_an_evaluation_makes_no_gradient_and_asks_only_for_logits_that_have_labels(model: Any) -> None:
+    class Wrapped(torch.nn.Module):
+        """As PEFT's wrapper: its own forward takes anything, and the base tells what it can do."""
+
+        def get_base_model(self) -> Any:
+            return model
+
+        def forward(self, **keywords: Any) -> Any:
+            asked.append((torch.is_grad_enabled(), keywords.pop("logits_to_keep").tolist(), keywords.pop("use_cache")))
+            assert sorted(keywords) == ["attention_mask", "input_ids"]
+            return model(**keywords, logits_to_keep=torch.tensor(asked[-1][1]))
+
+    asked: list[Any] = []
+    batch = made_batch(1, 7)
+    labelled = [at - 1 for at in range(1, 12) if batch["labels"][0, at] != IGNORE_INDEX]
+    measure_tokens(Wrapped(), [batch | {"origins": ["f:1"]}], torch.device("cpu"))
+    assert asked == [(False, labelled, False)]
+    assert keeps_logits(model)
+    assert not keeps_logits(torch.nn.Linear(2, 2))
 
 
 CPU, FIRST, LAST = torch.device("cpu"), torch.device("cuda:0"), torch.device("cuda:1")

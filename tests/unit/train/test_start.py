@@ -12,13 +12,21 @@ from helpers import resolved_from, run_training
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import ALONE, Strategy
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, DataError, StorageError
 from tunesmith.report import record
 from tunesmith.train import checkpoint
 from tunesmith.train.checkpoint import Batches, Checkpoint
 from tunesmith.train.plan import make_plan
 from tunesmith.train.processes import process_seed
-from tunesmith.train.start import check_batches, starting_point
+from tunesmith.train.start import (
+    check_agreement,
+    check_batches,
+    check_folder,
+    check_free,
+    check_writable,
+    repeats,
+    starting_point,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +79,106 @@ def test_another_number_of_processes(tmp_path: Path, name: str) -> None:
     assert "checkpoint-3" in caught.value.what
     assert caught.value.remedy is not None
     assert remedy in caught.value.remedy
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable(tmp_path / "new" / "run")
+    check_writable(tmp_path / "new" / "run")
+    assert list((tmp_path / "new" / "run").iterdir()) == []
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(StorageError, match="is a file, not a folder"):
+        check_writable(file)
+    with pytest.raises(StorageError, match="cannot write there: Not a directory"):
+        check_writable(file / "run")
+    for asked in (check_folder, starting_point):
+        with pytest.raises(StorageError, match="is a file, not a folder"):
+            asked(settings(file))
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+    with pytest.raises(StorageError, match="cannot write there: no room"):
+        check_writable(tmp_path / "new")
+
+
+@pytest.mark.parametrize("held", ["run.json", "config.json", "adapter_config.json", "checkpoint-3"])
+def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path, held: str) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "notes.txt").touch()  # somebody's own file is no run
+    resolved = settings(run)
+    check_free(resolved)
+    assert check_folder(resolved) == run
+    assert starting_point(resolved) is None
+    if held.startswith("checkpoint"):
+        (run / held).mkdir()
+    else:
+        (run / held).write_text("{}")
+    for asked in (check_free, check_folder, starting_point):
+        with pytest.raises(ConfigError, match="holds a run already") as caught:
+            asked(resolved)
+        assert caught.value.where == "command line"
+    free = settings(run, overwrite_output_dir=True)
+    check_free(free)
+    assert check_folder(free) == run
+    assert check_folder(settings(run, resume_from_checkpoint="latest")) == run
+
+
+def test_machines_beside_the_first_may_find_its_run(tmp_path: Path) -> None:
+    (tmp_path / record.RECORD).write_text("{}")
+    beside = settings(tmp_path, nodes=2, node_rank=1, rendezvous="host:29500")
+    assert check_folder(beside) == tmp_path
+    with pytest.raises(ConfigError, match="holds a run already"):
+        check_folder(settings(tmp_path, nodes=2, node_rank=0, rendezvous="host:29500"))
+
+
+def test_a_run_is_repeated_only_where_processes_are_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, again = settings(tmp_path), settings(tmp_path, max_restarts=2, num_processes=2)
+    assert not repeats(again)  # there is no run yet
+    record.begin(tmp_path, plain, ["test"], {})
+    assert repeats(again)  # where it is launched makes no other run of it
+    assert not repeats(plain)
+    assert not repeats(settings(tmp_path, max_restarts=2, num_processes=2, seed=3))
+    assert check_folder(again) == tmp_path
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    assert not repeats(again)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    assert repeats(plain)
+    record.close(tmp_path, "finished", {})
+    assert not repeats(plain)
+
+
+def test_the_checkpoint_asked_for_is_where_a_run_starts(tmp_path: Path) -> None:
+    first, second = save(tmp_path, 9), save(tmp_path, 10)
+    assert starting_point(settings(tmp_path, resume_from_checkpoint="latest")) == second
+    assert starting_point(settings(tmp_path, resume_from_checkpoint=str(first.path))) == first
+    (second.path / "late").touch()  # what a manifest does not name does not spoil a checkpoint
+    assert starting_point(settings(tmp_path, resume_from_checkpoint="latest")) == second
+    (second.path / checkpoint.MANIFEST).unlink()
+    assert starting_point(settings(tmp_path, resume_from_checkpoint="latest")) == first
+
+
+def test_processes_must_agree_on_step_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the other processes say is put in their place; who says what to whom is accelerate's business."""
+    import accelerate.utils
+
+    def others_say(*said: tuple[int, str | None]) -> None:
+        monkeypatch.setattr(accelerate.utils, "gather_object", lambda own: [*own, *said])
+
+    found = Checkpoint(Path("checkpoint-3"), 3)
+    check_agreement(found, "a")  # alone
+    others_say((3, "a"), (3, "a"))
+    check_agreement(found, "a")
+    others_say((0, None))
+    check_agreement(None, None)
+    others_say((3, "a"), (0, "a"))
+    with pytest.raises(StorageError, match="from different steps: 3, 3, 0"):
+        check_agreement(found, "a")
+    with pytest.raises(StorageError, match="from different steps: 0, 3, 0"):
+        check_agreement(None, "a")
+    others_say((3, "b"))
+    with pytest.raises(DataError, match="different training data"):
+        check_agreement(found, "a")
 
 
 def test_a_refusal_has_the_numbers_of_both_sides(tmp_path: Path) -> None:
