@@ -130,8 +130,7 @@ class DataSection(Section):
     """Further names of roles: {name in the rows: ``system``, ``user``, ``assistant`` or ``tool``}."""
     turn_order: Literal["error", "merge", "keep"] = "error"
     """What happens to a chat that begins with the assistant, has two turns of one role in a row or a system message in
-    the middle: it is refused, such turns are joined (an opening answer is still refused), or it is left as it is.
-    """
+    the middle: it is refused, such turns are joined (an opening answer is refused still), or the template decides."""
     mix_weights: list[PositiveFloat] | None = None
     """How often each entry of ``train_data`` is drawn from, relative to the others; unset, all rows follow one another.
     """
