@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
-from tunesmith.report import record
+from tunesmith.report import belongings, record
 from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, strategy_keywords
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
@@ -36,13 +36,16 @@ from tunesmith.train.folder import (
     adapter_record,
     begin_folder,
     best_evaluation,
+    close_folder,
     draw,
     final_metrics,
     push_finished,
+    record_failure,
     save_models,
     write_cards,
     write_ledger,
 )
+from tunesmith.train.lock import held
 from tunesmith.train.processes import (
     connected,
     disconnect,
@@ -53,7 +56,7 @@ from tunesmith.train.processes import (
 )
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.setup import Setup, set_up
-from tunesmith.train.start import check_agreement
+from tunesmith.train.start import check_agreement, check_writable, completed
 from tunesmith.train.strategy import check_tied, claim_deepspeed_fields, gathered_weights, release_zero3
 from tunesmith.train.trainer import Arguments, Trainer
 
@@ -67,9 +70,20 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         listener: whoever shows progress.
 
     Raises:
-        TunesmithError: with the exit code of what went wrong; ``run.json`` then says "failed" and why.
+        TunesmithError: with the exit code of what went wrong; ``run.json`` then says "failed" and why, unless the run
+            had nothing to show yet and the one that it was to replace is back in its place.
     """
-    listener = listener or Silent()
+    folder = Path(resolved.config.training.output_dir)
+    check_writable(folder)
+    with held(folder) if is_main_process() else nullcontext():
+        if is_main_process():
+            belongings.heal(folder)
+        complete = completed(resolved)
+        return complete or _train(resolved, command, listener or Silent())
+
+
+def _train(resolved: Resolved, command: Sequence[str], listener: Listener) -> TrainResult:
+    """``train``, in a folder that nobody else uses."""
     started = time.perf_counter()
     joined = connected()
     use_fresh_store()
@@ -167,7 +181,7 @@ def recorded_end(setup: Setup, listener: Listener) -> Iterator[None]:
         if is_main_process():
             listener.on_end()
             what = error.line() if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
-            record.close(Path(setup.resolved.config.training.output_dir), "failed", {"error": what})
+            record_failure(Path(setup.resolved.config.training.output_dir), what)
         raise
     finally:
         trackers.close()
@@ -260,6 +274,7 @@ def finalize(
         kept = {"best": best, "best_checkpoint": best_checkpoint} | adapter_record(resolved)
         record.close(folder, "finished", {"result": result, **kept})
         write_cards(resolved)
+        close_folder(folder)
         if training.push_to_hub:
             push_finished(resolved)
     return TrainResult(folder, model_folder_of(resolved), state.global_step, seconds, metrics)
