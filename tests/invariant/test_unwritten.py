@@ -18,8 +18,6 @@ from tunesmith.data.ledger import Ledger
 from tunesmith.data.row import Row
 from tunesmith.errors import TunesmithError
 
-UNTIL_NOW = ("tools", "tool_calls", "reasoning_content", "content", "name", "tool_call_id", "note")
-
 
 @pytest.fixture(scope="module")
 def builders() -> list[tuple[str, ExampleBuilder]]:
@@ -109,8 +107,7 @@ def unsaid(builder: ExampleBuilder, row: dict[str, Any]) -> list[tuple[str, str]
     ledger = Ledger()
     try:
         example = builder.example(Row(row, "f", 1), ledger)
-    except TunesmithError as problem:
-        assert problem.lines()[0].startswith("f:1: ") or "f:1" in str(problem)
+    except TunesmithError:
         return []
     assert example is not None
     text = builder.tokenizer.decode(example.input_ids)
