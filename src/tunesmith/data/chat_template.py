@@ -13,7 +13,7 @@ from tunesmith import assets
 from tunesmith.config.schema import DataSection
 from tunesmith.data import sandbox
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
-from tunesmith.data.jinja_engine import PrefixPoints
+from tunesmith.data.jinja_engine import PrefixPoints, Shared
 from tunesmith.data.rendered import CONTEXT, Piece, Rendered
 from tunesmith.data.special_tokens import ContentPolicy, Guard, end_of_turn, last_match, token_text
 from tunesmith.data.template_files import read_text
@@ -148,14 +148,15 @@ class ChatRenderer:
         cuts = [(number, not answered)]
         for index in chosen:
             cuts += [(index, True)] if index == number - 1 else [(index, True), (index + 1, False)]
-        whole, *texts = self._texts(turns, list(conversation.tools), cuts, where)
+        whole, texts = self._texts(turns, list(conversation.tools), cuts, where)
+        following = iter(texts)
         pieces: list[Piece] = []
         done, ends = 0, False
         for index in chosen:
             last = index == number - 1
             turn = guard.messages[index]
-            start = self._length(whole, texts.pop(0), index, where)
-            end = len(whole) if last else self._end(whole, start, texts.pop(0), index, where)
+            start = self._length(next(following), index, where)
+            end = len(whole) if last else self._end(whole, start, next(following), index, where)
             said, unended = end_of_turn(whole[start:end], self.content.specials)
             weight = conversation.weight * turn.weight
             pieces += [(whole[done:start], CONTEXT, conversation.weight), (said, ASSISTANT, weight)]
@@ -193,38 +194,40 @@ class ChatRenderer:
         asked = replace(turns[first], content=f"{self.instruction}\n\n{turns[first].content}")
         return (*turns[:first], asked, *turns[first + 1 :])
 
-    def _texts(self, turns: list[dict[str, Any]], tools: list[Any], cuts: PrefixPoints, where: str) -> list[str]:
+    def _texts(self, turns: list[dict[str, Any]], tools: list[Any], cuts: PrefixPoints, where: str) -> Shared:
         try:
-            return sandbox.render(self.source, self.variables, turns, tools, cuts, ours=self.ours)
+            return sandbox.render_shared(self.source, self.variables, turns, tools, cuts, ours=self.ours)
         except sandbox.TemplateRefusal as refusal:
             system = any(turn["role"] == "system" for turn in turns)
             remedy = "if it knows no system message, set instruction_in_prompt: true" if system else None
             raise DataError(f"the chat template refuses this row ({refusal})", where=where, remedy=remedy) from refusal
 
-    def _length(self, whole: str, start: str, index: int, where: str) -> int:
-        if not whole.startswith(start):
+    def _length(self, before: tuple[int, str], index: int, where: str) -> int:
+        same, rest = before
+        if rest:
             raise self._unstable(index, where)
-        return len(start)
+        return same
 
-    def _end(self, whole: str, start: int, upto: str, index: int, where: str) -> int:
-        """Where turn ``index`` ends in ``whole``; ``upto`` is what the template writes when nothing follows it.
+    def _end(self, whole: str, start: int, upto: tuple[int, str], index: int, where: str) -> int:
+        """Where turn ``index`` ends in ``whole``; ``upto`` is what the template writes when nothing follows it: how
+        much of ``whole``, and what else.
 
         Some templates close the last turn otherwise than earlier ones: with one token more (then the turn ends with the
         special token before it), or with another one in its place.
         """
-        if whole.startswith(upto):
-            return len(upto)
+        same, rest = upto
+        if not rest:
+            return same
         specials = self.content.specials
         if specials is None:
             raise self._unstable(index, where)
-        same = _common(whole, upto)
         differing = next((match for match in specials.finditer(whole, start) if match.end() > same), None)
         inside = differing is not None and differing.start() <= same
         until = differing.start() if differing is not None and inside else same
         last = last_match(specials, whole[:until], start)
         if last is not None and not whole[last.end() : until].strip():
             return last.end()
-        if differing is not None and inside and specials.match(upto, differing.start()):
+        if differing is not None and inside and specials.match(whole[differing.start() : same] + rest):
             return differing.end()
         raise self._unstable(index, where)
 
