@@ -153,8 +153,10 @@ class DataSection(Section):
     """Whether plain text starts with the tokenizer's begin token; unset does what the tokenizer itself does."""
     max_length: PositiveInt = 1024
     """Longest example, in tokens, begin and end token included."""
-    too_long: Literal["error", "drop", "truncate_prompt", "truncate_completion"] = "error"
-    """What happens to a longer example; everything cut or dropped is counted in the ledger."""
+    too_long: Literal["error", "drop", "truncate_prompt", "truncate_completion", "split"] = "error"
+    """What happens to a longer example; everything cut or dropped is counted in the ledger. ``truncate_prompt`` takes a
+    chat's oldest turns, then the first words of the question, of other rows the head of the prompt; ``split`` makes
+    several examples of plain text (with ``loss_on: all``)."""
     empty_completion: Literal["error", "drop", "keep"] = "error"
     """What happens to a row with nothing to learn."""
     limit: PositiveInt | None = None

@@ -5,12 +5,13 @@ Rows come from ``rows.py``, batches from ``collate.py``. Everything that is cut 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from tunesmith.config.schema import DataSection
+from tunesmith.data.chat_template import ChatRenderer
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.encoding import Encoder
 from tunesmith.data.formats import COLUMNS, FORMATS, FormatOptions, detect, nli_reference, rename, row_weight
@@ -23,11 +24,13 @@ from tunesmith.data.masking import (
     is_weightless,
     make_example,
     prompt_ids,
+    split,
     start_after,
 )
 from tunesmith.data.rag import cut_documents
 from tunesmith.data.rendered import Rendered
 from tunesmith.data.row import MAX_PROBLEMS, Problems, Row
+from tunesmith.data.shorten import shorten
 from tunesmith.data.templates import LiteralRenderer, Renderer, choose_renderer
 from tunesmith.errors import DataError, DataErrors
 from tunesmith.notices import notify
@@ -93,12 +96,12 @@ class ExampleBuilder:
             encoded = encode([text for _, text in rendered], self.encoder)
             for (row, text), ids in zip(rendered, encoded, strict=True):
                 try:
-                    example = self._finish(row, text, ids, ledger)
+                    made = self._finish(row, text, ids, ledger)
                 except DataError as problem:
                     refused.add(problem)
                 else:
-                    if example is not None and not refused.any:
-                        yield example
+                    if not refused.any:
+                        yield from made
         refused.stop()
 
     def example(self, row: Row, ledger: Ledger | None = None) -> Example | None:
@@ -188,6 +191,9 @@ class ExampleBuilder:
         )
         return FORMATS[self.format_of(row)](row, options)
 
+    def _weighted(self, row: Row) -> Conversation:
+        return replace(self._conversation(row, need_answer=True), weight=row_weight(row))
+
     def _training_text(self, original: Row, ledger: Ledger) -> Rendered | None:
         row = rename(original, self.data.columns)
         conversation = self._conversation(row, need_answer=True)
@@ -220,26 +226,50 @@ class ExampleBuilder:
             rendered = start_after(rendered, marker, self.encoder, row.where)
         return rendered
 
-    def _finish(self, row: Row, rendered: Rendered, ids: tuple[list[int], list[int]], ledger: Ledger) -> Example | None:
+    def _finish(
+        self, row: Row, rendered: Rendered, ids: tuple[list[int], list[int]], ledger: Ledger
+    ) -> Sequence[Example]:
+        """The example of a row; none where a policy drops it, several where it is split."""
         whole = make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
-        example: Example | None
-        if self._loses_documents(row, whole):
-            example = self._with_fewer_documents(rename(row, self.data.columns), whole)
-        else:
-            example = fit(whole, self.data.max_length, self.data.too_long, self.encoder)
-        if example is None:
+        fitting = self._fitting(row, whole)
+        if not fitting:
             ledger.drop(row, "too_long", whole.full_length)
-        elif ledger.is_duplicate(row, example) and self.data.duplicates == "drop":
+        elif ledger.is_duplicate(row, whole if len(fitting) > 1 else fitting[0]) and self.data.duplicates == "drop":
             ledger.drop(row, "duplicate")
-            return None
+            return ()
         else:
-            ledger.keep(row, example)
-        return example
+            ledger.keep(row, *fitting)
+        return fitting
 
-    def _loses_documents(self, row: Row, whole: Example) -> bool:
-        """Whether a row is too long and may lose documents: the head of its prompt would be the instruction."""
-        too_long = len(whole.input_ids) > self.data.max_length
-        return too_long and self.data.too_long == "truncate_prompt" and self.format_of(row) == "rag"
+    def _fitting(self, row: Row, whole: Example) -> Sequence[Example]:
+        """What becomes of an example under ``max_length``."""
+        policy, limit = self.data.too_long, self.data.max_length
+        if len(whole.input_ids) > limit and policy == "split":
+            if self.format_of(row) != "text" or self.data.loss_on != "all":
+                raise DataError(
+                    f"{len(whole.input_ids)} tokens, and only plain text is split",
+                    where=row.where,
+                    remedy="too_long: split goes with rows of text and loss_on: all; choose another policy for others",
+                )
+            return split(whole, limit, self.encoder)
+        if len(whole.input_ids) > limit and policy == "truncate_prompt":
+            if self.format_of(row) == "rag":
+                return [self._with_fewer_documents(rename(row, self.data.columns), whole)]
+            if isinstance(self.renderer_of(row), ChatRenderer):
+                return [self._with_fewer_turns(row, whole)]
+        example = fit(whole, limit, policy, self.encoder)
+        return [] if example is None else [example]
+
+    def _with_fewer_turns(self, row: Row, whole: Example) -> Example:
+        conversation = self._weighted(rename(row, self.data.columns))
+
+        def made(chat: Conversation) -> Example:
+            rendered = self._render(row, chat)
+            (ids,) = encode([rendered], self.encoder)
+            return make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
+
+        chat, cut = shorten(conversation, lambda chat: len(made(chat).input_ids), self.data.max_length, row.where)
+        return replace(made(chat), full_length=whole.full_length, cut=cut)
 
     def _with_fewer_documents(self, row: Row, whole: Example) -> Example:
         def made(shorter: Row) -> Example:

@@ -176,7 +176,7 @@ def _about(
     are read anew."""
     return {
         "source": data.train_data,
-        "examples": [ledger.total().kept for ledger in (made.train_ledger, made.eval_ledger)],
+        "examples": [ledger.total().kept + ledger.total().pieces for ledger in (made.train_ledger, made.eval_ledger)],
         "fingerprints": [made.train_fingerprint, made.eval_fingerprint],
         "ledgers": [made.train_ledger.to_dict(), made.eval_ledger.to_dict()],
         "rows": rows,
