@@ -120,12 +120,19 @@ class DataSection(Section):
     """Split of the same hub data set to evaluate on."""
     dev_split: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the training rows held out for evaluation when there is no evaluation data; 0 holds out none."""
+    dev_group_by: str | None = None
+    """Rows with an equal value in this column stay together when ``dev_split`` holds out; ``prompt`` groups rows of any
+    format by what they ask."""
+    dev_stratify_by: str | None = None
+    """Column whose values ``dev_split`` holds out in the proportions that they have among all rows."""
     format: Literal[
         "auto", "text", "prompt_completion", "nli", "messages", "alpaca", "sharegpt", "question_answer", "rag"
     ] = "auto"
     """Shape of a row; ``auto`` decides by the columns of the first row and says what it took."""
     columns: dict[str, str] = {}
     """Renames columns before the format reads them: {name the format expects: name in the file}."""
+    row_weights: bool = True
+    """Multiply the loss of a row by its column ``weight``, where it has one; false leaves that column alone."""
     mix_weights: list[PositiveFloat] | None = None
     """How often each entry of ``train_data`` is drawn from, relative to the others; unset, all rows follow one another.
     """
@@ -149,8 +156,9 @@ class DataSection(Section):
     list ``prompt``), ``assistant`` (every assistant turn), ``last_assistant`` or ``all``."""
     special_in_content: Literal["split", "error", "allow"] = "split"
     """What happens to content that spells a special token: it is trained as plain text, refused, or becomes one."""
-    add_bos: bool | None = None
-    """Whether plain text starts with the tokenizer's begin token; unset does what the tokenizer itself does."""
+    add_bos: bool | Literal["if_known"] | None = None
+    """Whether plain text starts with the tokenizer's begin token; ``if_known`` says yes where it has one; unset does
+    what the tokenizer itself does."""
     max_length: PositiveInt = 1024
     """Longest example, in tokens, begin and end token included."""
     too_long: Literal["error", "drop", "truncate_prompt", "truncate_completion", "split"] = "error"

@@ -242,6 +242,23 @@ def streaming_reads_in_order(resolved: Resolved) -> Problem | None:
 
 
 @RULES.rule
+def one_way_to_hold_out(resolved: Resolved) -> Problem | None:
+    data = resolved.config.data
+    if data.dev_group_by is not None and data.dev_stratify_by is not None:
+        return Problem(
+            ("data.dev_group_by", "data.dev_stratify_by"),
+            "rows cannot be held out by group and by label at once",
+            "leave one of them out",
+        )
+    chosen = "dev_group_by" if data.dev_group_by is not None else "dev_stratify_by"
+    if (data.dev_group_by or data.dev_stratify_by) is None or data.dev_split > 0:
+        return None
+    return Problem(
+        (f"data.{chosen}", "data.dev_split"), f"{chosen} says how dev_split holds out rows, which is 0", "set dev_split"
+    )
+
+
+@RULES.rule
 def names_hold_no_credentials(resolved: Resolved) -> Problem | None:
     data = resolved.config.data
     for path, given in (("data.train_data", data.train_data), ("data.eval_data", data.eval_data)):

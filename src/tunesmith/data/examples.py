@@ -192,7 +192,10 @@ class ExampleBuilder:
         return FORMATS[self.format_of(row)](row, options)
 
     def _weighted(self, row: Row) -> Conversation:
-        return replace(self._conversation(row, need_answer=True), weight=row_weight(row))
+        return replace(self._conversation(row, need_answer=True), weight=self._weight(row))
+
+    def _weight(self, row: Row) -> float:
+        return row_weight(row) if self.data.row_weights else 1.0
 
     def _training_text(self, original: Row, ledger: Ledger) -> Rendered | None:
         row = rename(original, self.data.columns)
@@ -213,7 +216,7 @@ class ExampleBuilder:
                 where=row.where,
                 remedy="set empty_completion to drop or keep, or remove the row",
             )
-        rendered = self._render(row, replace(conversation, weight=row_weight(row)))
+        rendered = self._render(row, replace(conversation, weight=self._weight(row)))
         if is_weightless(rendered, self.data.loss_on):
             ledger.drop(row, "weight_0")
             return None

@@ -406,17 +406,17 @@ def row_weight(row: Row) -> float:
     value = row.values.get("weight")
     if value is None:
         return 1.0
-    notify("rows carry a weight: the loss of their tokens is multiplied by it")
-    return _weight(row, value, "weight")
+    notify("rows carry a weight: the loss of their tokens is multiplied by it; row_weights: false leaves it alone")
+    return _weight(row, value, "weight", "; row_weights: false leaves this column alone")
 
 
-def _weight(row: Row, value: Any, path: str) -> float:
+def _weight(row: Row, value: Any, path: str, more: str = "") -> float:
     try:
         weight = float("nan") if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         weight = float("nan")
     if not 0 <= weight < float("inf"):
-        raise DataError(f"{path} is {value!r}", where=row.where, remedy="a weight is a number of at least 0")
+        raise DataError(f"{path} is {value!r}", where=row.where, remedy=f"a weight is a number of at least 0{more}")
     return weight
 
 
