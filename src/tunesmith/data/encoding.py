@@ -45,6 +45,7 @@ class Encoder:
             add_bos = self.bos_token_id is not None
             if not add_bos:
                 notify("the tokenizer has no begin token, so texts begin without one")
+        self.unk_token_id: int | None = tokenizer.unk_token_id
         if add_bos and self.bos_token_id is None:
             raise ModelError("the tokenizer has no begin token", remedy="set data.add_bos: false")
         self.add_bos = add_bos

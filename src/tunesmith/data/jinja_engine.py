@@ -70,13 +70,22 @@ class Engine:
         }
 
     def render(
-        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: PrefixPoints
+        self,
+        source: str,
+        variables: dict[str, Any],
+        messages: list[Any],
+        tools: list[Any],
+        cuts: PrefixPoints,
+        today: str | None = None,
     ) -> Shared:
-        """The texts of the first messages, one for each cut, as far as they differ from the first text.
+        """The texts of the first messages, one for each cut, as far as they differ from the first text; ``today`` is
+        the day that templates write, as ISO does.
 
         Raises:
             Exception: whatever the template raises; ValueError when it writes too much.
         """
+        if today is not None:
+            variables = {"strftime_now": datetime.fromisoformat(today).strftime} | variables
         whole, *others = cuts
         first = self._text(source, variables, messages, tools, whole)
         return first, [_beyond(first, self._text(source, variables, messages, tools, cut)) for cut in others]

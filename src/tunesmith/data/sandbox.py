@@ -34,7 +34,14 @@ class TemplateRefusal(Exception):
 
 
 def render(
-    source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: PrefixPoints, *, ours: bool
+    source: str,
+    variables: dict[str, Any],
+    messages: list[Any],
+    tools: list[Any],
+    cuts: PrefixPoints,
+    *,
+    ours: bool,
+    today: str | None = None,
 ) -> list[str]:
     """Texts of a conversation under a chat template.
 
@@ -45,16 +52,24 @@ def render(
         tools: JSON schemas of tools.
         cuts: for each text that is wanted, how many messages and whether to add the generation prompt.
         ours: the template ships with tunesmith and needs no process of its own.
+        today: the day that templates write as today, ``YYYY-MM-DD``; None is the day of the call.
 
     Raises:
         TemplateRefusal: with the template's own words where it has some.
     """
-    whole, others = render_shared(source, variables, messages, tools, cuts, ours=ours)
+    whole, others = render_shared(source, variables, messages, tools, cuts, ours=ours, today=today)
     return [whole, *(whole[:same] + rest for same, rest in others)]
 
 
 def render_shared(
-    source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: PrefixPoints, *, ours: bool
+    source: str,
+    variables: dict[str, Any],
+    messages: list[Any],
+    tools: list[Any],
+    cuts: PrefixPoints,
+    *,
+    ours: bool,
+    today: str | None = None,
 ) -> Shared:
     """``render`` for many cuts of a long conversation: the first text, and where the others begin to differ from it.
 
@@ -63,10 +78,10 @@ def render_shared(
     """
     if ours:
         try:
-            return _engine.render(source, variables, messages, tools, cuts)
+            return _engine.render(source, variables, messages, tools, cuts, today)
         except Exception as error:  # a template raises what it likes
             raise TemplateRefusal(str(error)) from error
-    return _child().render(source, variables, messages, tools, cuts)
+    return _child().render(source, variables, messages, tools, cuts, today)
 
 
 class Child:
@@ -78,7 +93,13 @@ class Child:
         self._source: str | None = None
 
     def render(
-        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: PrefixPoints
+        self,
+        source: str,
+        variables: dict[str, Any],
+        messages: list[Any],
+        tools: list[Any],
+        cuts: PrefixPoints,
+        today: str | None = None,
     ) -> Shared:
         """See the function ``render_shared``."""
         process = self._started()
@@ -86,7 +107,7 @@ class Child:
         deadline = time.monotonic() + MAX_SECONDS
         try:
             assert process.stdin is not None
-            jinja_engine.send(process.stdin, [given, variables, messages, tools, cuts])  # type: ignore[arg-type]
+            jinja_engine.send(process.stdin, [given, variables, messages, tools, cuts, today])  # type: ignore[arg-type]
             fine, answer = jinja_engine.receive(lambda size: self._read(process, size, deadline))
         except TimeoutError:
             self.stop()

@@ -131,7 +131,7 @@ def _rows_of_batches(batches: Iterable[pyarrow.RecordBatch], source: str) -> Ite
             number += 1
             if suspect:
                 _refuse_nul(values, f"{source}:{number}")
-            yield Row(values, source, number)
+            yield Row(without_struct_nulls(values), source, number)
 
 
 def _refuse_repeated(schema: pyarrow.Schema, source: str) -> None:
@@ -176,3 +176,18 @@ def _refuse_nul(value: Any, where: str) -> None:
     if isinstance(value, (list, tuple)):
         for item in value:
             _refuse_nul(item, where)
+
+
+def without_struct_nulls(values: dict[str, Any]) -> dict[str, Any]:
+    """A row of an Arrow table without the keys that its structs got from other rows.
+
+    All structs of a column have the same keys there; those that a row did not have come back as null. The columns
+    themselves keep their nulls.
+    """
+    return {name: _without_nulls(value) if isinstance(value, (dict, list)) else value for name, value in values.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
