@@ -171,6 +171,11 @@ class DataSection(Section):
     add_bos: bool | Literal["if_known"] | None = None
     """Whether plain text starts with the tokenizer's begin token; ``if_known`` says yes where it has one; unset does
     what the tokenizer itself does."""
+    new_tokens: list[str] = []
+    """Tokens that the tokenizer gets besides its own, such as ``<note>``; their rows of embedding and head are trained
+    with the adapter, or with all weights."""
+    new_special_tokens: list[str] = []
+    """The same for tokens of a template: content that spells one stays plain text (see ``special_in_content``)."""
     max_length: PositiveInt = 1024
     """Longest example, in tokens, begin and end token included."""
     too_long: Literal["error", "drop", "truncate_prompt", "truncate_completion", "split"] = "error"

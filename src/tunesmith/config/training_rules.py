@@ -259,6 +259,42 @@ def one_way_to_hold_out(resolved: Resolved) -> Problem | None:
 
 
 @RULES.rule
+def new_tokens_are_words(resolved: Resolved) -> Problem | None:
+    data = resolved.config.data
+    given = [*data.new_tokens, *data.new_special_tokens]
+    wrong = [token for token in given if token != token.strip() or not token or given.count(token) > 1]
+    if not wrong:
+        return None
+    return Problem(
+        ("data.new_tokens", "data.new_special_tokens"),
+        f"{wrong[0]!r} cannot be a new token: it is empty, has blanks around it or is named twice",
+        "name each new token once, without blanks around it",
+    )
+
+
+@RULES.rule
+def new_tokens_lie_on_every_device(resolved: Resolved) -> Problem | None:
+    data, launch, model = resolved.config.data, resolved.config.launch, resolved.config.model
+    if not data.new_tokens and not data.new_special_tokens:
+        return None
+    hinders = {
+        "launch.strategy": launch.strategy in ("fsdp2", "zero3"),
+        "launch.deepspeed": launch.deepspeed is not None,
+        "launch.accelerate_config": launch.accelerate_config is not None,
+        "model.model_class": model.model_class is not None,
+    }
+    for path, does in hinders.items():
+        if does:
+            name = path.partition(".")[2]
+            return Problem(
+                (path, "data.new_tokens"),
+                f"new tokens do not go with {name} as it is",
+                "leave it out, or add the tokens to the model first and save it",
+            )
+    return None
+
+
+@RULES.rule
 def names_hold_no_credentials(resolved: Resolved) -> Problem | None:
     data = resolved.config.data
     for path, given in (("data.train_data", data.train_data), ("data.eval_data", data.eval_data)):

@@ -24,6 +24,7 @@ from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.model.internals import attention_of
 from tunesmith.model.load import load_model
+from tunesmith.model.new_tokens import new_token_ids, num_embeddings
 from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.spread import loads_in_pieces
@@ -77,8 +78,9 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     claim_deepspeed_fields()
     arguments = trainer_arguments(setup)
     set_seed(resolved.config.training.seed)
-    model = load_model(resolved, setup.precision, setup.device, setup.strategy)
-    check_vocabulary(setup.tokenizer, model.get_input_embeddings().num_embeddings)
+    tokens = new_token_ids(setup.tokenizer, resolved.config.data)
+    model = load_model(resolved, setup.precision, setup.device, setup.strategy, tokens)
+    check_vocabulary(setup.tokenizer, num_embeddings(model))
     check_tied(setup.strategy, model)
     contract = inference_contract(setup, model)
     trainer = build_trainer(setup, model, contract, arguments)
