@@ -1,149 +1,65 @@
-"""Every chat template that is installed here and can be trained, over random rows: exact spans, prompts as prefixes.
-
-The templates are those of the great families as an installed library holds them; each gets a byte tokenizer that knows
-the special tokens which the template writes. Templates that cannot be trained are listed, and have to be refused.
-"""
+"""Every chat template that is installed here and can be trained, over random rows: exact spans, prompts as prefixes."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import re
-from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-from tunesmith import assets
-from tunesmith.config.schema import DataSection
-from tunesmith.data.examples import ExampleBuilder
+from template_cases import LAST_ONLY, OPENED, PARTS, Case, all_cases, family, tokenizers
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.data.row import Row
 from tunesmith.errors import DataError, ModelError
 
-REFUSED = {
-    "deepseek_r1_distill": "prompts end with <think>, which training leaves out",
-    "deepseek_r1_distill_training": "prompts end with <think>, which training leaves out",
-    "deepseekv3": "prompts end with <think>, which training leaves out",
-    "deepseekv3_training": "prompts end with <think>, which training leaves out",
-}
-"""Templates of which no row can be trained, and why."""
-SWITCHES = {"nemotron": {"enable_thinking": False}}
-"""Switches without which the templates of a family end prompts with other words than training has there."""
-LAST_ONLY = {
-    "glm4moe": "the end of an answer is the next role's token",
-    "qwen3": "earlier answers lose their empty thoughts",
-    "qwen3_5_nothink": "earlier answers lose their empty thoughts",
-    "qwen3_5_think": "earlier answers lose their empty thoughts",
-    "qwen3_6": "earlier answers lose their empty thoughts",
-}
-"""Templates that rewrite or do not end earlier answers: only the last answer of a chat can be trained."""
-PARTS = ("idefics3", "llava_next", "smolvlm")
-"""Families whose templates want content as a list of parts."""
-
-SPECIAL = re.compile(r"<\|[^|<>{}'\"\s]+\|>|<｜[^｜]+｜>|</?[a-z_]+>|\[/?[A-Z_]+\]|<[a-z_]+\|>|<\|[a-z_]+>")
-
-
-@dataclass(frozen=True, repr=False)
-class Case:
-    """One template with its tokenizer, and builders for chats."""
-
-    name: str
-    tokenizer: Any
-    last_only: bool
-    switches: dict[str, Any]
-    template: str = "chat"
-
-    def builder(self, **given: Any) -> ExampleBuilder:
-        defaults: dict[str, Any] = {
-            "format": "messages",
-            "template": self.template,
-            "max_length": 1_000_000,
-            "loss_on": "last_assistant" if self.last_only else "completion",
-            "chat_template_kwargs": self.switches,
-        }
-        return ExampleBuilder(self.tokenizer, DataSection(**defaults | given))
-
-
-def byte_tokenizer(specials: list[str], bos: str = "<s>", eos: str = "</s>") -> Any:
-    """One token a byte, and the special tokens."""
-    vocabulary = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    tokenizer.add_special_tokens({"bos_token": bos, "eos_token": eos, "pad_token": "<pad>"})
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": [token for token in specials if token not in (bos, eos)]}
-    )
-    return tokenizer
-
-
-def installed_templates() -> dict[str, str]:
-    """Name to source of every chat template that the installed library brings."""
-    spec = importlib.util.find_spec("trl")
-    assert spec is not None
-    assert spec.origin is not None
-    folder = Path(spec.origin).parent / "chat_templates"
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
-
-
-def family(name: str, families: Any) -> str | None:
-    return next((member for member in families if name.startswith(member)), None)
-
 
 @pytest.fixture(scope="module")
 def all_tokenizers() -> dict[str, Any]:
-    made = {}
-    for name, source in installed_templates().items():
-        made[name] = byte_tokenizer(sorted(set(SPECIAL.findall(source))))
-        made[name].chat_template = source
-    return made
+    return tokenizers()
 
 
 @pytest.fixture(scope="module")
 def cases(all_tokenizers: dict[str, Any]) -> list[Case]:
-    """Every trainable installed template, and those that ship with tunesmith."""
-    found = []
-    for name, tokenizer in all_tokenizers.items():
-        if name not in REFUSED:
-            switches = SWITCHES.get(family(name, SWITCHES) or "", {})
-            found.append(Case(name, tokenizer, name in LAST_ONLY, switches))
-    for name in assets.template_names():
-        path = assets.template(name)
-        assert path is not None
-        if path.suffix == ".jinja":
-            specials = sorted({*SPECIAL.findall(path.read_text()), "<|user|>", "<|assistant|>", "<|system|>"})
-            found.append(Case(f"our {name}", byte_tokenizer(specials), False, {}, name))
-    return found
+    """Every template on which answers without thoughts can be trained."""
+    return [case for case in all_cases(all_tokenizers) if case.name not in OPENED]
 
 
 def test_number_of_templates(cases: list[Case], all_tokenizers: dict[str, Any]) -> None:
     assert len(all_tokenizers) >= 70
-    assert REFUSED.keys() <= all_tokenizers.keys()
+    assert all_tokenizers.keys() >= set(OPENED)
     assert LAST_ONLY.keys() <= all_tokenizers.keys()
     ours = [case for case in cases if case.name.startswith("our ")]
     assert len(ours) == 7
-    assert len(cases) - len(ours) == len(all_tokenizers) - len(REFUSED)
+    assert len(cases) - len(ours) == len(all_tokenizers) - len(OPENED)
     for wanted in ("llama3", "phi3", "qwen2_5", "qwen3", "gemma", "gemma3", "gptoss", "cohere", "glm4moe", "lfm2"):
         assert any(case.name == wanted for case in cases), wanted
 
 
-def test_templates_that_cannot_be_trained_are_refused_at_load(all_tokenizers: dict[str, Any]) -> None:
-    for name in REFUSED:
-        with pytest.raises(ModelError, match="does not keep the prompt") as caught:
-            Case(name, all_tokenizers[name], False, {}).builder()
-        assert len(caught.value.lines()) == 1
-    for name in ("nemotron_3_nano",):
-        with pytest.raises(ModelError, match="chat_template_kwargs"):
-            Case(name, all_tokenizers[name], False, {}).builder()
+@pytest.mark.parametrize("name", [*OPENED, "nemotron_3_nano"])
+def test_a_template_that_opens_thoughts_is_judged_by_the_rows(all_tokenizers: dict[str, Any], name: str) -> None:
+    builder = Case(name, all_tokenizers[name], False, {}).builder()
+    asked = {"role": "user", "content": "q"}
+    with pytest.raises(DataError, match="reasoning_content.*enable_thinking") as caught:
+        builder.example(Row({"messages": [asked, {"role": "assistant", "content": "a"}]}, "f", 1))
+    assert len(caught.value.lines()) == 1
+    row = Row({"messages": [asked, {"role": "assistant", "content": "ANSWER", "thinking": "THOUGHT"}]}, "f", 1)
+    example = builder.example(row)
+    assert example is not None
+    fed = builder.prompt(row).input_ids
+    assert example.input_ids[: len(fed)] == fed
+    trained = all_tokenizers[name].decode(example.input_ids[len(fed) :])
+    assert trained.startswith("THOUGHT")
+    assert "</think>" in trained
+    assert "ANSWER" in trained
+    assert example.labels[len(fed) :] == example.input_ids[len(fed) :]
+    assert example.input_ids[-1] == builder.stop_token_ids(row)[0]
+
+
+def test_templates_that_rewrite_earlier_answers_are_refused(all_tokenizers: dict[str, Any]) -> None:
     row = chat_row(["q", "a", "r", "b"])
     for name in LAST_ONLY:
         builder = Case(name, all_tokenizers[name], False, {}).builder()

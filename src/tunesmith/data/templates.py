@@ -168,6 +168,14 @@ class StringRenderer:
         weight = conversation.weight * answers[0].weight
         return guard.rendered([*pieces, (completion, ASSISTANT, weight)], begins=self.begins, ends=ends)
 
+    def text_of(self, conversation: Conversation) -> str:
+        """The whole text of a conversation.
+
+        Raises:
+            DataError: it has more than one question or answer.
+        """
+        return self(conversation, "this row").text
+
     def frame(self) -> tuple[str, str]:
         """What stands before a question and between it and the answer, the instruction in its place."""
         system = self.instruction or ""

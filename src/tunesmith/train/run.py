@@ -229,6 +229,7 @@ def describe(setup: Setup, trainer: Trainer) -> dict[str, Any]:
             "cut": sum(map(len, account.cut.values())),
             "train_fingerprint": data.train_fingerprint,
             "eval_fingerprint": data.eval_fingerprint,
+            "template_date": data.builder.template_date,
         },
         "plan": asdict(setup.plan),
         "strategy": {"name": setup.strategy.name, "origin": setup.strategy.origin},

@@ -108,6 +108,17 @@ def repeats(resolved: Resolved) -> bool:
     return found["status"] != "finished" and _what_is_run(found["settings"]) == _what_is_run(resolved.values())
 
 
+def recorded_date(resolved: Resolved) -> str | None:
+    """The day that templates wrote in the run that this one continues; None where it continues none, or wrote none."""
+    asked, folder = resolved.config.training.resume_from_checkpoint, Path(resolved.config.training.output_dir)
+    if asked is None and not repeats(resolved):
+        return None
+    places = [folder] if asked in (None, "latest") else [Path(str(asked)).parent, folder]
+    path = next((place / record.RECORD for place in places if (place / record.RECORD).is_file()), None)
+    data = read_json(path).get("data") if path is not None else None
+    return data.get("template_date") if isinstance(data, dict) else None
+
+
 def _what_is_run(values: dict[str, object]) -> dict[str, object]:
     beside = ("training.resume_from_checkpoint", "training.overwrite_output_dir")
     return {path: value for path, value in values.items() if not path.startswith("launch.") and path not in beside}
