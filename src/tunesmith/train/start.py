@@ -49,7 +49,8 @@ def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
 def completed(resolved: Resolved) -> TrainResult | None:
     """The result of the run in ``output_dir``, where it is finished and is the one that is to be continued; else None.
 
-    Job files say ``--resume auto`` and are started again and again; a run at its end must not train on.
+    Job files say ``--resume auto`` and are started again and again; a run at its end must not train on. Where its
+    weights are gone or its newest checkpoint is damaged, it is not complete and goes on from an earlier one.
     """
     folder, asked = Path(resolved.config.training.output_dir), resolved.config.training.resume_from_checkpoint
     if not checkpoint.is_newest(asked) or not belongings.is_finished(folder):
@@ -59,6 +60,9 @@ def completed(resolved: Resolved) -> TrainResult | None:
     if _what_is_run(facts["settings"]) != _what_is_run(resolved.values()) or "result" not in facts:
         return None
     if not all((folder / name).is_file() for name in files if name.endswith(".safetensors") and "/" not in name):
+        return None
+    newest = checkpoint.list_checkpoints(folder)[-1:]
+    if newest and _problem(folder, newest[0].path):
         return None
     notices.notify(f"the run in {folder} is complete, so there is nothing to do")
     return read_result(resolved)
