@@ -279,6 +279,8 @@ class TrainingSection(Section):
     """Stop after this many evaluations without improvement."""
     early_stopping_threshold: NonNegativeFloat = 0.0
     """Least change that counts as improvement."""
+    time_limit: PositiveFloat | None = None
+    """Stop after this time (``90m``, ``1h30m``, ``45s``, or seconds) at the end of a step, with a checkpoint."""
     resume_from_checkpoint: str | None = None
     """Continue from this checkpoint folder, or from the newest one in ``output_dir`` (``latest``)."""
     seed: NonNegativeInt = 42
