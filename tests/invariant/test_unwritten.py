@@ -19,7 +19,6 @@ from tunesmith.data.ledger import Ledger
 from tunesmith.data.row import Row
 from tunesmith.errors import TunesmithError
 
-
 STRUCTURE = {"messages", "system", "assistant", "content", "thinking", "reasoning", "function", "object", "string",
              "parameters", "properties", "description", "arguments"}  # fmt: skip
 
