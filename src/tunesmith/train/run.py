@@ -135,7 +135,7 @@ def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     try:
         with recorded_end(setup, listener), memory_explained(setup, trainer=trainer):
             trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
-            trainer.check_weights()
+            trainer.finish_weights()
     except Interrupted:
         trainer.accelerator.wait_for_everyone()  # a launcher ends all processes once the first one has left
         raise

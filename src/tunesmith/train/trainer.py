@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -277,6 +277,31 @@ class Trainer(SFTTrainer):
 
     # ---- evaluation ----
 
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The weights that an optimizer without a schedule means, an average; afterwards those that it steps with, to
+        the bit. Other optimizers know no difference."""
+        optimizer = getattr(self.optimizer, "optimizer", None)
+        if not callable(getattr(optimizer, "eval", None)):
+            yield
+            return
+        trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        former = [weight.detach().clone() for weight in trained]
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self.optimizer.train()
+            for weight, value in zip(trained, former, strict=True):
+                weight.data.copy_(value)
+
+    def finish_weights(self) -> None:
+        """Leave the weights as they are to be kept, and refuse them where they are not finite."""
+        best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
+        if self.optimizer is not None and not best:
+            self.optimizer.eval()
+        self.check_weights()
+
     def _eval_batches(self, eval_dataset: Any) -> torch.utils.data.DataLoader[Any]:
         training_collator, self.data_collator = self.data_collator, self._eval_collator
         try:
@@ -300,7 +325,7 @@ class Trainer(SFTTrainer):
         started = time.perf_counter()
         # counted in the history, which a checkpoint keeps, so that a resumed run generates at the same evaluations
         earlier = sum(f"{metric_key_prefix}_loss" in entry for entry in self.state.log_history)
-        with untouched(self.model):
+        with untouched(self.model), self._averaged():
             metrics = self._token_metrics(self._eval_batches(eval_dataset))
             if self._generation_metrics is not None and earlier % self._generate_every == 0:
                 model = self.accelerator.unwrap_model(self.model)
@@ -378,7 +403,10 @@ class Trainer(SFTTrainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         self.check_weights()
         former = self.state.best_model_checkpoint
+        # a resumed run comes out of evaluation mode as this one does, to the bit
+        self.optimizer.eval()  # of those without modes, accelerate's wrapper does nothing
         transformers.Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would add a model card of its own
+        self.optimizer.train()
         self.accelerator.wait_for_everyone()  # other processes save their random states, or pieces of the weights
         if not self.args.should_save:
             return
