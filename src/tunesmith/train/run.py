@@ -5,6 +5,7 @@ Everything that can be checked without weights is checked before weights are loa
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,12 +19,13 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.collate import Collator
 from tunesmith.data.stream import ExampleStream
-from tunesmith.errors import Interrupted, TunesmithError
+from tunesmith.errors import Interrupted, ModelError, TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.model.internals import attention_of
 from tunesmith.model.load import load_model
+from tunesmith.model.memory import BatchShape, savers
 from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.spread import loads_in_pieces
@@ -32,6 +34,7 @@ from tunesmith.report import belongings, record
 from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, strategy_keywords
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
+from tunesmith.train.checkpoint import MANIFEST, Checkpoint, list_checkpoints
 from tunesmith.train.folder import (
     adapter_record,
     begin_folder,
@@ -46,6 +49,7 @@ from tunesmith.train.folder import (
     write_ledger,
 )
 from tunesmith.train.lock import held
+from tunesmith.train.optimization import check_optimization, make_arguments
 from tunesmith.train.processes import (
     connected,
     disconnect,
@@ -100,7 +104,8 @@ def _train(resolved: Resolved, command: Sequence[str], listener: Listener, signa
     claim_deepspeed_fields()
     arguments = trainer_arguments(setup)
     set_seed(resolved.config.training.seed)
-    model = load_model(resolved, setup.precision, setup.device, setup.strategy)
+    with memory_explained(setup, "while the weights were loaded"):
+        model = load_model(resolved, setup.precision, setup.device, setup.strategy)
     check_vocabulary(setup.tokenizer, model.get_input_embeddings().num_embeddings)
     check_tied(setup.strategy, model)
     contract = inference_contract(setup, model)
@@ -141,8 +146,9 @@ def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     trainer.add_callback(stopping)
     set_seed(process_seed(setup.resolved.config.training.seed))
     try:
-        with recorded_end(setup, listener):
+        with recorded_end(setup, listener), memory_explained(setup, trainer=trainer):
             trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
+            trainer.finish_weights()
     except Interrupted:
         trainer.accelerator.wait_for_everyone()  # a launcher ends all processes once the first one has left
         raise
@@ -165,7 +171,10 @@ def trainer_arguments(setup: Setup) -> Arguments:
     """The trainer's configuration. Making it connects the processes, among which weights may be spread while they
     load."""
     in_pieces = loads_in_pieces(setup.resolved, setup.strategy, setup.processes.total)
-    return Arguments(**setup.arguments, **strategy_keywords(setup.strategy, in_pieces=in_pieces))
+    keywords = setup.arguments | strategy_keywords(setup.strategy, in_pieces=in_pieces)
+    arguments = make_arguments(setup.resolved, keywords)
+    check_optimization(setup.resolved, arguments, setup.device, setup.plan)
+    return arguments
 
 
 def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Arguments) -> Trainer:
@@ -214,6 +223,36 @@ def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     if is_main_process():
         begin_folder(folder, setup.resolved, command, facts, setup.data, setup.resume)
         listener.on_start(facts)
+
+
+@contextmanager
+def memory_explained(setup: Setup, when: str = "", trainer: Trainer | None = None) -> Iterator[None]:
+    """Memory that runs out inside becomes an error of ours, with the settings that need less.
+
+    Raises:
+        ModelError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate memory", str(error)):
+            raise
+        rows, length = setup.resolved.config.training.per_device_train_batch_size, setup.resolved.config.data.max_length
+        if trainer is not None:
+            rows, length = trainer.batch_shape or (rows, length)
+            when = f"at step {trainer.state.global_step + 1}, with a batch of {rows} x {length} tokens"
+        kept = f"; {newest.path.name} is kept" if (newest := newest_complete(setup)) else ""
+        changes = savers(setup.resolved, BatchShape(rows, length, length), bitsandbytes=setup.device.kind != "mps")
+        raise ModelError(
+            f"{setup.device.name} ran out of memory {when}{kept}",
+            remedy=f"set one of: {', '.join(changes)}; or take a smaller model or a larger device",
+        ) from error
+
+
+def newest_complete(setup: Setup) -> Checkpoint | None:
+    """The newest checkpoint of the run that was ever complete."""
+    found = list_checkpoints(Path(setup.resolved.config.training.output_dir))
+    return next((checkpoint for checkpoint in reversed(found) if (checkpoint.path / MANIFEST).is_file()), None)
 
 
 def end_of(error: BaseException) -> tuple[str, dict[str, Any]]:
