@@ -282,6 +282,8 @@ class TrainingSection(Section):
     """Least change that counts as improvement."""
     resume_from_checkpoint: str | None = None
     """Continue from this checkpoint folder, or from the newest one in ``output_dir`` (``latest``)."""
+    allow_changed: list[str] | None = None
+    """Names of what may differ from the checkpoint that is continued, as its refusal lists them."""
     seed: NonNegativeInt = 42
     """Seed of the model's random numbers and, unless ``data_seed`` is set, of the row order."""
     data_seed: NonNegativeInt | None = None

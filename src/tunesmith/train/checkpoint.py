@@ -18,15 +18,19 @@ from tunesmith.errors import StorageError
 from tunesmith.report.folder import read_json, write_json
 
 MANIFEST = "manifest.json"
+Stamps = dict[str, list[int]]
+"""File -> inode, size and times, which change with every write to it and with whatever takes its place."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint folder and the optimizer step after which it was written."""
+    """A checkpoint folder, the optimizer step after which it was written, and what its files were like when their
+    hashes were compared."""
 
     path: Path
     step: int
+    stamps: Stamps | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,30 @@ def problem(folder: Path) -> str | None:
         if _sha256(path) != expected:
             return f"{name} has changed since it was written"
     return None
+
+
+def stamps_of(folder: Path) -> Stamps:
+    """What the files of a checkpoint are like now; taken before their hashes, a later comparison covers both."""
+    found = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {name: [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in found.items()}
+
+
+def check_untouched(checkpoint: Checkpoint) -> None:
+    """Refuse what was loaded from files that are not those that were checked.
+
+    Raises:
+        StorageError: a file was written or put in place in between.
+    """
+    if checkpoint.stamps is None:
+        return
+    now = stamps_of(checkpoint.path)
+    touched = sorted(name for name in {**now, **checkpoint.stamps} if now.get(name) != checkpoint.stamps.get(name))
+    if touched:
+        raise StorageError(
+            f"{', '.join(touched[:3])} changed while the checkpoint was being loaded",
+            where=str(checkpoint.path),
+            remedy="let nothing else write there, and start again",
+        )
 
 
 def list_checkpoints(output_dir: Path) -> list[Checkpoint]:
