@@ -163,7 +163,7 @@ def test_f15_free_settings_change_nothing(broken_off, finished, stories, tmp_pat
     moved = tmp_path / "elsewhere.jsonl"
     shutil.copy(broken_off / "train.jsonl", moved)
     run = go_on(
-        broken_off, stories, train_data=str(moved), logging_first_step=False, save_steps=3, save_total_limit=1,
+        broken_off, stories, train_data=str(moved), logging_first_step=False, save_steps=3, save_total_limit=2,
         cache=False, max_dropped=0.5, run_name="x", bootstrap_samples=5, overwrite_output_dir=True,
     )  # fmt: skip
     assert same_weights(run, finished / "run")
