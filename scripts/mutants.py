@@ -31,7 +31,7 @@ UNIT = "tests/unit"
 TRAINS = "test_random_numbers_of_a_process_that_is_left_none"
 TESTS = {
     "config/overrides": [f"{UNIT}/config/test_overrides.py"],
-    "config/resolve": [f"{UNIT}/config/test_resolve.py"],
+    "config/resolve": [f"{UNIT}/config/{name}.py" for name in ("test_resolve", "test_convert", "test_flat_json")],
     "data/batching": [f"{UNIT}/data/test_batching.py"],
     "data/collate": [f"{UNIT}/data/test_collate.py"],
     "data/masking": [f"{UNIT}/data/test_masking.py", f"{UNIT}/data/test_examples.py"],

@@ -66,8 +66,8 @@ def steps_of(run: Path) -> list[tuple[Any, ...]]:
 
 CANDIDATES = (
     False, True, 0, 1, 2, 3, 7, 0.25, 0.5, 1.5, "x", "2026-01-01", "all", "none", "report", "merge", "text", "constant",
-    "fp4", "float32", "eager", "packed", "steps", "epoch", "all_exhausted", "drop", "lora_only", "zero3", "ray", "exact",
-    "transformers", "assistant", "allow", ["x"], {"x": "y"}, {"x": "user"}, [1.0], ["wandb"],
+    "fp4", "float32", "eager", "packed", "steps", "epoch", "all_exhausted", "drop", "lora_only", "zero3", "ray",
+    "exact", "transformers", "assistant", "allow", ["x"], {"x": "y"}, {"x": "user"}, [1.0], ["wandb"],
 )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def test_f17_a_checkpoint_at_the_end_of_an_epoch_between_two_logged_steps(tmp_pa
 
 def test_f18_early_stopping_and_the_best_model_go_on_over_a_resume(tmp_path, stories):
     rows, settings = story_rows(8), {
-        "max_steps": 12, "save_strategy": "steps", "save_steps": 1, "learning_rate": 2.0, "eval_rows": story_rows(4, 1),
+        "max_steps": 12, "save_strategy": "steps", "save_steps": 1, "learning_rate": 0.3, "eval_rows": story_rows(4, 1),
         "eval_steps": 1, "eval_on_start": True, "early_stopping_patience": 3, "load_best_model_at_end": True,
         "lora_r": 2,
     }  # fmt: skip
@@ -257,8 +257,6 @@ def test_f3_f4_each_file_of_a_checkpoint_damaged_in_turn(finished, tmp_path, nam
     notices.clear()
     settings = {"model_name_or_path": "m", "output_dir": str(run), "resume_from_checkpoint": "latest"}
     found = starting_point(resolved_from(**settings))
-    if name == "manifest.json" and how == "flipped" and found is not None and found.step == 4:
-        pytest.fail("a flipped manifest was believed")
     assert found is not None
     assert found.step == 2
     said = " ".join(notices.collected())
@@ -344,5 +342,3 @@ def test_a_checkpoint_of_pissa_holds_what_was_trained_and_goes_on_exactly(tmp_pa
     shutil.rmtree(tmp_path / "again" / "run" / "checkpoint-4")
     run_training(tmp_path / "again", stories, story_rows(ROWS), **settings, resume_from_checkpoint="latest")
     assert same_weights(tmp_path / "again" / "run", run)
-
-

@@ -34,6 +34,7 @@ FREE: dict[str, str] = {
     "training.overwrite_output_dir": _PERMISSION,
     "training.resume_from_checkpoint": _PLACE,
     "training.allow_changed": _PERMISSION,
+    "training.time_limit": "a run that stops early and goes on ends with the same weights",
     "training.remove_unused_columns": "accepted, and never used",
     "training.logging_steps": _REPORT + "; where it sets the steps of evaluations, those are compared",
     "training.logging_first_step": _REPORT,

@@ -130,8 +130,7 @@ class DataSection(Section):
     """Further names of roles: {name in the rows: ``system``, ``user``, ``assistant`` or ``tool``}."""
     turn_order: Literal["error", "merge", "keep"] = "error"
     """What happens to a chat that begins with the assistant, has two turns of one role in a row or a system message in
-    the middle: it is refused, such turns are joined (an opening answer is still refused), or it is left as it is.
-    """
+    the middle: it is refused, such turns are joined (an opening answer is refused still), or the template decides."""
     mix_weights: list[PositiveFloat] | None = None
     """How often each entry of ``train_data`` is drawn from, relative to the others; unset, all rows follow one another.
     """
@@ -280,6 +279,8 @@ class TrainingSection(Section):
     """Stop after this many evaluations without improvement."""
     early_stopping_threshold: NonNegativeFloat = 0.0
     """Least change that counts as improvement."""
+    time_limit: PositiveFloat | None = None
+    """Stop after this time (``90m``, ``1h30m``, ``45s``, or seconds) at the end of a step, with a checkpoint."""
     resume_from_checkpoint: str | None = None
     """Continue from this checkpoint folder, or from the newest one in ``output_dir`` (``latest``)."""
     allow_changed: list[str] | None = None

@@ -83,7 +83,8 @@ class RunTerms:
         self.resolved = resolved
         self.strategy = strategy
         self._data = data
-        self._cheap = {
+        self.total_steps = plan.total_steps
+        self._cheap: dict[str, Any] = {
             "template_date": data.builder.template_date,
             "device": device.kind,
             "precision": precision.dtype,
@@ -102,11 +103,6 @@ class RunTerms:
         values = self.resolved.values()
         settings = {path: value for path, value in values.items() if path not in FREE and path not in BY_FACT}
         return {"settings": settings, "facts": self._cheap | self._contents(), "versions": versions()}
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the run."""
-        return int(self._cheap["total_steps"])
 
     def write(self, folder: Path, accepted: Sequence[dict[str, Any]]) -> None:
         """Put the terms into a checkpoint, and what was changed on the way to it."""
@@ -250,7 +246,7 @@ def continuation(found: Checkpoint, terms: RunTerms) -> Continuation:
     if old["facts"].get("total_steps") != terms.total_steps:
         rescheduled |= {"total_steps"}
     _check_schedule(rescheduled, terms)
-    accepted = list(old.get("accepted", ()))
+    accepted: list[Any] = list(old.get("accepted", ()))
     if changed:
         accepted.append({"step": found.step, "changed": {flat(one.path): [one.old, one.new] for one in changed}})
     return Continuation(frozenset(rescheduled), tuple(accepted))

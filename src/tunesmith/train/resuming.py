@@ -63,7 +63,7 @@ class ResumingTrainer(SFTTrainer):
 
     def _settle_best(self) -> Any:
         """Take the best checkpoint that is complete for the best one; returns it, with what its files were like."""
-        folders = [Path(self.args.output_dir)] + ([self.resumed.path.parent] if self.resumed else [])
+        folders = [Path(str(self.args.output_dir))] + ([self.resumed.path.parent] if self.resumed else [])
         stamps: dict[Path, checkpoint.Stamps] = {}
         best = best_complete(
             self.state.log_history,

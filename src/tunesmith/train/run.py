@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.collate import Collator
 from tunesmith.data.stream import ExampleStream
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import Interrupted, TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
@@ -29,7 +29,7 @@ from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
-from tunesmith.report import record
+from tunesmith.report import belongings, record
 from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, strategy_keywords
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
@@ -37,13 +37,16 @@ from tunesmith.train.folder import (
     adapter_record,
     begin_folder,
     best_evaluation,
+    close_folder,
     draw,
     final_metrics,
     push_finished,
+    record_end,
     save_models,
     write_cards,
     write_ledger,
 )
+from tunesmith.train.lock import held
 from tunesmith.train.processes import (
     connected,
     disconnect,
@@ -54,7 +57,9 @@ from tunesmith.train.processes import (
 )
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.setup import Setup, set_up
-from tunesmith.train.start import check_agreement
+from tunesmith.train.signals import Halt, Signals, going_on, watching
+from tunesmith.train.start import check_agreement, check_writable, completed
+from tunesmith.train.stopping import Stopping, TimeIsUp
 from tunesmith.train.strategy import check_tied, claim_deepspeed_fields, gathered_weights, release_zero3
 from tunesmith.train.trainer import Arguments, Trainer
 
@@ -67,11 +72,29 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         command: the command line that started the run, for ``run.json``.
         listener: whoever shows progress.
 
+    Returns:
+        The result; of a run whose time was up, with ``stopped``.
+
     Raises:
-        TunesmithError: with the exit code of what went wrong; ``run.json`` then says "failed" and why.
+        Interrupted: a signal stopped the run; ``run.json`` then says "interrupted" and how to go on.
+        TunesmithError: with the exit code of what went wrong; ``run.json`` then says "failed" and why, unless the run
+            had nothing to show yet and the one that it was to replace is back in its place.
     """
-    listener = listener or Silent()
-    started = time.perf_counter()
+    folder = Path(resolved.config.training.output_dir)
+    check_writable(folder)
+    with held(folder) if is_main_process() else nullcontext():
+        if is_main_process():
+            belongings.heal(folder)
+        complete = completed(resolved)
+        if complete:
+            return complete
+        with watching() as signals:
+            return _train(resolved, command, listener or Silent(), signals)
+
+
+def _train(resolved: Resolved, command: Sequence[str], listener: Listener, signals: Signals) -> TrainResult:
+    """``train``, in a folder that nobody else uses."""
+    started, clock = time.perf_counter(), time.monotonic()
     joined = connected()
     use_fresh_store()
     setup = set_up(resolved, running())
@@ -84,10 +107,26 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     contract = inference_contract(setup, model)
     trainer = build_trainer(setup, model, contract, arguments)
     check_agreement(setup.resume, setup.data.train_fingerprint)
-    begin(setup, trainer, command, listener)
-    set_seed(process_seed(resolved.config.training.seed))
-    with recorded_end(setup, listener):
-        trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
+    go_on = going_on(command)
+    with signals.waiting(f"the newest complete checkpoint is whole; go on with: {go_on}"):
+        try:
+            steps(setup, trainer, command, listener, stopping_of(resolved, trainer, signals, clock, go_on))
+        except TimeIsUp as up:
+            return TrainResult(
+                Path(resolved.config.training.output_dir), model_folder_of(resolved), trainer.state.global_step,
+                time.perf_counter() - started, {}, stopped=up.line(),
+            )  # fmt: skip
+        # what follows is whole or not there; a first signal finds it nearly done, a second one need not wait
+        return ending(setup, trainer, contract, started, joined=joined)
+
+
+def ending(setup: Setup, trainer: Trainer, contract: Contract, started: float, *, joined: bool) -> TrainResult:
+    """What follows the last step: the processes part, and the main one writes the finished run.
+
+    Args:
+        joined: whether somebody else connected the processes, who then parts them as well.
+    """
+    resolved = setup.resolved
     if is_main_process() and isinstance(setup.data.train, ExampleStream):
         write_ledger(Path(resolved.config.training.output_dir), setup.data)
     weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
@@ -95,6 +134,25 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
     if not joined:
         disconnect()
     return finalize(setup, trainer, contract, started, weights)
+
+
+def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: Listener, stopping: Stopping) -> None:
+    """Begin the run folder and take every step, or those until the run is to stop."""
+    begin(setup, trainer, command, listener)
+    trainer.add_callback(stopping)
+    set_seed(process_seed(setup.resolved.config.training.seed))
+    try:
+        with recorded_end(setup, listener):
+            trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
+    except Interrupted:
+        trainer.accelerator.wait_for_everyone()  # a launcher ends all processes once the first one has left
+        raise
+
+
+def stopping_of(resolved: Resolved, trainer: Trainer, signals: Signals, clock: float, go_on: str) -> Stopping:
+    """The callback that stops a run which began when ``time.monotonic()`` was ``clock``."""
+    limit = resolved.config.training.time_limit
+    return Stopping(signals, trainer.accelerator, None if limit is None else clock + limit, go_on)
 
 
 def inference_contract(setup: Setup, model: Any) -> Contract:
@@ -169,6 +227,14 @@ def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
         listener.on_start(facts)
 
 
+def end_of(error: BaseException) -> tuple[str, dict[str, Any]]:
+    """Status and facts that ``run.json`` keeps of a run that did not reach its end."""
+    what = error.line() if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, Interrupted | Halt | KeyboardInterrupt):
+        return "interrupted", {"stopped": what}
+    return "failed", {"error": what}
+
+
 @contextmanager
 def recorded_end(setup: Setup, listener: Listener) -> Iterator[None]:
     """Whatever ends the steps meanwhile: trackers are closed, the listener hears of it, a failure is recorded."""
@@ -177,8 +243,7 @@ def recorded_end(setup: Setup, listener: Listener) -> Iterator[None]:
     except BaseException as error:
         if is_main_process():
             listener.on_end()
-            what = error.line() if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
-            record.close(Path(setup.resolved.config.training.output_dir), "failed", {"error": what})
+            record_end(Path(setup.resolved.config.training.output_dir), *end_of(error))
         raise
     finally:
         trackers.close()
@@ -271,6 +336,7 @@ def finalize(
         kept = {"best": best, "best_checkpoint": best_checkpoint} | adapter_record(resolved)
         record.close(folder, "finished", {"result": result, **kept})
         write_cards(resolved)
+        close_folder(folder)
         if training.push_to_hub:
             push_finished(resolved)
     return TrainResult(folder, model_folder_of(resolved), state.global_step, seconds, metrics)

@@ -20,6 +20,7 @@ import transformers
 from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
+from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import CallbackHandler
 from trl import SFTConfig
 from typing_extensions import override
@@ -29,6 +30,7 @@ from tunesmith.data.batching import FilledSampler, LengthGroupedSampler
 from tunesmith.errors import ModelError, NumericsError
 from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
 from tunesmith.evaluate.untouched import untouched
+from tunesmith.report import belongings
 from tunesmith.train import checkpoint, fsdp
 from tunesmith.train.resuming import ResumingTrainer
 from tunesmith.train.upstream import base_of, check_overrides, constructed
@@ -198,6 +200,16 @@ class Trainer(ResumingTrainer):
         return loss.to(self.args.device)  # a model that is spread over devices may end on another one
 
     @override
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """An epoch, unless the checkpoint that is continued was the last one: a step more would train past the end."""
+        stopping = [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+        stopped = any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in stopping)
+        if stopped or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    @override
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
@@ -340,6 +352,7 @@ class Trainer(ResumingTrainer):
         self.write_progress(saved, progress)
         self._complete_checkpoint(saved)
         checkpoint.commit(saved, self._batches())
+        belongings.drop_replaced(folder)
         best = self.state.best_model_checkpoint
         if former is not None and former != best and self._is_surplus(Path(former)):
             checkpoint.remove(Path(former))
