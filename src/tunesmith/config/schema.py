@@ -284,6 +284,8 @@ class TrainingSection(Section):
     """Stop after this time (``90m``, ``1h30m``, ``45s``, or seconds) at the end of a step, with a checkpoint."""
     resume_from_checkpoint: str | None = None
     """Continue from this checkpoint folder, or from the newest one in ``output_dir`` (``latest``)."""
+    allow_changed: list[str] | None = None
+    """Names of what may differ from the checkpoint that is continued, as its refusal lists them."""
     seed: Seed = 42
     """Seed of the model's random numbers and, unless ``data_seed`` is set, of the row order."""
     data_seed: Seed | None = None

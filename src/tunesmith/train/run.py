@@ -23,6 +23,7 @@ from tunesmith.errors import Interrupted, ModelError, TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
+from tunesmith.export.save import make_portable
 from tunesmith.model.internals import attention_of
 from tunesmith.model.load import load_model
 from tunesmith.model.memory import BatchShape, savers
@@ -194,12 +195,20 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
-        complete_checkpoint=lambda saved: inference.write(saved, contract),
+        complete_checkpoint=lambda saved: _complete(setup, model, contract, saved),
         callbacks=list(_callbacks(setup)),
     )
+    trainer.resumed, trainer.rescheduled = setup.resume, setup.continuation.rescheduled
     trainer.remove_callback(PrinterCallback)
     trainer.check_strategy(setup.strategy)
     return trainer
+
+
+def _complete(setup: Setup, model: Any, contract: Contract, saved: Path) -> None:
+    """Add to a checkpoint how its model wants to be asked, and on what terms it may be continued."""
+    make_portable(model, saved, setup.resolved.config.model)
+    inference.write(saved, contract)
+    setup.terms.write(saved, setup.continuation.accepted)
 
 
 def _callbacks(setup: Setup) -> Iterator[TrainerCallback]:
@@ -215,6 +224,8 @@ def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     """Tell everybody that the first step follows, and begin the run folder."""
     folder = Path(setup.resolved.config.training.output_dir)
     facts = describe(setup, trainer)
+    if setup.continuation.accepted:
+        facts["accepted_changes"] = list(setup.continuation.accepted)
     trainer.add_callback(RunLog(folder, listener))
     if setup.samples is not None:
         setup.samples.show_in(trainer.callback_handler.callbacks)
