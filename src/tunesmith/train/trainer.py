@@ -311,7 +311,7 @@ class Trainer(ResumingTrainer):
         """Leave the weights as they are to be kept, and refuse them where they are not finite."""
         best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
         if self.optimizer is not None and not best:
-            self.optimizer.eval()
+            self.optimizer.eval()  # type: ignore[attr-defined]  # accelerate's wrapper has it for every optimizer
         self.check_weights()
 
     def _eval_batches(self, eval_dataset: Any) -> torch.utils.data.DataLoader[Any]:
