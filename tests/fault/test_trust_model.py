@@ -1,7 +1,5 @@
 """Models and tokenizers that cannot be trusted, by the numbers of the design's battery (section 2.4, T1 to T16)."""
 
-# ruff: noqa: N802 - the names carry the numbers as the battery writes them
-
 from __future__ import annotations
 
 import json
@@ -22,7 +20,10 @@ from tunesmith.errors import StorageError
 from tunesmith.export.save import save_model
 
 WEIGHTS = "adapter_model.safetensors"
-CHAT = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}] * 4
+CHAT = [
+    {"messages": [{"role": "user", "content": f"is {n} one"}, {"role": "assistant", "content": f"it is {n}"}]}
+    for n in range(4)
+]
 TURNS = "{% for m in messages %}{{ m.role }} {{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
 ASKS = "{% if add_generation_prompt %}assistant {% endif %}"
 
@@ -72,7 +73,7 @@ def test_T5_answer_that_nothing_ends_is_refused(chat, tmp_path: Path) -> None:
     """The last answer of a row is ended by us; one within the conversation cannot be."""
     silent = TURNS.replace("</s>", " ") + ASKS
     assert chat(silent) == (0, "")
-    twice = write_rows(tmp_path / "twice.jsonl", [{"messages": CHAT[0]["messages"] * 2}] * 2)
+    twice = write_rows(tmp_path / "twice.jsonl", [{"messages": row["messages"] * 2} for row in CHAT])
     code, errors = chat(silent, f"--train_data={twice}", "--loss_on=assistant")
     assert (code, "end token" in errors) == (4, True), errors
 

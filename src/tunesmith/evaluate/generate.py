@@ -209,7 +209,7 @@ def _until_stop(ids: list[int], stops: Sequence[int]) -> Answer:
 
 
 def _generation(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], stopped: bool) -> Generation:
-    text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = str(tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
     return Generation(text=text, token_ids=token_ids, stopped=stopped)
 
 

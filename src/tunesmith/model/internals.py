@@ -6,10 +6,10 @@ docs/decisions/private_api.md lists them with those of the other rooms.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.integrations import deepspeed
 
 
 def attention_of(model: PreTrainedModel) -> str:
@@ -58,5 +58,6 @@ def spreading_config() -> Any | None:
     It can be set and unset in public, but not asked for:
     https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/integrations/deepspeed.py
     """
-    reference = deepspeed._hf_deepspeed_config_weak_ref
+    integration: Any = sys.modules.get("transformers.integrations.deepspeed")  # importing it imports DeepSpeed
+    reference = None if integration is None else integration._hf_deepspeed_config_weak_ref
     return None if reference is None else reference()

@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tunesmith.errors import ModelError
+from tunesmith.model.adapters import base_of
 from tunesmith.model.internals import attention_of, takes_attention_functions
 from tunesmith.model.precision import Precision
 from tunesmith.model.separation import PROBE_LENGTH, prove_apart
@@ -62,8 +63,8 @@ def segmented_attention(
         )
     lengths = list(segment_lengths)
     parts = [
-        sdpa_attention_forward(module, *states, _window_mask(states[0], sliding_window), **keywords)[0]
-        for states in zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
+        sdpa_attention_forward(module, q, k, v, _window_mask(q, sliding_window), **keywords)[0]
+        for q, k, v in zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
     ]
     return torch.cat(parts, dim=1), None
 
@@ -122,7 +123,7 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
     Raises:
         ModelError: the model lets examples of one row see each other.
     """
-    base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     boundaries: Boundaries = "positions"
     obstacle = segments_obstacle(base)
     if attention_of(base) == "flash_attention_2":

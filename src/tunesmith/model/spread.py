@@ -17,9 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from accelerate.utils import enable_fsdp_ram_efficient_loading
-from transformers.integrations import deepspeed
-
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy
 from tunesmith.model.internals import spreading_config
@@ -61,21 +58,29 @@ def loading(strategy: Strategy, *, in_pieces: bool) -> Iterator[None]:
     """Tell transformers meanwhile whether the weights that it loads are to be spread."""
     known = spreading_config()
     before = {name: os.environ.get(name) for name in FSDP_LOADS_IN_PIECES}
-    if not in_pieces:
-        deepspeed.unset_hf_deepspeed_config()
-    elif strategy.name == "fsdp2":
-        enable_fsdp_ram_efficient_loading()
-    else:
-        _connect_deepspeed()
+    if in_pieces:
+        _tell_fsdp2() if strategy.name == "fsdp2" else _connect_deepspeed()
+    elif known is not None:
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
     try:
         with memory_returned() if in_pieces else nullcontext():
             yield
     finally:
         if known is not None:
-            deepspeed.set_hf_deepspeed_config(known)
+            from transformers.integrations.deepspeed import set_hf_deepspeed_config
+
+            set_hf_deepspeed_config(known)
         for name, value in before.items():
             os.environ.pop(name, None)
             os.environ |= {} if value is None else {name: value}
+
+
+def _tell_fsdp2() -> None:
+    from accelerate.utils import enable_fsdp_ram_efficient_loading
+
+    enable_fsdp_ram_efficient_loading()
 
 
 def _connect_deepspeed() -> None:

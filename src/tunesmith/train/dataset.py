@@ -41,7 +41,7 @@ def num_batch_rows(rows: Dataset) -> int:
     """Rows that are trained on, without those that only fill batches up."""
     if "length" not in rows.column_names:
         return len(rows)
-    return len(rows) - rows.with_format(None)["length"][:].count(0)
+    return len(rows) - int(rows.with_format(None)["length"][:].count(0))
 
 
 class ReadRows:

@@ -21,6 +21,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy, at, chosen, mixed_precision, read_accelerate
 from tunesmith.errors import ConfigError, ModelError
+from tunesmith.model.adapters import base_of
 from tunesmith.model.precision import Precision
 from tunesmith.train.processes import is_main_process
 
@@ -152,7 +153,7 @@ def check_tied(strategy: Strategy, model: PreTrainedModel | PeftModel) -> None:
     """
     if strategy.name != "fsdp2" or not isinstance(model, PeftModel) or not model.config.tie_word_embeddings:
         return
-    base = model.get_base_model()
+    base = base_of(model)
     if any(hasattr(part, "modules_to_save") for part in (base.get_input_embeddings(), base.get_output_embeddings())):
         raise ModelError(
             "fsdp2 cannot spread a model whose output head is its embedding when modules_to_save names one of them",

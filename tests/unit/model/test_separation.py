@@ -112,7 +112,7 @@ def test_a_faint_influence_is_one(flash: dict[str, str]) -> None:
 
 def test_rows_of_flash_layers_have_the_losses_of_padded_ones(flash: dict[str, str]) -> None:
     """The stand-in kernels compute attention: the same losses as sdpa's, and the packed ones of each example."""
-    from tunesmith.data.batching import items
+    from tunesmith.data.batching import BatchRows
     from tunesmith.data.collate import Collator
     from tunesmith.data.masking import Example
     from tunesmith.evaluate.loss import token_losses
@@ -124,7 +124,7 @@ def test_rows_of_flash_layers_have_the_losses_of_padded_ones(flash: dict[str, st
     for name, layout, setting in (("sdpa", "padded", {}), ("padded", "padded", flash), ("row", "unpadded", flash)):
         model = built("mistral", **setting)
         told = keep_examples_apart(model, FLOAT32) if layout == "unpadded" else "positions"
-        batch = Collator(layout, 0, boundaries=told)(items(examples, layout, 64))  # type: ignore[arg-type]
+        batch = Collator(layout, 0, boundaries=told)(BatchRows(examples, layout, 64))  # type: ignore[arg-type]
         labels = batch.pop("labels")
         batch.pop("origins")
         nll = token_losses(model, batch, labels, chosen_positions=False).nll
