@@ -210,7 +210,10 @@ class DataSection(Section):
     num_proc: PositiveInt = 1
     """Threads that tokenise; the result does not depend on their number."""
     streaming: bool = False
-    """Tokenise while training, in the order of the rows, instead of before; needs ``max_steps``."""
+    """Read and tokenise while training instead of before; needs ``max_steps``. ``shuffle_seed`` then shuffles within
+    ``shuffle_buffer`` rows, anew in each pass, and packing joins rows that follow one another."""
+    shuffle_buffer: PositiveInt = 10_000
+    """Rows of a stream among which the next one is drawn when ``shuffle_seed`` is set."""
 
 
 class TrainingSection(Section):

@@ -251,10 +251,8 @@ def streaming_reads_in_order(resolved: Resolved) -> Problem | None:
     held_out = data.dev_split > 0 and not (data.eval_data or data.eval_split)
     for path, hinders, remedy in (
         ("training.max_steps", training.max_steps <= 0, "set max_steps: how many rows there are is not known"),
-        ("data.shuffle_seed", data.shuffle_seed is not None, "shuffle the file itself"),
-        ("data.mix_weights", data.mix_weights is not None, "mix the files themselves"),
         ("data.dev_split", held_out, "give eval_data"),
-        ("training.batching", training.batching in ("packed", "length_grouped"), "set batching padded or unpadded"),
+        ("training.batching", training.batching == "length_grouped", "set batching padded, packed or unpadded"),
         ("training.dataloader_num_workers", training.dataloader_num_workers > 0, "set dataloader_num_workers 0"),
     ):
         if hinders:
