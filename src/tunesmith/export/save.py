@@ -35,6 +35,7 @@ from tunesmith.model.adapters import (
     portable_tensors,
 )
 from tunesmith.model.fingerprint import fingerprint
+from tunesmith.report.folder import sync_folder
 
 STAGE = ".saving"
 
@@ -192,6 +193,7 @@ def _put_in_place(stage: Path, target: Path) -> list[str]:
             os.fsync(handle.fileno())
         file.chmod(file_mode())  # safetensors makes its files readable to their owner alone
         file.replace(target / file.name)
+    sync_folder(target)
     return [file.name for file in files]
 
 

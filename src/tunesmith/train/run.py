@@ -56,6 +56,7 @@ from tunesmith.train.processes import (
 )
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.setup import Setup, set_up
+from tunesmith.train.space import check_before_training, storage_faults
 from tunesmith.train.start import check_agreement, check_writable, completed
 from tunesmith.train.strategy import check_tied, claim_deepspeed_fields, gathered_weights, release_zero3
 from tunesmith.train.trainer import Arguments, Trainer
@@ -99,15 +100,16 @@ def _train(resolved: Resolved, command: Sequence[str], listener: Listener) -> Tr
     check_agreement(setup.resume, setup.data.train_fingerprint)
     begin(setup, trainer, command, listener)
     set_seed(process_seed(resolved.config.training.seed))
-    with recorded_end(setup, listener):
-        trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
-    if is_main_process() and isinstance(setup.data.train, ExampleStream):
-        write_ledger(Path(resolved.config.training.output_dir), setup.data)
-    weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
-    release_zero3()
-    if not joined:
-        disconnect()
-    return finalize(setup, trainer, contract, started, weights)
+    with failure_recorded(Path(resolved.config.training.output_dir)):
+        with recorded_end(listener):
+            trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
+        if is_main_process() and isinstance(setup.data.train, ExampleStream):
+            write_ledger(Path(resolved.config.training.output_dir), setup.data)
+        weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
+        release_zero3()
+        if not joined:
+            disconnect()
+        return finalize(setup, trainer, contract, started, weights)
 
 
 def inference_contract(setup: Setup, model: Any) -> Contract:
@@ -168,20 +170,32 @@ def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
         trainer.add_callback(setup.samples)
     trainer.check_callbacks()
     if is_main_process():
+        check_before_training(trainer, folder, setup.plan.total_steps, setup.resolved)
         begin_folder(folder, setup.resolved, command, facts, setup.data, setup.resume)
         listener.on_start(facts)
 
 
 @contextmanager
-def recorded_end(setup: Setup, listener: Listener) -> Iterator[None]:
-    """Whatever ends the steps meanwhile: trackers are closed, the listener hears of it, a failure is recorded."""
+def failure_recorded(folder: Path) -> Iterator[None]:
+    """Whatever ends the run meanwhile is recorded in its folder, the files of which are complete or as they were."""
     try:
-        yield
+        with storage_faults(folder, "the finished model"):
+            yield
     except BaseException as error:
         if is_main_process():
-            listener.on_end()
             what = error.line() if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
-            record_failure(Path(setup.resolved.config.training.output_dir), what)
+            record_failure(folder, what)
+        raise
+
+
+@contextmanager
+def recorded_end(listener: Listener) -> Iterator[None]:
+    """Whatever ends the steps meanwhile: trackers are closed, and the listener hears of it."""
+    try:
+        yield
+    except BaseException:
+        if is_main_process():
+            listener.on_end()
         raise
     finally:
         trackers.close()
