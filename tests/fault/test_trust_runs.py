@@ -72,7 +72,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, *, call: int
     def killing(*args: Any, **keywords: Any) -> Any:
         calls[0] += 1
         if calls[0] == call:
-            monkeypatch.setattr("tunesmith.train.run.record_failure", lambda *_: None)
+            monkeypatch.setattr("tunesmith.train.run.record_end", lambda *_: None)
             monkeypatch.setattr("tunesmith.train.space.shutil.rmtree", lambda *_, **__: None)
             raise Killed
         return function(*args, **keywords)

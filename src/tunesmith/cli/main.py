@@ -51,7 +51,7 @@ verbs:
 Settings are written --name value, --flag, --no_flag or section.name=value on every verb that reads a configuration;
 `tunesmith config --list` names them all. `tunesmith VERB --help` explains a verb.
 Exit codes: 0 done, 2 settings, 3 data, 4 model or environment, 5 numerics, 6 storage, 7 refused as unsafe,
-130/143 interrupted after saving. --debug shows tracebacks, --version the version."""
+130/143/138 interrupted (SIGINT, SIGTERM, SIGUSR1) after saving. --debug shows tracebacks, --version the version."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     except TunesmithError as error:
         if debug:
             traceback.print_exc()
-        _report(error.lines())
+        _report(error.lines(), error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -92,18 +92,19 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
             _report([f"{where}: no space left ({error.strerror}); free some, or set TMPDIR and cache_dir elsewhere"])
             return StorageError.exit_code
         what = " ".join(str(error).split())
-        _report([f"{type(error).__name__}: {what}; --debug shows where"])
+        _report([f"{type(error).__name__}: {what}; --debug shows where"], 1)
         return 1
 
 
-def _report(problems: Sequence[str]) -> None:
+def _report(problems: Sequence[str], exit_code: int) -> None:
     """Print each problem on a line, of several processes with the rank; and leave them where torch's agent looks."""
     rank = f"rank {processes.rank()}: " if processes.num_processes() > 1 else ""
     for problem in problems:
         print(f"error: {rank}{problem}", file=sys.stderr)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        Path(file).write_text(json.dumps({"message": "\n".join(problems), "timestamp": int(time.time())}))
+        end = {"message": "\n".join(problems), "timestamp": int(time.time()), "exit_code": exit_code}
+        Path(file).write_text(json.dumps(end))
 
 
 def _verb(verb: str) -> Callable[[Sequence[str]], int]:

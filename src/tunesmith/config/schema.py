@@ -15,6 +15,7 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -173,7 +174,7 @@ class DataSection(Section):
     """Use only the first N training rows (after shuffling, when ``shuffle_seed`` is set)."""
     eval_limit: PositiveInt | None = None
     """Use only the first N evaluation rows."""
-    shuffle_seed: NonNegativeInt | None = None
+    shuffle_seed: Seed | None = None
     """Shuffle the training rows once, with this seed, before ``limit`` and ``dev_split``."""
     duplicates: Literal["report", "drop"] = "report"
     """What happens to the second and later ones of equal examples."""
@@ -279,11 +280,15 @@ class TrainingSection(Section):
     """Stop after this many evaluations without improvement."""
     early_stopping_threshold: NonNegativeFloat = 0.0
     """Least change that counts as improvement."""
+    time_limit: PositiveFloat | None = None
+    """Stop after this time (``90m``, ``1h30m``, ``45s``, or seconds) at the end of a step, with a checkpoint."""
     resume_from_checkpoint: str | None = None
     """Continue from this checkpoint folder, or from the newest one in ``output_dir`` (``latest``)."""
-    seed: NonNegativeInt = 42
+    allow_changed: list[str] | None = None
+    """Names of what may differ from the checkpoint that is continued, as its refusal lists them."""
+    seed: Seed = 42
     """Seed of the model's random numbers and, unless ``data_seed`` is set, of the row order."""
-    data_seed: NonNegativeInt | None = None
+    data_seed: Seed | None = None
     """Seed of the row order alone."""
     full_determinism: bool = False
     """Use deterministic kernels on accelerators, at some cost in speed."""
@@ -324,7 +329,7 @@ class EvaluationSection(Section):
     """Generate at every k-th evaluation only."""
     generate_limit: PositiveInt | None = None
     """Generate for N evaluation rows only: the first ones, or a sample of them when ``generate_seed`` is set."""
-    generate_seed: NonNegativeInt | None = None
+    generate_seed: Seed | None = None
     """Seed of the sample that ``generate_limit`` takes; the same rows at every evaluation of a run."""
     generation_engine: Literal["auto", "transformers", "continuous", "vllm"] = "auto"
     """What generates: sorted batches (``transformers``), transformers' continuous batching, or vLLM when installed."""

@@ -172,6 +172,29 @@ def known_optimizer(resolved: Resolved) -> Problem | None:
 
 
 @RULES.rule
+def optimizer_of_named_modules(resolved: Resolved) -> Problem | None:
+    optim = resolved.config.training.optim
+    if not optim.startswith(("galore_", "apollo_")):
+        return None
+    return Problem(
+        ("training.optim",),
+        f"{optim} treats some modules apart (optim_target_modules), and there is no setting that names them",
+        "set optim adamw_torch, or paged_adamw_8bit for smaller states",
+    )
+
+
+@RULES.rule
+def plateau_needs_evaluation(resolved: Resolved) -> Problem | None:
+    if resolved.config.training.lr_scheduler_type != "reduce_lr_on_plateau" or evaluates(resolved):
+        return None
+    return Problem(
+        ("training.lr_scheduler_type", "training.eval_strategy", "data.eval_data"),
+        "reduce_lr_on_plateau has no evaluation to watch",
+        "give eval_data (or dev_split), or another lr_scheduler_type",
+    )
+
+
+@RULES.rule
 def global_batch_divides(resolved: Resolved) -> Problem | None:
     training = resolved.config.training
     if training.global_batch_size is None:

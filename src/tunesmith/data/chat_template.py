@@ -48,7 +48,8 @@ def chat_renderer(
         ConfigError: the file cannot be read.
         ModelError: ``chat``, and the tokenizer has no template; or a model could not be trained on this one.
     """
-    name, begins, ours, for_tools = template, False, False, None
+    name: str | None = template
+    begins, ours, for_tools = False, False, None
     if template is not None and template != "chat":
         shipped = assets.template(template)
         source, ours = read_text(str(shipped or template), "template"), shipped is not None
@@ -81,10 +82,7 @@ def chat_renderer(
         for_tools=for_tools,
         today=data.template_date,
     )
-    if not renderer.writes("a1") and replace(renderer, parts=True).writes("a1"):
-        renderer = replace(renderer, parts=True)
-    if renderer.opens_thoughts():
-        renderer = replace(renderer, thinks=True, inline=not renderer.writes("t1"))
+    renderer = _suited(renderer)
     renderer.check()
     if renderer.trims_answers():
         notify("the chat template trims answers: blanks and line ends around them are not trained")
@@ -93,6 +91,15 @@ def chat_renderer(
             f"the chat template writes no begin token, although the tokenizer begins texts with {tokenizer.bos_token}: "
             "conversations are trained and asked without it; begin the template with {{ bos_token }} if that is wrong"
         )
+    return renderer
+
+
+def _suited(renderer: ChatRenderer) -> ChatRenderer:
+    """The renderer as its template wants contents and thoughts."""
+    if not renderer.writes("a1") and replace(renderer, parts=True).writes("a1"):
+        renderer = replace(renderer, parts=True)
+    if renderer.opens_thoughts():
+        renderer = replace(renderer, thinks=True, inline=not renderer.writes("t1"))
     return renderer
 
 

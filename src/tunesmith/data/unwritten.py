@@ -152,7 +152,7 @@ def _probe(conversation: Conversation) -> _Probe:
 
 def _marked_turn(turn: Message, probe: _Probe, index: int) -> Message:
     content = probe.word(Part(index, CONTENT, turn.role)) if turn.content.strip() else turn.content
-    extra = {}
+    extra: dict[str, Any] = {}
     for key, value in turn.extra.items():
         part = Part(index, key, turn.role)
         before = probe.number

@@ -80,8 +80,9 @@ def make_room(folder: Path) -> None:
         belongings.remove(folder)
 
 
-def record_failure(folder: Path, what: str) -> None:
-    """Write into the record how a run failed; where it has nothing to show, the run comes back that it should replace.
+def record_end(folder: Path, status: str, facts: dict[str, Any]) -> None:
+    """Write into the record how a run ended before its end; where it has nothing to show, the run comes back that it
+    should replace.
 
     What cannot be written is said: the failure itself must reach the user.
     """
@@ -91,7 +92,7 @@ def record_failure(folder: Path, what: str) -> None:
         if not belongings.has_checkpoint(folder) and belongings.put_back(folder):
             notices.notify(f"the new run has no checkpoint, so the earlier run is in its place again in {folder}")
         else:
-            record.close(folder, "failed", {"error": what})
+            record.close(folder, status, facts)
     except (OSError, StorageError) as error:
         notices.notify(f"{record.RECORD} does not say how the run ended ({error})")
 

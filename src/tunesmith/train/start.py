@@ -6,8 +6,10 @@ Reads the run folder and changes nothing in it. Loads no weights, so that a laun
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
@@ -35,7 +37,8 @@ def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
     folder, asked = Path(resolved.config.training.output_dir), resolved.config.training.resume_from_checkpoint
     check_writable(folder)
     repeated = repeats(resolved)
-    problem = partial(_problem, folder)
+    stamps: dict[Path, checkpoint.Stamps] = {}
+    problem = partial(problem_here, folder, stamps=stamps)
     newest = checkpoint.find(folder, "latest", problem) if repeated else None
     found = newest or checkpoint.find(folder, asked, problem)
     own = found is not None and checkpoint.is_of(folder, found)
@@ -43,7 +46,7 @@ def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
     unfinished = unfinished and not belongings.is_finished(folder) and not belongings.foreign(folder)
     if not own and not repeated and not unfinished:
         check_free(resolved)
-    return found
+    return found if found is None else replace(found, stamps=stamps[found.path])
 
 
 def completed(resolved: Resolved) -> TrainResult | None:
@@ -62,18 +65,30 @@ def completed(resolved: Resolved) -> TrainResult | None:
     if not all((folder / name).is_file() for name in files if name.endswith(".safetensors") and "/" not in name):
         return None
     newest = checkpoint.list_checkpoints(folder)[-1:]
-    if newest and _problem(folder, newest[0].path):
+    if newest and problem_here(folder, newest[0].path, {}):
         return None
     notices.notify(f"the run in {folder} is complete, so there is nothing to do")
     return read_result(resolved)
 
 
-def _problem(run: Path, found: Path) -> str | None:
-    """``checkpoint.problem``, whose hashes one process reads on each machine."""
+def problem_here(run: Path, found: Path, stamps: dict[Path, checkpoint.Stamps]) -> str | None:
+    """``checkpoint.problem``, whose hashes one process reads on each machine.
+
+    Args:
+        run: the run folder.
+        found: the checkpoint.
+        stamps: gets what its files were like before their hashes were read.
+    """
     manifest = found / checkpoint.MANIFEST
     written = manifest.stat().st_mtime_ns if manifest.is_file() else None
     name = f"checkpoint {found.absolute()} {written}"
-    problem: str | None = once_per_machine(run, name, lambda: checkpoint.problem(found))
+
+    def compute() -> list[Any]:
+        before = checkpoint.stamps_of(found)
+        return [checkpoint.problem(found), before]
+
+    problem: str | None
+    problem, stamps[found] = once_per_machine(run, name, compute)
     return problem
 
 
