@@ -5,6 +5,7 @@ Verbs are imported only when they are called, so that help and configuration err
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import StorageError, TunesmithError
 from tunesmith.train import processes
 
 VERBS: dict[str, str] = {
@@ -86,6 +87,10 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or os.environ.get("TMPDIR", "/tmp")
+            _report([f"{where}: no space left ({error.strerror}); free some, or set TMPDIR and cache_dir elsewhere"])
+            return StorageError.exit_code
         what = " ".join(str(error).split())
         _report([f"{type(error).__name__}: {what}; --debug shows where"], 1)
         return 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tunesmith.config.evaluation import evaluates, is_of_tokens
 from tunesmith.config.model_facts import max_positions
 from tunesmith.config.resolve import Resolved
@@ -194,20 +192,6 @@ def plateau_needs_evaluation(resolved: Resolved) -> Problem | None:
         "reduce_lr_on_plateau has no evaluation to watch",
         "give eval_data (or dev_split), or another lr_scheduler_type",
     )
-
-
-@RULES.rule
-def safe_output_dir(resolved: Resolved) -> Problem | None:
-    config = resolved.config
-    output = Path(config.training.output_dir).expanduser().absolute().resolve()
-    reason = None
-    if output in (Path("/"), Path.home().resolve()) or output == Path.cwd().resolve():
-        reason = "is no folder of its own"
-    elif output == Path(config.model.model_name_or_path).expanduser().absolute().resolve():
-        reason = "is the model's own folder"
-    if reason is None:
-        return None
-    return Problem(("training.output_dir",), f"output_dir {config.training.output_dir!r} {reason}", "name a new folder")
 
 
 @RULES.rule
