@@ -1,7 +1,5 @@
 """Trust rows F19 and F29: numbers that are not finite, wherever they appear, and memory that runs out."""
 
-# ruff: noqa: N802 - the names carry the numbers as the battery writes them
-
 from __future__ import annotations
 
 import functools

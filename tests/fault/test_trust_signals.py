@@ -3,8 +3,6 @@
 A signal is sent by the run to itself at a named point, which proves the same as one from outside and costs no process.
 """
 
-# ruff: noqa: N802 - the names carry the numbers as the battery writes them
-
 from __future__ import annotations
 
 import importlib

@@ -1,153 +1,71 @@
-"""Every chat template that is installed here and can be trained, over random rows: exact spans, prompts as prefixes.
-
-The templates are those of the great families as an installed library holds them; each gets a byte tokenizer that knows
-the special tokens which the template writes. Templates that cannot be trained are listed, and have to be refused.
-"""
+"""Every chat template that is installed here and can be trained, over random rows: exact spans, prompts as prefixes."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import re
-from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-from tunesmith import assets
-from tunesmith.config.schema import DataSection
-from tunesmith.data.examples import ExampleBuilder
+from template_cases import LAST_ONLY, OPENED, PARTS, Case, all_cases, family, tokenizers
+from tunesmith.data.chat_template import ChatRenderer
+from tunesmith.data.formats import FORMATS, FormatOptions
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.data.row import Row
 from tunesmith.errors import DataError, ModelError
 
-REFUSED = {
-    "deepseek_r1_distill": "prompts end with <think>, which training leaves out",
-    "deepseek_r1_distill_training": "prompts end with <think>, which training leaves out",
-    "deepseekv3": "prompts end with <think>, which training leaves out",
-    "deepseekv3_training": "prompts end with <think>, which training leaves out",
-}
-"""Templates of which no row can be trained, and why."""
-SWITCHES = {"nemotron": {"enable_thinking": False}}
-"""Switches without which the templates of a family end prompts with other words than training has there."""
-LAST_ONLY = {
-    "glm4moe": "the end of an answer is the next role's token",
-    "qwen3": "earlier answers lose their empty thoughts",
-    "qwen3_5_nothink": "earlier answers lose their empty thoughts",
-    "qwen3_5_think": "earlier answers lose their empty thoughts",
-    "qwen3_6": "earlier answers lose their empty thoughts",
-}
-"""Templates that rewrite or do not end earlier answers: only the last answer of a chat can be trained."""
-PARTS = ("idefics3", "llava_next", "smolvlm")
-"""Families whose templates want content as a list of parts."""
-
-SPECIAL = re.compile(r"<\|[^|<>{}'\"\s]+\|>|<｜[^｜]+｜>|</?[a-z_]+>|\[/?[A-Z_]+\]|<[a-z_]+\|>|<\|[a-z_]+>")
-
-
-@dataclass(frozen=True, repr=False)
-class Case:
-    """One template with its tokenizer, and builders for chats."""
-
-    name: str
-    tokenizer: Any
-    last_only: bool
-    switches: dict[str, Any]
-    template: str = "chat"
-
-    def builder(self, **given: Any) -> ExampleBuilder:
-        defaults: dict[str, Any] = {
-            "format": "messages",
-            "template": self.template,
-            "max_length": 1_000_000,
-            "loss_on": "last_assistant" if self.last_only else "completion",
-            "chat_template_kwargs": self.switches,
-        }
-        return ExampleBuilder(self.tokenizer, DataSection(**defaults | given))
-
-
-def byte_tokenizer(specials: list[str], bos: str = "<s>", eos: str = "</s>") -> Any:
-    """One token a byte, and the special tokens."""
-    vocabulary = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    tokenizer.add_special_tokens({"bos_token": bos, "eos_token": eos, "pad_token": "<pad>"})
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": [token for token in specials if token not in (bos, eos)]}
-    )
-    return tokenizer
-
-
-def installed_templates() -> dict[str, str]:
-    """Name to source of every chat template that the installed library brings."""
-    spec = importlib.util.find_spec("trl")
-    assert spec is not None
-    assert spec.origin is not None
-    folder = Path(spec.origin).parent / "chat_templates"
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
-
-
-def family(name: str, families: Any) -> str | None:
-    return next((member for member in families if name.startswith(member)), None)
-
 
 @pytest.fixture(scope="module")
 def all_tokenizers() -> dict[str, Any]:
-    made = {}
-    for name, source in installed_templates().items():
-        made[name] = byte_tokenizer(sorted(set(SPECIAL.findall(source))))
-        made[name].chat_template = source
-    return made
+    return tokenizers()
 
 
 @pytest.fixture(scope="module")
 def cases(all_tokenizers: dict[str, Any]) -> list[Case]:
-    """Every trainable installed template, and those that ship with tunesmith."""
-    found = []
-    for name, tokenizer in all_tokenizers.items():
-        if name not in REFUSED:
-            switches = SWITCHES.get(family(name, SWITCHES) or "", {})
-            found.append(Case(name, tokenizer, name in LAST_ONLY, switches))
-    for name in assets.template_names():
-        path = assets.template(name)
-        assert path is not None
-        if path.suffix == ".jinja":
-            specials = sorted({*SPECIAL.findall(path.read_text()), "<|user|>", "<|assistant|>", "<|system|>"})
-            found.append(Case(f"our {name}", byte_tokenizer(specials), False, {}, name))
-    return found
+    """Every template on which answers without thoughts can be trained."""
+    return [case for case in all_cases(all_tokenizers) if case.name not in OPENED]
 
 
 def test_number_of_templates(cases: list[Case], all_tokenizers: dict[str, Any]) -> None:
     assert len(all_tokenizers) >= 70
-    assert REFUSED.keys() <= all_tokenizers.keys()
+    assert all_tokenizers.keys() >= set(OPENED)
     assert LAST_ONLY.keys() <= all_tokenizers.keys()
     ours = [case for case in cases if case.name.startswith("our ")]
     assert len(ours) == 7
-    assert len(cases) - len(ours) == len(all_tokenizers) - len(REFUSED)
+    assert len(cases) - len(ours) == len(all_tokenizers) - len(OPENED)
     for wanted in ("llama3", "phi3", "qwen2_5", "qwen3", "gemma", "gemma3", "gptoss", "cohere", "glm4moe", "lfm2"):
         assert any(case.name == wanted for case in cases), wanted
 
 
-def test_templates_that_cannot_be_trained_are_refused_at_load(all_tokenizers: dict[str, Any]) -> None:
-    for name in REFUSED:
-        with pytest.raises(ModelError, match="does not keep the prompt") as caught:
-            Case(name, all_tokenizers[name], False, {}).builder()
-        assert len(caught.value.lines()) == 1
-    for name in ("nemotron_3_nano",):
-        with pytest.raises(ModelError, match="chat_template_kwargs"):
-            Case(name, all_tokenizers[name], False, {}).builder()
+@pytest.mark.parametrize("name", [*OPENED, "nemotron_3_nano"])
+def test_a_template_that_opens_thoughts_is_judged_by_the_rows(all_tokenizers: dict[str, Any], name: str) -> None:
+    builder = Case(name, all_tokenizers[name], False, {}).builder()
+    asked = {"role": "user", "content": "q"}
+    with pytest.raises(DataError, match=r"reasoning_content.*enable_thinking") as caught:
+        builder.example(Row({"messages": [asked, {"role": "assistant", "content": "a"}]}, "f", 1))
+    assert len(caught.value.lines()) == 1
+    row = Row({"messages": [asked, {"role": "assistant", "content": "ANSWER", "thinking": "THOUGHT"}]}, "f", 1)
+    example = builder.example(row)
+    assert example is not None
+    fed = builder.prompt(row).input_ids
+    assert example.input_ids[: len(fed)] == fed
+    trained = all_tokenizers[name].decode(example.input_ids[len(fed) :])
+    assert trained.startswith("THOUGHT")
+    assert "</think>" in trained
+    assert "ANSWER" in trained
+    assert example.labels[len(fed) :] == example.input_ids[len(fed) :]
+    assert example.input_ids[-1] == builder.stop_token_ids(row)[0]
+
+
+def test_templates_that_rewrite_earlier_answers_are_refused(all_tokenizers: dict[str, Any]) -> None:
     row = chat_row(["q", "a", "r", "b"])
     for name in LAST_ONLY:
         builder = Case(name, all_tokenizers[name], False, {}).builder()
-        with pytest.raises(ModelError, match="last_assistant"):
+        with pytest.raises((DataError, ModelError), match="last_assistant"):
             builder.example(row)
 
 
@@ -286,42 +204,68 @@ def test_all_formats_give_the_same_tokens(cases: list[Case], question: str, answ
         assert (response.input_ids, response.labels) == (expected.input_ids, expected.labels), case.name
 
 
-def test_our_engine_writes_what_the_library_writes(cases: list[Case]) -> None:
-    tools = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object",
-              "properties": {"x": {"type": "integer"}}}}}]  # fmt: skip
-    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
-    asked = [{"role": "user", "content": "f of 1?"}]
-    called = [
-        *asked,
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "name": "f", "content": "2"},
-    ]
-    compared = refused = 0
-    for case in cases:
-        if case.template != "chat":
+TOOLS = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object",
+          "properties": {"x": {"type": "integer"}}}}}]  # fmt: skip
+SYSTEM, ASKED = {"role": "system", "content": "s"}, {"role": "user", "content": "f of 1?"}
+CALLED = {"role": "assistant", "content": "", "tool_calls": [
+    {"id": "call12345", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]}  # fmt: skip
+RESULT = {"role": "tool", "name": "f", "tool_call_id": "call12345", "content": "2"}
+ANSWER, AGAIN = {"role": "assistant", "content": "It is 2."}, {"role": "user", "content": "r"}
+THOUGHT = {"reasoning_content": "Let me see."}
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+    "one turn": [ASKED],
+    "several turns": [ASKED, ANSWER, AGAIN],
+    "a system message": [SYSTEM, ASKED],
+    "a call and its result": [ASKED, CALLED, RESULT],
+    "a call, its result and an answer": [SYSTEM, ASKED, CALLED, RESULT, ANSWER, AGAIN],
+    "thoughts": [ASKED, ANSWER | THOUGHT],
+    "thoughts by another name": [ASKED, ANSWER | {"thinking": "Let me see."}],
+    "thoughts of earlier turns": [ASKED, ANSWER | THOUGHT, AGAIN, ANSWER | THOUGHT],
+}
+DIFFERENT = dict.fromkeys(OPENED, "its prompts open a thought and it writes none, so ours stands in the answer")
+"""Templates on which our ids are not the library's where an answer has thoughts, and why."""
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_our_ids_are_those_of_the_library(all_tokenizers: dict[str, Any], name: str) -> None:
+    turns = CONVERSATIONS[name]
+    tools = TOOLS if CALLED in turns else None
+    asking = turns[-1]["role"] != "assistant"
+    compared = refused = different = 0
+    for case in all_cases(all_tokenizers):
+        row = Row({"messages": turns, "tools": tools}, "f", 1)
+        given = [dict(turn) for turn in turns]
+        if family(case.name, PARTS):
+            given = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in given]
+        builder = case.builder(unwritten="report", loss_on="last_assistant")
+        renderer = builder.renderer_of(row)
+        assert isinstance(renderer, ChatRenderer)
+        try:
+            expected = case.tokenizer.apply_chat_template(
+                given, tools=tools, chat_template=renderer.source, add_generation_prompt=asking, return_dict=False,
+                **case.switches,
+            )  # fmt: skip
+        except Exception:
+            with pytest.raises(DataError):
+                builder.prompt(row)
+            refused += 1
             continue
-        for turns in (asked, messages_of(["q", "a", "r"]), [{"role": "system", "content": "s"}, *asked], called):
-            row = Row({"messages": turns, "tools": tools if turns is called else None}, "f", 1)
-            given = [dict(turn) for turn in turns]
-            if family(case.name, PARTS):
-                given = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in given]
-            try:
-                expected = case.tokenizer.apply_chat_template(
-                    given,
-                    tools=tools if turns is called else None,
-                    tokenize=False,
-                    add_generation_prompt=True,
-                    **case.switches,
-                )
-            except Exception:
-                with pytest.raises(DataError):
-                    case.builder().prompt_rendered(row)
-                refused += 1
-                continue
-            assert case.builder().prompt_rendered(row).text == expected, case.name
-            compared += 1
-    assert compared >= 200
-    assert refused <= 30
+        if asking:
+            ours = builder.prompt(row).input_ids
+        else:
+            chat = FORMATS["messages"](row, FormatOptions())
+            begin = builder.encoder.begin(renderer.begins)
+            ours = begin + case.tokenizer(renderer.text_of(chat), add_special_tokens=False).input_ids
+        begin = builder.encoder.begin(renderer.begins)  # where the template leaves the begin token to the settings
+        if case.name in DIFFERENT and not asking:
+            assert ours != expected, case.name
+            different += 1
+        else:
+            assert ours == begin + expected, case.name
+        compared += 1
+    assert compared >= 50
+    assert refused <= 35
+    assert different == (0 if asking else len(DIFFERENT))
 
 
 def test_tool_calls_are_trained_and_tool_results_are_not(cases: list[Case]) -> None:

@@ -128,7 +128,7 @@ def curve(folder: Path) -> list[tuple[float, float]]:
     return found
 
 
-@pytest.mark.parametrize(("strategy", "way"), PAIRS)
+@pytest.mark.parametrize(("strategy", "way"), [*((strategy, "full") for strategy in STRATEGIES), ("zero3", "packed")])
 def test_a_check_knew_what_two_processes_would_do(runs: Runs, strategy: str, way: str, tmp_path: Path) -> None:
     settings = runs.settings[f"{strategy}-{way}"] | {"num_processes": 2, "output_dir": str(tmp_path / "run")}
     resolved = resolved_from(**settings)

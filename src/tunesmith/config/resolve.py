@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tunesmith.config.adjust import adjust_defaults, align_saves
 from tunesmith.config.draft import COMMAND_LINE, DEFAULT, Draft, Setting
 from tunesmith.config.names import leaf_paths
+from tunesmith.config.paths import expand
 from tunesmith.config.schema import SECTIONS, RunConfig
 from tunesmith.errors import ConfigError, ConfigErrors, UnsafeError
 
@@ -59,7 +60,8 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
     written: dict[str, Setting] = {}
     for setting in [*draft.defaults, *draft.settings, *overrides]:
         path, convert = setting.spelling.path, setting.spelling.convert
-        values[path] = convert(setting.value, values[path]) if convert else setting.value
+        value = convert(setting.value, values[path]) if convert else setting.value
+        values[path] = expand(path, value, setting.origin)
         origins[path] = setting.origin
         written[path] = setting
     for path, remedy in COMMAND_LINE_ONLY.items():

@@ -127,6 +127,11 @@ class DataSection(Section):
     """Shape of a row; ``auto`` decides by the columns of the first row and says what it took."""
     columns: dict[str, str] = {}
     """Renames columns before the format reads them: {name the format expects: name in the file}."""
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = {}
+    """Further names of roles: {name in the rows: ``system``, ``user``, ``assistant`` or ``tool``}."""
+    turn_order: Literal["error", "merge", "keep"] = "error"
+    """What happens to a chat that begins with the assistant, has two turns of one role in a row or a system message in
+    the middle: it is refused, such turns are joined (an opening answer is refused still), or the template decides."""
     mix_weights: list[PositiveFloat] | None = None
     """How often each entry of ``train_data`` is drawn from, relative to the others; unset, all rows follow one another.
     """
@@ -138,7 +143,12 @@ class DataSection(Section):
     a ``.jinja`` file, a text with ``{query}`` and ``{output}`` or a file with such a text, or a name: ``alpaca``,
     ``chatml``, ``gemma``, ``llama-3``, ``mistral-instruct``, ``phi-3``, ``plain``, ``question-answer``, ``zephyr``."""
     chat_template_kwargs: dict[str, Any] = {}
-    """Further names for a chat template, such as ``enable_thinking``."""
+    """Further names for a chat template, such as ``enable_thinking``; a row may bring its own in a column so named."""
+    template_date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")] | None = None
+    """The day that templates write as today's (YYYY-MM-DD); unset, the day on which the run began."""
+    unwritten: Literal["error", "report"] = "error"
+    """What happens to a row of which the template does not write a part (a tool call, thoughts, a key of a message): it
+    is refused, or used without that part, which the ledger counts."""
     instruction: str | None = None
     """File (or text) with the system message."""
     instruction_in_prompt: bool = False
@@ -148,6 +158,8 @@ class DataSection(Section):
     loss_on: Literal["completion", "assistant", "last_assistant", "all"] = "completion"
     """Which tokens carry loss: ``completion`` (the answer; of a chat every assistant turn, but none that stands in a
     list ``prompt``), ``assistant`` (every assistant turn), ``last_assistant`` or ``all``."""
+    train_thoughts: bool = True
+    """Whether the thoughts before an answer carry loss; false trains what follows ``</think>`` alone."""
     special_in_content: Literal["split", "error", "allow"] = "split"
     """What happens to content that spells a special token: it is trained as plain text, refused, or becomes one."""
     add_bos: bool | None = None
@@ -157,7 +169,7 @@ class DataSection(Section):
     too_long: Literal["error", "drop", "truncate_prompt", "truncate_completion"] = "error"
     """What happens to a longer example; everything cut or dropped is counted in the ledger."""
     empty_completion: Literal["error", "drop", "keep"] = "error"
-    """What happens to a row with nothing to learn."""
+    """What happens to a row with nothing to learn, or with an empty answer among those that are trained."""
     limit: PositiveInt | None = None
     """Use only the first N training rows (after shuffling, when ``shuffle_seed`` is set)."""
     eval_limit: PositiveInt | None = None
@@ -272,6 +284,8 @@ class TrainingSection(Section):
     """Stop after this time (``90m``, ``1h30m``, ``45s``, or seconds) at the end of a step, with a checkpoint."""
     resume_from_checkpoint: str | None = None
     """Continue from this checkpoint folder, or from the newest one in ``output_dir`` (``latest``)."""
+    allow_changed: list[str] | None = None
+    """Names of what may differ from the checkpoint that is continued, as its refusal lists them."""
     seed: Seed = 42
     """Seed of the model's random numbers and, unless ``data_seed`` is set, of the row order."""
     data_seed: Seed | None = None

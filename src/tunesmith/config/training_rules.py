@@ -8,6 +8,7 @@ from tunesmith.config.evaluation import evaluates, is_of_tokens
 from tunesmith.config.model_facts import max_positions
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rule import Problem, Rules
+from tunesmith.config.urls import has_credentials, without_credentials
 from tunesmith.errors import did_you_mean
 
 OPTIMIZERS = frozenset(
@@ -260,6 +261,20 @@ def streaming_reads_in_order(resolved: Resolved) -> Problem | None:
             return Problem(
                 ("data.streaming", path), f"streaming does not go with {path.rpartition('.')[2]} as it is", remedy
             )
+    return None
+
+
+@RULES.rule
+def names_hold_no_credentials(resolved: Resolved) -> Problem | None:
+    data = resolved.config.data
+    for path, given in (("data.train_data", data.train_data), ("data.eval_data", data.eval_data)):
+        for name in [given] if isinstance(given, str) else given or ():
+            if has_credentials(name):
+                return Problem(
+                    (path,),
+                    f"a URL may hold no credentials: {without_credentials(name)}",
+                    "give them in environment variables, as the store's own tools read them",
+                )
     return None
 
 

@@ -22,6 +22,7 @@ from tunesmith import __version__
 from tunesmith.config import places
 from tunesmith.config.schema import DataSection
 from tunesmith.data.files import local_files
+from tunesmith.data.remote import is_url
 from tunesmith.data.row import Row
 from tunesmith.errors import StorageError
 from tunesmith.notices import notify
@@ -57,12 +58,13 @@ def key_of(data: DataSection, tokenizer: PreTrainedTokenizerBase) -> str | None:
 
     It covers the contents of all data files in order, every data setting, the files that settings name, the tokenizer
     as it would be saved, our version and code, and the libraries that render and tokenise. A hub data set has no
-    contents that could be read cheaply; its examples are not kept.
+    contents that could be read cheaply, nor has a URL; their examples are not kept.
     """
-    names = [*_names(data.train_data), *_names(data.eval_data)]
+    names = dict.fromkeys(_names(data.eval_data), data.eval_split or "validation")
+    names |= dict.fromkeys(_names(data.train_data), data.train_split)
     files: list[list[str]] = []
-    for name in names:
-        found = local_files(name, data.train_split)
+    for name, split in names.items():
+        found = None if is_url(name) else local_files(name, split)
         if found is None:
             return None
         if Path(name).is_dir():
@@ -171,6 +173,22 @@ def file_hash(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def contents_hash(names: str | list[str] | None, split: str | None) -> str | None:
+    """sha256 over the contents of data files in order, wherever they lie; None where some are on no disk of ours."""
+    digest = hashlib.sha256()
+    for name in _names(names):
+        if Path(name).is_file():
+            found: list[Path] | None = [Path(name)]
+        else:
+            found = None if is_url(name) else local_files(name, split)
+        if found is None:
+            return None
+        for path in found:
+            inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+            digest.update("".join(file_hash(file) for file in inside if file.is_file()).encode())
+    return digest.hexdigest() if names else None
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

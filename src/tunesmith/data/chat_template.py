@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import assets
 from tunesmith.config.schema import DataSection
 from tunesmith.data import sandbox
-from tunesmith.data.conversation import ASSISTANT, Conversation, Message
+from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
 from tunesmith.data.jinja_engine import PrefixPoints
 from tunesmith.data.rendered import CONTEXT, Piece, Rendered
 from tunesmith.data.special_tokens import ContentPolicy, Guard, end_of_turn, last_match, token_text
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SHIPPED_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 """How templates that ship with tunesmith end a turn where they do not name the end token."""
+THINK, THINK_END = "<think>", "</think>"
 
 
 def chat_renderer(
@@ -46,14 +48,16 @@ def chat_renderer(
         ConfigError: the file cannot be read.
         ModelError: ``chat``, and the tokenizer has no template; or a model could not be trained on this one.
     """
-    name, begins, ours = template, False, False
+    name: str | None = template
+    begins, ours, for_tools = False, False, None
     if template is not None and template != "chat":
         shipped = assets.template(template)
         source, ours = read_text(str(shipped or template), "template"), shipped is not None
         if ours:
             source = _with_own_end(source, content.specials, tokenizer)
     elif isinstance(tokenizer.chat_template, (str, dict)) and tokenizer.chat_template:
-        source, name = tokenizer.get_chat_template(), "the tokenizer's"
+        source, for_tools = _own_templates(tokenizer)
+        name = "the tokenizer's"
     elif template == "chat":
         raise ModelError(
             "the tokenizer has no chat template",
@@ -75,9 +79,10 @@ def chat_renderer(
         instruction_in_prompt=data.instruction_in_prompt,
         loss_on=data.loss_on,
         begins=begins if decides else None,
+        for_tools=for_tools,
+        today=data.template_date,
     )
-    if not renderer.writes_answers() and replace(renderer, parts=True).writes_answers():
-        renderer = replace(renderer, parts=True)
+    renderer = _suited(renderer)
     renderer.check()
     if renderer.trims_answers():
         notify("the chat template trims answers: blanks and line ends around them are not trained")
@@ -87,6 +92,43 @@ def chat_renderer(
             "conversations are trained and asked without it; begin the template with {{ bos_token }} if that is wrong"
         )
     return renderer
+
+
+def _suited(renderer: ChatRenderer) -> ChatRenderer:
+    """The renderer as its template wants contents and thoughts."""
+    if not renderer.writes("a1") and replace(renderer, parts=True).writes("a1"):
+        renderer = replace(renderer, parts=True)
+    if renderer.opens_thoughts():
+        renderer = replace(renderer, thinks=True, inline=not renderer.writes("t1"))
+    return renderer
+
+
+def _own_templates(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
+    """The tokenizer's chat template, and the one for rows with tools where it names one.
+
+    Raises:
+        ModelError: it has several templates, and none for rows without tools.
+    """
+    templates = tokenizer.chat_template
+    if not isinstance(templates, dict):
+        return tokenizer.get_chat_template(), None
+    if "default" not in templates:
+        raise ModelError(
+            f"the tokenizer has the chat templates {', '.join(templates)} and no default one",
+            where="data.template",
+            remedy="save the one that is meant in a .jinja file and name it with template",
+        )
+    return templates["default"], templates.get("tool_use")
+
+
+def reads_date(tokenizer: PreTrainedTokenizerBase, data: DataSection) -> bool:
+    """Whether the chat template that the settings choose may write the day."""
+    if data.template in (None, "chat"):
+        held = tokenizer.chat_template or ""
+        return any("strftime_now" in source for source in (held.values() if isinstance(held, dict) else [held]))
+    template = str(data.template)
+    path = Path(assets.template(template) or template).expanduser()
+    return "{query}" not in template and path.is_file() and "strftime_now" in path.read_text("utf-8", "replace")
 
 
 def _with_own_end(source: str, specials: re.Pattern[str] | None, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -108,6 +150,9 @@ class ChatRenderer:
     """A jinja chat template in its sandbox; spans come from rendering one turn more at a time.
 
     ``parts`` hands content to the template as a list of one text part, as templates of models that see pictures want.
+    ``for_tools`` is the template of rows with tools where the tokenizer has one, ``today`` the day that is written.
+    ``thinks`` says that the generation prompt opens a thought, so that answers have to begin with one; ``inline``, that
+    thoughts are then written into the answer, for the template reads them nowhere else.
     """
 
     variables: dict[str, Any]
@@ -120,6 +165,10 @@ class ChatRenderer:
     loss_on: str
     begins: bool | None
     parts: bool = False
+    for_tools: str | None = None
+    today: str | None = None
+    thinks: bool = False
+    inline: bool = False
 
     def check(self) -> None:
         """Look at the template with one question and answer.
@@ -136,7 +185,9 @@ class ChatRenderer:
         if self.name is None:
             notify("the tokenizer has no chat template: turns are written plainly, as ### User: and ### Assistant:")
         self.content.check(conversation.messages, where)
-        guard = Guard(self.content.hidden, self._instructed(conversation.messages))
+        self._check_switches(conversation, where)
+        shown, marks = self._with_thoughts(self._instructed(conversation.messages))
+        guard = Guard(self.content.hidden, shown)
         turns = [self._as_dict(turn) for turn in guard.messages]
         answered = conversation.answer is not None
         number = len(turns)
@@ -148,7 +199,7 @@ class ChatRenderer:
         cuts = [(number, not answered)]
         for index in chosen:
             cuts += [(index, True)] if index == number - 1 else [(index, True), (index + 1, False)]
-        whole, *texts = self._texts(turns, list(conversation.tools), cuts, where)
+        whole, *texts = [_unmarked(text, marks) for text in self._texts(conversation, turns, cuts, where)]
         pieces: list[Piece] = []
         done, ends = 0, False
         for index in chosen:
@@ -170,6 +221,55 @@ class ChatRenderer:
         if not answered:
             pieces.append((whole[done:], CONTEXT, conversation.weight))
         return guard.rendered(pieces, begins=self.begins, ends=ends)
+
+    def text_of(self, conversation: Conversation) -> str:
+        """The whole text of a conversation, in one rendering; content that spells special tokens is no matter here.
+
+        Raises:
+            DataError: the template refuses it.
+        """
+        shown, marks = self._with_thoughts(self._instructed(conversation.messages))
+        turns = [self._as_dict(turn) for turn in shown]
+        (text,) = self._texts(conversation, turns, [(len(turns), False)], "this row")
+        return _unmarked(text, marks)
+
+    def source_of(self, conversation: Conversation) -> str:
+        """The template of such a row: the one for tools where it has some and there is one."""
+        return self.for_tools if self.for_tools is not None and conversation.tools else self.source
+
+    def _check_switches(self, conversation: Conversation, where: str) -> None:
+        unknown = [
+            name
+            for name in conversation.switches
+            if not re.search(rf"\b{re.escape(name)}\b", self.source_of(conversation))
+        ]
+        if unknown:
+            raise DataError(
+                f"chat_template_kwargs has {', '.join(unknown)}, which the chat template does not know",
+                where=where,
+                remedy="remove it from the row, or use a template that knows it",
+            )
+
+    def _with_thoughts(self, messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
+        """The messages with thoughts where an opened thought expects them, and two characters that stand for
+        ``<think>`` and ``</think>`` in the last answer: some templates cut there. No characters: nothing to put back.
+        """
+        if not self.inline:
+            return messages, ""
+        everything = repr(messages)
+        free = (chr(code) for code in range(0xF000, 0xF900))
+        one, two = [character for character in free if character not in everything][:2]
+        made = []
+        for index, turn in enumerate(messages):
+            if turn.role == ASSISTANT:
+                extra = dict(turn.extra)
+                thought = extra.pop(THOUGHTS, "").strip()
+                content = f"{THINK}\n{thought}\n{THINK_END}\n\n{turn.content}" if thought else turn.content
+                if index == len(messages) - 1:
+                    content = content.replace(THINK, one).replace(THINK_END, two)
+                turn = replace(turn, content=content, extra=extra)
+            made.append(turn)
+        return tuple(made), one + two
 
     def _as_dict(self, turn: Message) -> dict[str, Any]:
         values = turn.as_dict()
@@ -193,18 +293,30 @@ class ChatRenderer:
         asked = replace(turns[first], content=f"{self.instruction}\n\n{turns[first].content}")
         return (*turns[:first], asked, *turns[first + 1 :])
 
-    def _texts(self, turns: list[dict[str, Any]], tools: list[Any], cuts: PrefixPoints, where: str) -> list[str]:
+    def _texts(
+        self, conversation: Conversation, turns: list[dict[str, Any]], cuts: PrefixPoints, where: str
+    ) -> list[str]:
+        source, variables = self.source_of(conversation), self.variables | conversation.switches
+        tools = list(conversation.tools)
         try:
-            return sandbox.render(self.source, self.variables, turns, tools, cuts, ours=self.ours)
+            return sandbox.render(source, variables, turns, tools, cuts, ours=self.ours, today=self.today)
         except sandbox.TemplateRefusal as refusal:
             system = any(turn["role"] == "system" for turn in turns)
             remedy = "if it knows no system message, set instruction_in_prompt: true" if system else None
             raise DataError(f"the chat template refuses this row ({refusal})", where=where, remedy=remedy) from refusal
 
     def _length(self, whole: str, start: str, index: int, where: str) -> int:
-        if not whole.startswith(start):
-            raise self._unstable(index, where)
-        return len(start)
+        if whole.startswith(start):
+            return len(start)
+        if self.thinks:
+            raise DataError(
+                f"the template's prompt ends with {start[-24:]!r}, and the answer of turn {index} does not begin so: "
+                "inference would see another prompt than training",
+                where=where,
+                remedy="give the answer its thoughts (reasoning_content), switch them off with chat_template_kwargs "
+                "(enable_thinking: false), or use loss_on: last_assistant where earlier answers lose theirs",
+            )
+        raise self._unstable(index, where)
 
     def _end(self, whole: str, start: int, upto: str, index: int, where: str) -> int:
         """Where turn ``index`` ends in ``whole``; ``upto`` is what the template writes when nothing follows it.
@@ -237,21 +349,35 @@ class ChatRenderer:
             remedy="use loss_on: last_assistant, or a variant of the template that is made for training",
         )
 
-    def writes_answers(self) -> bool:
-        """Whether an answer's words stand in the text that the template writes."""
-        turns = [self._as_dict(Message("user", "q1")), self._as_dict(Message(ASSISTANT, "a1"))]
+    def writes(self, words: str) -> bool:
+        """Whether the template writes the answer ``a1`` or the thought ``t1`` of a first turn."""
+        thoughts = {} if words == "a1" else {THOUGHTS: "t1"}
+        pair = Conversation((Message("user", "q1"), Message(ASSISTANT, "a1", thoughts)))
         try:
-            (whole,) = sandbox.render(self.source, self.variables, turns, [], [(2, False)], ours=self.ours)
+            return words in self.text_of(pair)
+        except DataError:
+            return False
+
+    def opens_thoughts(self) -> bool:
+        """Whether the generation prompt ends with the beginning of a thought."""
+        turns = [self._as_dict(Message("user", "q1"))]
+        try:
+            (prompt,) = sandbox.render(
+                self.source, self.variables, turns, [], [(1, True)], ours=self.ours, today=self.today
+            )
         except sandbox.TemplateRefusal:
             return False
-        return "a1" in whole
+        return prompt.rstrip().endswith(THINK)
 
     def _problem(self) -> tuple[str, str] | None:
         """What makes this template unfit for training, and the remedy."""
-        turns = [self._as_dict(Message("user", "q1")), self._as_dict(Message(ASSISTANT, "a1"))]
+        thoughts = {THOUGHTS: "t1"} if self.thinks else {}
+        shown, marks = self._with_thoughts((Message("user", "q1"), Message(ASSISTANT, "a1", thoughts)))
+        turns = [self._as_dict(turn) for turn in shown]
         cuts = [(1, False), (1, True), (2, False)]
         try:
-            asked, prompt, whole = sandbox.render(self.source, self.variables, turns, [], cuts, ours=self.ours)
+            texts = sandbox.render(self.source, self.variables, turns, [], cuts, ours=self.ours, today=self.today)
+            asked, prompt, whole = (_unmarked(text, marks) for text in texts)
         except sandbox.TemplateRefusal as refusal:
             if any(sign in str(refusal) for sign in sandbox.LIMITS):
                 return f"cannot be used: {refusal}", "use another template"
@@ -299,6 +425,10 @@ class ChatRenderer:
             return False
         ids: list[int] = tokenizer("a").input_ids
         return ids[:1] == [tokenizer.bos_token_id]
+
+
+def _unmarked(text: str, marks: str) -> str:
+    return text.replace(marks[0], THINK).replace(marks[1], THINK_END) if marks else text
 
 
 def _common(first: str, second: str) -> int:

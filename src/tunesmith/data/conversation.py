@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 ASSISTANT = "assistant"
+THOUGHTS = "reasoning_content"
+"""The key of a message that holds what was thought before the answer, as most chat templates read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +24,16 @@ class Message:
     """An assistant turn that belongs to the row's prompt and not to its completion."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that chat templates read."""
-        return {"role": self.role, "content": self.content, **self.extra}
+        """The shape that chat templates read; thoughts under both names that templates of models know."""
+        values = {"role": self.role, "content": self.content, **self.extra}
+        if self.role == ASSISTANT and THOUGHTS in self.extra:
+            values.setdefault("thinking", self.extra[THOUGHTS])
+        return values
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the turn holds nothing that could be learnt."""
+        return not (self.content.strip() or self.extra.get("tool_calls") or self.extra.get(THOUGHTS, "").strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,10 @@ class Conversation:
     """The answer was a list of several, of which the first was taken."""
     weight: float = 1.0
     """What the loss of the whole row is multiplied by."""
+    switches: dict[str, Any] = field(default_factory=dict)
+    """The row's own further names for the chat template."""
+    passed_over: tuple[str, ...] = ()
+    """What of the row is read and has no place in a conversation."""
 
     @property
     def answer(self) -> str | None:

@@ -39,6 +39,7 @@ class Encoder:
             raise ModelError("the tokenizer has no end token", remedy="set model.eos_token")
         self.eos_token_id: int = int(tokenizer.eos_token_id)
         self.bos_token_id: int | None = tokenizer.bos_token_id
+        self.unk_token_id: int | None = tokenizer.unk_token_id
         if add_bos and self.bos_token_id is None:
             raise ModelError("the tokenizer has no begin token", remedy="set data.add_bos: false")
         self.add_bos = add_bos

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from tunesmith.config.schema import DataSection
-from tunesmith.data.conversation import ASSISTANT, Conversation, Message
+from tunesmith.data.chat_template import ChatRenderer, reads_date
+from tunesmith.data.columns import ColumnCheck
+from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
 from tunesmith.data.encoding import Encoder
-from tunesmith.data.formats import COLUMNS, FORMATS, FormatOptions, detect, nli_reference, rename, row_weight
+from tunesmith.data.formats import FORMATS, FormatOptions, detect, nli_reference, rename, row_weight
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import (
     Example,
@@ -22,13 +25,16 @@ from tunesmith.data.masking import (
     fit,
     is_weightless,
     make_example,
+    num_unknown,
     prompt_ids,
     start_after,
+    start_after_thoughts,
 )
 from tunesmith.data.rag import cut_documents
 from tunesmith.data.rendered import Rendered
 from tunesmith.data.row import MAX_PROBLEMS, Problems, Row
 from tunesmith.data.templates import LiteralRenderer, Renderer, choose_renderer
+from tunesmith.data.unwritten import THOUGHT_END, Unwritten
 from tunesmith.errors import DataError, DataErrors
 from tunesmith.notices import notify
 
@@ -63,13 +69,29 @@ class ExampleBuilder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, data: DataSection) -> None:
         self.tokenizer = tokenizer
-        self.data = data
+        self.data = data if data.template_date else data.model_copy(update={"template_date": date.today().isoformat()})
         self.encoder = Encoder(tokenizer, data.add_bos)
         self.formats: dict[str, str] = {}
+        self.columns = ColumnCheck(data.columns)
+        bos, eos = tokenizer.bos_token, tokenizer.eos_token
+        self._options = FormatOptions(
+            bos_token=bos if isinstance(bos, str) else None,
+            eos_token=eos if isinstance(eos, str) else None,
+            completion_start=data.completion_start,
+            whole_text=data.loss_on == "all",
+            roles=data.roles,
+            turn_order=data.turn_order,
+        )
         self._renderers: dict[str, Renderer] = {}
-        self._columns: dict[str, frozenset[str]] = {}
+        self._unwritten: dict[int, Unwritten] = {}
+        self._said: set[str] = set()
         if data.format != "auto":
             self._renderer(data.format)
+
+    @property
+    def template_date(self) -> str | None:
+        """The day that the template writes as today; None where it writes none."""
+        return self.data.template_date if reads_date(self.tokenizer, self.data) else None
 
     def examples(self, rows: Iterable[Row], ledger: Ledger) -> Iterator[Example]:
         """Examples in the order of the rows, in flat memory.
@@ -120,8 +142,10 @@ class ExampleBuilder:
     def prompt_rendered(self, row: Row) -> Rendered:
         """The text of a row's prompt, as ``prompt`` encodes it."""
         row = rename(row, self.data.columns)
-        conversation = self._conversation(row, need_answer=False)
-        return self._renderer(self.format_of(row))(conversation.without_answer(), row.where)
+        conversation = self._conversation(row, need_answer=False).without_answer()
+        rendered = self._renderer(self.format_of(row))(conversation, row.where)
+        self._say_unwritten(row, conversation, rendered, None)
+        return rendered
 
     def reference(self, row: Row) -> str | None:
         """The gold answer of a row as text, without template; None when the row has none.
@@ -139,7 +163,11 @@ class ExampleBuilder:
         literal = self.format_of(row) == "prompt_completion" and isinstance(
             rename(row, self.data.columns).values.get("prompt"), str
         )
-        rendered = render(Conversation((Message("user", "a"), Message(ASSISTANT, "b")), literal), "stop tokens")
+        question, answer = Message("user", "a"), Message(ASSISTANT, "b")
+        renderer = render.of(Conversation((question,), literal)) if isinstance(render, LiteralRenderer) else render
+        if isinstance(renderer, ChatRenderer) and renderer.thinks:
+            answer = replace(answer, extra={THOUGHTS: "t"})
+        rendered = render(Conversation((question, answer), literal), "stop tokens")
         (ids, _counts) = encode([rendered], self.encoder)[0]
         end = self.encoder.eos_token_id
         return [end] if rendered.ends or ids[-1] == end else [ids[-1], end]
@@ -167,58 +195,110 @@ class ExampleBuilder:
             return renderer
         return renderer.of(self._conversation(rename(row, self.data.columns), need_answer=False))
 
-    def _columns_read(self, format_name: str) -> frozenset[str]:
-        if format_name not in self._columns:
-            self._columns[format_name] = COLUMNS[format_name] | {"weight"} | set(self.data.columns.values())
-        return self._columns[format_name]
-
     def _renderer(self, format_name: str) -> Renderer:
         if format_name not in self._renderers:
             self._renderers[format_name] = choose_renderer(self.tokenizer, self.data, format_name)
         return self._renderers[format_name]
 
     def _conversation(self, row: Row, *, need_answer: bool) -> Conversation:
-        bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token
-        options = FormatOptions(
-            need_answer=need_answer,
-            bos_token=bos if isinstance(bos, str) else None,
-            eos_token=eos if isinstance(eos, str) else None,
-            completion_start=self.data.completion_start,
-            whole_text=self.data.loss_on == "all",
-        )
+        options = self._options if need_answer else replace(self._options, need_answer=False)
         return FORMATS[self.format_of(row)](row, options)
 
     def _training_text(self, original: Row, ledger: Ledger) -> Rendered | None:
         row = rename(original, self.data.columns)
+        format_name = self.format_of(row)
+        unread = self.columns.unread(original, row, format_name)
         conversation = self._conversation(row, need_answer=True)
         ledger.read(
             row,
-            self._columns_read(self.format_of(row)),
+            unread,
             list_answer=conversation.list_answer,
-            answer=conversation.answer if self.format_of(row) in LABELLED else None,
+            answer=conversation.answer if format_name in LABELLED else None,
         )
-        answer = conversation.messages[-1]
-        if not answer.content.strip() and not answer.extra.get("tool_calls") and self.data.empty_completion != "keep":
+        if self._has_empty_answer(conversation):
             if self.data.empty_completion == "drop":
                 ledger.drop(row, "empty_completion")
                 return None
             raise DataError(
-                "the completion is empty",
+                "the completion is empty" if conversation.messages[-1].is_empty else "an earlier answer is empty",
                 where=row.where,
                 remedy="set empty_completion to drop or keep, or remove the row",
             )
-        rendered = self._render(row, replace(conversation, weight=row_weight(row)))
+        rendered = self._render(row, replace(conversation, weight=row_weight(row)), ledger)
         if is_weightless(rendered, self.data.loss_on):
             ledger.drop(row, "weight_0")
             return None
         return rendered
 
-    def _render(self, row: Row, conversation: Conversation) -> Rendered:
+    def _has_empty_answer(self, conversation: Conversation) -> bool:
+        """Whether an answer that would be trained is empty, where that is not allowed."""
+        if self.data.empty_completion == "keep":
+            return False
+        *earlier, last = conversation.messages
+        if self.data.loss_on == "last_assistant":
+            earlier = []
+        spared = self.data.loss_on == "completion"
+        return last.is_empty or any(
+            turn.role == ASSISTANT and turn.is_empty and turn.weight > 0 and not (turn.given and spared)
+            for turn in earlier
+        )
+
+    def _render(self, row: Row, conversation: Conversation, ledger: Ledger | None = None) -> Rendered:
         rendered = self._renderer(self.format_of(row))(conversation, row.where)
+        if ledger is not None:
+            self._say_unwritten(row, conversation, rendered, ledger)
         marker = self.data.completion_start
         if marker is not None and self.format_of(row) != "text" and self.data.loss_on != "all":
             rendered = start_after(rendered, marker, self.encoder, row.where)
+        if not self.data.train_thoughts and self.data.loss_on != "all":
+            self._check_thoughts_end(row, conversation, rendered)
+            rendered = start_after_thoughts(rendered, THOUGHT_END)
         return rendered
+
+    def _check_thoughts_end(self, row: Row, conversation: Conversation, rendered: Rendered) -> None:
+        if any(turn.extra.get(THOUGHTS, "").strip() for turn in conversation.messages) and not any(
+            THOUGHT_END in rendered.text[span.start : span.end] for span in rendered.spans if span.role == ASSISTANT
+        ):
+            raise DataError(
+                f"the template ends thoughts with something else than {THOUGHT_END}, so train_thoughts: false cannot "
+                "tell where the answer begins",
+                where=row.where,
+                remedy="set completion_start to what the template writes there, or train_thoughts: true",
+            )
+
+    def _say_unwritten(self, row: Row, conversation: Conversation, rendered: Rendered, ledger: Ledger | None) -> None:
+        """Refuse a row of which the template does not write a part, or count it where that is meant.
+
+        Raises:
+            DataError: names the part.
+        """
+        if conversation.literal:
+            return
+        renderer = self._renderer(self.format_of(row))
+        if isinstance(renderer, LiteralRenderer):
+            renderer = renderer.of(conversation)
+        if id(renderer) not in self._unwritten:
+            self._unwritten[id(renderer)] = Unwritten(renderer.text_of)
+        missing = self._unwritten[id(renderer)].parts(conversation, rendered.text)
+        refused = [part for part in missing if not part.meant] if self.data.unwritten == "error" else []
+        if refused:
+            places = ", ".join(part.place for part in refused[:3])
+            more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+            raise DataError(
+                f"the template does not write {places}{more}",
+                where=row.where,
+                remedy="use a template that does, remove it from the row, or set unwritten: report to go on without it",
+            )
+        if ledger is None:
+            return
+        for what in dict.fromkeys([*conversation.passed_over, *(part.kind for part in missing)]):
+            self._leave_out(row, what, ledger)
+
+    def _leave_out(self, row: Row, what: str, ledger: Ledger) -> None:
+        ledger.leave_out(row, what)
+        if what not in self._said:
+            self._said.add(what)
+            notify(f"{row.where}: {what} are not in the text; such rows are counted in the ledger")
 
     def _finish(self, row: Row, rendered: Rendered, ids: tuple[list[int], list[int]], ledger: Ledger) -> Example | None:
         whole = make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
@@ -233,8 +313,26 @@ class ExampleBuilder:
             ledger.drop(row, "duplicate")
             return None
         else:
+            self._count_unknown(row, example, rendered, ledger)
             ledger.keep(row, example)
         return example
+
+    def _count_unknown(self, row: Row, example: Example, rendered: Rendered, ledger: Ledger) -> None:
+        """Say that an answer has words which the tokenizer does not know.
+
+        Raises:
+            DataError: they would be learnt as the end token.
+        """
+        if not num_unknown(example, rendered, self.encoder):
+            return
+        name = self.tokenizer.unk_token
+        if self.encoder.unk_token_id == self.encoder.eos_token_id:
+            raise DataError(
+                f"the answer has words that the tokenizer does not know, and its unknown token {name} is its end token",
+                where=row.where,
+                remedy="change the row, or use a tokenizer that knows them: the model would learn to stop there",
+            )
+        self._leave_out(row, f"words of answers that became {name}", ledger)
 
     def _loses_documents(self, row: Row, whole: Example) -> bool:
         """Whether a row is too long and may lose documents: the head of its prompt would be the instruction."""
@@ -292,16 +390,18 @@ def build_examples(rows: Iterable[Row], builder: ExampleBuilder, ledger: Ledger)
         DataError: rows cannot be used, none is left, or the ledger passes one of the settings' limits.
     """
     examples = list(builder.examples(rows, ledger))
-    check_kept(len(examples), ledger, builder.data)
+    check_kept(len(examples), ledger, builder)
     return examples
 
 
-def check_kept(number: int, ledger: Ledger, data: DataSection) -> None:
+def check_kept(number: int, ledger: Ledger, builder: ExampleBuilder) -> None:
     """What holds of examples once all of them were made, however they are kept.
 
     Raises:
+        ConfigError: the settings rename a column that no row has.
         DataError: none is left, or the ledger passes one of the settings' limits.
     """
+    builder.columns.check_met()
     if not number:
         total = ledger.total()
         reasons = ", ".join(f"{len(where)} {reason}" for reason, where in total.dropped.items())
@@ -309,5 +409,5 @@ def check_kept(number: int, ledger: Ledger, data: DataSection) -> None:
             f"no examples are left of {total.read} rows" + (f" (dropped: {reasons})" if reasons else ""),
             remedy="change the policy that drops them or give other rows",
         )
-    ledger.refuse(data)
+    ledger.refuse(builder.data)
     ledger.say_what_stands_out()

@@ -1,117 +1,200 @@
-"""Local data files: which ones a name stands for, and who reads which kind."""
+"""Data files: which ones a name stands for, and who reads which kind."""
 
 from __future__ import annotations
 
 import glob
+import json
+import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from tunesmith.data.json_rows import json_file, json_lines, json_lines_gz
+from tunesmith.data import remote
+from tunesmith.data.json_rows import rows_of_json, rows_of_lines
+from tunesmith.data.opening import COMPRESSIONS, open_data
 from tunesmith.data.row import Row
-from tunesmith.data.tables import csv_file, parquet_file
-from tunesmith.errors import DataError, did_you_mean
+from tunesmith.data.splits import canonical, of_split, refuse_other_splits, split_of
+from tunesmith.data.tables import rows_of_arrow, rows_of_csv, rows_of_parquet, rows_of_text, rows_of_tsv
+from tunesmith.errors import DataError, TunesmithError, did_you_mean
 from tunesmith.notices import notify
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "eval"),
-    "test": ("test",),
+Reader = Callable[[BinaryIO, str], Iterator[Row]]
+"""(file, its name) -> its rows."""
+TEXTS: dict[str, Reader] = {
+    ".jsonl": rows_of_lines,
+    ".ndjson": rows_of_lines,
+    ".json": rows_of_json,
+    ".csv": rows_of_csv,
+    ".tsv": rows_of_tsv,
+    ".txt": rows_of_text,
 }
-READERS = {
-    ".jsonl": json_lines,
-    ".ndjson": json_lines,
-    ".jsonl.gz": json_lines_gz,
-    ".json": json_file,
-    ".csv": csv_file,
-    ".parquet": parquet_file,
-}
+"""Kinds that may be compressed."""
+READERS: dict[str, Reader] = TEXTS | {".parquet": rows_of_parquet, ".arrow": rows_of_arrow}
+KINDS = f"{', '.join(READERS)}; texts also compressed, as .jsonl{', .jsonl'.join(COMPRESSIONS)}"
+SAVED = "state.json"
+"""A folder with such a file was written by ``save_to_disk`` of ``datasets``."""
+NO_ROWS = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json", SAVED)
 
 
-def local_files(name: str, split: str = "train") -> list[Path] | None:
+def local_files(name: str, split: str | None = "train") -> list[Path] | None:
     """The files that ``name`` stands for, sorted; None when it can only be a hub data set.
 
+    Args:
+        name: a path, a folder or a glob pattern.
+        split: which files of a folder are meant; None takes what a pattern gives, whatever its files are named after.
+
     Raises:
-        DataError: the name looks like a path and nothing is there.
+        DataError: the name looks like a path and nothing is there; or a pattern takes files of another split.
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return _files_of_folder(path, split)
+        return _files_of_folder(path, split or "train")
     if path.exists():
         return [path]
     if any(character in name for character in "*?["):
         found = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
         if not found:
             raise DataError("no file matches this pattern", where=name)
+        if split is not None:
+            refuse_other_splits([match.as_posix() for match in found], path.as_posix(), split)
         return found
     if looks_like_path(name):
         raise DataError("no such file", where=name, remedy=_nearest(path))
     return None
 
 
+def remote_files(url: str, split: str | None = "train") -> list[str]:
+    """The files that a URL stands for, sorted; see ``local_files``.
+
+    Raises:
+        DataError: there is none, or the store cannot be asked.
+    """
+    if remote.is_folder(url):
+        files = [name for name in remote.below(url) if _is_data(name)]
+        if not files:
+            raise DataError("the folder holds no data files", where=url, remedy=f"it needs files in {KINDS}")
+        return of_split(files, split or "train", url, lambda name: _below(name, url))
+    found = remote.matching(url)
+    if split is not None and len(found) > 1:
+        refuse_other_splits(found, url, split)
+    return found
+
+
 def looks_like_path(name: str) -> bool:
     """Whether a name that does not exist here was meant as a local path and not as a hub data set."""
-    if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or _suffix(Path(name)) in READERS:
+    if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or _is_data(name):
         return True
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is None
 
 
-def file_rows(path: Path) -> Iterator[Row]:
-    """Rows of one local file; the ending of its name decides how it is read.
+def file_rows(name: str) -> Iterator[Row]:
+    """Rows of one file, local or behind a URL; the ending of its name decides how it is read.
 
     Raises:
         DataError: unknown kind of file, unreadable file, broken rows, or no row at all.
     """
-    reader = READERS.get(_suffix(path))
-    if reader is None:
+    kind, compression = _kind(name)
+    reader = READERS.get(kind)
+    if reader is None or (compression and kind not in TEXTS):
         raise DataError(
-            f"{path.suffix or 'a name without an ending'} is not a kind of data file that can be read",
-            where=str(path),
-            remedy=f"use one of {', '.join(READERS)}",
+            f"{kind + compression or 'a name without an ending'} is not a kind of data file that can be read",
+            where=name,
+            remedy=f"use one of {KINDS}",
         )
     empty = True
     try:
-        for row in reader(path):
-            empty = False
-            yield row
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror or error})", where=str(path)) from error
+        with open_data(name, compression) as file:
+            for row in reader(file, name):
+                empty = False
+                yield row
+    except TunesmithError:
+        raise
+    except Exception as error:
+        if remote.is_url(name):
+            raise remote.unreadable(name, error) from error
+        if not isinstance(error, OSError):
+            raise
+        raise DataError(f"cannot be read ({error.strerror or error})", where=name) from error
     if empty:
-        raise DataError("no examples", where=str(path), remedy="the file holds no rows")
+        raise DataError("no examples", where=name, remedy="the file holds no rows")
 
 
-def _suffix(path: Path) -> str:
-    return "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+def _kind(name: str) -> tuple[str, str]:
+    """The ending that says how a file is read, and the one that says how it is compressed."""
+    path = PurePosixPath(name)
+    compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
+    return (path.with_suffix("") if compression else path).suffix.lower(), compression
+
+
+def _is_data(name: str) -> bool:
+    kind, compression = _kind(name)
+    return kind in TEXTS or (kind in READERS and not compression)
+
+
+def _below(name: str, folder: str) -> str:
+    """The part of a path that stands below ``folder``: it alone tells the split."""
+    return name.partition("://")[2].removeprefix(folder.partition("://")[2].rstrip("/") + "/")
 
 
 def _files_of_folder(folder: Path, split: str) -> list[Path]:
     """The data files of a folder: those named after the split when files are named after splits, else all of them."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and _suffix(path) in READERS)
-    files = [path for path in files if path.name not in ("dataset_info.json", "dataset_dict.json", "state.json")]
+    if (folder / SAVED).is_file():
+        return _saved_files(folder)
+    entries = sorted(path for path in folder.iterdir() if _belongs(path))
+    rows = [path for path in entries if path.is_dir() or _kind(path.name)[0] != ".txt"]
+    if rows and len(rows) < len(entries):  # texts beside rows describe them
+        notify(f"{folder}: leaving {', '.join(path.name for path in entries if path not in rows)}: texts beside rows")
+        entries = rows
+    if not entries and (folder / "data").is_dir():
+        return _files_of_folder(folder / "data", split)
+    if not entries:
+        raise DataError("the folder holds no data files", where=str(folder), remedy=f"it needs files in {KINDS}")
+    chosen = of_split(entries, split, str(folder), lambda path: path.name)
+    return [file for entry in chosen for file in (_all_of_folder(entry) if entry.is_dir() else [entry])]
+
+
+def _belongs(path: Path) -> bool:
+    """Whether an entry of a folder is data: a file of a known kind, or a folder named after a split."""
+    if path.is_dir():
+        return (path / SAVED).is_file() or canonical(path.name.lower()) == split_of(path.name)
+    return path.is_file() and path.name not in NO_ROWS and _is_data(path.name)
+
+
+def _all_of_folder(folder: Path) -> list[Path]:
+    if (folder / SAVED).is_file():
+        return _saved_files(folder)
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NO_ROWS)
+    files = [path for path in found if _is_data(path.name)]
     if not files:
-        raise DataError(
-            "the folder holds no data files", where=str(folder), remedy=f"it needs files in {', '.join(READERS)}"
-        )
-    named = {path: _split_of(path) for path in files}
-    if not any(named.values()):
-        return files
-    wanted = next((name for name, words in SPLIT_NAMES.items() if split in words), split)
-    chosen = [path for path, name in named.items() if name == wanted]
-    if not chosen:
-        found = ", ".join(path.name for path in files)
-        raise DataError(
-            f"no file for the split {split!r} among {found}", where=str(folder), remedy="name the file itself"
-        )
-    notify(f"{folder}: taking {', '.join(path.name for path in chosen)} for the split {split}")
-    return chosen
+        raise DataError("the folder holds no data files", where=str(folder), remedy=f"it needs files in {KINDS}")
+    return files
 
 
-def _split_of(path: Path) -> str | None:
-    word = re.split(r"[^a-z]", path.name.lower(), maxsplit=1)[0]
-    return next((name for name, words in SPLIT_NAMES.items() if word in words), None)
+def _saved_files(folder: Path) -> list[Path]:
+    """The Arrow files of a data set that ``save_to_disk`` wrote, in the order of its rows."""
+    try:
+        state = json.loads((folder / SAVED).read_text(encoding="utf-8"))
+        names = [str(entry["filename"]) for entry in state["_data_files"]]
+        plain = not state.get("_indices_files") and not state.get("_indices_data_files")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"cannot be read ({type(error).__name__}: {error})", where=str(folder / SAVED)) from error
+    files = [folder / name for name in names]
+    outside = any(file.resolve().parent != folder.resolve() for file in files)
+    if not plain or outside or not files:
+        raise DataError(
+            "is no data set whose rows lie in its own folder in their order",
+            where=str(folder),
+            remedy="load it with datasets and call save_to_disk again",
+        )
+    return files
 
 
 def _nearest(path: Path) -> str:
+    text = str(path)
+    if "\\" in text and os.sep == "/":
+        turned = re.sub(r"^([A-Za-z]):", lambda drive: f"/mnt/{drive[1].lower()}", text.replace("\\", "/"))
+        return f"folders are separated by / here: did you mean {turned!r}?"
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist"
     names = [entry.name for entry in path.parent.iterdir()]

@@ -5,33 +5,20 @@ Wrong types, missing keys and nulls are errors that name the row. How a conversa
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.nli import nli_answer, nli_prompt
-from tunesmith.data.row import Row
+from tunesmith.data.row import Row, as_string, keys_of, string_of, value_of
 from tunesmith.data.strict_json import json_type
+from tunesmith.data.turn_order import TurnOrder, ordered
+from tunesmith.data.turns import as_weight, from_json_text, read_system, read_tools, read_turns
 from tunesmith.errors import DataError
 from tunesmith.notices import notify
 
 DEFAULT_MARKER = "[/INST]"
-SAME_ROLE = {"developer": "system"}
-ROLES = ("system", "user", ASSISTANT, "tool")
-SHAREGPT_ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": ASSISTANT,
-    "chatgpt": ASSISTANT,
-    "bing": ASSISTANT,
-    "model": ASSISTANT,
-    "assistant": ASSISTANT,
-    "tool": "tool",
-    "observation": "tool",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +31,10 @@ class FormatOptions:
     completion_start: str | None = None
     whole_text: bool = False
     """Loss is on every token, so a ``text`` row needs no marker."""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """Further names of roles."""
+    turn_order: TurnOrder = "error"
+    """What happens to chats in an unusual order."""
 
 
 Format = Callable[[Row, FormatOptions], Conversation]
@@ -51,7 +42,7 @@ Format = Callable[[Row, FormatOptions], Conversation]
 
 def text(row: Row, options: FormatOptions) -> Conversation:
     """``text``: a row that brings its own template; the completion begins after the marker's last match."""
-    raw = _string(row, "text")
+    raw = string_of(row, "text")
     body, begins = strip_markers(raw, options.bos_token, options.eos_token)
     _note_foreign_markers(raw, options)
     if options.bos_token and body.startswith(options.bos_token):
@@ -108,9 +99,9 @@ def prompt_completion(row: Row, options: FormatOptions) -> Conversation:
     answer_key = "completion" if "completion" in row.values or "response" not in row.values else "response"
     if isinstance(row.values.get("prompt"), list):
         answered = options.need_answer or answer_key in row.values
-        given = [replace(turn, given=True) for turn in _turns(row, "prompt")]
-        return _chat(row, [*given, *(_turns(row, answer_key) if answered else [])], options)
-    prompt = _string(row, "prompt", "completion")
+        given = [replace(turn, given=True) for turn in read_turns(row, "prompt", options.roles)]
+        return _chat(row, [*given, *(read_turns(row, answer_key, options.roles) if answered else [])], options)
+    prompt = string_of(row, "prompt", "completion")
     if options.need_answer and not prompt:
         notify("some prompts are empty; their completions are learnt without any context")
     return _pair(row, prompt, answer_key, options, literal=True)
@@ -118,10 +109,10 @@ def prompt_completion(row: Row, options: FormatOptions) -> Conversation:
 
 def nli(row: Row, options: FormatOptions) -> Conversation:
     """``premise``, ``hypothesis`` and, to train on, ``thought_process`` and ``predicted_label``."""
-    query = nli_prompt(_string(row, "premise", "hypothesis"), _string(row, "hypothesis", "premise"))
+    query = nli_prompt(string_of(row, "premise", "hypothesis"), string_of(row, "hypothesis", "premise"))
     turns = [Message("user", query)]
     if options.need_answer or ("thought_process" in row.values and "predicted_label" in row.values):
-        thought = _string(row, "thought_process", "predicted_label")
+        thought = string_of(row, "thought_process", "predicted_label")
         turns.append(Message(ASSISTANT, nli_answer(thought, _label(row, "predicted_label"))))
     return Conversation(tuple(turns))
 
@@ -136,7 +127,7 @@ def nli_reference(row: Row) -> str | None:
 
 
 def _label(row: Row, key: str) -> int:
-    value = _value(row, key)
+    value = value_of(row, key)
     if value in ("0", "1"):
         return int(value)
     if isinstance(value, bool) or value not in (0, 1) or not isinstance(value, int):
@@ -146,34 +137,48 @@ def _label(row: Row, key: str) -> int:
 
 def messages(row: Row, options: FormatOptions) -> Conversation:
     """``messages``: a list of ``{role, content}``, with ``tool_calls`` and a ``tools`` list where there are any."""
-    return _chat(row, _turns(row, "messages"), options)
+    return _chat(row, read_turns(row, "messages", options.roles), options)
 
 
 def sharegpt(row: Row, options: FormatOptions) -> Conversation:
     """``conversations``: a list of ``{from, value}`` (or ``{role, content}``), with an optional ``system`` text."""
-    turns = _turns(row, "conversations")
-    if isinstance(row.values.get("system"), str) and row.values["system"]:
-        turns = [Message("system", row.values["system"]), *turns]
-    return _chat(row, turns, options)
+    return _chat(row, read_turns(row, "conversations", options.roles), options)
 
 
 def alpaca(row: Row, options: FormatOptions) -> Conversation:
-    """``instruction``, optional ``input``, ``output``: the input follows the instruction after a blank line."""
-    query = _string(row, "instruction", "output")
+    """``instruction``, optional ``input``, ``output``: the input follows the instruction after a blank line.
+
+    ``history`` holds earlier pairs of question and answer, which are turns of the chat.
+    """
+    query = string_of(row, "instruction", "output")
     given = row.values.get("input")
     if given not in (None, ""):
-        query = f"{query}\n\n{_string(row, 'input')}"
-    return _pair(row, query, "output", options)
+        query = f"{query}\n\n{string_of(row, 'input')}"
+    pair = _pair(row, query, "output", options)
+    return _chat(row, [*_history(row), *pair.messages], options)
+
+
+def _history(row: Row) -> list[Message]:
+    pairs = from_json_text(row, row.values.get("history") or [], "history")
+    if not isinstance(pairs, list):
+        raise DataError(f'"history" must be a list of pairs, this is {json_type(pairs)}', where=row.where)
+    turns = []
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise DataError(f"history[{index}] must be a question and its answer", where=row.where)
+        question, answer = (as_string(text, row, f"history[{index}]") for text in pair)
+        turns += [Message("user", question), Message(ASSISTANT, answer)]
+    return turns
 
 
 def question_answer(row: Row, options: FormatOptions) -> Conversation:
     """``question`` and ``answer``."""
-    return _pair(row, _string(row, "question", "answer"), "answer", options)
+    return _chat(row, _pair(row, string_of(row, "question", "answer"), "answer", options).messages, options)
 
 
 def rag(row: Row, options: FormatOptions) -> Conversation:
     """``prompt`` and ``completion`` of a processed retrieval row; a list of answers gives its first."""
-    return _pair(row, _string(row, "prompt", "completion"), "completion", options, lists=True)
+    return _pair(row, string_of(row, "prompt", "completion"), "completion", options, lists=True)
 
 
 FORMATS: dict[str, Format] = {
@@ -187,14 +192,19 @@ FORMATS: dict[str, Format] = {
     "rag": rag,
 }
 
+CHAT_COLUMNS = frozenset({"system", "tools", "functions", "chat_template_kwargs"})
+"""Columns that every chat may have beside its turns."""
+KNOWN_COLUMNS = CHAT_COLUMNS | {"history"}
+"""Columns that mean something in some format: elsewhere they would be left out, and that is an error."""
+
 COLUMNS: dict[str, frozenset[str]] = {
     "text": frozenset({"text"}),
-    "prompt_completion": frozenset({"prompt", "completion", "response", "tools"}),
+    "prompt_completion": frozenset({"prompt", "completion", "response"}),
     "nli": frozenset({"premise", "hypothesis", "thought_process", "predicted_label", "true_label", "label"}),
-    "messages": frozenset({"messages", "tools"}),
-    "alpaca": frozenset({"instruction", "input", "output"}),
-    "sharegpt": frozenset({"conversations", "system", "tools"}),
-    "question_answer": frozenset({"question", "answer"}),
+    "messages": frozenset({"messages"}) | CHAT_COLUMNS,
+    "alpaca": frozenset({"instruction", "input", "output", "history"}) | CHAT_COLUMNS,
+    "sharegpt": frozenset({"conversations"}) | CHAT_COLUMNS,
+    "question_answer": frozenset({"question", "answer"}) | CHAT_COLUMNS,
     "rag": frozenset({"prompt", "completion", "query", "answers", "passages", "context_spans"}),
 }
 """Columns that each format reads, besides ``weight``; a retrieval row may have others that hold its documents."""
@@ -259,7 +269,7 @@ def detect(row: Row) -> str:
             return "rag" if name == "prompt_completion" and _answers_are_listed(row) else name
     known = "; ".join(dict.fromkeys(" + ".join(sorted(keys)) for _, keys in _SIGNS))
     raise DataError(
-        f"the columns {_keys(row)} are no known format",
+        f"the columns {keys_of(row)} are no known format",
         where=row.where,
         remedy=f"expected one of: {known}; rename yours with columns, {{expected name: name in the file}}",
     )
@@ -276,6 +286,20 @@ def rename(row: Row, columns: dict[str, str]) -> Row:
     return Row(values, row.source, row.line)
 
 
+def columns_read(row: Row, format_name: str) -> frozenset[str]:
+    """The columns that the format reads of such a row, ``weight`` included."""
+    chat = format_name == "prompt_completion" and isinstance(row.values.get("prompt"), list)
+    return COLUMNS[format_name] | (CHAT_COLUMNS if chat else frozenset()) | {"weight"}
+
+
+def expected_columns(format_name: str) -> frozenset[str] | None:
+    """The names that ``columns`` may give to columns of such rows; None: any, for retrieval rows hold documents too."""
+    if format_name == "rag":
+        return None
+    chat = CHAT_COLUMNS if format_name == "prompt_completion" else frozenset()
+    return COLUMNS[format_name] | chat | {"weight"}
+
+
 def _answers_are_listed(row: Row) -> bool:
     answer = row.values.get("completion", row.values.get("response"))
     return isinstance(answer, list) and not any(isinstance(item, dict) for item in answer)
@@ -288,113 +312,15 @@ def _pair(
     turns = [Message("user", query)]
     several = False
     if options.need_answer or row.values.get(answer_key) is not None:
-        answer = _value(row, answer_key)
+        answer = value_of(row, answer_key)
         if lists and isinstance(answer, list):
             if not answer:
                 raise DataError(
                     f"{answer_key} is an empty list", where=row.where, remedy="give an answer or drop the row"
                 )
             answer, several = answer[0], len(answer) > 1
-        turns.append(Message(ASSISTANT, _as_string(answer, row, answer_key)))
+        turns.append(Message(ASSISTANT, as_string(answer, row, answer_key)))
     return Conversation(tuple(turns), literal=literal, list_answer=several)
-
-
-def _value(row: Row, key: str, *others: str) -> Any:
-    """A value that has to be there and not null."""
-    if key not in row.values:
-        expected = " and ".join(f'"{name}"' for name in (key, *others))
-        raise DataError(
-            f'no "{key}"; the row has {_keys(row)}',
-            where=row.where,
-            remedy=f"expected {expected}; rename other columns with columns, {{{key}: name in the file}}",
-        )
-    value = row.values[key]
-    if value is None:
-        raise DataError(f'"{key}" is null', where=row.where, remedy="write a text or remove the row")
-    return value
-
-
-def _string(row: Row, key: str, *others: str) -> str:
-    return _as_string(_value(row, key, *others), row, key)
-
-
-def _as_string(value: Any, row: Row, path: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f'"{path}" must be a string, this is {json_type(value)}', where=row.where)
-    return value
-
-
-def _keys(row: Row) -> str:
-    return "[" + ", ".join(f'"{key}"' for key in row.values) + "]"
-
-
-def _turns(row: Row, key: str) -> list[Message]:
-    turns = _value(row, key)
-    if not isinstance(turns, list) or not turns:
-        found = "an empty array" if turns == [] else json_type(turns)
-        raise DataError(f'"{key}" must be a list of messages, this is {found}', where=row.where)
-    return [_turn(row, turn, f"{key}[{index}]") for index, turn in enumerate(turns)]
-
-
-def _turn(row: Row, turn: Any, path: str) -> Message:
-    if not isinstance(turn, dict):
-        raise DataError(f"{path} must be an object, this is {json_type(turn)}", where=row.where)
-    role_key, content_key = ("from", "value") if "from" in turn else ("role", "content")
-    said = turn.get(role_key)
-    role = SHAREGPT_ROLES.get(said) if role_key == "from" and isinstance(said, str) else said
-    role = SAME_ROLE.get(role, role) if isinstance(role, str) else role
-    if role not in ROLES:
-        known = ", ".join(SHAREGPT_ROLES if role_key == "from" else ROLES)
-        raise DataError(f"{path}.{role_key} is {said!r}", where=row.where, remedy=f"roles are {known}")
-    own = (role_key, content_key, "weight")
-    extra = {name: value for name, value in turn.items() if name not in own and value is not None}
-    if extra.get("tool_calls"):
-        extra["tool_calls"] = _tool_calls(row, extra["tool_calls"], path)
-    content = turn.get(content_key)
-    if content is None and extra.get("tool_calls"):
-        content = ""
-    if content is None:
-        problem = "is null" if content_key in turn else "is missing"
-        raise DataError(f"{path}.{content_key} {problem}", where=row.where)
-    if isinstance(content, list):
-        content = _text_of_parts(row, content, f"{path}.{content_key}")
-    weight = 1.0
-    if turn.get("weight") is not None:
-        weight = _weight(row, turn["weight"], f"{path}.weight")
-        if role != ASSISTANT:
-            raise DataError(f"{path} has a weight and is from {role}", where=row.where, remedy="only answers have one")
-    return Message(str(role), _as_string(content, row, f"{path}.{content_key}"), extra, weight)
-
-
-def _text_of_parts(row: Row, parts: list[Any], path: str) -> str:
-    """Content given as a list of ``{type: text, text: ...}``, joined; pictures and sounds cannot be trained here."""
-    texts = []
-    for index, part in enumerate(parts):
-        if isinstance(part, dict) and part.get("type", "text") != "text":
-            raise DataError(f"{path}[{index}] is of type {part['type']!r}", where=row.where, remedy="only text is read")
-        texts.append(_as_string(part.get("text") if isinstance(part, dict) else part, row, f"{path}[{index}]"))
-    return "".join(texts)
-
-
-def _tool_calls(row: Row, calls: Any, path: str) -> list[Any]:
-    """Tool calls with their arguments as objects: chat templates write them as JSON, and a string would be quoted."""
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise DataError(f"{path}.tool_calls must be a list of objects", where=row.where)
-    made = []
-    for call in calls:
-        function = call.get("function", call)
-        arguments = function.get("arguments") if isinstance(function, dict) else None
-        if isinstance(arguments, str):
-            try:
-                parsed = json.loads(arguments)
-            except ValueError:
-                raise DataError(
-                    f"{path}.tool_calls has arguments that are not JSON: {arguments[:40]!r}", where=row.where
-                ) from None
-            function = {**function, "arguments": parsed}
-            call = {**call, "function": function} if "function" in call else function
-        made.append(call)
-    return made
 
 
 def row_weight(row: Row) -> float:
@@ -407,35 +333,34 @@ def row_weight(row: Row) -> float:
     if value is None:
         return 1.0
     notify("rows carry a weight: the loss of their tokens is multiplied by it")
-    return _weight(row, value, "weight")
-
-
-def _weight(row: Row, value: Any, path: str) -> float:
-    try:
-        weight = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        weight = float("nan")
-    if not 0 <= weight < float("inf"):
-        raise DataError(f"{path} is {value!r}", where=row.where, remedy="a weight is a number of at least 0")
-    return weight
+    return as_weight(row, value, "weight")
 
 
 def _chat(row: Row, turns: Sequence[Message], options: FormatOptions) -> Conversation:
-    """A chat whose turns follow one another properly."""
-    previous: str | None = None
-    for index, turn in enumerate(turns):
-        if turn.role == "system" and index > 0:
-            raise DataError(f"turn {index} is a system message in the middle", where=row.where)
-        if turn.role == previous and turn.role in ("user", ASSISTANT):
-            raise DataError(f"turns {index - 1} and {index} are both from {turn.role}", where=row.where)
-        previous = turn.role
+    """A chat whose turns follow one another properly, with the system message, tools and switches of other columns."""
+    system = read_system(row)
+    if system and turns[0].role == "system":
+        if turns[0].content != system[0].content:
+            raise DataError(
+                'the column "system" and the first message are two system messages',
+                where=row.where,
+                remedy="keep one of them",
+            )
+        system = []
+    turns = ordered(row, [*system, *turns], options.turn_order)
     if options.need_answer and not any(turn.role == ASSISTANT for turn in turns):
         raise DataError(
             "no assistant turn, so nothing to learn", where=row.where, remedy="add the answer, or remove the row"
         )
+    passed_over: tuple[str, ...] = ()
     while options.need_answer and turns[-1].role != ASSISTANT:
         turns = turns[:-1]  # words after the last answer teach nothing
-    tools = row.values.get("tools") or []
-    if not isinstance(tools, list):
-        raise DataError(f'"tools" must be an array, this is {json_type(tools)}', where=row.where)
-    return Conversation(tuple(turns), tools=tuple(tools))
+        passed_over = ("turns after the last answer",)
+    return Conversation(tuple(turns), tools=read_tools(row), switches=_switches(row), passed_over=passed_over)
+
+
+def _switches(row: Row) -> dict[str, Any]:
+    switches = from_json_text(row, row.values.get("chat_template_kwargs") or {}, "chat_template_kwargs")
+    if not isinstance(switches, dict):
+        raise DataError(f'"chat_template_kwargs" must be an object, this is {json_type(switches)}', where=row.where)
+    return switches

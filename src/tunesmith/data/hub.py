@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tunesmith.data.row import Row
+from tunesmith.data.tables import without_struct_nulls
 from tunesmith.errors import DataError
 
 PROBE_SECONDS = 6.0
@@ -22,7 +23,7 @@ def hub_rows(name: str, *, subset: str | None = None, split: str = "train") -> I
     rows = _load(name, subset, split)
     source = f"{name}{f'/{subset}' if subset else ''}[{split}]"
     for number, values in enumerate(rows, start=1):
-        yield Row(dict(values), source, number)
+        yield Row(without_struct_nulls(dict(values)), source, number)
 
 
 def _load(name: str, subset: str | None, split: str) -> Any:

@@ -68,9 +68,15 @@ class Engine:
         }
 
     def render(
-        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: PrefixPoints
+        self,
+        source: str,
+        variables: dict[str, Any],
+        messages: list[Any],
+        tools: list[Any],
+        cuts: PrefixPoints,
+        today: str | None = None,
     ) -> list[str]:
-        """The texts of the first messages, one for each cut.
+        """The texts of the first messages, one for each cut; ``today`` is the day that templates write, as ISO does.
 
         Raises:
             Exception: whatever the template raises; ValueError when it writes too much.
@@ -78,6 +84,8 @@ class Engine:
         if source not in self._templates:
             self._templates[source] = self._environment.from_string(source)
         template = self._templates[source]
+        if today is not None:
+            variables = {"strftime_now": datetime.fromisoformat(today).strftime} | variables
         texts = []
         for number, prompt in cuts:
             text = template.render(

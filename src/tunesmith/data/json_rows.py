@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import json
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from tunesmith.data.lines import decode, read_lines
@@ -15,38 +13,20 @@ from tunesmith.data.strict_json import DECODER, MAX_DEPTH, check_value, json_typ
 from tunesmith.errors import DataError
 from tunesmith.notices import notify
 
-MAX_DECOMPRESSED_BYTES = 8 * 2**30
 
-
-def json_lines(path: Path) -> Iterator[Row]:
-    """One object on each line; blank lines are passed over and counted."""
-    with path.open("rb") as file:
-        yield from rows_of_lines(file, str(path))
-
-
-def json_lines_gz(path: Path) -> Iterator[Row]:
-    """The same, compressed."""
-    try:
-        with gzip.open(path, "rb") as file:
-            yield from rows_of_lines(file, str(path), max_bytes=MAX_DECOMPRESSED_BYTES)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"is not a whole gzip file ({error})", where=str(path)) from error
-
-
-def rows_of_lines(file: BinaryIO | gzip.GzipFile, source: str, max_bytes: int | None = None) -> Iterator[Row]:
-    """Rows of an open file, ``source`` being its name in addresses; at most ``max_bytes`` of them are read.
+def rows_of_lines(file: BinaryIO, source: str) -> Iterator[Row]:
+    """Rows of an open file of JSON lines, ``source`` being its name in addresses; blank lines are passed over.
 
     Raises:
-        DataError: up to 20 broken lines at once, or more than ``max_bytes``.
+        DataError: up to 20 broken lines at once.
     """
     problems = Problems()
-    size = blank = 0
+    blank = 0
     for number, line in enumerate(read_lines(file, source), start=1):
-        size += len(line)
-        if max_bytes is not None and size > max_bytes:
-            raise DataError(f"holds more than {max_bytes} bytes when decompressed", where=f"{source}:{number}")
         try:
             row = parse_line(line, f"{source}:{number}", first=number == 1)
+        except LayoutError:
+            raise
         except DataError as problem:
             problems.add(problem)
         else:
@@ -78,11 +58,33 @@ def parse_line(line: bytes, where: str, *, first: bool = False) -> dict[str, Any
         raise DataError(problem.what, where=where, remedy=problem.remedy) from None
     except RecursionError:
         raise DataError(f"nested deeper than {MAX_DEPTH}", where=where) from None
+    except json.JSONDecodeError as error:
+        raise _broken_line(error, line, text, where, first=first) from None
     except ValueError as error:
-        cut = not line.endswith(b"\n")
-        remedy = "the last line has no end: the file looks truncated" if cut else None
-        raise DataError(f"not valid JSON ({error})", where=where, remedy=remedy) from None
+        raise DataError(f"not valid JSON ({error})", where=where) from None
     return _as_object(value, where)
+
+
+class LayoutError(DataError):
+    """The lines of a file are not its rows, so that every further line would be wrong as well."""
+
+
+def _broken_line(error: json.JSONDecodeError, line: bytes, text: str, where: str, *, first: bool) -> DataError:
+    """What is wrong with a line that is no JSON, as far as the line itself tells."""
+    what = f"not valid JSON ({error})"
+    unfinished = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+    if "\r" in text.rstrip("\r\n"):
+        return LayoutError(
+            "lines end with a carriage return alone", where=where, remedy="save the file with line feeds (LF or CRLF)"
+        )
+    if first and unfinished and line.endswith(b"\n"):
+        return LayoutError(
+            f"{what}: the row goes on in the next line",
+            where=where,
+            remedy="write every row on one line, or all of them as an array, [{...}, {...}], in a .json file",
+        )
+    cut = unfinished and not line.endswith(b"\n")
+    return DataError(what, where=where, remedy="the last line has no end: the file looks truncated" if cut else None)
 
 
 def _as_object(value: Any, where: str) -> dict[str, Any]:
@@ -94,17 +96,17 @@ def _as_object(value: Any, where: str) -> dict[str, Any]:
     raise DataError(f"a row must be an object, this is {json_type(value)}", where=where, remedy=remedy)
 
 
-def json_file(path: Path) -> Iterator[Row]:
-    """An array of objects; a file that begins with an object is read as JSON lines."""
-    source = str(path)
+def rows_of_json(file: BinaryIO, source: str) -> Iterator[Row]:
+    """Rows of an array of objects; a file that begins with an object is read as JSON lines."""
+    raw = file.read()
     text = "".join(
         decode(line, f"{source}:{number}", first=number == 1)
-        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1)
+        for number, line in enumerate(raw.splitlines(keepends=True), start=1)
     )
     start = len(text) - len(text.lstrip())
     if text[start : start + 1] == "{":
         _refuse_keyed_object(text, source)
-        yield from json_lines(path)
+        yield from rows_of_lines(io.BytesIO(raw), source)
     elif text[start : start + 1] == "[":
         yield from _rows_of_array(text, start, source)
     elif text[start:]:

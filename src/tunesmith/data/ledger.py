@@ -23,7 +23,7 @@ from tunesmith.notices import notify
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 ROWS_SHOWN = 5
 LINE_BITS = 40
-DEFAULT_KEYS = ("id", "idx", "index", "pairID", "pair_id")
+DEFAULT_KEYS = ("id", "idx", "index", "pairID", "pair_id", "Unnamed: 0", "__index_level_0__")
 """Columns that no format reads as text and that are no news."""
 
 _LABEL = re.compile(r'"predicted_label"\s*:\s*"?([\w.-]+)')
@@ -59,6 +59,8 @@ class SourceAccount:
     """The first row with each label."""
     unused_columns: Counter[str] = field(default_factory=Counter)
     """Rows by column that the format does not read."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Rows by part of theirs that is not in the text, or in it as another than it was."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data in a fixed order."""
@@ -78,6 +80,7 @@ class SourceAccount:
             "labels": {label: self.labels[label] for label in sorted(self.labels)},
             "first_of_label": {label: self.first_of_label[label] for label in sorted(self.first_of_label)},
             "unused_columns": {name: self.unused_columns[name] for name in sorted(self.unused_columns)},
+            "left_out": {what: self.left_out[what] for what in sorted(self.left_out)},
             "list_answers": self.list_answers,
         }
 
@@ -121,7 +124,7 @@ class Ledger:
     def read(
         self,
         row: Row,
-        columns: AbstractSet[str] | None = None,
+        unread: AbstractSet[str] = frozenset(),
         *,
         list_answer: bool = False,
         answer: str | None = None,
@@ -130,20 +133,24 @@ class Ledger:
 
         Args:
             row: the row.
-            columns: those that its format reads; None leaves unused ones uncounted.
+            unread: its columns that the format does not read.
             list_answer: whether its answer was a list of several.
             answer: text in which a class label is looked for, or None.
         """
         account = self.account(row.source)
         account.read += 1
         account.list_answers += list_answer
-        if columns is not None and not row.values.keys() <= columns:
-            account.unused_columns.update(row.values.keys() - columns)
+        if unread:
+            account.unused_columns.update(unread)
         if answer is not None and "predicted_label" in answer:
             found = _LABEL.search(answer)
             if found:
                 account.labels[found.group(1)] += 1
                 account.first_of_label.setdefault(found.group(1), row.where)
+
+    def leave_out(self, row: Row, what: str) -> None:
+        """Count a row of which something is left out."""
+        self.account(row.source).left_out[what] += 1
 
     def keep(self, row: Row, example: Example) -> None:
         """Count an example that is trained on."""
@@ -278,7 +285,7 @@ class Ledger:
             for item in fields(SourceAccount):
                 if item.name == "lengths":
                     account.lengths = Counter({int(key): number for key, number in held["lengths"]["counts"].items()})
-                elif item.name in ("labels", "unused_columns"):
+                elif item.name in ("labels", "unused_columns", "left_out"):
                     setattr(account, item.name, Counter(held[item.name]))
                 elif item.name == "duplicates":
                     account.duplicates = [(row, first) for row, first in held["duplicates"]]
@@ -329,6 +336,8 @@ class Ledger:
         if total.unused_columns:
             names = sorted(total.unused_columns.items())
             yield "columns not read: " + ", ".join(f"{name} ({number} rows)" for name, number in names)
+        for what, number in sorted(total.left_out.items()):
+            yield f"left out: {what} ({number} rows)"
         if total.list_answers:
             yield f"answers that were lists, of which the first was taken: {total.list_answers}"
         for name, number in histogram(total.lengths).items():

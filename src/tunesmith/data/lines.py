@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from gzip import GzipFile
 from typing import BinaryIO
 
 from tunesmith.errors import DataError
@@ -11,7 +10,7 @@ from tunesmith.errors import DataError
 MAX_LINE_BYTES = 16 * 2**20
 
 
-def read_lines(file: BinaryIO | GzipFile, source: str) -> Iterator[bytes]:
+def read_lines(file: BinaryIO, source: str) -> Iterator[bytes]:
     """The lines of ``file`` as they stand, with their ends.
 
     Raises:
@@ -21,7 +20,11 @@ def read_lines(file: BinaryIO | GzipFile, source: str) -> Iterator[bytes]:
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(line) > MAX_LINE_BYTES:
-            raise DataError(f"a line is longer than {MAX_LINE_BYTES} bytes", where=f"{source}:{number}")
+            raise DataError(
+                f"a line is longer than {MAX_LINE_BYTES} bytes",
+                where=f"{source}:{number}",
+                remedy="end every row with a line feed, or keep such rows in a .parquet file, which has no such limit",
+            )
         yield line
 
 

@@ -212,6 +212,32 @@ def start_after(rendered: Rendered, marker: str, encoder: Encoder, origin: str) 
     return replace(rendered, spans=tuple(spans))
 
 
+def start_after_thoughts(rendered: Rendered, marker: str) -> Rendered:
+    """The same text with loss in each answer only after the last ``marker`` in it; answers without one keep theirs."""
+    spans: list[Span] = []
+    for span in rendered.spans:
+        at = rendered.text.rfind(marker, span.start, span.end) if span.role == ASSISTANT else -1
+        if at < 0:
+            spans.append(span)
+        else:
+            border = at + len(marker)
+            spans += [replace(span, end=border, role=GIVEN), replace(span, start=border)]
+    return replace(rendered, spans=tuple(spans))
+
+
+def num_unknown(example: Example, rendered: Rendered, encoder: Encoder) -> int:
+    """Trained tokens that stand for words which the tokenizer does not know, and not for its unknown token as text."""
+    unknown = encoder.unk_token_id
+    found = example.labels.count(unknown) if unknown is not None else 0
+    if not found or example.cut is not None:
+        return found if unknown != encoder.eos_token_id else 0
+    text = str(encoder.tokenizer.unk_token)
+    meant = sum(
+        rendered.text.count(text, span.start, span.end) for span in rendered.spans if span.role == ASSISTANT
+    ) - sum(rendered.text[start:end] == text for start, end in rendered.protected)
+    return max(0, found - max(0, meant) - (rendered.ends and unknown == encoder.eos_token_id))
+
+
 def fit(example: Example, max_length: int, too_long: TooLong, encoder: Encoder) -> Example | None:
     """The example within ``max_length`` tokens; None when the policy drops it.
 

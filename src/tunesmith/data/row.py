@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.data.strict_json import json_type
 from tunesmith.errors import DataError, DataErrors
 
 MAX_PROBLEMS = 20
@@ -22,6 +23,50 @@ class Row:
     def where(self) -> str:
         """The row's address, ``source:line``."""
         return f"{self.source}:{self.line}"
+
+
+def value_of(row: Row, key: str, *others: str) -> Any:
+    """A value that has to be there and not null; ``others`` are named beside ``key`` where it is missing.
+
+    Raises:
+        DataError: it is not.
+    """
+    if key not in row.values:
+        expected = " and ".join(f'"{name}"' for name in (key, *others))
+        raise DataError(
+            f'no "{key}"; the row has {keys_of(row)}',
+            where=row.where,
+            remedy=f"expected {expected}; rename other columns with columns, {{{key}: name in the file}}",
+        )
+    value = row.values[key]
+    if value is None:
+        raise DataError(f'"{key}" is null', where=row.where, remedy="write a text or remove the row")
+    return value
+
+
+def string_of(row: Row, key: str, *others: str) -> str:
+    """A text that has to be there.
+
+    Raises:
+        DataError: it is not, or is no text.
+    """
+    return as_string(value_of(row, key, *others), row, key)
+
+
+def as_string(value: Any, row: Row, path: str) -> str:
+    """``value``, which stands at ``path`` of the row, once it is known to be a text.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not isinstance(value, str):
+        raise DataError(f'"{path}" must be a string, this is {json_type(value)}', where=row.where)
+    return value
+
+
+def keys_of(row: Row) -> str:
+    """The names of the row's columns, for messages."""
+    return "[" + ", ".join(f'"{key}"' for key in row.values) + "]"
 
 
 class Problems:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from tunesmith.data.files import file_rows, local_files
+from tunesmith.data import remote
+from tunesmith.data.files import file_rows, local_files, remote_files
 from tunesmith.data.hub import hub_rows
 from tunesmith.data.json_rows import rows_of_lines
 from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 
 
-def read_rows(data: str | Sequence[str], *, subset: str | None = None, split: str = "train") -> list[Row]:
+def read_rows(data: str | Sequence[str], *, subset: str | None = None, split: str | None = None) -> list[Row]:
     """All rows of ``data``: see ``iter_rows``.
 
     Raises:
@@ -29,26 +30,25 @@ def read_rows(data: str | Sequence[str], *, subset: str | None = None, split: st
     return rows
 
 
-def iter_rows(data: str | Sequence[str], *, subset: str | None = None, split: str = "train") -> Iterator[Row]:
-    """Rows of files, folders, glob patterns or hub data sets, one after the other, in flat memory for JSON lines.
+def iter_rows(data: str | Sequence[str], *, subset: str | None = None, split: str | None = None) -> Iterator[Row]:
+    """Rows of files, folders, glob patterns, URLs or hub data sets, one after the other, in flat memory for JSON lines.
 
     Args:
         data: one name or several; a local path is recognised before a hub name.
         subset: configuration of a hub data set.
-        split: split of a hub data set or of a folder whose files are named after splits.
+        split: split of a hub data set or of a folder whose files are named after splits, which a pattern may not leave
+            either; unset, ``train`` of those, and whatever a pattern takes.
 
     Raises:
         DataError: something cannot be found or a row cannot be read; up to 20 broken rows of a file are listed at once.
     """
     for name in [data] if isinstance(data, str) else data:
-        if "://" in name:
-            raise DataError("data cannot be a URL", where=name, remedy="download the file and name it here")
-        files = local_files(name, split)
+        files = remote_files(name, split) if remote.is_url(name) else local_files(name, split)
         if files is None:
-            yield from hub_rows(name, subset=subset, split=split)
+            yield from hub_rows(name, subset=subset, split=split or "train")
             continue
         for file in files:
-            yield from file_rows(file)
+            yield from file_rows(str(file))
 
 
 def stream_rows(stream: BinaryIO, source: str = "standard input") -> Iterator[Row]:

@@ -34,7 +34,14 @@ class TemplateRefusal(Exception):
 
 
 def render(
-    source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: PrefixPoints, *, ours: bool
+    source: str,
+    variables: dict[str, Any],
+    messages: list[Any],
+    tools: list[Any],
+    cuts: PrefixPoints,
+    *,
+    ours: bool,
+    today: str | None = None,
 ) -> list[str]:
     """Texts of a conversation under a chat template.
 
@@ -45,16 +52,17 @@ def render(
         tools: JSON schemas of tools.
         cuts: for each text that is wanted, how many messages and whether to add the generation prompt.
         ours: the template ships with tunesmith and needs no process of its own.
+        today: the day that templates write as today, ``YYYY-MM-DD``; None is the day of the call.
 
     Raises:
         TemplateRefusal: with the template's own words where it has some.
     """
     if ours:
         try:
-            return _engine.render(source, variables, messages, tools, cuts)
+            return _engine.render(source, variables, messages, tools, cuts, today)
         except Exception as error:  # a template raises what it likes
             raise TemplateRefusal(str(error)) from error
-    return _child().render(source, variables, messages, tools, cuts)
+    return _child().render(source, variables, messages, tools, cuts, today)
 
 
 class Child:
@@ -66,7 +74,13 @@ class Child:
         self._source: str | None = None
 
     def render(
-        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cuts: PrefixPoints
+        self,
+        source: str,
+        variables: dict[str, Any],
+        messages: list[Any],
+        tools: list[Any],
+        cuts: PrefixPoints,
+        today: str | None = None,
     ) -> list[str]:
         """See the function ``render``."""
         process = self._started()
@@ -74,7 +88,7 @@ class Child:
         deadline = time.monotonic() + MAX_SECONDS
         try:
             assert process.stdin is not None
-            jinja_engine.send(process.stdin, [given, variables, messages, tools, cuts])  # type: ignore[arg-type]
+            jinja_engine.send(process.stdin, [given, variables, messages, tools, cuts, today])  # type: ignore[arg-type]
             fine, answer = jinja_engine.receive(lambda size: self._read(process, size, deadline))
         except TimeoutError:
             self.stop()

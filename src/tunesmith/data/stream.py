@@ -66,5 +66,5 @@ class ExampleStream:
             for example in self._builder.examples(self._rows(), ledger):
                 kept += 1
                 yield example
-            check_kept(kept, ledger, self._builder.data)
+            check_kept(kept, ledger, self._builder)
             ledger = Ledger()  # further passes meet the same rows

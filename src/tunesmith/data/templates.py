@@ -118,6 +118,10 @@ class LiteralRenderer:
         note_protected(protected, text)
         return Rendered(text, spans, protected, conversation.begins or None, conversation.answer is not None)
 
+    def text_of(self, conversation: Conversation) -> str:
+        """The whole text of a conversation."""
+        return self.of(conversation)(conversation, "this row").text
+
     def of(self, conversation: Conversation) -> LiteralRenderer | ChatRenderer:
         """Who renders this conversation: the chat template where it is not literal."""
         if conversation.literal or self.make_chat is None:
@@ -167,6 +171,14 @@ class StringRenderer:
         completion, ends = end_of_turn(before[len(prompt) :] + answers[0].content + after, self.content.specials)
         weight = conversation.weight * answers[0].weight
         return guard.rendered([*pieces, (completion, ASSISTANT, weight)], begins=self.begins, ends=ends)
+
+    def text_of(self, conversation: Conversation) -> str:
+        """The whole text of a conversation.
+
+        Raises:
+            DataError: it has more than one question or answer.
+        """
+        return self(conversation, "this row").text
 
     def frame(self) -> tuple[str, str]:
         """What stands before a question and between it and the answer, the instruction in its place."""

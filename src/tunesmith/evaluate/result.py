@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import StorageError
+from tunesmith.report.belongings import add_files
 from tunesmith.report.folder import write_json, write_jsonl
+from tunesmith.report.record import RECORD
 
 if TYPE_CHECKING:
     from tunesmith.evaluate.intervals import Statistic
@@ -53,3 +55,7 @@ def write_result(folder: Path, result: EvaluationResult) -> None:
     write_jsonl(folder / PREDICTIONS, result.predictions)
     write_json(folder / MISTAKES, result.mistakes)
     write_json(folder / METRICS, result.metrics)
+    for run in folder.parents:
+        if (run / RECORD).is_file():
+            add_files(run, *(folder / name for name in (PREDICTIONS, MISTAKES, METRICS)))
+            return

@@ -14,6 +14,7 @@ from tunesmith.config.draft import COMMAND_LINE, Draft, Setting
 from tunesmith.config.load import resolve_draft
 from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import parse_overrides
+from tunesmith.config.paths import expand
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, ModelError, UnsafeError
 from tunesmith.report.record import RECORD, TASK_FUNCTION, Record, read_record
@@ -174,6 +175,7 @@ def _with_settings(resolved: Resolved, tokens: Sequence[str]) -> Resolved:
                 where=setting.origin,
                 remedy="settings of the sections evaluation and data can, and device_map",
             )
-        values[path] = convert(setting.value, values[path]) if convert else setting.value
+        value = convert(setting.value, values[path]) if convert else setting.value
+        values[path] = expand(path, value, setting.origin)
         origins[path] = setting.origin
     return from_values(values, origins)

@@ -32,8 +32,11 @@ GENERATION_DEFAULTS = "generation_config.json"
 SETTINGS = (
     "data.format",
     "data.columns",
+    "data.roles",
+    "data.turn_order",
     "data.template",
     "data.chat_template_kwargs",
+    "data.unwritten",
     "data.instruction",
     "data.instruction_in_prompt",
     "data.completion_start",
@@ -153,14 +156,16 @@ def make_contract(
     )
 
 
-def chat_template(builder: ExampleBuilder, row: Row) -> str | None:
+def chat_template(builder: ExampleBuilder, row: Row) -> str | dict[str, str] | None:
     """The chat template of such rows as any program can use it, to be saved with the tokenizer; None where rows are no
     chats. Where the settings put the begin token before the text, the template writes it."""
     renderer = builder.renderer_of(row)
     if not isinstance(renderer, ChatRenderer):
         return None
-    begins = bool(builder.encoder.begin(renderer.begins))
-    return ("{{- bos_token }}" if begins else "") + renderer.source
+    begin = "{{- bos_token }}" if builder.encoder.begin(renderer.begins) else ""
+    if renderer.for_tools is not None:
+        return {"default": begin + renderer.source, "tool_use": begin + renderer.for_tools}
+    return begin + renderer.source
 
 
 def write(folder: Path, contract: Contract) -> None:

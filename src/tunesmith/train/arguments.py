@@ -123,7 +123,7 @@ def sft_keywords(
         "restore_callback_states_from_checkpoint": resuming,
         **_batches(resolved, plan),
         **_optimization(resolved, plan),
-        **_intervals(resolved),
+        **_intervals(resolved, resuming=resuming),
         **_tracking(resolved),
     }
 
@@ -171,7 +171,7 @@ def _optimization(resolved: Resolved, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _intervals(resolved: Resolved) -> dict[str, Any]:
+def _intervals(resolved: Resolved, *, resuming: bool) -> dict[str, Any]:
     """When the run logs, evaluates and saves, and which evaluation counts as the best."""
     training = resolved.config.training
     eval_strategy, eval_steps = eval_interval(resolved)
@@ -182,7 +182,7 @@ def _intervals(resolved: Resolved) -> dict[str, Any]:
         "logging_nan_inf_filter": False,
         "eval_strategy": eval_strategy,
         "eval_steps": eval_steps if eval_strategy == "steps" else None,
-        "eval_on_start": training.eval_on_start and eval_strategy != "no",
+        "eval_on_start": training.eval_on_start and eval_strategy != "no" and not resuming,
         "save_strategy": training.save_strategy,
         "save_steps": training.save_steps,
         "save_total_limit": None,  # checkpoints rotate only after the new one is complete

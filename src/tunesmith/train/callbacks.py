@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from tunesmith.report.folder import append_jsonl, read_jsonl, write_jsonl
+from tunesmith import notices
+from tunesmith.report.folder import append_jsonl, read_jsonl, repair_jsonl, write_jsonl
 from tunesmith.report.plots import METRICS
 
 
@@ -48,9 +49,12 @@ class Silent:
 
 
 def keep_metrics_until(folder: Path, step: int) -> None:
-    """Forget metrics after ``step``: a resumed run logs those steps again."""
+    """Forget metrics after ``step``, and lines that were torn: a resumed run logs those steps again."""
     path = folder / METRICS
     if path.is_file():
+        torn = repair_jsonl(path)
+        if torn:
+            notices.notify(f"{METRICS} was torn at its end: {torn:,} bytes were cut off")
         write_jsonl(path, [entry for entry in read_jsonl(path) if entry.get("step", 0) <= step])
 
 

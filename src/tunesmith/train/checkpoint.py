@@ -7,26 +7,36 @@ checkpoint is the trainer's business.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
+import os
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tunesmith import notices
 from tunesmith.errors import StorageError
-from tunesmith.report.folder import read_json, write_json
+from tunesmith.report.folder import read_json, sync_folder, write_json
 
 MANIFEST = "manifest.json"
+SEAL = "sha256"
+"""Key of the manifest that holds the hash of all the others."""
+Stamps = dict[str, list[int]]
+"""File -> inode, size and times, which change with every write to it and with whatever takes its place."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint folder and the optimizer step after which it was written."""
+    """A checkpoint folder, the optimizer step after which it was written, and what its files were like when their
+    hashes were compared."""
 
     path: Path
     step: int
+    stamps: Stamps | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +49,21 @@ class Batches:
 
 
 def commit(folder: Path, batches: Batches) -> None:
-    """Declare a checkpoint complete: hash its files and write the manifest."""
+    """Declare a checkpoint complete: hash its files, make them lasting, and then write the manifest.
+
+    Raises:
+        StorageError: that is not possible.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    hashes = {str(path.relative_to(folder)): _sha256(path) for path in files}
-    write_json(folder / MANIFEST, {"step": step_of(folder), "batches": asdict(batches), "files": hashes})
+    try:
+        hashes = {str(path.relative_to(folder)): _sha256(path, lasting=True) for path in files}
+        for inner in sorted({path.parent for path in files} | {folder}, reverse=True):
+            sync_folder(inner)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise StorageError(f"cannot write: {error.strerror or error}", where=str(folder)) from error
+    manifest = {"step": step_of(folder), "batches": asdict(batches), "files": hashes}
+    write_json(folder / MANIFEST, manifest | {SEAL: _seal(manifest)})
 
 
 def batches_of(checkpoint: Checkpoint) -> Batches:
@@ -58,9 +79,12 @@ def problem(folder: Path) -> str | None:
         return f"it was not finished ({MANIFEST} is missing)"
     try:
         manifest = read_json(folder / MANIFEST)
+        seal = manifest.pop(SEAL)
         files, _ = manifest["files"], Batches(**manifest["batches"])
-    except (StorageError, KeyError, TypeError):
+    except (StorageError, AttributeError, KeyError, TypeError):
         return f"{MANIFEST} is damaged"
+    if seal != _seal(manifest):
+        return f"{MANIFEST} has changed since it was written"
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
@@ -68,6 +92,30 @@ def problem(folder: Path) -> str | None:
         if _sha256(path) != expected:
             return f"{name} has changed since it was written"
     return None
+
+
+def stamps_of(folder: Path) -> Stamps:
+    """What the files of a checkpoint are like now; taken before their hashes, a later comparison covers both."""
+    found = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {name: [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in found.items()}
+
+
+def check_untouched(checkpoint: Checkpoint) -> None:
+    """Refuse what was loaded from files that are not those that were checked.
+
+    Raises:
+        StorageError: a file was written or put in place in between.
+    """
+    if checkpoint.stamps is None:
+        return
+    now = stamps_of(checkpoint.path)
+    touched = sorted(name for name in {**now, **checkpoint.stamps} if now.get(name) != checkpoint.stamps.get(name))
+    if touched:
+        raise StorageError(
+            f"{', '.join(touched[:3])} changed while the checkpoint was being loaded",
+            where=str(checkpoint.path),
+            remedy="let nothing else write there, and start again",
+        )
 
 
 def list_checkpoints(output_dir: Path) -> list[Checkpoint]:
@@ -92,7 +140,7 @@ def find(output_dir: Path, asked: str | None, problem: Callable[[Path], str | No
     """
     if asked is None or asked.lower() in ("false", "none", ""):
         return None
-    if asked.lower() not in ("latest", "true", "auto"):
+    if not is_newest(asked):
         folder = Path(asked)
         reason = problem(folder)
         if reason:
@@ -119,6 +167,16 @@ def find(output_dir: Path, asked: str | None, problem: Callable[[Path], str | No
     )
 
 
+def is_newest(asked: str | None) -> bool:
+    """Whether ``resume_from_checkpoint`` asks for whatever is the newest checkpoint of the run, and none by name."""
+    return asked is not None and asked.lower() in ("latest", "true", "auto")
+
+
+def is_of(output_dir: Path, found: Checkpoint) -> bool:
+    """Whether a checkpoint is one of the run in a folder."""
+    return found.path.resolve().parent == output_dir.resolve()
+
+
 def rotate(output_dir: Path, limit: int | None, best: Path | None) -> None:
     """Remove the oldest checkpoints beyond ``limit``; the newest and the best one stay."""
     if limit is None:
@@ -135,6 +193,26 @@ def rotate(output_dir: Path, limit: int | None, best: Path | None) -> None:
             remove(checkpoint.path)
 
 
+def leave_branch(output_dir: Path, step: int) -> None:
+    """Take the checkpoints after ``step`` out of the way of a run that continues there: they are of another branch.
+
+    Those that were complete once are moved to ``abandoned-N``, so that nothing is lost; the others are removed.
+    """
+    later = [found for found in list_checkpoints(output_dir) if found.step > step]
+    kept = [found for found in later if (found.path / MANIFEST).is_file()]
+    for found in later:
+        if found not in kept:
+            shutil.rmtree(found.path)
+    if kept:
+        number = next(number for number in itertools.count(1) if not (output_dir / f"abandoned-{number}").exists())
+        place = output_dir / f"abandoned-{number}"
+        place.mkdir()
+        for found in reversed(kept):  # the newest first: after a kill the rest still lies in a row
+            found.path.rename(place / found.path.name)
+        names = ", ".join(found.path.name for found in kept)
+        notices.notify(f"{names}: of steps after {step}, moved to {place}, since training goes on from step {step}")
+
+
 def remove(folder: Path) -> None:
     """Remove a checkpoint; a removal cut short leaves nothing half-valid."""
     (folder / MANIFEST).unlink(missing_ok=True)  # without it a folder is no checkpoint any more
@@ -147,6 +225,12 @@ def step_of(folder: Path) -> int:
     return int(match.group(1)) if match else 0
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, *, lasting: bool = False) -> str:
     with path.open("rb") as stream:
+        if lasting:
+            os.fsync(stream.fileno())
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

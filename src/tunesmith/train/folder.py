@@ -17,27 +17,24 @@ from transformers import PreTrainedTokenizerBase
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.stream import ExampleStream
+from tunesmith.errors import StorageError
 from tunesmith.evaluate.prompts import questions_for
 from tunesmith.evaluate.subject import EVALUATION
 from tunesmith.export import hub
-from tunesmith.export.card import CARD, write_card
+from tunesmith.export.card import write_card
 from tunesmith.export.inference import Contract
 from tunesmith.export.merge import merge
-from tunesmith.export.proof import PROOF
 from tunesmith.export.save import save_model
 from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.adapters import read_adapter
 from tunesmith.model.precision import Precision
-from tunesmith.report import record
+from tunesmith.report import belongings, record
 from tunesmith.report.folder import write_json
-from tunesmith.report.plots import CURVES, METRICS, draw_curves
+from tunesmith.report.plots import CURVES, draw_curves
 from tunesmith.train import checkpoint
 from tunesmith.train.callbacks import keep_metrics_until
 from tunesmith.train.prepare import PreparedData
 from tunesmith.train.result import model_folder_of
-
-OWN_FILES = (record.RECORD, METRICS, "ledger.json", EVALUATION, "gen_results", CURVES, "inference.json", CARD, PROOF)
-"""What a run leaves in its folder beside the model; replaced with ``overwrite_output_dir``."""
 
 
 def begin_folder(
@@ -48,21 +45,61 @@ def begin_folder(
     data: PreparedData,
     resume: checkpoint.Checkpoint | None,
 ) -> None:
-    """Clear what an earlier run left (only now, when everything is checked) and write what is known before step 1."""
-    if resume is None:
-        for name in OWN_FILES:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for old in checkpoint.list_checkpoints(folder):
-            shutil.rmtree(old.path)
+    """Take an earlier run out of the way (only now, when everything is checked) and write what is known before step 1.
+
+    Raises:
+        StorageError: that is not possible; the earlier run is then where it was.
+    """
+    if resume is None or not checkpoint.is_of(folder, resume):
+        make_room(folder)
     else:
+        if (folder / record.RECORD).exists() and not belongings.is_record(folder / record.RECORD):
+            notices.notify(f"{record.RECORD} cannot be read any more; it is written anew")
+        checkpoint.leave_branch(folder, resume.step)
         keep_metrics_until(folder, resume.step)
         for later in (folder / EVALUATION).glob("step-*"):
             if int(later.name.partition("-")[2]) > resume.step:
                 shutil.rmtree(later)
+    if resume is not None:
         facts = facts | {"resumed_from": {"checkpoint": resume.path.name, "step": resume.step}}
-    write_ledger(folder, data)
-    record.begin(folder, resolved, command, facts)
+    try:
+        write_ledger(folder, data)
+        record.begin(folder, resolved, command, facts)
+    except BaseException:
+        belongings.put_back(folder)
+        raise
+
+
+def make_room(folder: Path) -> None:
+    """Set an earlier run aside until the new one has something to show; one that never had is removed."""
+    if not belongings.belonging(folder):
+        return
+    if belongings.is_finished(folder) or belongings.has_checkpoint(folder):
+        belongings.set_aside(folder)
+    else:
+        belongings.remove(folder)
+
+
+def record_end(folder: Path, status: str, facts: dict[str, Any]) -> None:
+    """Write into the record how a run ended before its last step.
+
+    Where it has nothing to show, the run comes back that it should replace.
+
+    What cannot be written is said: the failure itself must reach the user.
+    """
+    try:
+        if not belongings.has_checkpoint(folder) and belongings.put_back(folder):
+            notices.notify(f"the new run has no checkpoint, so the earlier run is in its place again in {folder}")
+        else:
+            record.close(folder, status, facts)
+    except (OSError, StorageError) as error:
+        notices.notify(f"{record.RECORD} does not say how the run ended ({error})")
+
+
+def close_folder(folder: Path) -> None:
+    """List what the finished run has written, and remove the run that it replaces."""
+    belongings.record_files(folder)
+    belongings.drop_replaced(folder)
 
 
 def write_ledger(folder: Path, data: PreparedData) -> None:

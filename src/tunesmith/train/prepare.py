@@ -37,6 +37,7 @@ from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import ConfigError, DataError, StorageError
 from tunesmith.train.once import once_per_machine
 from tunesmith.train.plan import make_plan
+from tunesmith.train.start import recorded_date
 
 TRAIN, EVALUATION = "train.arrow", "evaluation.arrow"
 
@@ -100,7 +101,8 @@ def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Prep
 def _find_or_make(resolved: Resolved, data: DataSection, builder: ExampleBuilder) -> tuple[PreparedData, Path]:
     """The prepared data and the folder where it lies, for as long as this process lives at least."""
     tokenizer, folder = builder.tokenizer, cache.cache_folder(data)
-    key = cache.key_of(data, tokenizer) if data.cache else None
+    keyed = data.model_copy(update={"template_date": builder.template_date})  # the day counts where it is written
+    key = cache.key_of(keyed, tokenizer) if data.cache else None
     entry = cache.find(folder, key) if key is not None else None
     if entry is not None:
         notices.notify(f"tokenised data is taken from {entry.folder}")
@@ -113,7 +115,7 @@ def _find_or_make(resolved: Resolved, data: DataSection, builder: ExampleBuilder
         rows = cache.rows_to_json([made.first_row, *made.eval_rows])
         about = _about(data, made, rows, builder, [text for text in notices.collected() if text not in before])
         # the data must still be what the key says: a file that changed while it was read belongs to no key
-        if key is None or temporary or rows is None or cache.key_of(data, tokenizer) != key:
+        if key is None or temporary or rows is None or cache.key_of(keyed, tokenizer) != key:
             (stage / cache.ABOUT).write_text(json.dumps(about), encoding="utf-8")
             prepared = _opened(made, builder, stage)
             weakref.finalize(prepared.train, shutil.rmtree, stage, ignore_errors=True)
@@ -256,7 +258,7 @@ def _write(rows: Iterable[Row], builder: ExampleBuilder, ledger: Ledger, path: P
     with ExampleWriter(path) as writer:
         for example in builder.examples(rows, ledger):
             writer.write(example)
-    check_kept(writer.number, ledger, builder.data)
+    check_kept(writer.number, ledger, builder)
     return writer.fingerprint
 
 
@@ -309,4 +311,6 @@ def data_section(resolved: Resolved) -> DataSection:
         raise ConfigError("train_data is not set", remedy="name the training rows, for example --train_data rows.jsonl")
     if not evaluates(resolved):
         data = data.model_copy(update={"eval_data": None, "eval_split": None, "dev_split": 0.0})
+    if data.template_date is None:
+        data = data.model_copy(update={"template_date": recorded_date(resolved)})
     return data

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tunesmith.errors import Interrupted, ModelError, TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
+from tunesmith.export.save import make_portable
 from tunesmith.model.internals import attention_of
 from tunesmith.model.load import load_model
 from tunesmith.model.memory import BatchShape, savers
@@ -30,7 +31,7 @@ from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
-from tunesmith.report import record
+from tunesmith.report import belongings, record
 from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, strategy_keywords
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
@@ -39,13 +40,16 @@ from tunesmith.train.folder import (
     adapter_record,
     begin_folder,
     best_evaluation,
+    close_folder,
     draw,
     final_metrics,
     push_finished,
+    record_end,
     save_models,
     write_cards,
     write_ledger,
 )
+from tunesmith.train.lock import held
 from tunesmith.train.optimization import check_optimization, make_arguments
 from tunesmith.train.processes import (
     connected,
@@ -58,7 +62,7 @@ from tunesmith.train.processes import (
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.setup import Setup, set_up
 from tunesmith.train.signals import Halt, Signals, going_on, watching
-from tunesmith.train.start import check_agreement
+from tunesmith.train.start import check_agreement, check_writable, completed
 from tunesmith.train.stopping import Stopping, TimeIsUp
 from tunesmith.train.strategy import check_tied, claim_deepspeed_fields, gathered_weights, release_zero3
 from tunesmith.train.trainer import Arguments, Trainer
@@ -77,13 +81,23 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
 
     Raises:
         Interrupted: a signal stopped the run; ``run.json`` then says "interrupted" and how to go on.
-        TunesmithError: with the exit code of what went wrong; ``run.json`` then says "failed" and why.
+        TunesmithError: with the exit code of what went wrong; ``run.json`` then says "failed" and why, unless the run
+            had nothing to show yet and the one that it was to replace is back in its place.
     """
-    with watching() as signals:
-        return _train(resolved, command, listener or Silent(), signals)
+    folder = Path(resolved.config.training.output_dir)
+    check_writable(folder)
+    with held(folder) if is_main_process() else nullcontext():
+        if is_main_process():
+            belongings.heal(folder)
+        complete = completed(resolved)
+        if complete:
+            return complete
+        with watching() as signals:
+            return _train(resolved, command, listener or Silent(), signals)
 
 
 def _train(resolved: Resolved, command: Sequence[str], listener: Listener, signals: Signals) -> TrainResult:
+    """``train``, in a folder that nobody else uses."""
     started, clock = time.perf_counter(), time.monotonic()
     joined = connected()
     use_fresh_store()
@@ -182,13 +196,21 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
-        complete_checkpoint=lambda saved: inference.write(saved, contract),
+        complete_checkpoint=lambda saved: _complete(setup, model, contract, saved),
         callbacks=list(_callbacks(setup)),
     )
+    trainer.resumed, trainer.rescheduled = setup.resume, setup.continuation.rescheduled
     trainer.remove_callback(PrinterCallback)
     trainer.callback_handler.callbacks = trackers.guard(trainer.callback_handler.callbacks)
     trainer.check_strategy(setup.strategy)
     return trainer
+
+
+def _complete(setup: Setup, model: Any, contract: Contract, saved: Path) -> None:
+    """Add to a checkpoint how its model wants to be asked, and on what terms it may be continued."""
+    make_portable(model, saved, setup.resolved.config.model)
+    inference.write(saved, contract)
+    setup.terms.write(saved, setup.continuation.accepted)
 
 
 def _callbacks(setup: Setup) -> Iterator[TrainerCallback]:
@@ -204,6 +226,8 @@ def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     """Tell everybody that the first step follows, and begin the run folder."""
     folder = Path(setup.resolved.config.training.output_dir)
     facts = describe(setup, trainer) | {"trackers": trackers.run_ids()}
+    if setup.continuation.accepted:
+        facts["accepted_changes"] = list(setup.continuation.accepted)
     trainer.add_callback(RunLog(folder, listener))
     if setup.samples is not None:
         setup.samples.show_in(trainer.callback_handler.callbacks)
@@ -260,8 +284,7 @@ def recorded_end(setup: Setup, listener: Listener) -> Iterator[None]:
     except BaseException as error:
         if is_main_process():
             listener.on_end()
-            status, facts = end_of(error)
-            record.close(Path(setup.resolved.config.training.output_dir), status, facts)
+            record_end(Path(setup.resolved.config.training.output_dir), *end_of(error))
         raise
     finally:
         trackers.close()
@@ -309,6 +332,7 @@ def describe(setup: Setup, trainer: Trainer) -> dict[str, Any]:
             "cut": sum(map(len, account.cut.values())),
             "train_fingerprint": data.train_fingerprint,
             "eval_fingerprint": data.eval_fingerprint,
+            "template_date": data.builder.template_date,
         },
         "plan": asdict(setup.plan),
         "strategy": {"name": setup.strategy.name, "origin": setup.strategy.origin},
@@ -353,6 +377,7 @@ def finalize(
         kept = {"best": best, "best_checkpoint": best_checkpoint} | adapter_record(resolved)
         record.close(folder, "finished", {"result": result, **kept})
         write_cards(resolved)
+        close_folder(folder)
         if training.push_to_hub:
             push_finished(resolved)
     return TrainResult(folder, model_folder_of(resolved), state.global_step, seconds, metrics)

@@ -6,25 +6,29 @@ Reads the run folder and changes nothing in it. Loads no weights, so that a laun
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy
 from tunesmith.errors import ConfigError, DataError, StorageError
-from tunesmith.report import record
+from tunesmith.report import belongings, record
 from tunesmith.report.folder import read_json
 from tunesmith.train import checkpoint
 from tunesmith.train.once import once_per_machine
 from tunesmith.train.plan import Plan
+from tunesmith.train.result import TrainResult, read_result
 
 
 def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
     """The checkpoint from which the run continues, or None for a start from the beginning.
 
     A run that is being repeated (see ``repeats``) continues from its newest complete checkpoint, whatever
-    ``resume_from_checkpoint`` says; before its first one it starts as it did.
+    ``resume_from_checkpoint`` says; before its first one it starts as it did. So does an unfinished run of which the
+    ``latest`` checkpoint is asked for.
 
     Raises:
         ConfigError: the folder holds a run, and nothing says what to do with it.
@@ -33,20 +37,58 @@ def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
     folder, asked = Path(resolved.config.training.output_dir), resolved.config.training.resume_from_checkpoint
     check_writable(folder)
     repeated = repeats(resolved)
-    problem = partial(_problem, folder)
+    stamps: dict[Path, checkpoint.Stamps] = {}
+    problem = partial(problem_here, folder, stamps=stamps)
     newest = checkpoint.find(folder, "latest", problem) if repeated else None
     found = newest or checkpoint.find(folder, asked, problem)
-    if found is None and not repeated:
+    own = found is not None and checkpoint.is_of(folder, found)
+    unfinished = found is None and checkpoint.is_newest(asked) and belongings.is_record(folder / record.RECORD)
+    unfinished = unfinished and not belongings.is_finished(folder) and not belongings.foreign(folder)
+    if not own and not repeated and not unfinished:
         check_free(resolved)
-    return found
+    return found if found is None else replace(found, stamps=stamps[found.path])
 
 
-def _problem(run: Path, found: Path) -> str | None:
-    """``checkpoint.problem``, whose hashes one process reads on each machine."""
+def completed(resolved: Resolved) -> TrainResult | None:
+    """The result of the run in ``output_dir``, where it is finished and is the one that is to be continued; else None.
+
+    Job files say ``--resume auto`` and are started again and again; a run at its end must not train on. Where its
+    weights are gone or its newest checkpoint is damaged, it is not complete and goes on from an earlier one.
+    """
+    folder, asked = Path(resolved.config.training.output_dir), resolved.config.training.resume_from_checkpoint
+    if not checkpoint.is_newest(asked) or not belongings.is_finished(folder):
+        return None
+    facts = read_json(folder / record.RECORD)
+    files = facts.get(belongings.FILES) or []
+    if _what_is_run(facts["settings"]) != _what_is_run(resolved.values()) or "result" not in facts:
+        return None
+    if not all((folder / name).is_file() for name in files if name.endswith(".safetensors") and "/" not in name):
+        return None
+    newest = checkpoint.list_checkpoints(folder)[-1:]
+    if newest and problem_here(folder, newest[0].path, {}):
+        return None
+    notices.notify(f"the run in {folder} is complete, so there is nothing to do")
+    return read_result(resolved)
+
+
+def problem_here(run: Path, found: Path, stamps: dict[Path, checkpoint.Stamps]) -> str | None:
+    """``checkpoint.problem``, whose hashes one process reads on each machine.
+
+    Args:
+        run: the run folder.
+        found: the checkpoint.
+        stamps: gets what its files were like before their hashes were read.
+    """
     manifest = found / checkpoint.MANIFEST
     written = manifest.stat().st_mtime_ns if manifest.is_file() else None
     name = f"checkpoint {found.absolute()} {written}"
-    problem: str | None = once_per_machine(run, name, lambda: checkpoint.problem(found))
+
+    def compute() -> list[Any]:
+        before = checkpoint.stamps_of(found)
+        return [checkpoint.problem(found), before]
+
+    problem: str | None
+    problem, stamps[found] = once_per_machine(run, name, compute)
     return problem
 
 
@@ -81,8 +123,20 @@ def repeats(resolved: Resolved) -> bool:
     return found["status"] != "finished" and _what_is_run(found["settings"]) == _what_is_run(resolved.values())
 
 
+def recorded_date(resolved: Resolved) -> str | None:
+    """The day that templates wrote in the run that this one continues; None where it continues none, or wrote none."""
+    asked, folder = resolved.config.training.resume_from_checkpoint, Path(resolved.config.training.output_dir)
+    if asked is None and not repeats(resolved):
+        return None
+    places = [folder] if asked in (None, "latest") else [Path(str(asked)).parent, folder]
+    path = next((place / record.RECORD for place in places if (place / record.RECORD).is_file()), None)
+    data = read_json(path).get("data") if path is not None else None
+    return data.get("template_date") if isinstance(data, dict) else None
+
+
 def _what_is_run(values: dict[str, object]) -> dict[str, object]:
-    return {path: value for path, value in values.items() if not path.startswith("launch.")}
+    beside = ("training.resume_from_checkpoint", "training.overwrite_output_dir")
+    return {path: value for path, value in values.items() if not path.startswith("launch.") and path not in beside}
 
 
 def check_writable(folder: Path) -> None:
@@ -103,16 +157,23 @@ def check_writable(folder: Path) -> None:
 
 
 def check_free(resolved: Resolved) -> None:
-    """Refuse a folder that holds another run, unless it may be replaced.
+    """Refuse a folder that holds another run, unless it may be replaced, or files of somebody else in a run's places.
 
     Raises:
-        ConfigError: it holds something, and overwriting was not asked for.
+        ConfigError: it holds something, and overwriting was not asked for or would take what no run has written.
     """
-    folder = Path(resolved.config.training.output_dir)
-    if resolved.config.training.overwrite_output_dir:
-        return
-    held = [name for name in (record.RECORD, "config.json", "adapter_config.json") if (folder / name).exists()]
-    if held or checkpoint.list_checkpoints(folder):
+    training = resolved.config.training
+    folder = Path(training.output_dir)
+    strange = belongings.foreign(folder, training.final_subdir)
+    if strange:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise ConfigError(
+            f"output_dir {folder} holds what no run has written, in the places of a run's own files: "
+            f"{', '.join(strange[:3])}{more}",
+            where=resolved.origins["training.output_dir"],
+            remedy="choose another output_dir, or move these away",
+        )
+    if belongings.belonging(folder) and not training.overwrite_output_dir:
         raise ConfigError(
             f"output_dir {folder} holds a run already",
             where=resolved.origins["training.output_dir"],

@@ -20,9 +20,9 @@ import transformers
 from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
-from transformers import set_seed
+from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import CallbackHandler
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 from typing_extensions import override
 
 from tunesmith.config.strategy import Strategy
@@ -30,8 +30,9 @@ from tunesmith.data.batching import FilledSampler, LengthGroupedSampler
 from tunesmith.errors import ModelError, NumericsError
 from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
 from tunesmith.evaluate.untouched import untouched
+from tunesmith.report import belongings
 from tunesmith.train import checkpoint, fsdp
-from tunesmith.train.processes import process_seed
+from tunesmith.train.resuming import ResumingTrainer
 from tunesmith.train.upstream import base_of, check_overrides, constructed
 
 GenerationMetrics = Callable[[torch.nn.Module, int, dict[str, float]], dict[str, float]]
@@ -62,7 +63,7 @@ class Arguments(SFTConfig):
         return device
 
 
-class Trainer(SFTTrainer):
+class Trainer(ResumingTrainer):
     """Trains on examples whose labels are decided already.
 
     Args:
@@ -87,6 +88,7 @@ class Trainer(SFTTrainer):
         **keywords: Any,
     ) -> None:
         check_overrides(Arguments)
+        check_overrides(ResumingTrainer, sets=["_tr_loss", "_globalstep_last_logged"])
         check_overrides(Trainer, sets=["model_accepts_loss_kwargs"])
         with constructed(keywords["model"]):
             super().__init__(**keywords)
@@ -201,6 +203,16 @@ class Trainer(SFTTrainer):
         return loss.to(self.args.device)  # a model that is spread over devices may end on another one
 
     @override
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """An epoch, unless the checkpoint that is continued was the last one: a step more would train past the end."""
+        stopping = [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+        stopped = any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in stopping)
+        if stopped or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    @override
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
@@ -299,7 +311,7 @@ class Trainer(SFTTrainer):
         """Leave the weights as they are to be kept, and refuse them where they are not finite."""
         best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
         if self.optimizer is not None and not best:
-            self.optimizer.eval()
+            self.optimizer.eval()  # type: ignore[attr-defined]  # accelerate's wrapper has it for every optimizer
         self.check_weights()
 
     def _eval_batches(self, eval_dataset: Any) -> torch.utils.data.DataLoader[Any]:
@@ -377,18 +389,6 @@ class Trainer(SFTTrainer):
         return checkpoint.Batches(args.world_size, rows, rows * args.world_size * args.gradient_accumulation_steps)
 
     @override
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Continue this process's random streams; where another number of processes wrote the checkpoint there are
-        none to continue, and new ones begin."""
-        if checkpoint is None or Path(checkpoint, self._rng_file()).is_file():
-            super()._load_rng_state(checkpoint)
-        else:
-            set_seed(process_seed(self.args.seed, self.state.global_step))
-
-    def _rng_file(self) -> str:
-        return f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
-
-    @override
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Whether this evaluation is the best one so far; if the best model is to be kept, it is saved at once.
 
@@ -402,7 +402,7 @@ class Trainer(SFTTrainer):
     @override
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         self.check_weights()
-        former = self.state.best_model_checkpoint
+        former, progress = self.state.best_model_checkpoint, self.progress()
         # a resumed run comes out of evaluation mode as this one does, to the bit
         self.optimizer.eval()  # of those without modes, accelerate's wrapper does nothing
         transformers.Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would add a model card of its own
@@ -412,8 +412,10 @@ class Trainer(SFTTrainer):
             return
         folder = Path(self.args.output_dir)
         saved = folder / f"checkpoint-{self.state.global_step}"
+        self.write_progress(saved, progress)
         self._complete_checkpoint(saved)
         checkpoint.commit(saved, self._batches())
+        belongings.drop_replaced(folder)
         best = self.state.best_model_checkpoint
         if former is not None and former != best and self._is_surplus(Path(former)):
             checkpoint.remove(Path(former))

@@ -121,6 +121,12 @@ TOUCHED: tuple[Touched, ...] = (
         "transformers<5.24",
     ),
     Touched(
+        "transformers.Trainer._run_epoch",
+        "a run that is resumed from its last checkpoint trains one step more",
+        f"{_TRANSFORMERS}/blob/v5.23.0/src/transformers/trainer.py",
+        "transformers<5.24",
+    ),
+    Touched(
         "transformers.TrainingArguments._setup_devices",
         "it takes cuda:0 and replicates the model over all devices that one process sees",
         f"{_TRANSFORMERS}/blob/v5.23.0/src/transformers/training_args.py",

@@ -100,6 +100,7 @@ def test_every_word_for_nothing(word: str) -> None:
 
 def test_a_switch_that_also_takes_text_takes_it_where_it_fits() -> None:
     assert parsed("--init_lora_weights", "pissa") == {"adapter.init_lora_weights": "pissa"}
+    assert parsed("--init_lora_weights", "42") == {"adapter.init_lora_weights": "42"}
     assert parsed("--init_lora_weights") == {"adapter.init_lora_weights": True}
     assert parsed("--init_lora_weights", "--seed", "3") == {"adapter.init_lora_weights": True, "training.seed": 3}
     assert parsed("--init_lora_weights", "+seed=3") == {"adapter.init_lora_weights": True, "training.seed": 3}

@@ -61,6 +61,7 @@ def test_a_file_may_not_allow_itself_remote_code(config: Path) -> None:
     with pytest.raises(UnsafeError) as caught:
         load(config)
     assert caught.value.where == "run.py:3"
+    assert caught.value.what == "allow_remote_code cannot be set in a file"
     config.write_text('model_id = "m"\ntrust_remote_code = True\n')
     assert load(config, ["--allow_remote_code"]).config.model.allow_remote_code is True
 

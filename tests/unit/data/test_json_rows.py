@@ -9,7 +9,7 @@ import pytest
 
 from row_files import GOOD, refusal, write
 from tunesmith import notices
-from tunesmith.data import json_rows, lines
+from tunesmith.data import lines, opening
 from tunesmith.data.rows import read_rows
 from tunesmith.errors import DataErrors
 
@@ -80,7 +80,7 @@ def test_an_over_long_line_is_not_read_whole(tmp_path: Path, monkeypatch: pytest
 def test_gzip_is_read_and_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, gzip.compress(GOOD), "train.jsonl.gz")
     assert [row.line for row in read_rows(path)] == [1, 2]
-    monkeypatch.setattr(json_rows, "MAX_DECOMPRESSED_BYTES", 20)
+    monkeypatch.setattr(opening, "MAX_DECOMPRESSED_BYTES", 20)
     assert "more than 20 bytes when decompressed" in refusal(path)
     monkeypatch.undo()
     assert "not a whole gzip file" in refusal(write(tmp_path, gzip.compress(GOOD)[:-9], "cut.jsonl.gz"))
@@ -121,3 +121,21 @@ def test_a_broken_array_is_named(tmp_path: Path, content: bytes, message: str) -
 
 def test_json_lines_under_the_name_json_are_read(tmp_path: Path) -> None:
     assert len(read_rows(write(tmp_path, GOOD, "x.json"))) == 2
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_a_row_over_several_lines_is_called_so(tmp_path: Path, name: str) -> None:
+    said = refusal(write(tmp_path, b'{\n  "a": 1\n}\n{\n  "a": 2\n}', name))
+    assert ":1: " in said
+    assert "the row goes on in the next line" in said
+    assert "truncated" not in said
+    assert said.count("not valid JSON") == 1
+
+
+def test_a_last_line_that_is_wrong_in_its_midst_is_not_truncated(tmp_path: Path) -> None:
+    assert "truncated" not in refusal(write(tmp_path, GOOD + b'{"a": oops, "b": 1}'))
+
+
+def test_a_line_that_is_too_long_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 20)
+    assert ".parquet file" in refusal(write(tmp_path, b'{"text": "' + b"x" * 100 + b'"}\n'))

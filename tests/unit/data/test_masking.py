@@ -252,6 +252,21 @@ def test_the_completions_tail_is_cut_before_the_end_token(encoder: Encoder) -> N
         assert caught.value.needed == 8
 
 
+def test_a_prompt_without_begin_token_is_cut_from_its_first(encoder: Encoder) -> None:
+    whole = long_example()
+    made = fit(replace(whole, input_ids=[50, *whole.input_ids[1:]]), 9, "truncate_prompt", encoder)
+    assert made is not None
+    assert made.input_ids == whole.input_ids[2:]
+
+
+def test_a_prompt_alone_is_no_example_where_it_has_loss_too(encoder: Encoder) -> None:
+    whole = long_example()
+    made = replace(whole, labels=[IGNORE_INDEX, *whole.input_ids[1:]])
+    with pytest.raises(TooLongError, match="the prompt alone has 6 tokens"):
+        fit(made, 7, "truncate_completion", encoder)
+    assert fit(made, 8, "truncate_completion", encoder) is not None
+
+
 def test_weights_stay_with_their_tokens_where_a_row_is_cut(encoder: Encoder) -> None:
     whole = replace(long_example(), weights=[float(number) for number in range(11)])
     made = fit(whole, 8, "truncate_prompt", encoder)

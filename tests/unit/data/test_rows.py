@@ -18,7 +18,7 @@ def test_rows_know_their_file_and_line(tmp_path: Path) -> None:
 
 
 def test_urls_archives_and_unknown_kinds_are_refused(tmp_path: Path) -> None:
-    assert "cannot be a URL" in refusal("https://example.org/train.jsonl")
+    assert "cannot be a URL of the kind https" in refusal("https://example.org/train.jsonl")
     assert "not a kind of data file" in refusal(write(tmp_path, b"PK", "x.zip"))
     empty = tmp_path / "empty"
     empty.mkdir()

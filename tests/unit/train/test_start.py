@@ -99,12 +99,12 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
         check_writable(tmp_path / "new")
 
 
-@pytest.mark.parametrize("held", ["run.json", "config.json", "adapter_config.json", "checkpoint-3"])
-def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path, held: str) -> None:
+@pytest.mark.parametrize("held", ["run.json", "config.json", "README.md", "model.safetensors", "checkpoint-3"])
+def test_what_no_run_has_written_is_left_alone(tmp_path: Path, held: str) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "notes.txt").touch()  # somebody's own file is no run
-    resolved = settings(run)
+    (run / "notes.txt").touch()  # no run writes a file of this name
+    resolved, free = settings(run), settings(run, overwrite_output_dir=True)
     check_free(resolved)
     assert check_folder(resolved) == run
     assert starting_point(resolved) is None
@@ -112,6 +112,16 @@ def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path, held: str) -> N
         (run / held).mkdir()
     else:
         (run / held).write_text("{}")
+    for asked in (check_free, check_folder, starting_point):
+        for each in (resolved, free):
+            with pytest.raises(ConfigError, match=f"holds what no run has written.*{held}"):
+                asked(each)
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    resolved = settings(run)
+    record.begin(run, resolved, ["test"], {})
     for asked in (check_free, check_folder, starting_point):
         with pytest.raises(ConfigError, match="holds a run already") as caught:
             asked(resolved)
@@ -123,7 +133,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path, held: str) -> N
 
 
 def test_machines_beside_the_first_may_find_its_run(tmp_path: Path) -> None:
-    (tmp_path / record.RECORD).write_text("{}")
+    record.begin(tmp_path, settings(tmp_path), ["test"], {})
     beside = settings(tmp_path, nodes=2, node_rank=1, rendezvous="host:29500")
     assert check_folder(beside) == tmp_path
     with pytest.raises(ConfigError, match="holds a run already"):

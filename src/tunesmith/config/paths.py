@@ -1,0 +1,51 @@
+"""``~`` and ``$VAR`` in settings that are paths: read once, here, so that they mean the same in every source."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from tunesmith.errors import ConfigError
+
+PATHS = frozenset(
+    {
+        "model.model_name_or_path", "model.tokenizer_name_or_path", "data.train_data", "data.eval_data",
+        "data.template", "data.instruction", "data.cache_dir", "evaluation.task_function", "training.output_dir",
+        "training.resume_from_checkpoint", "training.gen_questions_file", "evaluation.json_schema", "launch.nvme_path",
+        "launch.deepspeed", "launch.accelerate_config",
+    }
+)  # fmt: skip
+"""Settings whose value is a path, or may be one."""
+_TEXTS = frozenset({"data.template", "data.instruction"})
+"""Those that may be a text in place of a path: a template holds braces, a text blanks, and both stay as they are."""
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+
+
+def expand(path: str, value: Any, where: str) -> Any:
+    """The value of a setting with its home folder and environment variables put in; lists entry by entry.
+
+    Args:
+        path: the setting's path; any that is no path keeps its value.
+        where: where the setting was written, for messages.
+
+    Raises:
+        ConfigError: a variable is not set, or there is no such home folder.
+    """
+    if path not in PATHS:
+        return value
+    if isinstance(value, list):
+        return [expand(path, one, where) for one in value]
+    if not isinstance(value, str) or (path in _TEXTS and re.search(r"[\s{<]", re.sub(r"\$\{\w+\}", "", value))):
+        return value
+    text = _VARIABLE.sub(lambda match: _variable(match[1] or match[2], value, where), value)
+    expanded = os.path.expanduser(text)  # a Path would drop what a glob needs
+    if text.startswith("~") and expanded == text and re.match(r"~[^/]*(/|$)", text):
+        raise ConfigError(f"no home folder is known for {text.split('/')[0]!r}", where=where, remedy="write it out")
+    return expanded
+
+
+def _variable(name: str, value: str, where: str) -> str:
+    if name not in os.environ:
+        raise ConfigError(f"{value!r} names the variable {name}, which is not set", where=where, remedy="set it")
+    return os.environ[name]

@@ -1,0 +1,246 @@
+"""What a row holds and its rendered text does not: found once for each kind of row, so that nothing vanishes unsaid.
+
+A conversation of the same shape, in which every text became a word that occurs nowhere else, is rendered once; a word
+that is missing tells of a part that the template does not write. Texts that a template cuts by what they say are looked
+for row by row, which takes no rendering.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
+from tunesmith.errors import DataError
+
+CONTENT, CALLS, TOOLS = "content", "tool_calls", "tools"
+CALL_ID = "id of tool_calls"
+BOOKKEEPING = {CALL_ID, "tool_call_id", "id", "index"}
+"""Parts that connect a call with its result and say nothing: a template may leave them out."""
+THOUGHT_END = "</think>"
+
+TextOf = Callable[[Conversation], str]
+"""The whole text of a conversation under a template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a conversation: the turn that holds it (None: beside the turns), its key, and who says it.
+
+    ``meant``: leaving it out is what the template is made for, so that it is counted and not refused.
+    """
+
+    turn: int | None
+    key: str
+    role: str = ""
+    meant: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What the ledger calls it."""
+        return self.key if self.turn is None else f"{self.key} of {self.role} turns"
+
+    @property
+    def place(self) -> str:
+        """What an error calls it."""
+        return self.key if self.turn is None else f"{self.key} of turn {self.turn} ({self.role})"
+
+
+@dataclass(slots=True)
+class _Probe:
+    """A conversation whose texts are words of their own, and the words of each part; parts without any are ``mute``."""
+
+    conversation: Conversation
+    words: dict[Part, list[str]] = field(default_factory=dict)
+    mute: list[Part] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    number: int = 0
+
+    def word(self, part: Part, name: str | None = None) -> str:
+        """A new word for ``part``; the same word again for the same ``name``. Nine letters and digits, which suits
+        templates that look at the form of ids."""
+        known = None if name is None else self.names.get(name)
+        if known is None:
+            self.number += 1
+            known = f"Zq{self.number:07d}"
+        if name is not None:
+            self.names[name] = known
+        self.words.setdefault(part, []).append(known)
+        return known
+
+
+class Unwritten:
+    """Finds the parts of conversations that one template does not write.
+
+    Args:
+        text_of: renders a conversation; it may raise DataError for one that the template refuses.
+    """
+
+    def __init__(self, text_of: TextOf) -> None:
+        self._text_of = text_of
+        self._found: dict[Hashable, tuple[Part, ...]] = {}
+
+    def parts(self, conversation: Conversation, text: str) -> list[Part]:
+        """The parts of ``conversation`` that do not stand in ``text``, its rendering."""
+        shape = _shape(conversation)
+        if shape not in self._found:
+            self._found[shape] = tuple(self._of_shape(conversation))
+        missing = list(self._found[shape])
+        known = {(part.turn, part.key) for part in missing}
+        for part, words in _absent(conversation, text):
+            if (part.turn, part.key) not in known:
+                meant = part.key == THOUGHTS and self._written_at_the_end(conversation, part, [words])
+                missing.append(replace(part, meant=meant))
+                known.add((part.turn, part.key))
+        return missing
+
+    def _of_shape(self, conversation: Conversation) -> Iterator[Part]:
+        probe = _probe(conversation)
+        try:
+            text = self._text_of(probe.conversation)
+        except DataError:  # it looks at what texts say: the search row by row has to do
+            return
+        for part, words in probe.words.items():
+            if all(word in text for word in words):
+                continue
+            meant = part.key in BOOKKEEPING or (part.key == "name" and part.role == "tool")
+            if part.key == THOUGHTS:
+                meant = self._written_at_the_end(probe.conversation, part, words)
+            yield replace(part, meant=meant)
+        for part in probe.mute:
+            if self._text_of(_without(probe.conversation, part)) == text:
+                yield replace(part, meant=part.key in BOOKKEEPING)
+
+    def _written_at_the_end(self, conversation: Conversation, part: Part, words: list[str]) -> bool:
+        """Whether a turn's part is written while nothing follows the turn: thoughts are left out once read."""
+        if part.turn is None or part.turn + 1 >= len(conversation.messages):
+            return False
+        try:
+            text = self._text_of(replace(conversation, messages=conversation.messages[: part.turn + 1]))
+        except DataError:
+            return False
+        return all(_contains(text, word) for word in words)
+
+
+def _shape(conversation: Conversation) -> Hashable:
+    """What decides which parts are written, as far as it is not in the texts."""
+    turns = tuple(
+        (turn.role, bool(turn.content.strip()), tuple((key, _kind(value)) for key, value in turn.extra.items()))
+        for turn in conversation.messages
+    )
+    return turns, tuple(map(_kind, conversation.tools)), json.dumps(conversation.switches, sort_keys=True, default=str)
+
+
+def _kind(value: Any) -> Hashable:
+    if isinstance(value, dict):
+        return tuple((key, _kind(item)) for key, item in value.items())
+    if isinstance(value, list):
+        return tuple(map(_kind, value))
+    return (type(value).__name__, bool(value))
+
+
+def _probe(conversation: Conversation) -> _Probe:
+    probe = _Probe(conversation)
+    tools = tuple(_marked(tool, probe, Part(None, TOOLS), ("name", "description")) for tool in conversation.tools)
+    turns = tuple(_marked_turn(turn, probe, index) for index, turn in enumerate(conversation.messages))
+    probe.conversation = replace(conversation, messages=turns, tools=tools)
+    return probe
+
+
+def _marked_turn(turn: Message, probe: _Probe, index: int) -> Message:
+    content = probe.word(Part(index, CONTENT, turn.role)) if turn.content.strip() else turn.content
+    extra: dict[str, Any] = {}
+    for key, value in turn.extra.items():
+        part = Part(index, key, turn.role)
+        before = probe.number
+        if key == CALLS:
+            extra[key] = [_marked_call(call, probe, index, turn.role) for call in value]
+        elif key in ("tool_call_id", "id", "name") and isinstance(value, str) and value.strip():
+            extra[key] = probe.word(part, value)
+            continue
+        else:
+            extra[key] = _marked(value, probe, part)
+        if probe.number == before and value and key != CALLS:
+            probe.mute.append(part)
+    return replace(turn, content=content, extra=extra)
+
+
+def _marked_call(call: dict[str, Any], probe: _Probe, index: int, role: str) -> dict[str, Any]:
+    made = _marked({key: value for key, value in call.items() if key != "id"}, probe, Part(index, CALLS, role))
+    if isinstance(call.get("id"), str) and call["id"]:
+        made = {"id": probe.word(Part(index, CALL_ID, role), call["id"])} | made
+    return dict(made)
+
+
+def _marked(value: Any, probe: _Probe, part: Part, only: tuple[str, ...] = (), key: str = "") -> Any:
+    """``value`` with words in place of its texts, of those under ``only`` where that is given."""
+    if isinstance(value, dict):
+        return {name: _marked(item, probe, part, only, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_marked(item, probe, part, only, key) for item in value]
+    if key == "type" or (only and key not in only) or not isinstance(value, str) or not value.strip():
+        return value
+    return probe.word(part, value if key == "name" else None)
+
+
+def _without(conversation: Conversation, part: Part) -> Conversation:
+    turns = list(conversation.messages)
+    at = part.turn or 0
+    turns[at] = replace(turns[at], extra={key: value for key, value in turns[at].extra.items() if key != part.key})
+    return replace(conversation, messages=tuple(turns))
+
+
+# row by row -----------------------------------------------------------------------------------------------------------
+
+
+def _absent(conversation: Conversation, text: str) -> Iterator[tuple[Part, str]]:
+    """Parts whose words do not stand in the text, and those words."""
+    at = 0
+    for index, turn in enumerate(conversation.messages):
+        for key, words in _texts(turn):
+            place = text.find(words, at) if key == CONTENT else text.find(words)
+            if place >= 0:
+                at = place + len(words) if key == CONTENT else at
+            elif not _contains(text, words):
+                yield Part(index, key, turn.role), words
+
+
+def _texts(turn: Message) -> Iterator[tuple[str, str]]:
+    """The texts of a turn, each with its key, trimmed as templates trim them."""
+    content = turn.content.strip()
+    if turn.role == ASSISTANT and THOUGHT_END in content:
+        thought, _, content = content.rpartition(THOUGHT_END)
+        yield from ((THOUGHTS, words) for piece in re.split("</?think>", thought) if (words := piece.strip()))
+        content = content.strip()
+    if content:
+        yield CONTENT, content
+    for key, value in turn.extra.items():
+        if key in (THOUGHTS, CALLS):
+            yield from ((key, words) for words in _leaves(value))
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if name != "id":
+                yield from _leaves(item, name)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item, key)
+    elif isinstance(value, str) and value.strip() and key != "type":
+        yield value.strip()
+
+
+def _contains(text: str, words: str) -> bool:
+    """Whether ``words`` stand in ``text``, be it as JSON writes them or with other white space."""
+    if words in text:
+        return True
+    squeezed = _squeezed(text)
+    return any(_squeezed(form) in squeezed for form in (words, json.dumps(words, ensure_ascii=False)[1:-1]))
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"[\s\\]", "", text)

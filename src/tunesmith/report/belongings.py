@@ -1,0 +1,219 @@
+"""What in a run folder belongs to a run, and the only place that takes such things away.
+
+A run writes under the names of ``NAMES`` and no others, and it begins only where nothing of somebody else stands under
+one of them. So all that is found there belongs to a run while it is unfinished; a finished one lists its files in
+``run.json``, and what came later is somebody else's again. Trackers' folders are theirs and stay.
+
+A run that is replaced is set aside in the folder (``.replaced``, its record last) and removed when the new one has
+something to show: a complete checkpoint or an end. Whatever happens before puts it back.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from tunesmith.config.recorded import problem_of
+from tunesmith.errors import StorageError
+from tunesmith.report.folder import read_json, write_json
+from tunesmith.report.record import RECORD
+
+LOCK = ".run.lock"
+REPLACED = ".replaced"
+_REMOVING = ".removing"
+FILES = "files"
+"""Key of the list in ``run.json``."""
+_MARK = ".set-aside"
+"""Says of a folder that it was made by ``set_aside``."""
+NAMES = (
+    RECORD, "metrics.jsonl", "ledger.json", "evaluation", "gen_results", "curves.png", "inference.json",
+    "proof.json", "README.md", "lora_weights", "checkpoint-[0-9]*", "abandoned-[0-9]*", "training_args.bin",
+    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json",
+    "tokenizer.*", "tokenizer_config.json", "*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*",
+    "merges.txt", "chat_template*", "additional_chat_templates", "adapter_model.bin", "pytorch_model*.bin",
+    ".saving", ".merged", ".*.part", REPLACED, _REMOVING,
+)  # fmt: skip
+"""Patterns of all that a run writes directly into its folder; a ``final_subdir`` comes on top."""
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is the record of a run of ours."""
+    try:
+        facts = read_json(path)
+    except StorageError:
+        return False
+    return problem_of(facts) is None and "settings_fingerprint" in facts
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder's record says that its run came to its end."""
+    return is_record(folder / RECORD) and read_json(folder / RECORD).get("status") == "finished"
+
+
+def found(folder: Path, final_subdir: str | None = None) -> list[str]:
+    """Every file (and link) under a name of a run, relative to the folder; what was set aside is left out."""
+    patterns = NAMES + Path(final_subdir or "").parts[:1]
+    names = [path for path in _entries(folder) if any(fnmatchcase(path.name, pattern) for pattern in patterns)]
+    names = [path for path in names if path.name not in (REPLACED, _REMOVING)]
+    return sorted(file.relative_to(folder).as_posix() for path in names for file in _files(path))
+
+
+def belonging(folder: Path) -> list[str]:
+    """The files of the run in a folder; none where no run of ours is."""
+    if not is_record(folder / RECORD):
+        return []
+    facts = read_json(folder / RECORD)
+    present = found(folder, facts["settings"].get("training.final_subdir"))
+    listed = facts.get(FILES)
+    if facts.get("status") != "finished" or not isinstance(listed, list):
+        return present
+    return sorted({RECORD} | (set(present) & {name for name in listed if isinstance(name, str)}))
+
+
+def foreign(folder: Path, final_subdir: str | None = None) -> list[str]:
+    """What stands under a name of a run, or of the run that is planned, and belongs to none."""
+    if not folder.is_dir():
+        return []
+    own = set(belonging(folder))
+    names = [name for name in found(folder, final_subdir) if name not in own]
+    aside = [name for name in (REPLACED, _REMOVING) if os.path.lexists(folder / name) and not _is_ours(folder / name)]
+    return names + aside
+
+
+def record_files(folder: Path) -> None:
+    """List the files of a finished run in its record, once they are all written.
+
+    Raises:
+        StorageError: the record cannot be written.
+    """
+    facts: dict[str, Any] = read_json(folder / RECORD)
+    files = found(folder, facts["settings"].get("training.final_subdir"))
+    write_json(folder / RECORD, facts | {FILES: files})
+
+
+def add_files(folder: Path, *files: Path) -> None:
+    """Add files that a verb has written to the list of a finished run; nothing where there is no such list."""
+    if not is_finished(folder):
+        return
+    facts = read_json(folder / RECORD)
+    names = {file.relative_to(folder).as_posix() for file in files}
+    if isinstance(facts.get(FILES), list) and not names <= set(facts[FILES]):
+        write_json(folder / RECORD, facts | {FILES: sorted({*facts[FILES], *names})})
+
+
+def set_aside(folder: Path) -> None:
+    """Move the run of a folder out of the way, so that nothing of it is seen and all of it can come back.
+
+    Where a replaced run waits already, the one in the folder has nothing to show and is removed.
+    """
+    if (folder / REPLACED).exists():
+        remove(folder)
+        return
+    _move(folder, folder / REPLACED, belonging(folder))
+    _mark(folder / REPLACED)
+
+
+def put_back(folder: Path) -> bool:
+    """Remove the new run and put the one back that it should have replaced; whether there was one."""
+    aside = folder / REPLACED
+    if not is_record(aside / RECORD):
+        return False
+    remove(folder)
+    _restore(folder)
+    return True
+
+
+def drop_replaced(folder: Path) -> None:
+    """Remove the run that was set aside: the new one has something to show."""
+    if (folder / REPLACED).exists():
+        (folder / REPLACED).rename(folder / _REMOVING)  # in one step: half a run must never be put back
+    shutil.rmtree(folder / _REMOVING, ignore_errors=True)
+
+
+def heal(folder: Path) -> None:
+    """Finish what a kill has cut short while a run was set aside, put back or dropped."""
+    if (folder / _REMOVING).is_dir() and _is_ours(folder / _REMOVING):
+        shutil.rmtree(folder / _REMOVING, ignore_errors=True)
+    aside = folder / REPLACED
+    if not aside.is_dir() or not _is_ours(aside):
+        return
+    if not (aside / RECORD).is_file() or not (folder / RECORD).is_file():
+        _restore(folder)
+    elif is_finished(folder) or has_checkpoint(folder):
+        drop_replaced(folder)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a checkpoint of the run in a folder was ever complete."""
+    return any(folder.glob("checkpoint-*/manifest.json"))
+
+
+def remove(folder: Path) -> None:
+    """Remove the files of a run, the record last, and the folders that they leave empty."""
+    for name in _record_last(belonging(folder)):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()  # an empty one
+        else:
+            path.unlink(missing_ok=True)
+        _remove_empty(folder, path.parent)
+
+
+def _restore(folder: Path) -> None:
+    aside = folder / REPLACED
+    names = [file.relative_to(aside).as_posix() for file in _files(aside)]
+    _move(aside, folder, [name for name in names if name not in (_MARK, ".")])
+    (aside / _MARK).unlink(missing_ok=True)
+    _remove_empty(folder, aside)
+
+
+def _mark(aside: Path) -> None:
+    aside.mkdir(exist_ok=True)
+    (aside / _MARK).touch()
+
+
+def _is_ours(aside: Path) -> bool:
+    return aside.is_dir() and not aside.is_symlink() and ((aside / _MARK).exists() or is_record(aside / RECORD))
+
+
+def _move(source: Path, target: Path, names: list[str]) -> None:
+    """Move files one by one, the record last: the side that holds it is the whole one."""
+    if target.name == REPLACED:
+        _mark(target)
+    for name in _record_last(names):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).replace(target / name)
+        _remove_empty(source, (source / name).parent)
+
+
+def _record_last(names: list[str]) -> list[str]:
+    return sorted(names, key=lambda name: (name == RECORD, not name.endswith("manifest.json"), name))
+
+
+def _remove_empty(top: Path, folder: Path) -> None:
+    while folder != top and folder.is_relative_to(top):
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The files and links at or below a path; links are not followed. An empty folder stands for itself."""
+    if path.is_symlink() or not path.is_dir():
+        yield path
+        return
+    below = list(path.iterdir())
+    if not below:
+        yield path
+    for one in below:
+        yield from _files(one)
