@@ -165,6 +165,7 @@ def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
         with recorded_end(setup, listener), memory_explained(setup, trainer=trainer):
             trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
             trainer.finish_weights()
+            trackers.tell_losses(trainer.callback_handler.callbacks)
     except Interrupted:
         trainer.accelerator.wait_for_everyone()  # a launcher ends all processes once the first one has left
         raise
@@ -215,6 +216,7 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
     )
     trainer.resumed, trainer.rescheduled = setup.resume, setup.continuation.rescheduled
     trainer.remove_callback(PrinterCallback)
+    trainer.callback_handler.callbacks = trackers.guard(trainer.callback_handler.callbacks)
     trainer.check_strategy(setup.strategy)
     return trainer
 
@@ -232,13 +234,13 @@ def _callbacks(setup: Setup) -> Iterator[TrainerCallback]:
     if training.early_stopping_patience is not None and eval_interval(setup.resolved)[0] != "no":
         yield EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold)
     if is_main_process():
-        yield from trackers.callbacks(setup.resolved, setup.trackers)
+        yield from trackers.callbacks(setup.resolved, setup.trackers, resuming=setup.resume is not None)
 
 
 def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: Listener) -> None:
     """Tell everybody that the first step follows, and begin the run folder."""
     folder = Path(setup.resolved.config.training.output_dir)
-    facts = describe(setup, trainer)
+    facts = describe(setup, trainer) | {"trackers": trackers.run_ids()}
     if setup.continuation.accepted:
         facts["accepted_changes"] = list(setup.continuation.accepted)
     trainer.add_callback(RunLog(folder, listener))
