@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import ModelError, StorageError, TunesmithError
 from tunesmith.train import processes
 
 VERBS: dict[str, str] = {
@@ -34,6 +34,10 @@ VERBS: dict[str, str] = {
     "launch": "write a job file for SLURM, Kubernetes or SkyPilot",
 }
 """Verb -> what it does, in the order of the help."""
+
+
+MOST_SHOWN = 8_000
+"""Characters of one error."""
 
 
 def usage() -> str:
@@ -83,9 +87,18 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader is gone; nothing more may be written at exit
         return 0
+    except MemoryError:
+        if debug:
+            traceback.print_exc()
+        _report(["this machine's memory does not hold what was asked for; ask for less, or use a larger machine"])
+        return ModelError.exit_code
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno and error.strerror:
+            where = f"{error.filename}: " if error.filename else ""
+            _report([f"{where}{error.strerror}; check the path, its permissions and the free space"])
+            return StorageError.exit_code
         what = " ".join(str(error).split())
         _report([f"{type(error).__name__}: {what}; --debug shows where"])
         return 1
@@ -95,10 +108,18 @@ def _report(problems: Sequence[str]) -> None:
     """Print each problem on a line, of several processes with the rank; and leave them where torch's agent looks."""
     rank = f"rank {processes.rank()}: " if processes.num_processes() > 1 else ""
     for problem in problems:
-        print(f"error: {rank}{problem}", file=sys.stderr)
+        print(f"error: {rank}{_printable(problem)}", file=sys.stderr)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
         Path(file).write_text(json.dumps({"message": "\n".join(problems), "timestamp": int(time.time())}))
+
+
+def _printable(text: str) -> str:
+    """``text`` with what could steer a terminal, or cannot be encoded, written as an escape; its middle is left out
+    where nobody would read it."""
+    if len(text) > MOST_SHOWN:
+        text = f"{text[: MOST_SHOWN // 2]} ... {text[-MOST_SHOWN // 4 :]}"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _verb(verb: str) -> Callable[[Sequence[str]], int]:
