@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 from tunesmith.config.evaluation import evaluates, is_of_tokens
 from tunesmith.config.model_facts import max_positions
 from tunesmith.config.resolve import Resolved
@@ -135,6 +137,16 @@ def sample_has_a_size(resolved: Resolved) -> Problem | None:
         "generate_seed draws a sample, and nothing says how large it is",
         "give generate_limit",
     )
+
+
+@RULES.rule
+def template_date_is_a_day(resolved: Resolved) -> Problem | None:
+    written = resolved.config.data.template_date
+    try:
+        datetime.date.fromisoformat(written or "2000-01-01")
+    except ValueError as error:
+        return Problem(("data.template_date",), f"template_date {written} is no day: {error}", "write it YYYY-MM-DD")
+    return None
 
 
 @RULES.rule
