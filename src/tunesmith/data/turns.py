@@ -255,5 +255,6 @@ def as_weight(row: Row, value: Any, path: str) -> float:
     except (TypeError, ValueError):
         weight = float("nan")
     if not 0 <= weight < float("inf"):
-        raise DataError(f"{path} is {value!r}", where=row.where, remedy="a weight is a number of at least 0")
+        more = "; row_weights: false leaves this column alone" if path == "weight" else ""
+        raise DataError(f"{path} is {value!r}", where=row.where, remedy=f"a weight is a number of at least 0{more}")
     return weight
