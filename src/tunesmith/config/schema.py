@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes, numpy's included."""
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -59,7 +61,7 @@ class AdapterSection(Section):
 
     use_lora: bool = True
     """Train low-rank adapters and keep the base frozen; false trains every weight."""
-    lora_r: PositiveInt = 16
+    lora_r: Annotated[int, Field(gt=0, le=65_536)] = 16
     """Rank of the update matrices."""
     lora_alpha: PositiveFloat = 32
     """Scale: updates are multiplied by alpha / r (by alpha / sqrt(r) with rsLoRA)."""
@@ -151,7 +153,7 @@ class DataSection(Section):
     ``chatml``, ``gemma``, ``llama-3``, ``mistral-instruct``, ``phi-3``, ``plain``, ``question-answer``, ``zephyr``."""
     chat_template_kwargs: dict[str, Any] = {}
     """Further names for a chat template, such as ``enable_thinking``; a row may bring its own in a column so named."""
-    template_date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")] | None = None
+    template_date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")] | None = None
     """The day that templates write as today's (YYYY-MM-DD); unset, the day on which the run began."""
     unwritten: Literal["error", "report"] = "error"
     """What happens to a row of which the template does not write a part (a tool call, thoughts, a key of a message): it
@@ -207,7 +209,7 @@ class DataSection(Section):
     """Keep tokenised data on disk, by the contents of everything that decides it, and take it from there next time."""
     cache_dir: str | None = None
     """Folder of kept data; unset, that of the variable TUNESMITH_CACHE, else the user's cache folder."""
-    num_proc: PositiveInt = 1
+    num_proc: Annotated[int, Field(gt=0, le=1024)] = 1
     """Threads that tokenise; the result does not depend on their number."""
     streaming: bool = False
     """Read and tokenise while training instead of before; needs ``max_steps``. ``shuffle_seed`` then shuffles within
@@ -223,9 +225,9 @@ class TrainingSection(Section):
     """The run folder."""
     overwrite_output_dir: bool = False
     """Replace a finished run in ``output_dir``."""
-    num_train_epochs: PositiveFloat = 3.0
+    num_train_epochs: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 3.0
     """Passes over the training rows."""
-    max_steps: Annotated[int, Field(ge=-1)] = -1
+    max_steps: Annotated[int, Field(ge=-1, lt=2**31)] = -1
     """Optimizer steps; when positive it beats ``num_train_epochs``."""
     per_device_train_batch_size: PositiveInt = 8
     """Rows of one forward pass on one device."""
@@ -244,7 +246,7 @@ class TrainingSection(Section):
     """Shape of the learning rate after warmup."""
     lr_scheduler_kwargs: dict[str, Any] = {}
     """Further arguments of the scheduler."""
-    warmup_ratio: Share = 0.0
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     """Share of all steps over which the learning rate rises from 0."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate rises from 0; when positive it beats ``warmup_ratio``."""
@@ -310,7 +312,7 @@ class TrainingSection(Section):
     """Seed of the row order alone."""
     full_determinism: bool = False
     """Use deterministic kernels on accelerators, at some cost in speed."""
-    dataloader_num_workers: NonNegativeInt = 0
+    dataloader_num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Worker processes that make batches."""
     save_merged_model: bool = False
     """After LoRA training, write the merged model to ``output_dir`` and the adapter to ``output_dir/lora_weights``."""
@@ -339,7 +341,7 @@ class EvaluationSection(Section):
     """Labels of the task ``classification``; unset, those that occur among the references."""
     json_schema: str | None = None
     """JSON Schema (a file) that answers of the task ``json`` must fulfil."""
-    bootstrap_samples: NonNegativeInt = 1000
+    bootstrap_samples: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
     """Resamplings behind each figure's 95% confidence interval (Efron 1979); 0 leaves intervals out."""
     generate: bool = False
     """Also generate answers at evaluations during training and log the task's metrics."""

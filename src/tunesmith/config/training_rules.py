@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import datetime
 
 from tunesmith.config.evaluation import evaluates, is_of_tokens
 from tunesmith.config.model_facts import max_positions
@@ -140,6 +140,16 @@ def sample_has_a_size(resolved: Resolved) -> Problem | None:
 
 
 @RULES.rule
+def template_date_is_a_day(resolved: Resolved) -> Problem | None:
+    written = resolved.config.data.template_date
+    try:
+        datetime.date.fromisoformat(written or "2000-01-01")
+    except ValueError as error:
+        return Problem(("data.template_date",), f"template_date {written} is no day: {error}", "write it YYYY-MM-DD")
+    return None
+
+
+@RULES.rule
 def warmup_fits(resolved: Resolved) -> Problem | None:
     training = resolved.config.training
     if 0 < training.max_steps < training.warmup_steps:
@@ -194,20 +204,6 @@ def plateau_needs_evaluation(resolved: Resolved) -> Problem | None:
         "reduce_lr_on_plateau has no evaluation to watch",
         "give eval_data (or dev_split), or another lr_scheduler_type",
     )
-
-
-@RULES.rule
-def safe_output_dir(resolved: Resolved) -> Problem | None:
-    config = resolved.config
-    output = Path(config.training.output_dir).expanduser().absolute().resolve()
-    reason = None
-    if output in (Path("/"), Path.home().resolve()) or output == Path.cwd().resolve():
-        reason = "is no folder of its own"
-    elif output == Path(config.model.model_name_or_path).expanduser().absolute().resolve():
-        reason = "is the model's own folder"
-    if reason is None:
-        return None
-    return Problem(("training.output_dir",), f"output_dir {config.training.output_dir!r} {reason}", "name a new folder")
 
 
 @RULES.rule

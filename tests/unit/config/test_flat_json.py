@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tunesmith import notices
+from tunesmith.config import files
 from tunesmith.config.load import detect_dialect, load, resolve_draft
 from tunesmith.config.readers import flat_json
 from tunesmith.config.resolve import Resolved
@@ -170,7 +171,7 @@ def test_mistakes_name_their_line(tmp_path: Path, text: str, line: int, part: st
         ('{"lr_scheduler_kwargs": {"a": 1, "a": 2}}', "'a' stands twice"),
         ('{"seed": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ('{"seed": ' + "1" * 10_000 + "}", "not valid JSON"),
-        ('{"wandb_name": "' + "x" * flat_json.MAX_BYTES + '"}', "larger than"),
+        ('{"wandb_name": "' + "x" * files.MAX_BYTES + '"}', "larger than"),
     ],
 )
 def test_odd_files(tmp_path: Path, text: str, part: str) -> None:
