@@ -388,7 +388,9 @@ def test_headers_and_system_message_are_not_cut(call: Call) -> None:
     rows = [
         {"messages": [{"role": "system", "content": "be kind"}, asked("one two three four five six"), answer("ok")]}
     ]
-    cut = call(rows, template="chatml", max_length=45, too_long="truncate_prompt")
+    settings = {"template": "chatml", "too_long": "truncate_prompt"}
+    refused(call(rows, max_length=45, **settings), 3, "tokens remain when every earlier turn is left out")
+    cut = call(rows, max_length=60, **settings)
     assert cut.code == 0
     assert "be kind" in cut.texts[0]
     assert cut.texts[0].count("<|im_start|>") == 3
