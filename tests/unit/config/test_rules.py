@@ -26,9 +26,6 @@ def settings(*tokens: str) -> Resolved:
 BREACHES: dict[str, tuple[list[str], str]] = {
     "chosen_device_is_for_one_process": (["--gpu_id", "1", "--num_processes", "2"], "gpu_id chooses one device"),
     "machines_find_each_other": (["--nodes", "2"], "2 machines need node_rank and rendezvous"),
-    "template_date_is_a_day": (["--template_date", "2020-13-01"], "template_date 2020-13-01 is no day"),
-    "optimizer_of_named_modules": (["--optim", "galore_adamw"], "galore_adamw treats some modules apart"),
-    "plateau_needs_evaluation": (["--lr_scheduler_type", "reduce_lr_on_plateau"], "has no evaluation to watch"),
     "new_tokens_are_words": (["--new_tokens", '["a b", " c"]'], "' c' cannot be a new token"),
     "new_tokens_lie_on_every_device": (
         ["--new_tokens", '["<a>"]', "--strategy", "fsdp2"],
