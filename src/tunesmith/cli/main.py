@@ -89,7 +89,8 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
             traceback.print_exc()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = error.filename or os.environ.get("TMPDIR", "/tmp")
-            _report([f"{where}: no space left ({error.strerror}); free some, or set TMPDIR and cache_dir elsewhere"])
+            what = f"{where}: no space left ({error.strerror}); free some, or set TMPDIR and cache_dir elsewhere"
+            _report([what], StorageError.exit_code)
             return StorageError.exit_code
         what = " ".join(str(error).split())
         _report([f"{type(error).__name__}: {what}; --debug shows where"], 1)
