@@ -107,9 +107,10 @@ def test_F2_a_kill_at_each_point_of_a_save_changes_nothing(
     target: Any = importlib.import_module(place.partition(".")[0])
     for part in place.split(".")[1:]:
         target = getattr(target, part)
-    with monkeypatch.context() as killing, pytest.raises(Killed):
+    with monkeypatch.context() as killing:
         kill_at(killing, target, name, call=call)
-        attempt(**settings)
+        with pytest.raises(Killed):
+            attempt(**settings)
     code, said = attempt(resume_from_checkpoint="auto", **settings)
     assert code == 0, said
     run = tmp_path / "run"
@@ -500,9 +501,10 @@ def test_F23_best_and_last_survive_a_kill(attempt: Attempt, tmp_path: Path, monk
         "lr_scheduler_type": "constant",
     }  # fmt: skip
     assert attempt(output_dir=tmp_path / "whole", **settings)[0] == 0
-    with monkeypatch.context() as killing, pytest.raises(Killed):
+    with monkeypatch.context() as killing:
         kill_at(killing, checkpoint, "commit", call=3)
-        attempt(**settings)
+        with pytest.raises(Killed):
+            attempt(**settings)
     shutil.move(tmp_path / "run", tmp_path / "moved")  # the best one is found in the folder that was moved
     code, said = attempt(output_dir=tmp_path / "moved", resume="auto", **settings)
     assert code == 0, said
