@@ -1,7 +1,5 @@
 """Trust rows F24 to F28: trackers and the hub are away, silent, refuse, or die; training does not depend on them."""
 
-# ruff: noqa: N802 - the names carry the numbers as the battery writes them
-
 from __future__ import annotations
 
 import http.server
