@@ -56,6 +56,8 @@ BREACHES: dict[str, tuple[list[str], str]] = {
     "template_date_is_a_day": (["--template_date", "2026-02-30"], "template_date 2026-02-30 is no day"),
     "warmup_fits": (["--max_steps", "10", "--warmup_steps", "20"], "longer than the training"),
     "known_optimizer": (["--optim", "adamw_torhc"], "unknown optimizer"),
+    "optimizer_of_named_modules": (["--optim", "galore_adamw"], "no setting that names them"),
+    "plateau_needs_evaluation": (["--lr_scheduler_type", "reduce_lr_on_plateau"], "has no evaluation to watch"),
     "safe_output_dir": (["--output_dir", "."], "is no folder of its own"),
     "global_batch_divides": (["--global_batch_size", "10", "--batch_size", "4"], "is not a multiple"),
     "sample_questions_have_a_time": (["--gen_questions_file", "q.txt"], "nothing says when"),
