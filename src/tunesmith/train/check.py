@@ -276,7 +276,8 @@ def _estimate(setup: Setup, batch: BatchShape) -> Memory:
         )
     if setup.has("tokenizer"):
         embeddings = memory.skeleton(resolved, precision).get_input_embeddings()
-        check_vocabulary(setup.tokenizer, embeddings.num_embeddings)
+        new = len(resolved.config.data.new_tokens) + len(resolved.config.data.new_special_tokens)
+        check_vocabulary(setup.tokenizer, embeddings.num_embeddings + new)
     return memory.estimate(
         resolved, precision, batch, cuda=setup.device.kind == "cuda", num_processes=setup.processes.total
     )

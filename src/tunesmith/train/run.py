@@ -27,6 +27,7 @@ from tunesmith.export.save import make_portable
 from tunesmith.model.internals import attention_of
 from tunesmith.model.load import load_model
 from tunesmith.model.memory import BatchShape, savers
+from tunesmith.model.new_tokens import new_token_ids, num_embeddings
 from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.spread import loads_in_pieces
@@ -62,6 +63,7 @@ from tunesmith.train.processes import (
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.setup import Setup, set_up
 from tunesmith.train.signals import Halt, Signals, going_on, watching
+from tunesmith.train.space import check_before_training, storage_faults
 from tunesmith.train.start import check_agreement, check_writable, completed
 from tunesmith.train.stopping import Stopping, TimeIsUp
 from tunesmith.train.strategy import check_tied, claim_deepspeed_fields, gathered_weights, release_zero3
@@ -105,9 +107,10 @@ def _train(resolved: Resolved, command: Sequence[str], listener: Listener, signa
     claim_deepspeed_fields()
     arguments = trainer_arguments(setup)
     set_seed(resolved.config.training.seed)
+    tokens = new_token_ids(setup.tokenizer, resolved.config.data)
     with memory_explained(setup, "while the weights were loaded"):
-        model = load_model(resolved, setup.precision, setup.device, setup.strategy)
-    check_vocabulary(setup.tokenizer, model.get_input_embeddings().num_embeddings)
+        model = load_model(resolved, setup.precision, setup.device, setup.strategy, tokens)
+    check_vocabulary(setup.tokenizer, num_embeddings(model))
     check_tied(setup.strategy, model)
     contract = inference_contract(setup, model)
     trainer = build_trainer(setup, model, contract, arguments)
@@ -131,14 +134,26 @@ def ending(setup: Setup, trainer: Trainer, contract: Contract, started: float, *
     Args:
         joined: whether somebody else connected the processes, who then parts them as well.
     """
-    resolved = setup.resolved
-    if is_main_process() and isinstance(setup.data.train, ExampleStream):
-        write_ledger(Path(resolved.config.training.output_dir), setup.data)
-    weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
-    release_zero3()
-    if not joined:
-        disconnect()
-    return finalize(setup, trainer, contract, started, weights)
+    folder = Path(setup.resolved.config.training.output_dir)
+    with failure_recorded(folder), storage_faults(folder, "the finished model"):
+        if is_main_process() and isinstance(setup.data.train, ExampleStream):
+            write_ledger(folder, setup.data)
+        weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
+        release_zero3()
+        if not joined:
+            disconnect()
+        return finalize(setup, trainer, contract, started, weights)
+
+
+@contextmanager
+def failure_recorded(folder: Path) -> Iterator[None]:
+    """What ends the run after its steps is recorded in its folder."""
+    try:
+        yield
+    except BaseException as error:
+        if is_main_process():
+            record_end(folder, *end_of(error))
+        raise
 
 
 def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: Listener, stopping: Stopping) -> None:
@@ -150,6 +165,7 @@ def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
         with recorded_end(setup, listener), memory_explained(setup, trainer=trainer):
             trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
             trainer.finish_weights()
+            trackers.tell_losses(trainer.callback_handler.callbacks)
     except Interrupted:
         trainer.accelerator.wait_for_everyone()  # a launcher ends all processes once the first one has left
         raise
@@ -200,6 +216,7 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
     )
     trainer.resumed, trainer.rescheduled = setup.resume, setup.continuation.rescheduled
     trainer.remove_callback(PrinterCallback)
+    trainer.callback_handler.callbacks = trackers.guard(trainer.callback_handler.callbacks)
     trainer.check_strategy(setup.strategy)
     return trainer
 
@@ -217,13 +234,13 @@ def _callbacks(setup: Setup) -> Iterator[TrainerCallback]:
     if training.early_stopping_patience is not None and eval_interval(setup.resolved)[0] != "no":
         yield EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold)
     if is_main_process():
-        yield from trackers.callbacks(setup.resolved, setup.trackers)
+        yield from trackers.callbacks(setup.resolved, setup.trackers, resuming=setup.resume is not None)
 
 
 def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: Listener) -> None:
     """Tell everybody that the first step follows, and begin the run folder."""
     folder = Path(setup.resolved.config.training.output_dir)
-    facts = describe(setup, trainer)
+    facts = describe(setup, trainer) | {"trackers": trackers.run_ids()}
     if setup.continuation.accepted:
         facts["accepted_changes"] = list(setup.continuation.accepted)
     trainer.add_callback(RunLog(folder, listener))
@@ -232,6 +249,7 @@ def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
         trainer.add_callback(setup.samples)
     trainer.check_callbacks()
     if is_main_process():
+        check_before_training(trainer, folder, setup.plan.total_steps, setup.resolved)
         begin_folder(folder, setup.resolved, command, facts, setup.data, setup.resume)
         listener.on_start(facts)
 

@@ -31,7 +31,7 @@ from tunesmith.errors import ModelError, NumericsError
 from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
 from tunesmith.evaluate.untouched import untouched
 from tunesmith.report import belongings
-from tunesmith.train import checkpoint, fsdp
+from tunesmith.train import checkpoint, fsdp, space
 from tunesmith.train.resuming import ResumingTrainer
 from tunesmith.train.upstream import base_of, check_overrides, constructed
 
@@ -311,7 +311,7 @@ class Trainer(ResumingTrainer):
         """Leave the weights as they are to be kept, and refuse them where they are not finite."""
         best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
         if self.optimizer is not None and not best:
-            self.optimizer.eval()
+            self.optimizer.eval()  # type: ignore[attr-defined]  # accelerate's wrapper has it for every optimizer
         self.check_weights()
 
     def _eval_batches(self, eval_dataset: Any) -> torch.utils.data.DataLoader[Any]:
@@ -403,18 +403,19 @@ class Trainer(ResumingTrainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         self.check_weights()
         former, progress = self.state.best_model_checkpoint, self.progress()
-        # a resumed run comes out of evaluation mode as this one does, to the bit
-        self.optimizer.eval()  # of those without modes, accelerate's wrapper does nothing
-        transformers.Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would add a model card of its own
-        self.optimizer.train()
-        self.accelerator.wait_for_everyone()  # other processes save their random states, or pieces of the weights
-        if not self.args.should_save:
-            return
         folder = Path(self.args.output_dir)
         saved = folder / f"checkpoint-{self.state.global_step}"
-        self.write_progress(saved, progress)
-        self._complete_checkpoint(saved)
-        checkpoint.commit(saved, self._batches())
+        with space.saving(saved, space.checkpoint_bytes(self)) if self.args.should_save else nullcontext():
+            # a resumed run comes out of evaluation mode as this one does, to the bit
+            self.optimizer.eval()  # of those without modes, accelerate's wrapper does nothing
+            transformers.Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would add a model card of its own
+            self.optimizer.train()
+            self.accelerator.wait_for_everyone()  # other processes save their random states, or pieces of the weights
+            if not self.args.should_save:
+                return
+            self.write_progress(saved, progress)
+            self._complete_checkpoint(saved)
+            checkpoint.commit(saved, self._batches())
         belongings.drop_replaced(folder)
         best = self.state.best_model_checkpoint
         if former is not None and former != best and self._is_surplus(Path(former)):
