@@ -5,6 +5,7 @@ Verbs are imported only when they are called, so that help and configuration err
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import ModelError, StorageError, TunesmithError
 from tunesmith.train import processes
 
 VERBS: dict[str, str] = {
@@ -34,6 +35,10 @@ VERBS: dict[str, str] = {
     "launch": "write a job file for SLURM, Kubernetes or SkyPilot",
 }
 """Verb -> what it does, in the order of the help."""
+
+
+MOST_SHOWN = 8_000
+"""Characters of one error."""
 
 
 def usage() -> str:
@@ -86,20 +91,43 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        what = " ".join(str(error).split())
-        _report([f"{type(error).__name__}: {what}; --debug shows where"], 1)
-        return 1
+        what, exit_code = _unforeseen(error)
+        _report([what], exit_code)
+        return exit_code
+
+
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """Words and exit code of an error that nothing of ours has put into words."""
+    if isinstance(error, MemoryError):
+        what = "this machine's memory does not hold what was asked for; ask for less, or use a larger machine"
+        return what, ModelError.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or os.environ.get("TMPDIR", "/tmp")
+        remedy = "free some, or set TMPDIR and cache_dir elsewhere"
+        return f"{where}: no space left ({error.strerror}); {remedy}", StorageError.exit_code
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; check the path, its permissions and the free space", StorageError.exit_code
+    return f"{type(error).__name__}: {' '.join(str(error).split())}; --debug shows where", 1
 
 
 def _report(problems: Sequence[str], exit_code: int) -> None:
     """Print each problem on a line, of several processes with the rank; and leave them where torch's agent looks."""
     rank = f"rank {processes.rank()}: " if processes.num_processes() > 1 else ""
     for problem in problems:
-        print(f"error: {rank}{problem}", file=sys.stderr)
+        print(f"error: {rank}{_printable(problem)}", file=sys.stderr)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
         end = {"message": "\n".join(problems), "timestamp": int(time.time()), "exit_code": exit_code}
         Path(file).write_text(json.dumps(end))
+
+
+def _printable(text: str) -> str:
+    """``text`` with what could steer a terminal, or cannot be encoded, written as an escape; its middle is left out
+    where nobody would read it."""
+    if len(text) > MOST_SHOWN:
+        text = f"{text[: MOST_SHOWN // 2]} ... {text[-MOST_SHOWN // 4 :]}"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _verb(verb: str) -> Callable[[Sequence[str]], int]:

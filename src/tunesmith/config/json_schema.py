@@ -5,10 +5,10 @@ A schema may refer to parts of itself, never to another file or address: nothing
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from tunesmith.config.files import read_json
 from tunesmith.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def read_json_schema(path: str | Path) -> dict[str, Any] | bool:
     import jsonschema
 
     try:
-        schema = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        schema = read_json(path)
         if not isinstance(schema, dict | bool):
             raise ConfigError("no JSON Schema: it is no object", where=str(path), remedy="see https://json-schema.org")
         jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)

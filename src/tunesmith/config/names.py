@@ -93,11 +93,12 @@ def seconds(value: Any, current: Any) -> Any:
     if not isinstance(value, str):
         return value
     parts = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", value.strip().lower())
-    try:
-        given = [float(part or 0) * unit for part, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True)]
-    except (AttributeError, ValueError):
+    if parts is None or not value.strip():
         return value
-    return sum(given) if value.strip() else value
+    try:
+        return sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True))
+    except ValueError:
+        return value
 
 
 SPELLINGS: dict[str, Spelling] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from tunesmith.config.draft import COMMAND_LINE, Setting
+from tunesmith.config.files import parse_json
 from tunesmith.config.names import NameTable, Spelling, leaf_type
 from tunesmith.errors import ConfigError
 
@@ -94,7 +94,7 @@ def parse_value(text: str, spelling: Spelling) -> Any:
 
 
 def _readings(text: str) -> Iterator[Any]:
-    for read in (json.loads, float):
+    for read in (_strict_json, float):
         with contextlib.suppress(ValueError):
             yield read(text)
     if text.lower() in _BOOLEANS:
@@ -104,6 +104,23 @@ def _readings(text: str) -> Iterator[Any]:
     yield text
     inside = text.strip().removeprefix("[").removesuffix("]")
     yield [part.strip().strip("'\"") for part in inside.split(",") if part.strip()]
+
+
+def _strict_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ConfigError: it is JSON, and a key stands twice in one object.
+        ValueError: it is not JSON.
+    """
+    return parse_json(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ConfigError("a key stands twice in one object", where=COMMAND_LINE, remedy="write each key once")
+    return values
 
 
 def _written_type(spelling: Spelling) -> Any:

@@ -17,6 +17,7 @@ from tunesmith.config.adjust import adjust_defaults, align_saves
 from tunesmith.config.draft import COMMAND_LINE, DEFAULT, Draft, Setting
 from tunesmith.config.names import leaf_paths
 from tunesmith.config.paths import expand
+from tunesmith.config.plain import check_plain, shortened
 from tunesmith.config.schema import SECTIONS, RunConfig
 from tunesmith.errors import ConfigError, ConfigErrors, UnsafeError
 
@@ -60,6 +61,7 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
     written: dict[str, Setting] = {}
     for setting in [*draft.defaults, *draft.settings, *overrides]:
         path, convert = setting.spelling.path, setting.spelling.convert
+        check_plain(setting.value, setting.name, setting.origin)
         value = convert(setting.value, values[path]) if convert else setting.value
         values[path] = expand(path, value, setting.origin)
         origins[path] = setting.origin
@@ -83,6 +85,8 @@ def from_values(values: dict[str, Any], origins: dict[str, str] | None = None) -
     known = set(leaf_paths())
     merged = schema_defaults() | {path: value for path, value in values.items() if path in known}
     origins = dict.fromkeys(merged, DEFAULT) | (origins or {})
+    for path, value in merged.items():
+        check_plain(value, path, origins[path])
     return Resolved(_validate(merged, origins, {}), {path: origins[path] for path in merged})
 
 
@@ -121,4 +125,4 @@ def _problems(error: ValidationError, origins: dict[str, str], written: dict[str
             continue
         name = setting.name if setting else path
         value = setting.value if setting else inputs[path]
-        yield ConfigError(f"{name} = {value!r} {' or '.join(messages)}", where=origins.get(path, DEFAULT))
+        yield ConfigError(f"{name} = {shortened(value)} {' or '.join(messages)}", where=origins.get(path, DEFAULT))

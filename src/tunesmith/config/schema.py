@@ -10,11 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes, numpy's included."""
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -58,7 +61,7 @@ class AdapterSection(Section):
 
     use_lora: bool = True
     """Train low-rank adapters and keep the base frozen; false trains every weight."""
-    lora_r: PositiveInt = 16
+    lora_r: Annotated[int, Field(gt=0, le=65_536)] = 16
     """Rank of the update matrices."""
     lora_alpha: PositiveFloat = 32
     """Scale: updates are multiplied by alpha / r (by alpha / sqrt(r) with rsLoRA)."""
@@ -120,12 +123,19 @@ class DataSection(Section):
     """Split of the same hub data set to evaluate on."""
     dev_split: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the training rows held out for evaluation when there is no evaluation data; 0 holds out none."""
+    dev_group_by: str | None = None
+    """Rows with an equal value in this column stay together when ``dev_split`` holds out; ``prompt`` groups rows of any
+    format by what they ask."""
+    dev_stratify_by: str | None = None
+    """Column whose values ``dev_split`` holds out in the proportions that they have among all rows."""
     format: Literal[
         "auto", "text", "prompt_completion", "nli", "messages", "alpaca", "sharegpt", "question_answer", "rag"
     ] = "auto"
     """Shape of a row; ``auto`` decides by the columns of the first row and says what it took."""
     columns: dict[str, str] = {}
     """Renames columns before the format reads them: {name the format expects: name in the file}."""
+    row_weights: bool = True
+    """Multiply the loss of a row by its column ``weight``, where it has one; false leaves that column alone."""
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = {}
     """Further names of roles: {name in the rows: ``system``, ``user``, ``assistant`` or ``tool``}."""
     turn_order: Literal["error", "merge", "keep"] = "error"
@@ -143,7 +153,7 @@ class DataSection(Section):
     ``chatml``, ``gemma``, ``llama-3``, ``mistral-instruct``, ``phi-3``, ``plain``, ``question-answer``, ``zephyr``."""
     chat_template_kwargs: dict[str, Any] = {}
     """Further names for a chat template, such as ``enable_thinking``; a row may bring its own in a column so named."""
-    template_date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")] | None = None
+    template_date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")] | None = None
     """The day that templates write as today's (YYYY-MM-DD); unset, the day on which the run began."""
     unwritten: Literal["error", "report"] = "error"
     """What happens to a row of which the template does not write a part (a tool call, thoughts, a key of a message): it
@@ -161,19 +171,27 @@ class DataSection(Section):
     """Whether the thoughts before an answer carry loss; false trains what follows ``</think>`` alone."""
     special_in_content: Literal["split", "error", "allow"] = "split"
     """What happens to content that spells a special token: it is trained as plain text, refused, or becomes one."""
-    add_bos: bool | None = None
-    """Whether plain text starts with the tokenizer's begin token; unset does what the tokenizer itself does."""
+    add_bos: bool | Literal["if_known"] | None = None
+    """Whether plain text starts with the tokenizer's begin token; ``if_known`` says yes where it has one; unset does
+    what the tokenizer itself does."""
+    new_tokens: list[str] = []
+    """Tokens that the tokenizer gets besides its own, such as ``<note>``; their rows of embedding and head are trained
+    with the adapter, or with all weights."""
+    new_special_tokens: list[str] = []
+    """The same for tokens of a template: content that spells one stays plain text (see ``special_in_content``)."""
     max_length: PositiveInt = 1024
     """Longest example, in tokens, begin and end token included."""
-    too_long: Literal["error", "drop", "truncate_prompt", "truncate_completion"] = "error"
-    """What happens to a longer example; everything cut or dropped is counted in the ledger."""
+    too_long: Literal["error", "drop", "truncate_prompt", "truncate_completion", "split"] = "error"
+    """What happens to a longer example; everything cut or dropped is counted in the ledger. ``truncate_prompt`` takes a
+    chat's oldest turns, then the first words of the question, of other rows the head of the prompt; ``split`` makes
+    several examples of plain text (with ``loss_on: all``)."""
     empty_completion: Literal["error", "drop", "keep"] = "error"
     """What happens to a row with nothing to learn, or with an empty answer among those that are trained."""
     limit: PositiveInt | None = None
     """Use only the first N training rows (after shuffling, when ``shuffle_seed`` is set)."""
     eval_limit: PositiveInt | None = None
     """Use only the first N evaluation rows."""
-    shuffle_seed: NonNegativeInt | None = None
+    shuffle_seed: Seed | None = None
     """Shuffle the training rows once, with this seed, before ``limit`` and ``dev_split``."""
     duplicates: Literal["report", "drop"] = "report"
     """What happens to the second and later ones of equal examples."""
@@ -191,10 +209,13 @@ class DataSection(Section):
     """Keep tokenised data on disk, by the contents of everything that decides it, and take it from there next time."""
     cache_dir: str | None = None
     """Folder of kept data; unset, that of the variable TUNESMITH_CACHE, else the user's cache folder."""
-    num_proc: PositiveInt = 1
+    num_proc: Annotated[int, Field(gt=0, le=1024)] = 1
     """Threads that tokenise; the result does not depend on their number."""
     streaming: bool = False
-    """Tokenise while training, in the order of the rows, instead of before; needs ``max_steps``."""
+    """Read and tokenise while training instead of before; needs ``max_steps``. ``shuffle_seed`` then shuffles within
+    ``shuffle_buffer`` rows, anew in each pass, and packing joins rows that follow one another."""
+    shuffle_buffer: PositiveInt = 10_000
+    """Rows of a stream among which the next one is drawn when ``shuffle_seed`` is set."""
 
 
 class TrainingSection(Section):
@@ -204,9 +225,9 @@ class TrainingSection(Section):
     """The run folder."""
     overwrite_output_dir: bool = False
     """Replace a finished run in ``output_dir``."""
-    num_train_epochs: PositiveFloat = 3.0
+    num_train_epochs: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 3.0
     """Passes over the training rows."""
-    max_steps: Annotated[int, Field(ge=-1)] = -1
+    max_steps: Annotated[int, Field(ge=-1, lt=2**31)] = -1
     """Optimizer steps; when positive it beats ``num_train_epochs``."""
     per_device_train_batch_size: PositiveInt = 8
     """Rows of one forward pass on one device."""
@@ -225,7 +246,7 @@ class TrainingSection(Section):
     """Shape of the learning rate after warmup."""
     lr_scheduler_kwargs: dict[str, Any] = {}
     """Further arguments of the scheduler."""
-    warmup_ratio: Share = 0.0
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     """Share of all steps over which the learning rate rises from 0."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate rises from 0; when positive it beats ``warmup_ratio``."""
@@ -285,13 +306,13 @@ class TrainingSection(Section):
     """Continue from this checkpoint folder, or from the newest one in ``output_dir`` (``latest``)."""
     allow_changed: list[str] | None = None
     """Names of what may differ from the checkpoint that is continued, as its refusal lists them."""
-    seed: NonNegativeInt = 42
+    seed: Seed = 42
     """Seed of the model's random numbers and, unless ``data_seed`` is set, of the row order."""
-    data_seed: NonNegativeInt | None = None
+    data_seed: Seed | None = None
     """Seed of the row order alone."""
     full_determinism: bool = False
     """Use deterministic kernels on accelerators, at some cost in speed."""
-    dataloader_num_workers: NonNegativeInt = 0
+    dataloader_num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Worker processes that make batches."""
     save_merged_model: bool = False
     """After LoRA training, write the merged model to ``output_dir`` and the adapter to ``output_dir/lora_weights``."""
@@ -320,7 +341,7 @@ class EvaluationSection(Section):
     """Labels of the task ``classification``; unset, those that occur among the references."""
     json_schema: str | None = None
     """JSON Schema (a file) that answers of the task ``json`` must fulfil."""
-    bootstrap_samples: NonNegativeInt = 1000
+    bootstrap_samples: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
     """Resamplings behind each figure's 95% confidence interval (Efron 1979); 0 leaves intervals out."""
     generate: bool = False
     """Also generate answers at evaluations during training and log the task's metrics."""
@@ -328,7 +349,7 @@ class EvaluationSection(Section):
     """Generate at every k-th evaluation only."""
     generate_limit: PositiveInt | None = None
     """Generate for N evaluation rows only: the first ones, or a sample of them when ``generate_seed`` is set."""
-    generate_seed: NonNegativeInt | None = None
+    generate_seed: Seed | None = None
     """Seed of the sample that ``generate_limit`` takes; the same rows at every evaluation of a run."""
     generation_engine: Literal["auto", "transformers", "continuous", "vllm"] = "auto"
     """What generates: sorted batches (``transformers``), transformers' continuous batching, or vLLM when installed."""

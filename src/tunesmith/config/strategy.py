@@ -5,7 +5,6 @@ It reads small files and the environment. It loads no library, so contradictions
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from tunesmith import assets
+from tunesmith.config.files import read_bytes, read_json
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError
 
@@ -169,7 +169,7 @@ def read_deepspeed(name: str, origin: str, nvme_path: str | None = None) -> dict
     """
     path = assets.deepspeed(name) or Path(name)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise ConfigError(
             f"cannot read the DeepSpeed file {name}: {error.strerror or error}",
@@ -197,11 +197,11 @@ def read_accelerate(path: str, origin: str) -> dict[str, Any]:
         ConfigError: it cannot be read, or is no such file.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_bytes(path).decode("utf-8"))
     except OSError as error:
         what = f"cannot read the accelerate file {path}: {error.strerror or error}"
         raise ConfigError(what, where=origin) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"the accelerate file is not valid YAML: {error}", where=path) from None
     if not isinstance(content, dict) or "distributed_type" not in content:
         raise ConfigError("is no configuration of accelerate: distributed_type is missing", where=path)

@@ -48,6 +48,12 @@ def local_files(name: str, split: str | None = "train") -> list[Path] | None:
         DataError: the name looks like a path and nothing is there; or a pattern takes files of another split.
     """
     path = Path(name).expanduser()
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # too long, a loop, a NUL character, not ours to read
+        raise DataError(f"cannot be read ({getattr(error, 'strerror', None) or error})", where=name) from error
     if path.is_dir():
         return _files_of_folder(path, split or "train")
     if path.exists():

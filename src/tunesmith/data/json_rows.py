@@ -96,9 +96,19 @@ def _as_object(value: Any, where: str) -> dict[str, Any]:
     raise DataError(f"a row must be an object, this is {json_type(value)}", where=where, remedy=remedy)
 
 
+MAX_JSON_BYTES = 2**29
+"""Size of a file that is one JSON value: reading it takes several times as much memory."""
+
+
 def rows_of_json(file: BinaryIO, source: str) -> Iterator[Row]:
     """Rows of an array of objects; a file that begins with an object is read as JSON lines."""
-    raw = file.read()
+    raw = file.read(MAX_JSON_BYTES + 1)
+    if len(raw) > MAX_JSON_BYTES:
+        raise DataError(
+            f"is larger than {MAX_JSON_BYTES} bytes, and a .json file is read whole",
+            where=source,
+            remedy="write one row a line, in a .jsonl file, which may be of any size",
+        )
     text = "".join(
         decode(line, f"{source}:{number}", first=number == 1)
         for number, line in enumerate(raw.splitlines(keepends=True), start=1)

@@ -8,17 +8,26 @@ from typing import BinaryIO
 from tunesmith.errors import DataError
 
 MAX_LINE_BYTES = 16 * 2**20
+MAX_BLANK_LINES = 1_000_000
+"""Blank lines in a row; more are no slip but a file made to take time."""
 
 
 def read_lines(file: BinaryIO, source: str) -> Iterator[bytes]:
     """The lines of ``file`` as they stand, with their ends.
 
     Raises:
-        DataError: a line is longer than ``MAX_LINE_BYTES``.
+        DataError: a line is longer than ``MAX_LINE_BYTES``, or more than ``MAX_BLANK_LINES`` in a row are blank.
     """
-    number = 0
+    number = blank = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
+        blank = blank + 1 if line.isspace() else 0
+        if blank > MAX_BLANK_LINES:
+            raise DataError(
+                f"more than {MAX_BLANK_LINES} blank lines in a row",
+                where=f"{source}:{number}",
+                remedy="remove the blank lines",
+            )
         if len(line) > MAX_LINE_BYTES:
             raise DataError(
                 f"a line is longer than {MAX_LINE_BYTES} bytes",

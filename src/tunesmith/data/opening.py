@@ -10,10 +10,15 @@ import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from tunesmith.config.files import open_regular
 from tunesmith.data import remote
 from tunesmith.errors import DataError
 
 MAX_DECOMPRESSED_BYTES = 8 * 2**30
+MAX_EXPANSION = 200
+"""How many times its size a compressed file may become: rows shrink 3 to 50 times, a file made to harm 1000 times."""
+FREE_BYTES = 64 * 2**20
+"""What a compressed file may become however small it is."""
 
 
 def _zstd(file: Any) -> Any:
@@ -38,7 +43,7 @@ def open_data(name: str, compression: str = "") -> BinaryIO:
         DataError: a URL cannot be opened; or, while reading, what is compressed is not whole, or larger than
             ``MAX_DECOMPRESSED_BYTES``.
     """
-    file = remote.open_file(name) if remote.is_url(name) else open(name, "rb")  # noqa: SIM115 (the caller closes it)
+    file = remote.open_file(name) if remote.is_url(name) else open(open_regular(name), "rb")  # noqa: SIM115 (the caller closes it)
     if not compression:
         return file
     return io.BufferedReader(_Decompressed(file, compression, name), 2**18)
@@ -67,8 +72,17 @@ class _Decompressed(io.RawIOBase):
         self._size += len(found)
         if self._size > MAX_DECOMPRESSED_BYTES:
             raise DataError(f"holds more than {MAX_DECOMPRESSED_BYTES} bytes when decompressed", where=self._name)
+        if self._size > FREE_BYTES and self._size > MAX_EXPANSION * self._read_so_far():
+            raise DataError(
+                f"becomes more than {MAX_EXPANSION} times its size when decompressed, as a file made to fill memory",
+                where=self._name,
+                remedy="decompress it yourself if it is what you want",
+            )
         buffer[: len(found)] = found
         return len(found)
+
+    def _read_so_far(self) -> int:
+        return self._file.tell()
 
     def close(self) -> None:
         self._file.close()

@@ -9,6 +9,8 @@ from typing import Any
 from tunesmith.errors import DataError
 
 MAX_DEPTH = 100
+MAX_DIGITS = 100
+"""Of a whole number; more than 300 would be beyond any float."""
 
 
 def parse_json(text: str) -> Any:
@@ -65,7 +67,13 @@ def _no_constant(name: str) -> Any:
     raise DataError(f"{name} is not JSON", remedy="write null or a number")
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+def _bounded(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise DataError(f"a whole number of {len(digits)} digits", remedy="write it as a text")
+    return int(digits)
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_int=_bounded)
 """Refuses duplicate keys and constants; ``check_value`` looks at what it decoded."""
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tunesmith import assets
+from tunesmith.config.files import read_bytes
 from tunesmith.errors import ConfigError
 
 
@@ -33,7 +34,8 @@ def read_text(name: str, setting: str) -> str:
         ConfigError: it cannot be read or is not UTF-8.
     """
     try:
-        return Path(name).expanduser().read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
+        text = read_bytes(Path(name).expanduser()).decode("utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         remedy = f"name a file or one of {', '.join(assets.template_names())}" if setting == "template" else None

@@ -36,6 +36,7 @@ from tunesmith.model.adapters import (
     read_adapter,
 )
 from tunesmith.model.fingerprint import fingerprint
+from tunesmith.report.folder import sync_folder
 
 STAGE = ".saving"
 
@@ -211,6 +212,7 @@ def _put_in_place(stage: Path, target: Path) -> list[str]:
             os.fsync(handle.fileno())
         file.chmod(file_mode())  # safetensors makes its files readable to their owner alone
         file.replace(target / file.name)
+    sync_folder(target)
     return [file.name for file in files]
 
 

@@ -62,7 +62,6 @@ def passed_on() -> Iterator[None]:
             with suppress(psutil.NoSuchProcess):
                 rank.send_signal(number)
 
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # those that are left to torch
     before = {number: signal.signal(number, handle) for number in HANDLED}
     try:
         yield
@@ -111,6 +110,7 @@ def launch(resolved: Resolved, program: Sequence[str], num_processes: int) -> No
             run_id="tunesmith",
             rdzv_backend="c10d",
             max_restarts=section.max_restarts,
+            signals_to_handle="SIGHUP,SIGQUIT",  # the others are passed on
             **_meeting(resolved),
         )
         try:

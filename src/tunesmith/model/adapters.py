@@ -24,6 +24,7 @@ from tunesmith.errors import ModelError, UnsafeError
 from tunesmith.model.adapter_config import ADAPTER_CONFIG, check_patterns, read_lora_config
 from tunesmith.model.fingerprint import is_fingerprint_of
 from tunesmith.model.headers import few
+from tunesmith.model.new_tokens import make_room, num_embeddings, rows_wanted
 from tunesmith.model.precision import mutates_base
 from tunesmith.notices import notify
 
@@ -291,6 +292,7 @@ def load_adapter_strictly(
             remedy=f"give the base that {ADAPTER_CONFIG} names, in the revision that was trained",
         )
     config.inference_mode = False  # so that what was trained whole is held in float32 here as it was there
+    make_room(model, rows_wanted(config, num_embeddings(model)))
     adapted = attach_adapter(model, config)
     _compare(file.tensors, get_peft_model_state_dict(adapted, save_embedding_layers=False), path)
     _check_unchanged(file, folder, recorded_checksum)

@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
+from tunesmith.config.files import read_bytes
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy
 from tunesmith.data.examples import ExampleBuilder
@@ -72,7 +73,7 @@ def read_questions(path: str | Path, format_name: str, builder: ExampleBuilder) 
             remedy=f"it works with the formats {', '.join(ROWS)}",
         )
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"cannot read the questions: {error.strerror or error}", where=str(path)) from error
     except UnicodeDecodeError as error:

@@ -190,7 +190,7 @@ def _checkpoint(resolved: Resolved, folder: Path) -> Checkpoint | None:
 def _tokenizer(resolved: Resolved) -> PreTrainedTokenizerBase:
     from tunesmith.model.tokenizer import load_tokenizer
 
-    return load_tokenizer(resolved.config.model)
+    return load_tokenizer(resolved.config.model, resolved.config.data)
 
 
 def _data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, processes: Processes) -> PreparedData:

@@ -103,7 +103,9 @@ def check_folder(resolved: Resolved) -> Path:
     """
     folder, section = Path(resolved.config.training.output_dir), resolved.config.launch
     check_writable(folder)
-    if not (section.node_rank or resolved.config.training.resume_from_checkpoint or repeats(resolved)):
+    continues = belongings.is_record(folder / record.RECORD) or belongings.has_checkpoint(folder)
+    continues = continues and bool(resolved.config.training.resume_from_checkpoint)
+    if not (section.node_rank or continues or repeats(resolved)):
         check_free(resolved)
     return folder
 
@@ -117,7 +119,7 @@ def repeats(resolved: Resolved) -> bool:
     """
     allowed = os.environ.get("TORCHELASTIC_MAX_RESTARTS") or resolved.config.launch.max_restarts
     path = Path(resolved.config.training.output_dir, record.RECORD)
-    if not int(allowed) or not path.is_file():
+    if not int(allowed) or not belongings.is_record(path):
         return False
     found = read_json(path)
     return found["status"] != "finished" and _what_is_run(found["settings"]) == _what_is_run(resolved.values())
@@ -128,8 +130,8 @@ def recorded_date(resolved: Resolved) -> str | None:
     asked, folder = resolved.config.training.resume_from_checkpoint, Path(resolved.config.training.output_dir)
     if asked is None and not repeats(resolved):
         return None
-    places = [folder] if asked in (None, "latest") else [Path(str(asked)).parent, folder]
-    path = next((place / record.RECORD for place in places if (place / record.RECORD).is_file()), None)
+    places = [folder] if asked is None or checkpoint.is_newest(asked) else [Path(asked).parent, folder]
+    path = next((place / record.RECORD for place in places if belongings.is_record(place / record.RECORD)), None)
     data = read_json(path).get("data") if path is not None else None
     return data.get("template_date") if isinstance(data, dict) else None
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tunesmith import notices
+from tunesmith.config import files
 from tunesmith.config.load import detect_dialect, load, resolve_draft
 from tunesmith.config.readers import flat_json
 from tunesmith.config.resolve import Resolved
@@ -47,7 +48,7 @@ EXPECTED_DEFAULTS: dict[str, Any] = {
     "quantization.load_in_4bit": True,
     "quantization.load_in_8bit": False,
     "data.max_length": 2048,
-    "data.add_bos": True,
+    "data.add_bos": "if_known",
     "data.too_long": "drop",
     "training.output_dir": "checkpoints/mistral-7b-reasoning",
     "training.per_device_train_batch_size": 1,
@@ -170,7 +171,7 @@ def test_mistakes_name_their_line(tmp_path: Path, text: str, line: int, part: st
         ('{"lr_scheduler_kwargs": {"a": 1, "a": 2}}', "'a' stands twice"),
         ('{"seed": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ('{"seed": ' + "1" * 10_000 + "}", "not valid JSON"),
-        ('{"wandb_name": "' + "x" * flat_json.MAX_BYTES + '"}', "larger than"),
+        ('{"wandb_name": "' + "x" * files.MAX_BYTES + '"}', "larger than"),
     ],
 )
 def test_odd_files(tmp_path: Path, text: str, part: str) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tunesmith.config.draft import Draft, Setting, dialect_defaults, shown
+from tunesmith.config.files import read_bytes
 from tunesmith.config.names import NameTable, Spelling
 from tunesmith.config.schema import SECTIONS
 from tunesmith.errors import ConfigError, ConfigErrors
 
 DIALECT = "json"
-MAX_BYTES = 1_000_000
+MAX_PROBLEMS = 20
 
 SPELLINGS: dict[str, Spelling] = {
     "log_every_n_steps": Spelling("training.logging_steps"),
@@ -39,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
     # data
     "max_seq_length": 2048,
-    "add_bos": True,
+    "add_bos": "if_known",
     "too_long": "drop",
     # optimization
     "output_dir": "checkpoints/mistral-7b-reasoning",
@@ -116,6 +117,8 @@ def _draft(written: Iterator[tuple[str, Any, str]]) -> Draft:
             settings.append(_setting(name, value, origin))
         except ConfigError as problem:
             problems.append(problem)
+            if len(problems) == MAX_PROBLEMS:
+                break
     if problems:
         raise problems[0] if len(problems) == 1 else ConfigErrors(problems)
     defaults = dialect_defaults(DEFAULTS, NAMES, "TrainingConfig (document 3)")
@@ -135,11 +138,9 @@ def _setting(name: str, value: Any, origin: str) -> Setting:
 
 def _read_text(path: Path, file: str) -> str:
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
     except OSError as error:
         raise ConfigError(f"cannot read: {error.strerror or error}", where=file) from error
-    if len(raw) > MAX_BYTES:
-        raise ConfigError(f"larger than {MAX_BYTES:,} bytes", where=file)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

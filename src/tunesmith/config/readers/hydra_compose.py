@@ -199,7 +199,9 @@ def _in_our_words(primary: Path | None) -> Iterator[None]:
         place = f"{shown(mark.name)}:{mark.line + 1}" if mark else where
         kind = UnsafeError if "python" in str(error.problem) else ConfigError
         raise kind(f"not valid YAML: {error.problem or error.context}", where=place) from None
-    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
+    except TunesmithError as error:
+        raise type(error)(error.what, where=error.where or where, remedy=error.remedy) from None
+    except Exception as error:  # Hydra and OmegaConf raise whatever comes to them; the files and overrides are at fault
         chain = list(_causes(error))
         own = next((cause for cause in chain if isinstance(cause, TunesmithError)), None)
         if own is not None:
@@ -207,6 +209,8 @@ def _in_our_words(primary: Path | None) -> Iterator[None]:
         lines = dict.fromkeys(line.strip() for cause in chain[:2] for line in str(cause).splitlines())
         internal = ("full_key", "object_type", "reference_type")
         words = " ".join(line for line in lines if line and not line.startswith(internal))
+        if not isinstance(error, (HydraException, OmegaConfBaseException, AssertionError)):
+            words = f"cannot be composed ({type(error).__name__}: {words})"
         raise ConfigError(words, where=where) from None
 
 

@@ -7,20 +7,27 @@ executes the file itself; lines are found by reading the source.
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tunesmith import notices
 from tunesmith.config.draft import Draft, Setting, dialect_defaults, shown
+from tunesmith.config.files import parse_json, read_bytes
 from tunesmith.config.names import NameTable, Spelling
 from tunesmith.errors import ConfigError
 
 DIALECT = "python"
 TIME_LIMIT_S = 10.0
+MOST_SAID = 2_000
+"""Characters of what a file prints that are told."""
 
 SPELLINGS: dict[str, Spelling] = {
     "model_id": Spelling("model.model_name_or_path"),
@@ -57,8 +64,12 @@ def read(path: str | Path) -> Draft:
         ConfigError: the file leaves something that is not plain data, or sets a name that no setting has.
     """
     file = Path(path)
-    if not file.is_file():
+    if not file.exists():
         raise LoadError("no such configuration file", where=shown(file))
+    try:
+        read_bytes(file)
+    except OSError as error:
+        raise LoadError(f"cannot read: {error.strerror or error}", where=shown(file)) from error
     roots = _import_roots(file)
     values = _run(file, roots)
     lines = assignment_lines(file, roots)
@@ -80,22 +91,15 @@ def _import_roots(file: Path) -> list[str]:
 def _run(file: Path, roots: list[str]) -> dict[str, Any]:
     child = Path(__file__).with_name("run_python_file.py")
     command = [sys.executable, "-I", str(child), str(file.absolute()), json.dumps(roots)]
+    returncode, stdout, stderr = _ended(command, file)
+    printed = stderr.decode(errors="replace").strip()
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIME_LIMIT_S, check=False, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        raise LoadError(
-            f"still running after {TIME_LIMIT_S:.0f} seconds",
-            where=shown(file),
-            remedy="a configuration file only sets names",
-        ) from None
-    printed = done.stderr.decode(errors="replace").strip()
-    try:
-        result = json.loads(done.stdout)
+        result = parse_json(stdout)
     except ValueError:
-        reason = printed.splitlines()[-1] if printed else f"exit status {done.returncode}"
+        reason = printed.splitlines()[-1][:MOST_SAID] if printed else f"exit status {returncode}"
         raise LoadError(f"ended without a result: {reason}", where=shown(file)) from None
     if printed:
-        notices.notify(f"{shown(file)} printed: {printed}")
+        notices.notify(f"{shown(file)} printed: {printed[:MOST_SAID]}")
     if "error" in result:
         where = shown(result["file"]) + (f":{result['line']}" if result["line"] else "")
         raise LoadError(result["error"], where=where, remedy=result.get("remedy"))
@@ -112,6 +116,30 @@ def _run(file: Path, roots: list[str]) -> dict[str, Any]:
     return values
 
 
+def _ended(command: list[str], file: Path) -> tuple[int, bytes, bytes]:
+    """Exit status and output of the child, which ends in time and whatever it started with it.
+
+    Output goes to files, whose size the child limits: a pipe would have to be emptied into our memory.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
+        try:
+            returncode = child.wait(TIME_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise LoadError(
+                f"still running after {TIME_LIMIT_S:.0f} seconds",
+                where=shown(file),
+                remedy="a configuration file only sets names",
+            ) from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        out.seek(0)
+        err.seek(0)
+        return returncode, out.read(), err.read()
+
+
 def assignment_lines(file: Path, roots: list[str]) -> dict[str, str]:
     """Where each module-level name of a Python file was last assigned (``file:line``), star imports followed."""
     return {name: f"{shown(path)}:{line}" for name, (path, line) in _assignments(file, roots, set()).items()}
@@ -122,8 +150,8 @@ def _assignments(file: Path, roots: list[str], seen: set[Path]) -> dict[str, tup
         return {}
     seen.add(file)
     try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
+        tree = ast.parse(read_bytes(file))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     found: dict[str, tuple[Path, int]] = {}
     for statement in _module_level(tree):

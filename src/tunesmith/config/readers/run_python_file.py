@@ -5,10 +5,21 @@ Started as a script by its path, isolated (``python -I``); it imports nothing of
 
 import json
 import os
+import resource
 import runpy
 import sys
 import traceback
 import types
+
+MEMORY_BYTES = 4 * 2**30
+OUTPUT_BYTES = 4 * 2**20
+
+
+def limit() -> None:
+    """Take no more memory and write no more than a file that sets names can need."""
+    for kind, most in ((resource.RLIMIT_DATA, MEMORY_BYTES), (resource.RLIMIT_FSIZE, OUTPUT_BYTES)):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def plain(value: object) -> bool:
@@ -45,6 +56,7 @@ def failure(error: BaseException, file: str, folders: list[str]) -> dict[str, ob
 def main() -> None:
     file, roots = sys.argv[1], json.loads(sys.argv[2])
     result_stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    limit()
     os.dup2(2, 1)  # what the file prints must not mix with the result
     sys.path[:0] = roots
     sys.dont_write_bytecode = True

@@ -6,6 +6,7 @@ Duplicate keys and tags that name Python objects are errors. JSON is read by the
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import yaml
 
 from tunesmith.config.draft import shown
+from tunesmith.config.files import read_bytes
 from tunesmith.errors import ConfigError, UnsafeError
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
+"""More would take the parser, which is written in Python, many seconds."""
 MAX_NODES = 100_000
 
 KeyPath = tuple[str | int, ...]
@@ -27,14 +30,18 @@ class _CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - as the base declares it
 
 
-for _tag, _pattern, _first in [
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-     list("-+0123456789.")),
-]:  # fmt: skip
-    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+_KINDS: dict[str, tuple[str, Callable[[str], Any] | None]] = {
+    "null": (r"~|null|Null|NULL|", lambda text: None),
+    "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", None),
+    "float": (_FLOAT, lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))),
+}
+"""Kind -> how its scalars are spelled, and what they mean."""
+for _tag, _first in [("null", ["~", "n", "N", ""]), ("bool", list("tTfF")), ("int", list("-+0123456789")),
+                     ("float", list("-+0123456789."))]:  # fmt: skip
+    _pattern = re.compile(rf"^(?:{_KINDS[_tag][0]})$")
+    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, _first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +68,9 @@ def read_yaml(path: str | Path) -> Lines:
     """
     file = shown(path)
     try:
-        raw = Path(path).read_bytes()
+        raw = read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise ConfigError(f"cannot read: {error.strerror or error}", where=file) from error
-    if len(raw) > MAX_BYTES:
-        raise ConfigError(f"larger than {MAX_BYTES:,} bytes", where=file)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -76,7 +81,7 @@ def read_yaml(path: str | Path) -> Lines:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
         raise ConfigError(f"not valid YAML: {error.problem or error.context}", where=where) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an escape beyond the last character
         raise ConfigError(f"not valid YAML: {error}", where=file) from None
     except RecursionError:
         raise ConfigError("nested too deeply", where=file, remedy="settings are nested a few levels at most") from None
@@ -128,14 +133,11 @@ class _Walk:
 
     def _scalar(self, node: yaml.Node, where: str) -> Any:
         kind, text = node.tag.rpartition(":")[2], str(node.value)
-        if kind == "int":
-            return _integer(text, where)
-        if kind == "float":
-            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        if kind == "bool":
-            return text.lower() == "true"
-        if kind == "null":
-            return None
+        if kind in _KINDS and not isinstance(node.value, list):
+            pattern, convert = _KINDS[kind]
+            if re.fullmatch(pattern, text) is None:  # a tag that somebody wrote
+                raise ConfigError(f"{text[:40]!r} is not a YAML value of the kind {kind}", where=where)
+            return _integer(text, where) if convert is None else convert(text)
         if kind == "str":
             return _whole(text, where)
         raise ConfigError(f"a value of kind {kind!r} is not understood here", where=where)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from helpers import story_rows, write_rows
 from tunesmith import notices
 from tunesmith.cli.main import main
 from tunesmith.data.nli import nli_text
+from tunesmith.data.rows import read_rows
 
 
 @dataclass
@@ -75,7 +79,7 @@ def test_rows_that_are_right_are_trained(attempt: Attempt) -> None:
     assert (outcome.code, outcome.errors, outcome.started) == (0, [], True)
 
 
-def test_completion_beyond_the_limit(attempt: Attempt, tmp_path: Path) -> None:
+def test_d16_completion_beyond_the_limit(attempt: Attempt, tmp_path: Path) -> None:
     rows = story_rows(4)
     rows[2]["completion"] = " word" * 90
     outcome = attempt(rows, max_length="128")
@@ -84,7 +88,7 @@ def test_completion_beyond_the_limit(attempt: Attempt, tmp_path: Path) -> None:
     assert attempt(rows, max_length=needed).code == 0
 
 
-def test_end_token_cut(attempt: Attempt, stories_tokenizer: Any) -> None:
+def test_d17_end_token_cut(attempt: Attempt, stories_tokenizer: Any) -> None:
     """A row for which one place is missing, that of the end token."""
 
     def length(row: dict[str, str]) -> int:
@@ -98,7 +102,7 @@ def test_end_token_cut(attempt: Attempt, stories_tokenizer: Any) -> None:
     assert attempt(rows, max_length=str(longest + 1)).code == 0
 
 
-def test_an_answer_that_is_cut_is_counted_and_said(attempt: Attempt, tmp_path: Path) -> None:
+def test_d17_an_answer_that_is_cut_is_counted_and_said(attempt: Attempt, tmp_path: Path) -> None:
     rows = story_rows(4)
     rows[2]["completion"] = " word" * 300
     outcome = attempt(rows, max_length="200", too_long="truncate_completion")
@@ -111,7 +115,7 @@ def test_an_answer_that_is_cut_is_counted_and_said(attempt: Attempt, tmp_path: P
     assert ledger["training"]["total"]["end_beyond_limit"] == 1
 
 
-def test_marker_not_found(attempt: Attempt) -> None:
+def test_d18_marker_not_found(attempt: Attempt) -> None:
     rows = [{"text": nli_text("P", "H", "t", n)} for n in (0, 1)]
     outcome = attempt([*rows, {"text": "Q: 1 + 1? A: 2"}])
     refused(outcome, 3, "rows.jsonl:3: the text has no '[/INST]'", "set completion_start")
@@ -120,7 +124,7 @@ def test_marker_not_found(attempt: Attempt) -> None:
     refused(outcome, 3, "rows.jsonl:2: completion_start 'So:' (token ids [", "leave it unset")
 
 
-def test_no_assistant_turn(attempt: Attempt) -> None:
+def test_d19_no_assistant_turn(attempt: Attempt) -> None:
     outcome = attempt([chat(*ONE_TURN), chat(("user", "q"))])
     refused(outcome, 3, "rows.jsonl:2: no assistant turn", "add the answer")
 
@@ -133,7 +137,7 @@ def test_no_assistant_turn(attempt: Attempt) -> None:
         ([("user", "q"), ("robot", "a")], "messages[1].role is 'robot'"),
     ],
 )
-def test_turns_that_do_not_follow(attempt: Attempt, turns: list[tuple[str, str]], words: str) -> None:
+def test_d19_turns_that_do_not_follow(attempt: Attempt, turns: list[tuple[str, str]], words: str) -> None:
     refused(attempt([chat(*ONE_TURN), chat(*turns)]), 3, "rows.jsonl:2: ", words)
 
 
@@ -150,20 +154,20 @@ def test_begin_token_twice(attempt: Attempt, tmp_path: Path) -> None:
     refused(outcome, 2, "twice.txt", "begin token <s> twice", "write it once")
 
 
-def test_wrong_columns(attempt: Attempt) -> None:
+def test_d10_wrong_columns(attempt: Attempt) -> None:
     rows = [{"frage": "a", "antwort": "b"}]
     refused(attempt(rows), 3, 'rows.jsonl:1: the columns ["frage", "antwort"]', "rename yours with columns")
     named = attempt(rows, columns='{"question": "frage", "answer": "antwort"}')
     assert named.code == 0, named
 
 
-def test_a_column_that_is_missing_in_one_row(attempt: Attempt) -> None:
+def test_d9_a_column_that_is_missing_in_one_row(attempt: Attempt) -> None:
     rows = story_rows(3)
     del rows[1]["completion"]
     refused(attempt(rows), 3, 'rows.jsonl:2: no "completion"; the row has ["prompt"]', "columns")
 
 
-def test_evaluation_rows_among_the_training_rows(attempt: Attempt, tmp_path: Path) -> None:
+def test_d22_evaluation_rows_among_the_training_rows(attempt: Attempt, tmp_path: Path) -> None:
     rows = story_rows(6)
     held = write_rows(tmp_path / "held.jsonl", [*story_rows(9, seed=4)[7:], {**rows[4], "completion": " other"}])
     outcome = attempt(rows, eval_data=held, eval_steps="1")
@@ -175,7 +179,7 @@ def test_evaluation_rows_among_the_training_rows(attempt: Attempt, tmp_path: Pat
     assert [pair[0].rsplit("/", 1)[1] for pair in ledger["evaluation"]["leaks"]] == ["held.jsonl:3"]
 
 
-def test_labels_of_one_class(attempt: Attempt, tmp_path: Path) -> None:
+def test_d24_labels_of_one_class(attempt: Attempt, tmp_path: Path) -> None:
     rows = [{"premise": f"P{n}", "hypothesis": "H", "thought_process": "t", "predicted_label": 1} for n in range(4)]
     outcome = attempt(rows)
     assert outcome.code == 0
@@ -197,7 +201,7 @@ REWRITES = (
 )
 PREFILLED = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}assistant: <think>{% endif %}"
+    "{% if add_generation_prompt %}assistant: Sure:{% endif %}"
 )
 ENDLESS = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -205,7 +209,7 @@ ENDLESS = (
 )
 TEMPLATES = {
     "no generation prompt": (HEADERS, ONE_TURN, ("no generation prompt", "<|assistant|>", "add_generation_prompt")),
-    "another prompt for inference": (PREFILLED, ONE_TURN, ("does not keep the prompt", "<think>", "for training")),
+    "another prompt for inference": (PREFILLED, ONE_TURN, ("does not keep the prompt", "Sure:", "for training")),
     "earlier turns change": (
         REWRITES,
         (*ONE_TURN, ("user", "r"), ("assistant", "b")),
@@ -233,7 +237,7 @@ def test_a_prompt_and_completion_need_no_chat_template_that_works(attempt: Attem
     assert attempt(story_rows(2)).code == 0
 
 
-def test_special_tokens_in_content(attempt: Attempt) -> None:
+def test_d20_special_tokens_in_content(attempt: Attempt) -> None:
     rows = story_rows(3)
     rows[1]["prompt"] += "</s>"
     outcome = attempt(rows, special_in_content="error")
@@ -269,3 +273,72 @@ def test_mixing_needs_a_weight_for_each_file(attempt: Attempt, tmp_path: Path) -
     outcome = attempt([], train_data=json.dumps([first, second]), mix_weights="[1]")
     refused(outcome, 2, "mix_weights has 1 numbers for 2 entries", "one for each")
     assert attempt([], train_data=json.dumps([first, second]), mix_weights="[1, 2]").code == 0
+
+
+GOOD = b'{"prompt": "a", "completion": " b"}\n'
+BROKEN = {
+    "d1 broken line": (GOOD * 2 + b"{prompt}\n" + GOOD, (":3: not valid JSON",)),
+    "d2 last line cut": (GOOD + b'{"prompt": "a", "compl', (":2: not valid JSON", "looks truncated")),
+    "d3 latin-1": (GOOD * 2 + b'{"prompt": "\xe9"}\n', (":3: byte 0xE9", "UTF-8")),
+    "d5 nested": (b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", (":1: nested deeper than 100",)),
+    "d6 surrogate": (b'{"prompt": "\\ud800", "completion": "b"}\n', (":1: ", "surrogate")),
+    "d6 NUL": (b'{"prompt": "\\u0000", "completion": "b"}\n', (":1: ", "NUL")),
+    "d7 key twice": (b'{"prompt": "a", "prompt": "b"}\n', (":1: ", "twice")),
+    "d8 NaN": (b'{"prompt": "a", "completion": "b", "weight": NaN}\n', (":1: NaN",)),
+    "d8 digits": (b'{"prompt": "a", "completion": "b", "weight": ' + b"9" * 400 + b"}\n", (":1: ", "400 digits")),
+    "d9 missing key": (GOOD + b'{"prompt": "a"}\n', (':2: no "completion"',)),
+    "d11 number": (b'{"prompt": "a", "completion": 5}\n', (":1: ", "completion", "a number")),
+    "d11 object": (b'{"prompt": "a", "completion": {"a": 1}}\n', (":1: ", "completion")),
+    "d13 empty": (b"", ("no examples",)),
+    "d13 blanks": (b"\n \n\n", ("no examples",)),
+    "d14 empty answer": (b'{"prompt": "a", "completion": ""}\n', (":1: ", "empty_completion")),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_d1_to_d14_rows_that_cannot_be_read(attempt: Attempt, tmp_path: Path, name: str) -> None:
+    content, words = BROKEN[name]
+    (tmp_path / "own.jsonl").write_bytes(content)
+    refused(attempt([], train_data=str(tmp_path / "own.jsonl")), 3, "own.jsonl", *words)
+
+
+def test_d4_marks_and_line_ends_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD.replace(b"\n", b"\r\n") + b"\n" + GOOD)
+    notices.clear()
+    assert [row.where.rpartition(":")[2] for row in read_rows(str(tmp_path / "own.jsonl"))] == ["1", "3"]
+    assert any("1 blank lines" in line for line in notices.collected())
+
+
+def test_d23_nothing_is_left_to_train_on(attempt: Attempt) -> None:
+    refused(attempt(story_rows(1), dev_split="0.5"), 3, "leaves none to train on", "dev_split: 0")
+
+
+def test_d27_a_pipe_and_a_device_are_no_data(attempt: Attempt, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    for name in ("pipe.jsonl", "zero.json"):
+        refused(attempt([], train_data=str(tmp_path / name)), 3, name, "is a pipe or a device, not a file")
+
+
+@pytest.mark.parametrize(("ending", "open_file"), [("gz", gzip.open), ("xz", lzma.open)])
+def test_d27_a_bomb_ends_early(attempt: Attempt, tmp_path: Path, ending: str, open_file: Callable[..., Any]) -> None:
+    path = tmp_path / f"bomb.jsonl.{ending}"
+    with open_file(path, "wb") as file:
+        for _ in range(5):
+            file.write(b" " * 2**24 + b"\n")
+    refused(attempt([], train_data=str(path)), 3, path.name)
+    with open_file(path, "wb") as file:
+        file.write(b"\n" * 1_100_000)
+    refused(attempt([], train_data=str(path)), 3, path.name, "more than 1000000 blank lines")
+
+
+@pytest.mark.parametrize("name", ["d28.jsonl", "d28.json", "d28.txt", "d28.csv"])
+def test_d28_a_line_of_a_gigabyte(attempt: Attempt, tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(2**30)
+    refused(attempt([], train_data=str(tmp_path / name)), 3, name, "larger than" if name[-4:] == "json" else "longer")
+
+
+def test_names_that_cannot_be_files(attempt: Attempt, tmp_path: Path) -> None:
+    refused(attempt([], train_data=f"{tmp_path}/{'a' * 5000}.jsonl"), 3, "File name too long")
+    refused(attempt([], train_data=f"{tmp_path}/a\0.jsonl"), 2, "train_data holds a NUL character")

@@ -1,0 +1,131 @@
+"""Configurations that are wrong, odd or made to harm: one line, the right code, and never an exit 1, through the verb
+``config``, which needs no model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tunesmith.cli.main import main
+
+Refused = Callable[..., str]
+BASE = ["--model_name_or_path=nano-mistral", "--train_data=x.jsonl"]
+YAML = "model:\n  path: nano-mistral\ndataset:\n  name: x.jsonl\n"
+TRAINING = YAML + "training:\n  "
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Give a file (or only settings) to ``tunesmith config``; returns what it says, which is one error."""
+
+    def run(content: str | bytes | None, *settings: str, name: str = "own.yaml", code: int = 2) -> str:
+        file = []
+        if content is not None:
+            (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+            dialect = {".yaml": "yaml", ".json": "json", ".py": "python"}[Path(name).suffix]
+            file = [str(tmp_path / name), f"--dialect={dialect}"]
+        assert main(["config", *file, *settings]) == code
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        assert len(lines) == 1, lines
+        assert len(lines[0]) < 10_000
+        return lines[0]
+
+    return run
+
+
+def test_c1_unknown_key(refused: Refused) -> None:
+    assert "own.yaml:6: unknown setting 'training.learnig_rate'; did you mean" in refused(TRAINING + "learnig_rate: 1")
+
+
+def test_c2_c4_numbers_are_those_of_yaml_1_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.yaml").write_text(TRAINING + "learning_rate: 1e-4\n  run_name: no\n")
+    assert main(["config", str(tmp_path / "own.yaml"), "--written"]) == 0
+    out = capsys.readouterr().out
+    assert "0.0001" in out
+    assert "no " in out
+
+
+@pytest.mark.parametrize("text", ["learning_rate: abc", "seed: '5'", "seed: true", "seed: 2.5", "packing: 'false'",
+                                  "per_device_train_batch_size: -1", "seed: 1:30", "learning_rate: .nan"])  # fmt: skip
+def test_c3_c4_wrong_types(refused: Refused, text: str) -> None:
+    assert "own.yaml:6: " in refused(TRAINING + text)
+
+
+def test_c5_key_twice(refused: Refused) -> None:
+    assert "own.yaml:7: key 'seed' stands twice (first in line 6)" in refused(TRAINING + "seed: 1\n  seed: 2")
+    assert "twice" in refused(None, *BASE, '--columns={"a": "b", "a": "c"}')
+
+
+def test_c6_tags(refused: Refused) -> None:
+    assert "is not allowed" in refused("a: !!python/object/apply:os.system ['true']", code=7)
+    for tag in ("!!int abc", "!!float abc", "!!bool maybe", "!!null 5", "!!binary x", "!!seq abc", "!!int {a: 1}"):
+        assert "own.yaml:" in refused(TRAINING + f"seed: {tag}")
+
+
+def test_c7_aliases_and_depth(refused: Refused) -> None:
+    laughs = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
+    )
+    for content in (laughs, "model: &a {b: *a}", "model: &a [*a]", "a: " + "[" * 900 + "]" * 900,
+                    "\n".join(" " * level + "a:" for level in range(400))):  # fmt: skip
+        refused(content)
+    assert "levels" in refused(TRAINING + "lr_scheduler_kwargs: " + "{a: " * 40 + "1" + "}" * 40)
+    for levels in (200, 100_000):
+        text = '{"a":' * levels + "1" + "}" * levels
+        refused(None, *BASE, f"--lr_scheduler_kwargs={text}")
+        refused(f'{{"lr_scheduler_kwargs": {text}}}', name="own.json")
+
+
+RANGES = ["seed=4294967296", "seed=" + "9" * 5000, "data_seed=99999999999999999999", "num_train_epochs=1e300",
+          "dataloader_num_workers=100000", "num_proc=100000", "lora_r=1000000000", "warmup_ratio=1",
+          "max_steps=99999999999", "per_device_train_batch_size=99999999999999999999", "template_date=2026-99-99",
+          "bootstrap_samples=99999999999", "learning_rate=" + "9" * 400]  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", RANGES, ids=lambda setting: setting[:30])
+def test_c3_out_of_range(refused: Refused, setting: str) -> None:
+    assert setting.partition("=")[0] in refused(None, *BASE, f"--{setting}")
+
+
+def test_c8_rules_name_both_settings(refused: Refused) -> None:
+    assert "load_in_4bit and load_in_8bit" in refused(None, *BASE, "--load_in_4bit", "--load_in_8bit")
+    assert "no evaluation" in refused(None, *BASE, "--early_stopping_patience=2")
+
+
+def test_c9_files_that_are_none(refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(2**30)
+    for name in (tmp_path, tmp_path / "absent", tmp_path / "pipe", tmp_path / "big", "/dev/zero"):
+        for dialect in ("yaml", "json", "python"):
+            assert main(["config", str(name), f"--dialect={dialect}"]) == 2
+            assert str(name) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["hello", "5", "- a", "model: 5", b"\xe9", "a: \0", 'a: "\\U00110000"',
+                                     'model:\n  path: "a\\0b"', 'model:\n  path: "\\ud800"', "a: *b"])  # fmt: skip
+def test_c9_contents_that_are_none(refused: Refused, content: str | bytes) -> None:
+    assert "own.yaml" in refused(content)
+
+
+@pytest.mark.parametrize("text", ["'a\\0b'", "'\\ud800'", "10**5000", "[[[[" + "[" * 60 + "]" * 60 + "]]]]"])
+def test_c10_python_values(refused: Refused, text: str) -> None:
+    assert "own.py" in refused(f"model_id = 'nano-mistral'\nrun_name = {text}", name="own.py")
+
+
+@pytest.mark.parametrize("text", ["import os; os._exit(0)", "import sys; sys.exit(0)", "raise ValueError", "x = (",
+                                  "import os\nwhile True: os.write(2, b'x' * 2**20)", "x = 'a' * 10**11"])  # fmt: skip
+def test_c10_python_files_that_do_not_end_well(refused: Refused, text: str) -> None:
+    assert "own.py" in refused(text, name="own.py")
+
+
+def test_c14_switches(refused: Refused) -> None:
+    assert "bf16" in refused(None, *BASE, "--bf16=maybe")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+def test_c15_names_that_cannot_be_stored(refused: Refused, text: str) -> None:
+    assert "output_dir holds " in refused(None, *BASE, f"--output_dir={text}")
