@@ -11,7 +11,7 @@ define silently
 @said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }
 endef
 
-.PHONY: install demo test test-image check mutants fuzz bench docs lock clean
+.PHONY: install demo test test-image golden check mutants fuzz bench docs lock clean
 
 install: $(INSTALLED)
 
@@ -28,6 +28,10 @@ demo: install
 
 test: check
 	@$(BIN)/python scripts/run_tests.py
+
+# Writes tests/golden anew; the commit that carries the new numbers says why they changed.
+golden: install
+	@UPDATE_GOLDEN=1 $(BIN)/python scripts/run_tests.py tests/golden
 
 # Builds the container image with podman and trains in it: ten minutes, and a few gigabytes of disk.
 test-image: install
@@ -46,7 +50,7 @@ mutants: install
 
 # An hour of random files, rows, settings and answers (FUZZ_EXAMPLES a test): whatever is not an error of ours is a finding.
 fuzz: install
-	@HYPOTHESIS_RANDOM=1 FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} timeout 3600 $(BIN)/python -m pytest -q -n0 \
+	@HYPOTHESIS_RANDOM=1 FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} timeout 3600 $(BIN)/python -m pytest -q -x -n0 \
 		tests/invariant/test_fuzz.py || test $$? -eq 124
 
 bench: install

@@ -1,7 +1,8 @@
 """Runs the test suite on the cores that are there, one thread each, and passes on pytest's exit code.
 
 The whole suite is also measured: when fewer lines of ``src/tunesmith`` run than ``COVERAGE_FLOOR`` asks for, it fails.
-With arguments (paths, options of pytest) only what they name runs, and nothing is measured.
+With arguments (paths, options of pytest) only what they name runs, and nothing is measured. ``TEST_DURATIONS=1`` also
+shows the ten slowest tests.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ def main(arguments: list[str]) -> int:
     """Run what ``arguments`` name, or everything, and return the exit code."""
     workers = max(1, min(os.cpu_count() or 1, 8))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    pytest = ["-m", "pytest", "-q", "-n", str(workers), "--dist", "loadfile", *arguments]
+    # one worker takes a file, for its fixtures; tests/order.py says which come first
+    spread = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+    slowest = ["--durations", "10"] if os.environ.get("TEST_DURATIONS") == "1" else []
+    pytest = ["-m", "pytest", "-q", *spread, *slowest, *arguments]
     if arguments:
         return subprocess.run([sys.executable, *pytest], env=environment, check=False).returncode
     with tempfile.TemporaryDirectory() as folder:

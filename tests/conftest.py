@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+import order
 import own_warnings
 
 own_warnings.install()
@@ -30,6 +31,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("steady")
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order.slowest_first(items)
 
 
 @pytest.fixture(scope="session")

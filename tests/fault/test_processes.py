@@ -272,17 +272,47 @@ def test_a_host_that_is_killed_and_comes_back(
     assert_same_end(run, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_every_rank(
-    start: Start, settings: dict[str, Any], tmp_path: Path, number: signal.Signals
+def test_a_signal_to_the_launcher_stops_every_rank_after_the_same_step(
+    start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path
 ) -> None:
-    started = start([*TUNESMITH, *flags(settings, num_processes=2, output_dir=tmp_path / "run")], tmp_path)
-    ranks = until(lambda: found if len(found := started.ranks()) == 2 else None, started, "two ranks")
-    started.process.send_signal(number)
-    assert started.wait() == 128 + number
+    """F7, F8 with several processes; nobody can tell from the end that the run was interrupted."""
+    run = tmp_path / "run"
+    command = [*TUNESMITH, *flags(settings, num_processes=2, output_dir=run, max_restarts=1)]
+    started = start(command, tmp_path)
+    until(lambda: saved(run, 4), started, "checkpoint-4")
+    ranks = started.ranks()
+    started.process.send_signal(signal.SIGINT)
+    assert started.wait() == 128 + signal.SIGINT
     assert not any(process.is_running() for process in ranks.values())
     (line,) = started.errors()
-    assert line.startswith(f"error: {number.name}: all processes were stopped")
+    newest = checkpoint.find(run, "latest")
+    assert newest is not None
+    assert line.startswith(
+        f"error: SIGINT: stopped after step {newest.step}, with checkpoint-{newest.step}; go on with:"
+    )
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+    assert len(logged(run, "step", "loss")) == newest.step < STEPS
+    assert (run / "logs" / "rank-0.log").read_text().count("start ") == 1
+    again = start([*command, "--resume_from_checkpoint=latest"], tmp_path / "again")
+    assert again.wait() == 0, again.err.read_text()
+    assert_same_end(run, whole)
+
+
+def test_a_signal_to_one_of_the_ranks_of_torchrun_stops_both(
+    start: Start, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """F9."""
+    run = tmp_path / "run"
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
+    started = start([*torchrun, "-m", "tunesmith", "train", *flags(settings, output_dir=run)], tmp_path)
+    until(lambda: saved(run, 4), started, "checkpoint-4")
+    started.ranks()[1].send_signal(signal.SIGTERM)
+    assert started.wait() != 0
+    newest = checkpoint.find(run, "latest")
+    assert newest is not None
+    for rank in (0, 1):
+        assert f"rank {rank}: SIGTERM: stopped after step {newest.step}, with" in started.err.read_text()
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
 
 
 def test_ranks_do_not_outlive_a_killed_launcher(start: Start, settings: dict[str, Any], tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from helpers import logged, story_rows, write_rows
 from tunesmith.cli.main import main
-from tunesmith.report import record
 
 
 @pytest.fixture
@@ -150,7 +149,6 @@ def test_a_damaged_checkpoint_is_not_trusted(attempt, tmp_path):
     raw = bytearray(newest.read_bytes())
     raw[-1] ^= 1
     newest.write_bytes(raw)
-    record.close(tmp_path / "run", "running", {})  # as after a kill: a finished run has no need of it
     code, lines = attempt(save_strategy="steps", save_steps="1", max_steps="3", resume_from_checkpoint="latest")
     assert lines == []
     assert code == 0
@@ -163,7 +161,6 @@ def test_every_checkpoint_damaged_is_an_error_and_not_a_fresh_start(attempt, tmp
     assert attempt(save_strategy="steps", save_steps="1")[0] == 0
     for path in (tmp_path / "run").glob("checkpoint-*/optimizer.pt"):
         path.unlink()
-    record.close(tmp_path / "run", "running", {})
     code, lines = attempt(save_strategy="steps", save_steps="1", resume_from_checkpoint="latest")
     assert code == 6
     assert "optimizer.pt is missing" in lines[0]

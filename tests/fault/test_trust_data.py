@@ -201,7 +201,7 @@ REWRITES = (
 )
 PREFILLED = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}assistant: <think>{% endif %}"
+    "{% if add_generation_prompt %}assistant: Sure:{% endif %}"
 )
 ENDLESS = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -209,7 +209,7 @@ ENDLESS = (
 )
 TEMPLATES = {
     "no generation prompt": (HEADERS, ONE_TURN, ("no generation prompt", "<|assistant|>", "add_generation_prompt")),
-    "another prompt for inference": (PREFILLED, ONE_TURN, ("does not keep the prompt", "<think>", "for training")),
+    "another prompt for inference": (PREFILLED, ONE_TURN, ("does not keep the prompt", "Sure:", "for training")),
     "earlier turns change": (
         REWRITES,
         (*ONE_TURN, ("user", "r"), ("assistant", "b")),

@@ -1,7 +1,5 @@
 """Models and tokenizers that cannot be trusted, by the numbers of the design's battery (section 2.4, T1 to T16)."""
 
-# ruff: noqa: N802 - the names carry the numbers as the battery writes them
-
 from __future__ import annotations
 
 import json

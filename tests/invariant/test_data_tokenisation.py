@@ -200,7 +200,7 @@ def test_shortening_keeps_its_promise(
         for policy in ("truncate_prompt", "truncate_completion", "drop"):
             data = base.data.model_copy(update={"max_length": limit, "too_long": policy})
             builder, ledger = ExampleBuilder(base.tokenizer, data), Ledger()
-            if policy != "drop" and limit < smallest(whole, policy):
+            if policy != "drop" and limit < smallest(whole, policy, base, completion):
                 with pytest.raises(DataError, match="max_length"):
                     builder.example(row, ledger)
                 continue
@@ -214,10 +214,14 @@ def test_shortening_keeps_its_promise(
             check_cut(whole, example, policy, limit, stop_id(name, builder))
 
 
-def smallest(whole: Example, policy: str) -> int:
+def smallest(whole: Example, policy: str, builder: ExampleBuilder, completion: str) -> int:
     """The least limit under which a policy can keep its promise."""
     if policy == "truncate_completion":
         return whole.num_prompt_tokens + 2
+    if builder.data.template is not None:  # the headers of a chat stay
+        bare = builder.example(pair("", completion))
+        assert bare is not None
+        return len(bare.input_ids)
     begins = whole.input_ids[0] in (1, 50256) and whole.num_prompt_tokens > 0
     return len(whole.input_ids) - whole.num_prompt_tokens + int(begins)
 

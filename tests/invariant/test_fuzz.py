@@ -60,11 +60,12 @@ KEYS = [*NAMES, "model", "dataset", "training", "hydra", "defaults", *ODD]
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
 )
-lines = st.lists(
-    st.tuples(st.sampled_from(["", "  ", "    ", "- "]), st.sampled_from(KEYS),
-              st.sampled_from([": ", ":\n", " ", ": &a ", ": *a\n", ": !!float "]), st.one_of(st.text(max_size=6), st.sampled_from(ODD))).map("".join),
-    max_size=6,
-).map("\n".join)  # fmt: skip
+odd_texts = st.one_of(st.text(max_size=8), st.sampled_from(ODD))
+indents = st.sampled_from(["", "  ", "    ", "- "])
+marks = st.sampled_from([": ", ":\n", " ", ": &a ", ": *a\n", ": !!float "])
+lines = st.lists(st.tuples(indents, st.sampled_from(KEYS), marks, odd_texts).map("".join), max_size=6).map("\n".join)
+beginnings = st.sampled_from(["--", "", "--no_", "+"])
+options = st.tuples(beginnings, st.sampled_from([*NAMES, *ODD]), st.sampled_from(["=", ""]), odd_texts).map("".join)
 
 
 @contextlib.contextmanager
@@ -94,9 +95,7 @@ def test_json_reader(settings: dict[str, Any], cut: int, tmp_path: Path) -> None
 
 
 @fuzzed
-@hypothesis.given(tokens=st.lists(st.builds("{}{}{}{}".format, st.sampled_from(["--", "", "--no_", "+"]),
-                                            st.sampled_from([*NAMES, *ODD]), st.sampled_from(["=", ""]),
-                                            st.one_of(st.text(max_size=8), st.sampled_from(ODD))), max_size=3))  # fmt: skip
+@hypothesis.given(tokens=st.lists(options, max_size=3))
 def test_overrides(tokens: list[str]) -> None:
     with only_our_errors():
         resolve_draft(Draft("test", (), names=NameTable()), ["--model=nano-mistral", *tokens])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,8 @@ from tunesmith.data.ledger import Ledger
 from tunesmith.data.row import Row
 from tunesmith.errors import TunesmithError
 
-UNTIL_NOW = ("tools", "tool_calls", "reasoning_content", "content", "name", "tool_call_id", "note")
+STRUCTURE = {"messages", "system", "assistant", "content", "thinking", "reasoning", "function", "object", "string",
+             "parameters", "properties", "description", "arguments"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,18 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
         function = {"name": draw(words), "description": draw(texts), "parameters": {"type": "object", "properties": {
             draw(words): {"type": "string"}}}}  # fmt: skip
         values["tools"] = [{"type": "function", "function": function}]
-    return {"messages": turns, **values}
+    return all_different({"messages": turns, **values})
+
+
+def all_different(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with every word another one, so that none is found in the place of another."""
+    numbers = itertools.count()
+
+    def another(match: re.Match[str]) -> str:
+        letters = "".join(chr(ord("a") + int(digit)) for digit in str(next(numbers)))
+        return match.group() if match.group() in STRUCTURE else f"{match.group()}z{letters}"
+
+    return dict(json.loads(re.sub("(?<![a-z_\\\\])[a-z]{6,}(?![a-z_])", another, json.dumps(row, ensure_ascii=False))))
 
 
 def contents(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -100,8 +113,7 @@ def contents(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def found_in(value: Any) -> list[str]:
     text = value if isinstance(value, str) else json.dumps(value)
-    known = {"function", "object", "string", "parameters", "properties", "description", "arguments", "thinking"}
-    return [word for word in re.findall("[a-z]{6,}", text) if word not in known]
+    return [word for word in re.findall("[a-z]{6,}", text) if word not in STRUCTURE]
 
 
 def unsaid(builder: ExampleBuilder, row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -109,8 +121,7 @@ def unsaid(builder: ExampleBuilder, row: dict[str, Any]) -> list[tuple[str, str]
     ledger = Ledger()
     try:
         example = builder.example(Row(row, "f", 1), ledger)
-    except TunesmithError as problem:
-        assert problem.lines()[0].startswith("f:1: ") or "f:1" in str(problem)
+    except TunesmithError:
         return []
     assert example is not None
     text = builder.tokenizer.decode(example.input_ids)

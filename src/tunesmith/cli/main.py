@@ -5,6 +5,7 @@ Verbs are imported only when they are called, so that help and configuration err
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -54,7 +55,7 @@ verbs:
 Settings are written --name value, --flag, --no_flag or section.name=value on every verb that reads a configuration;
 `tunesmith config --list` names them all. `tunesmith VERB --help` explains a verb.
 Exit codes: 0 done, 2 settings, 3 data, 4 model or environment, 5 numerics, 6 storage, 7 refused as unsafe,
-130/143 interrupted after saving. --debug shows tracebacks, --version the version."""
+130/143/138 interrupted (SIGINT, SIGTERM, SIGUSR1) after saving. --debug shows tracebacks, --version the version."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +80,7 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     except TunesmithError as error:
         if debug:
             traceback.print_exc()
-        _report(error.lines())
+        _report(error.lines(), error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -87,31 +88,38 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader is gone; nothing more may be written at exit
         return 0
-    except MemoryError:
-        if debug:
-            traceback.print_exc()
-        _report(["this machine's memory does not hold what was asked for; ask for less, or use a larger machine"])
-        return ModelError.exit_code
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if isinstance(error, OSError) and error.errno and error.strerror:
-            where = f"{error.filename}: " if error.filename else ""
-            _report([f"{where}{error.strerror}; check the path, its permissions and the free space"])
-            return StorageError.exit_code
-        what = " ".join(str(error).split())
-        _report([f"{type(error).__name__}: {what}; --debug shows where"])
-        return 1
+        what, exit_code = _unforeseen(error)
+        _report([what], exit_code)
+        return exit_code
 
 
-def _report(problems: Sequence[str]) -> None:
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """Words and exit code of an error that nothing of ours has put into words."""
+    if isinstance(error, MemoryError):
+        what = "this machine's memory does not hold what was asked for; ask for less, or use a larger machine"
+        return what, ModelError.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or os.environ.get("TMPDIR", "/tmp")
+        remedy = "free some, or set TMPDIR and cache_dir elsewhere"
+        return f"{where}: no space left ({error.strerror}); {remedy}", StorageError.exit_code
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; check the path, its permissions and the free space", StorageError.exit_code
+    return f"{type(error).__name__}: {' '.join(str(error).split())}; --debug shows where", 1
+
+
+def _report(problems: Sequence[str], exit_code: int) -> None:
     """Print each problem on a line, of several processes with the rank; and leave them where torch's agent looks."""
     rank = f"rank {processes.rank()}: " if processes.num_processes() > 1 else ""
     for problem in problems:
         print(f"error: {rank}{_printable(problem)}", file=sys.stderr)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        Path(file).write_text(json.dumps({"message": "\n".join(problems), "timestamp": int(time.time())}))
+        end = {"message": "\n".join(problems), "timestamp": int(time.time()), "exit_code": exit_code}
+        Path(file).write_text(json.dumps(end))
 
 
 def _printable(text: str) -> str:

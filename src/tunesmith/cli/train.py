@@ -11,6 +11,7 @@ from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.config.load import READERS, load
 from tunesmith.config.resolve import Resolved
+from tunesmith.train.signals import watching
 
 if TYPE_CHECKING:
     from tunesmith.train.result import TrainResult
@@ -40,6 +41,11 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
     Returns:
         The exit code.
     """
+    with watching():
+        return _train(resolved, program, as_json=as_json)
+
+
+def _train(resolved: Resolved, program: Sequence[str], *, as_json: bool) -> int:
     launch = resolved.config.launch
     environment.prepare(resolved)
     from tunesmith.launch import processes
@@ -85,7 +91,11 @@ def _train_on_ray(resolved: Resolved, program: Sequence[str], *, as_json: bool) 
 def show(result: TrainResult, *, as_json: bool) -> int:
     """Print what a run came to; returns the exit code."""
     if as_json:
-        print(json.dumps({"run": str(result.folder), "steps": result.steps, "metrics": result.metrics}, indent=2))
+        facts = {"run": str(result.folder), "steps": result.steps, "metrics": result.metrics}
+        print(json.dumps(facts | ({"stopped": result.stopped} if result.stopped else {}), indent=2))
+        return 0
+    if result.stopped:
+        print(f"stopped   {result.stopped}", file=sys.stderr)
         return 0
     figures = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items() if isinstance(value, float))
     print(f"done      {result.steps:,} steps in {result.seconds:.0f} s  {figures}", file=sys.stderr)

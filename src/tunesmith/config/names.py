@@ -5,6 +5,7 @@ Spellings that belong to one dialect stand in that dialect's reader. This module
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,19 @@ def warmup(value: Any, current: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def seconds(value: Any, current: Any) -> Any:
+    """Conversion of a time: ``1h30m``, ``90m``, ``45s`` or a number of seconds; anything else stays as it is."""
+    if not isinstance(value, str):
+        return value
+    parts = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", value.strip().lower())
+    if parts is None or not value.strip():
+        return value
+    try:
+        return sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True))
+    except ValueError:
+        return value
+
+
 SPELLINGS: dict[str, Spelling] = {
     # model
     "model": Spelling("model.model_name_or_path"),
@@ -133,6 +147,7 @@ SPELLINGS: dict[str, Spelling] = {
     "padding_free": Spelling("training.batching", batching_when("unpadded"), bool),
     "group_by_length": Spelling("training.batching", batching_when("length_grouped"), bool),
     "resume": Spelling("training.resume_from_checkpoint"),
+    "time_limit": Spelling("training.time_limit", seconds, str | float | None),
     # tracking
     "report_to": Spelling("tracking.report_to", one_or_many, str | list[str] | None),
     "wandb": Spelling("tracking.use_wandb"),

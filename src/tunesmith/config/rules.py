@@ -1,18 +1,18 @@
 """Rules that hold between settings: one named function each, all checked at once.
 
-They stand in ``training_rules.py``, ``launch_rules.py`` and ``task_rules.py``.
+They stand in ``training_rules.py``, ``folder_rules.py``, ``launch_rules.py`` and ``task_rules.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tunesmith.config import launch_rules, task_rules, training_rules
+from tunesmith.config import folder_rules, launch_rules, task_rules, training_rules
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.rule import Rule
 from tunesmith.errors import ConfigError, ConfigErrors
 
-RULES: list[Rule] = [*training_rules.RULES, *launch_rules.RULES, *task_rules.RULES]
+RULES: list[Rule] = [*training_rules.RULES, *folder_rules.RULES, *launch_rules.RULES, *task_rules.RULES]
 """Every rule, in the order of the report."""
 
 

@@ -17,6 +17,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -122,12 +123,19 @@ class DataSection(Section):
     """Split of the same hub data set to evaluate on."""
     dev_split: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the training rows held out for evaluation when there is no evaluation data; 0 holds out none."""
+    dev_group_by: str | None = None
+    """Rows with an equal value in this column stay together when ``dev_split`` holds out; ``prompt`` groups rows of any
+    format by what they ask."""
+    dev_stratify_by: str | None = None
+    """Column whose values ``dev_split`` holds out in the proportions that they have among all rows."""
     format: Literal[
         "auto", "text", "prompt_completion", "nli", "messages", "alpaca", "sharegpt", "question_answer", "rag"
     ] = "auto"
     """Shape of a row; ``auto`` decides by the columns of the first row and says what it took."""
     columns: dict[str, str] = {}
     """Renames columns before the format reads them: {name the format expects: name in the file}."""
+    row_weights: bool = True
+    """Multiply the loss of a row by its column ``weight``, where it has one; false leaves that column alone."""
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = {}
     """Further names of roles: {name in the rows: ``system``, ``user``, ``assistant`` or ``tool``}."""
     turn_order: Literal["error", "merge", "keep"] = "error"
@@ -163,12 +171,20 @@ class DataSection(Section):
     """Whether the thoughts before an answer carry loss; false trains what follows ``</think>`` alone."""
     special_in_content: Literal["split", "error", "allow"] = "split"
     """What happens to content that spells a special token: it is trained as plain text, refused, or becomes one."""
-    add_bos: bool | None = None
-    """Whether plain text starts with the tokenizer's begin token; unset does what the tokenizer itself does."""
+    add_bos: bool | Literal["if_known"] | None = None
+    """Whether plain text starts with the tokenizer's begin token; ``if_known`` says yes where it has one; unset does
+    what the tokenizer itself does."""
+    new_tokens: list[str] = []
+    """Tokens that the tokenizer gets besides its own, such as ``<note>``; their rows of embedding and head are trained
+    with the adapter, or with all weights."""
+    new_special_tokens: list[str] = []
+    """The same for tokens of a template: content that spells one stays plain text (see ``special_in_content``)."""
     max_length: PositiveInt = 1024
     """Longest example, in tokens, begin and end token included."""
-    too_long: Literal["error", "drop", "truncate_prompt", "truncate_completion"] = "error"
-    """What happens to a longer example; everything cut or dropped is counted in the ledger."""
+    too_long: Literal["error", "drop", "truncate_prompt", "truncate_completion", "split"] = "error"
+    """What happens to a longer example; everything cut or dropped is counted in the ledger. ``truncate_prompt`` takes a
+    chat's oldest turns, then the first words of the question, of other rows the head of the prompt; ``split`` makes
+    several examples of plain text (with ``loss_on: all``)."""
     empty_completion: Literal["error", "drop", "keep"] = "error"
     """What happens to a row with nothing to learn, or with an empty answer among those that are trained."""
     limit: PositiveInt | None = None
@@ -196,7 +212,10 @@ class DataSection(Section):
     num_proc: Annotated[int, Field(gt=0, le=1024)] = 1
     """Threads that tokenise; the result does not depend on their number."""
     streaming: bool = False
-    """Tokenise while training, in the order of the rows, instead of before; needs ``max_steps``."""
+    """Read and tokenise while training instead of before; needs ``max_steps``. ``shuffle_seed`` then shuffles within
+    ``shuffle_buffer`` rows, anew in each pass, and packing joins rows that follow one another."""
+    shuffle_buffer: PositiveInt = 10_000
+    """Rows of a stream among which the next one is drawn when ``shuffle_seed`` is set."""
 
 
 class TrainingSection(Section):
@@ -281,8 +300,12 @@ class TrainingSection(Section):
     """Stop after this many evaluations without improvement."""
     early_stopping_threshold: NonNegativeFloat = 0.0
     """Least change that counts as improvement."""
+    time_limit: PositiveFloat | None = None
+    """Stop after this time (``90m``, ``1h30m``, ``45s``, or seconds) at the end of a step, with a checkpoint."""
     resume_from_checkpoint: str | None = None
     """Continue from this checkpoint folder, or from the newest one in ``output_dir`` (``latest``)."""
+    allow_changed: list[str] | None = None
+    """Names of what may differ from the checkpoint that is continued, as its refusal lists them."""
     seed: Seed = 42
     """Seed of the model's random numbers and, unless ``data_seed`` is set, of the row order."""
     data_seed: Seed | None = None

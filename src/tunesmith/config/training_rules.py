@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from pathlib import Path
 
 from tunesmith.config.evaluation import evaluates, is_of_tokens
 from tunesmith.config.model_facts import max_positions
@@ -185,17 +184,26 @@ def known_optimizer(resolved: Resolved) -> Problem | None:
 
 
 @RULES.rule
-def safe_output_dir(resolved: Resolved) -> Problem | None:
-    config = resolved.config
-    output = Path(config.training.output_dir).expanduser().absolute().resolve()
-    reason = None
-    if output in (Path("/"), Path.home().resolve()) or output == Path.cwd().resolve():
-        reason = "is no folder of its own"
-    elif output == Path(config.model.model_name_or_path).expanduser().absolute().resolve():
-        reason = "is the model's own folder"
-    if reason is None:
+def optimizer_of_named_modules(resolved: Resolved) -> Problem | None:
+    optim = resolved.config.training.optim
+    if not optim.startswith(("galore_", "apollo_")):
         return None
-    return Problem(("training.output_dir",), f"output_dir {config.training.output_dir!r} {reason}", "name a new folder")
+    return Problem(
+        ("training.optim",),
+        f"{optim} treats some modules apart (optim_target_modules), and there is no setting that names them",
+        "set optim adamw_torch, or paged_adamw_8bit for smaller states",
+    )
+
+
+@RULES.rule
+def plateau_needs_evaluation(resolved: Resolved) -> Problem | None:
+    if resolved.config.training.lr_scheduler_type != "reduce_lr_on_plateau" or evaluates(resolved):
+        return None
+    return Problem(
+        ("training.lr_scheduler_type", "training.eval_strategy", "data.eval_data"),
+        "reduce_lr_on_plateau has no evaluation to watch",
+        "give eval_data (or dev_split), or another lr_scheduler_type",
+    )
 
 
 @RULES.rule
@@ -239,15 +247,66 @@ def streaming_reads_in_order(resolved: Resolved) -> Problem | None:
     held_out = data.dev_split > 0 and not (data.eval_data or data.eval_split)
     for path, hinders, remedy in (
         ("training.max_steps", training.max_steps <= 0, "set max_steps: how many rows there are is not known"),
-        ("data.shuffle_seed", data.shuffle_seed is not None, "shuffle the file itself"),
-        ("data.mix_weights", data.mix_weights is not None, "mix the files themselves"),
         ("data.dev_split", held_out, "give eval_data"),
-        ("training.batching", training.batching in ("packed", "length_grouped"), "set batching padded or unpadded"),
+        ("training.batching", training.batching == "length_grouped", "set batching padded, packed or unpadded"),
         ("training.dataloader_num_workers", training.dataloader_num_workers > 0, "set dataloader_num_workers 0"),
     ):
         if hinders:
             return Problem(
                 ("data.streaming", path), f"streaming does not go with {path.rpartition('.')[2]} as it is", remedy
+            )
+    return None
+
+
+@RULES.rule
+def one_way_to_hold_out(resolved: Resolved) -> Problem | None:
+    data = resolved.config.data
+    if data.dev_group_by is not None and data.dev_stratify_by is not None:
+        return Problem(
+            ("data.dev_group_by", "data.dev_stratify_by"),
+            "rows cannot be held out by group and by label at once",
+            "leave one of them out",
+        )
+    chosen = "dev_group_by" if data.dev_group_by is not None else "dev_stratify_by"
+    if (data.dev_group_by or data.dev_stratify_by) is None or data.dev_split > 0:
+        return None
+    return Problem(
+        (f"data.{chosen}", "data.dev_split"), f"{chosen} says how dev_split holds out rows, which is 0", "set dev_split"
+    )
+
+
+@RULES.rule
+def new_tokens_are_words(resolved: Resolved) -> Problem | None:
+    data = resolved.config.data
+    given = [*data.new_tokens, *data.new_special_tokens]
+    wrong = [token for token in given if token != token.strip() or not token or given.count(token) > 1]
+    if not wrong:
+        return None
+    return Problem(
+        ("data.new_tokens", "data.new_special_tokens"),
+        f"{wrong[0]!r} cannot be a new token: it is empty, has blanks around it or is named twice",
+        "name each new token once, without blanks around it",
+    )
+
+
+@RULES.rule
+def new_tokens_lie_on_every_device(resolved: Resolved) -> Problem | None:
+    data, launch, model = resolved.config.data, resolved.config.launch, resolved.config.model
+    if not data.new_tokens and not data.new_special_tokens:
+        return None
+    hinders = {
+        "launch.strategy": launch.strategy in ("fsdp2", "zero3"),
+        "launch.deepspeed": launch.deepspeed is not None,
+        "launch.accelerate_config": launch.accelerate_config is not None,
+        "model.model_class": model.model_class is not None,
+    }
+    for path, does in hinders.items():
+        if does:
+            name = path.partition(".")[2]
+            return Problem(
+                (path, "data.new_tokens"),
+                f"new tokens do not go with {name} as it is",
+                "leave it out, or add the tokens to the model first and save it",
             )
     return None
 

@@ -175,6 +175,22 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def contents_hash(names: str | list[str] | None, split: str | None) -> str | None:
+    """sha256 over the contents of data files in order, wherever they lie; None where some are on no disk of ours."""
+    digest = hashlib.sha256()
+    for name in _names(names):
+        if Path(name).is_file():
+            found: list[Path] | None = [Path(name)]
+        else:
+            found = None if is_url(name) else local_files(name, split)
+        if found is None:
+            return None
+        for path in found:
+            inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+            digest.update("".join(file_hash(file) for file in inside if file.is_file()).encode())
+    return digest.hexdigest() if names else None
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """sha256 over the files that the tokenizer would be saved as, and its class."""
     digest = hashlib.sha256(type(tokenizer).__qualname__.encode())

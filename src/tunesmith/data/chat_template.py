@@ -14,7 +14,7 @@ from tunesmith import assets
 from tunesmith.config.schema import DataSection
 from tunesmith.data import sandbox
 from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
-from tunesmith.data.jinja_engine import PrefixPoints
+from tunesmith.data.jinja_engine import PrefixPoints, Shared
 from tunesmith.data.rendered import CONTEXT, Piece, Rendered
 from tunesmith.data.special_tokens import ContentPolicy, Guard, end_of_turn, last_match, token_text
 from tunesmith.data.template_files import read_text
@@ -48,7 +48,8 @@ def chat_renderer(
         ConfigError: the file cannot be read.
         ModelError: ``chat``, and the tokenizer has no template; or a model could not be trained on this one.
     """
-    name, begins, ours, for_tools = template, False, False, None
+    name: str | None = template
+    begins, ours, for_tools = False, False, None
     if template is not None and template != "chat":
         shipped = assets.template(template)
         source, ours = read_text(str(shipped or template), "template"), shipped is not None
@@ -81,10 +82,7 @@ def chat_renderer(
         for_tools=for_tools,
         today=data.template_date,
     )
-    if not renderer.writes("a1") and replace(renderer, parts=True).writes("a1"):
-        renderer = replace(renderer, parts=True)
-    if renderer.opens_thoughts():
-        renderer = replace(renderer, thinks=True, inline=not renderer.writes("t1"))
+    renderer = _suited(renderer)
     renderer.check()
     if renderer.trims_answers():
         notify("the chat template trims answers: blanks and line ends around them are not trained")
@@ -93,6 +91,15 @@ def chat_renderer(
             f"the chat template writes no begin token, although the tokenizer begins texts with {tokenizer.bos_token}: "
             "conversations are trained and asked without it; begin the template with {{ bos_token }} if that is wrong"
         )
+    return renderer
+
+
+def _suited(renderer: ChatRenderer) -> ChatRenderer:
+    """The renderer as its template wants contents and thoughts."""
+    if not renderer.writes("a1") and replace(renderer, parts=True).writes("a1"):
+        renderer = replace(renderer, parts=True)
+    if renderer.opens_thoughts():
+        renderer = replace(renderer, thinks=True, inline=not renderer.writes("t1"))
     return renderer
 
 
@@ -192,14 +199,15 @@ class ChatRenderer:
         cuts = [(number, not answered)]
         for index in chosen:
             cuts += [(index, True)] if index == number - 1 else [(index, True), (index + 1, False)]
-        whole, *texts = [_unmarked(text, marks) for text in self._texts(conversation, turns, cuts, where)]
+        whole, texts = _unmarked_shared(self._texts(conversation, turns, cuts, where), marks)
+        following = iter(texts)
         pieces: list[Piece] = []
         done, ends = 0, False
         for index in chosen:
             last = index == number - 1
             turn = guard.messages[index]
-            start = self._length(whole, texts.pop(0), index, where)
-            end = len(whole) if last else self._end(whole, start, texts.pop(0), index, where)
+            start = self._length(whole, next(following), index, where)
+            end = len(whole) if last else self._end(whole, start, next(following), index, where)
             said, unended = end_of_turn(whole[start:end], self.content.specials)
             weight = conversation.weight * turn.weight
             pieces += [(whole[done:start], CONTEXT, conversation.weight), (said, ASSISTANT, weight)]
@@ -223,7 +231,7 @@ class ChatRenderer:
         """
         shown, marks = self._with_thoughts(self._instructed(conversation.messages))
         turns = [self._as_dict(turn) for turn in shown]
-        (text,) = self._texts(conversation, turns, [(len(turns), False)], "this row")
+        text, _ = self._texts(conversation, turns, [(len(turns), False)], "this row")
         return _unmarked(text, marks)
 
     def source_of(self, conversation: Conversation) -> str:
@@ -286,50 +294,50 @@ class ChatRenderer:
         asked = replace(turns[first], content=f"{self.instruction}\n\n{turns[first].content}")
         return (*turns[:first], asked, *turns[first + 1 :])
 
-    def _texts(
-        self, conversation: Conversation, turns: list[dict[str, Any]], cuts: PrefixPoints, where: str
-    ) -> list[str]:
+    def _texts(self, conversation: Conversation, turns: list[dict[str, Any]], cuts: PrefixPoints, where: str) -> Shared:
         source, variables = self.source_of(conversation), self.variables | conversation.switches
         tools = list(conversation.tools)
         try:
-            return sandbox.render(source, variables, turns, tools, cuts, ours=self.ours, today=self.today)
+            return sandbox.render_shared(source, variables, turns, tools, cuts, ours=self.ours, today=self.today)
         except sandbox.TemplateRefusal as refusal:
             system = any(turn["role"] == "system" for turn in turns)
             remedy = "if it knows no system message, set instruction_in_prompt: true" if system else None
             raise DataError(f"the chat template refuses this row ({refusal})", where=where, remedy=remedy) from refusal
 
-    def _length(self, whole: str, start: str, index: int, where: str) -> int:
-        if whole.startswith(start):
-            return len(start)
+    def _length(self, whole: str, before: tuple[int, str], index: int, where: str) -> int:
+        same, rest = before
+        if not rest:
+            return same
         if self.thinks:
             raise DataError(
-                f"the template's prompt ends with {start[-24:]!r}, and the answer of turn {index} does not begin so: "
-                "inference would see another prompt than training",
+                f"the template's prompt ends with {(whole[:same] + rest)[-24:]!r}, and the answer of turn {index} does "
+                "not begin so: inference would see another prompt than training",
                 where=where,
                 remedy="give the answer its thoughts (reasoning_content), switch them off with chat_template_kwargs "
                 "(enable_thinking: false), or use loss_on: last_assistant where earlier answers lose theirs",
             )
         raise self._unstable(index, where)
 
-    def _end(self, whole: str, start: int, upto: str, index: int, where: str) -> int:
-        """Where turn ``index`` ends in ``whole``; ``upto`` is what the template writes when nothing follows it.
+    def _end(self, whole: str, start: int, upto: tuple[int, str], index: int, where: str) -> int:
+        """Where turn ``index`` ends in ``whole``; ``upto`` is what the template writes when nothing follows it: how
+        much of ``whole``, and what else.
 
         Some templates close the last turn otherwise than earlier ones: with one token more (then the turn ends with the
         special token before it), or with another one in its place.
         """
-        if whole.startswith(upto):
-            return len(upto)
+        same, rest = upto
+        if not rest:
+            return same
         specials = self.content.specials
         if specials is None:
             raise self._unstable(index, where)
-        same = _common(whole, upto)
         differing = next((match for match in specials.finditer(whole, start) if match.end() > same), None)
         inside = differing is not None and differing.start() <= same
         until = differing.start() if differing is not None and inside else same
         last = last_match(specials, whole[:until], start)
         if last is not None and not whole[last.end() : until].strip():
             return last.end()
-        if differing is not None and inside and specials.match(upto, differing.start()):
+        if differing is not None and inside and specials.match(whole[differing.start() : same] + rest):
             return differing.end()
         raise self._unstable(index, where)
 
@@ -422,6 +430,19 @@ class ChatRenderer:
 
 def _unmarked(text: str, marks: str) -> str:
     return text.replace(marks[0], THINK).replace(marks[1], THINK_END) if marks else text
+
+
+def _unmarked_shared(shared: Shared, marks: str) -> Shared:
+    whole, others = shared
+    if not marks:
+        return shared
+    shown = _unmarked(whole, marks)
+    made = []
+    for same, rest in others:
+        start, left = len(_unmarked(whole[:same], marks)), _unmarked(rest, marks)
+        more = _common(shown[start : start + len(left)], left)
+        made.append((start + more, left[more:]))
+    return shown, made
 
 
 def _common(first: str, second: str) -> int:

@@ -6,10 +6,11 @@ It knows tokenizers only; which ids carry loss is ``masking.py``'s.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tunesmith.data.special_tokens import last_match, special_pattern
 from tunesmith.errors import DataError, ModelError
+from tunesmith.notices import notify
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,13 +26,14 @@ class Encoder:
 
     Args:
         tokenizer: any tokenizer of transformers.
-        add_bos: whether plain text begins with the begin token; None does what the tokenizer does when it encodes.
+        add_bos: whether plain text begins with the begin token; ``if_known`` says yes where it has one; None
+            does what the tokenizer does when it encodes.
 
     Raises:
         ModelError: there is no end token, or no begin token where one is asked for.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, add_bos: bool | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, add_bos: bool | Literal["if_known"] | None = None) -> None:
         self.tokenizer = tokenizer
         # The same ids as the tokenizer's own call gives, in half the time: no offsets, no masks, no dictionaries.
         self._backend = tokenizer.backend_tokenizer if _is_plain(tokenizer) else None
@@ -39,6 +41,10 @@ class Encoder:
             raise ModelError("the tokenizer has no end token", remedy="set model.eos_token")
         self.eos_token_id: int = int(tokenizer.eos_token_id)
         self.bos_token_id: int | None = tokenizer.bos_token_id
+        if add_bos == "if_known":
+            add_bos = self.bos_token_id is not None
+            if not add_bos:
+                notify("the tokenizer has no begin token, so texts begin without one")
         self.unk_token_id: int | None = tokenizer.unk_token_id
         if add_bos and self.bos_token_id is None:
             raise ModelError("the tokenizer has no begin token", remedy="set data.add_bos: false")

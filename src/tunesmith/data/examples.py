@@ -5,7 +5,7 @@ Rows come from ``rows.py``, batches from ``collate.py``. Everything that is cut 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import islice
@@ -27,12 +27,14 @@ from tunesmith.data.masking import (
     make_example,
     num_unknown,
     prompt_ids,
+    split,
     start_after,
     start_after_thoughts,
 )
 from tunesmith.data.rag import cut_documents
 from tunesmith.data.rendered import Rendered
 from tunesmith.data.row import MAX_PROBLEMS, Problems, Row
+from tunesmith.data.shorten import shorten
 from tunesmith.data.templates import LiteralRenderer, Renderer, choose_renderer
 from tunesmith.data.unwritten import THOUGHT_END, Unwritten
 from tunesmith.errors import DataError, DataErrors
@@ -115,12 +117,12 @@ class ExampleBuilder:
             encoded = encode([text for _, text in rendered], self.encoder)
             for (row, text), ids in zip(rendered, encoded, strict=True):
                 try:
-                    example = self._finish(row, text, ids, ledger)
+                    made = self._finish(row, text, ids, ledger)
                 except DataError as problem:
                     refused.add(problem)
                 else:
-                    if example is not None and not refused.any:
-                        yield example
+                    if not refused.any:
+                        yield from made
         refused.stop()
 
     def example(self, row: Row, ledger: Ledger | None = None) -> Example | None:
@@ -204,6 +206,9 @@ class ExampleBuilder:
         options = self._options if need_answer else replace(self._options, need_answer=False)
         return FORMATS[self.format_of(row)](row, options)
 
+    def _weight(self, row: Row) -> float:
+        return row_weight(row) if self.data.row_weights else 1.0
+
     def _training_text(self, original: Row, ledger: Ledger) -> Rendered | None:
         row = rename(original, self.data.columns)
         format_name = self.format_of(row)
@@ -224,7 +229,7 @@ class ExampleBuilder:
                 where=row.where,
                 remedy="set empty_completion to drop or keep, or remove the row",
             )
-        rendered = self._render(row, replace(conversation, weight=row_weight(row)), ledger)
+        rendered = self._render(row, replace(conversation, weight=self._weight(row)), ledger)
         if is_weightless(rendered, self.data.loss_on):
             ledger.drop(row, "weight_0")
             return None
@@ -300,30 +305,68 @@ class ExampleBuilder:
             self._said.add(what)
             notify(f"{row.where}: {what} are not in the text; such rows are counted in the ledger")
 
-    def _finish(self, row: Row, rendered: Rendered, ids: tuple[list[int], list[int]], ledger: Ledger) -> Example | None:
+    def _finish(
+        self, row: Row, rendered: Rendered, ids: tuple[list[int], list[int]], ledger: Ledger
+    ) -> Sequence[Example]:
+        """The example of a row; none where a policy drops it, several where it is split."""
         whole = make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
-        example: Example | None
-        if self._loses_documents(row, whole):
-            example = self._with_fewer_documents(rename(row, self.data.columns), whole)
-        else:
-            example = fit(whole, self.data.max_length, self.data.too_long, self.encoder)
-        if example is None:
+        fitting = self._fitting(row, whole)
+        if not fitting:
             ledger.drop(row, "too_long", whole.full_length)
-        elif ledger.is_duplicate(row, example) and self.data.duplicates == "drop":
+        elif ledger.is_duplicate(row, whole if len(fitting) > 1 else fitting[0]) and self.data.duplicates == "drop":
             ledger.drop(row, "duplicate")
-            return None
+            return ()
         else:
-            self._count_unknown(row, example, rendered, ledger)
-            ledger.keep(row, example)
-        return example
+            self._count_unknown(row, fitting, rendered, ledger)
+            ledger.keep(row, *fitting)
+        return fitting
 
-    def _count_unknown(self, row: Row, example: Example, rendered: Rendered, ledger: Ledger) -> None:
+    def _fitting(self, row: Row, whole: Example) -> Sequence[Example]:
+        """What becomes of an example under ``max_length``."""
+        policy, limit = self.data.too_long, self.data.max_length
+        if len(whole.input_ids) > limit and policy == "split":
+            if self.format_of(row) != "text" or self.data.loss_on != "all":
+                raise DataError(
+                    f"{len(whole.input_ids)} tokens, and only plain text is split",
+                    where=row.where,
+                    remedy="too_long: split goes with rows of text and loss_on: all; choose another policy for others",
+                )
+            return split(whole, limit, self.encoder)
+        if len(whole.input_ids) > limit and policy == "truncate_prompt":
+            if self.format_of(row) == "rag":
+                return [self._with_fewer_documents(rename(row, self.data.columns), whole)]
+            if isinstance(self.renderer_of(row), ChatRenderer):
+                return [self._with_fewer_turns(row, whole)]
+        example = fit(whole, limit, policy, self.encoder)
+        return [] if example is None else [example]
+
+    def _with_fewer_turns(self, row: Row, whole: Example) -> Example:
+        conversation = self._conversation(rename(row, self.data.columns), need_answer=True)
+        weighted = replace(conversation, weight=self._weight(row))
+        length = lambda chat: len(self._remade(row, chat).input_ids)  # noqa: E731
+        chat, cut = shorten(weighted, length, self.data.max_length, row.where)
+        return replace(self._remade(row, chat), full_length=whole.full_length, cut=cut)
+
+    def _with_fewer_documents(self, row: Row, whole: Example) -> Example:
+        def made(shorter: Row) -> Example:
+            return self._remade(row, self._conversation(shorter, need_answer=True))
+
+        shortest = cut_documents(row, lambda shorter: len(made(shorter).input_ids), self.data.max_length)
+        return replace(made(shortest), full_length=whole.full_length, cut="documents")
+
+    def _remade(self, row: Row, conversation: Conversation) -> Example:
+        """The example of a conversation that is shorter than the row's own."""
+        rendered = self._render(row, conversation)
+        (ids,) = encode([rendered], self.encoder)
+        return make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
+
+    def _count_unknown(self, row: Row, examples: Sequence[Example], rendered: Rendered, ledger: Ledger) -> None:
         """Say that an answer has words which the tokenizer does not know.
 
         Raises:
             DataError: they would be learnt as the end token.
         """
-        if not num_unknown(example, rendered, self.encoder):
+        if not any(num_unknown(example, rendered, self.encoder) for example in examples):
             return
         name = self.tokenizer.unk_token
         if self.encoder.unk_token_id == self.encoder.eos_token_id:
@@ -333,20 +376,6 @@ class ExampleBuilder:
                 remedy="change the row, or use a tokenizer that knows them: the model would learn to stop there",
             )
         self._leave_out(row, f"words of answers that became {name}", ledger)
-
-    def _loses_documents(self, row: Row, whole: Example) -> bool:
-        """Whether a row is too long and may lose documents: the head of its prompt would be the instruction."""
-        too_long = len(whole.input_ids) > self.data.max_length
-        return too_long and self.data.too_long == "truncate_prompt" and self.format_of(row) == "rag"
-
-    def _with_fewer_documents(self, row: Row, whole: Example) -> Example:
-        def made(shorter: Row) -> Example:
-            rendered = self._render(shorter, self._conversation(shorter, need_answer=True))
-            (ids,) = encode([rendered], self.encoder)
-            return make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
-
-        shortest = cut_documents(row, lambda shorter: len(made(shorter).input_ids), self.data.max_length)
-        return replace(made(shortest), full_length=whole.full_length, cut="documents")
 
 
 class _Refused:

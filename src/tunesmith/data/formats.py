@@ -332,7 +332,7 @@ def row_weight(row: Row) -> float:
     value = row.values.get("weight")
     if value is None:
         return 1.0
-    notify("rows carry a weight: the loss of their tokens is multiplied by it")
+    notify("rows carry a weight: the loss of their tokens is multiplied by it; row_weights: false leaves it alone")
     return as_weight(row, value, "weight")
 
 

@@ -25,6 +25,8 @@ HEADER = struct.Struct(">I")
 
 PrefixPoints = Sequence[tuple[int, bool]]
 """(number of messages, whether to add the generation prompt), one for each text that is wanted."""
+Shared = tuple[str, list[tuple[int, str]]]
+"""The first text, and of each other one: the characters that it begins with in common, and what follows them."""
 
 
 class GenerationBlock(Extension):
@@ -75,30 +77,52 @@ class Engine:
         tools: list[Any],
         cuts: PrefixPoints,
         today: str | None = None,
-    ) -> list[str]:
-        """The texts of the first messages, one for each cut; ``today`` is the day that templates write, as ISO does.
+    ) -> Shared:
+        """The texts of the first messages, one for each cut, as far as they differ from the first text; ``today`` is
+        the day that templates write, as ISO does.
 
         Raises:
             Exception: whatever the template raises; ValueError when it writes too much.
         """
-        if source not in self._templates:
-            self._templates[source] = self._environment.from_string(source)
-        template = self._templates[source]
         if today is not None:
             variables = {"strftime_now": datetime.fromisoformat(today).strftime} | variables
-        texts = []
-        for number, prompt in cuts:
-            text = template.render(
-                messages=messages[:number],
-                tools=tools or None,
-                documents=None,
-                add_generation_prompt=prompt,
-                **variables,
-            )
-            if len(text) > MAX_RENDERED_CHARACTERS:
-                raise ValueError(f"it writes more than {MAX_RENDERED_CHARACTERS} characters")
-            texts.append(text)
-        return texts
+        whole, *others = cuts
+        first = self._text(source, variables, messages, tools, whole)
+        return first, [_beyond(first, self._text(source, variables, messages, tools, cut)) for cut in others]
+
+    def _text(
+        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cut: tuple[int, bool]
+    ) -> str:
+        if source not in self._templates:
+            self._templates[source] = self._environment.from_string(source)
+        number, prompt = cut
+        text: str = self._templates[source].render(
+            messages=messages[:number],
+            tools=tools or None,
+            documents=None,
+            add_generation_prompt=prompt,
+            **variables,
+        )
+        if len(text) > MAX_RENDERED_CHARACTERS:
+            raise ValueError(f"it writes more than {MAX_RENDERED_CHARACTERS} characters")
+        return text
+
+
+def _beyond(whole: str, text: str) -> tuple[int, str]:
+    """How many characters ``text`` has in common with the start of ``whole``, and what follows them in ``text``.
+
+    Texts of a chat are mostly the start of its whole text: said so, hundreds of them are as quick to hand on as one.
+    """
+    same, differs = 0, min(len(whole), len(text)) + 1
+    if whole.startswith(text):
+        return len(text), ""
+    while differs - same > 1:
+        middle = (same + differs) // 2
+        if whole[same:middle] == text[same:middle]:
+            same = middle
+        else:
+            differs = middle
+    return same, text[same:]
 
 
 def _refuse_underscore(name: object) -> None:

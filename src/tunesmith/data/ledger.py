@@ -25,6 +25,13 @@ ROWS_SHOWN = 5
 LINE_BITS = 40
 DEFAULT_KEYS = ("id", "idx", "index", "pairID", "pair_id", "Unnamed: 0", "__index_level_0__")
 """Columns that no format reads as text and that are no news."""
+CUTS = {
+    "truncate_prompt": "lose the beginning of their prompt",
+    "turns": "lose their oldest turns",
+    "documents": "lose documents",
+    "split": "become several examples",
+}
+"""What cutting does to a row, by the name of the cut."""
 
 _LABEL = re.compile(r'"predicted_label"\s*:\s*"?([\w.-]+)')
 
@@ -39,6 +46,8 @@ class SourceAccount:
     """Addresses of shortened rows by policy."""
     dropped: dict[str, list[str]] = field(default_factory=dict)
     """Addresses of left-out rows by reason."""
+    pieces: int = 0
+    """Examples beyond the first that rows were split into."""
     tokens: int = 0
     trained_tokens: int = 0
     longest: int = 0
@@ -67,6 +76,7 @@ class SourceAccount:
         return {
             "read": self.read,
             "kept": self.kept,
+            "pieces": self.pieces,
             "cut": {reason: list(self.cut[reason]) for reason in sorted(self.cut)},
             "dropped": {reason: list(self.dropped[reason]) for reason in sorted(self.dropped)},
             "tokens": self.tokens,
@@ -152,17 +162,19 @@ class Ledger:
         """Count a row of which something is left out."""
         self.account(row.source).left_out[what] += 1
 
-    def keep(self, row: Row, example: Example) -> None:
-        """Count an example that is trained on."""
+    def keep(self, row: Row, *examples: Example) -> None:
+        """Count the example of a row that is trained on, or the several that it was split into."""
         account = self.account(row.source)
+        first = examples[0]
         account.kept += 1
-        account.tokens += len(example.input_ids)
-        account.trained_tokens += example.num_trained_tokens
-        account.longest = max(account.longest, example.full_length)
-        account.lengths[example.full_length] += 1
-        if example.cut is not None:
-            account.cut.setdefault(example.cut, []).append(example.origin)
-            account.end_beyond_limit.append(example.origin)
+        account.pieces += len(examples) - 1
+        account.tokens += sum(len(example.input_ids) for example in examples)
+        account.trained_tokens += sum(example.num_trained_tokens for example in examples)
+        account.longest = max(account.longest, first.full_length)
+        account.lengths[first.full_length] += 1
+        if first.cut is not None:
+            account.cut.setdefault(first.cut, []).append(first.origin)
+            account.end_beyond_limit.append(first.origin)
 
     def drop(self, row: Row, reason: str, length: int = 0) -> None:
         """Count a row that is left out, with the reason and the length it would have had (0: it got none)."""
@@ -248,6 +260,11 @@ class Ledger:
         if total.duplicates:
             pairs = [f"{row} = {first}" for row, first in total.duplicates]
             notify(f"{len(pairs)} rows repeat an earlier one: {_some(pairs)}; set duplicates: drop to train each once")
+        for reason, what in CUTS.items():
+            rows = total.cut.get(reason, [])
+            if rows:
+                notify(f"{len(rows)} rows are longer than max_length and {what}: {_some(rows)}; the longest has "
+                       f"{total.longest} tokens")  # fmt: skip
         ends = total.cut.get("truncate_completion", [])
         if ends:
             notify(

@@ -22,7 +22,7 @@ GIVEN = "given"
 """Role of an assistant's words before ``completion_start``: answered, but without loss."""
 
 LossOn = Literal["completion", "assistant", "last_assistant", "all"]
-TooLong = Literal["error", "drop", "truncate_prompt", "truncate_completion"]
+TooLong = Literal["error", "drop", "truncate_prompt", "truncate_completion", "split"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ def num_unknown(example: Example, rendered: Rendered, encoder: Encoder) -> int:
 
 
 def fit(example: Example, max_length: int, too_long: TooLong, encoder: Encoder) -> Example | None:
-    """The example within ``max_length`` tokens; None when the policy drops it.
+    """The example within ``max_length`` tokens; None when the policy drops it. What is split goes through ``split``.
 
     ``truncate_prompt`` removes the head of the prompt behind the begin token and nothing else; ``truncate_completion``
     removes the tail of the completion and keeps the end token, with its loss, in the last place.
@@ -284,6 +284,38 @@ def _without_head(example: Example, max_length: int, encoder: Encoder) -> Exampl
         num_head_tokens=example.num_head_tokens - excess,
         cut="truncate_prompt",
     )
+
+
+def split(example: Example, max_length: int, encoder: Encoder) -> list[Example]:
+    """A text with loss on everything as several examples of at most ``max_length`` tokens.
+
+    Each token carries loss in exactly one of them. A piece begins with the begin token where the whole does, else with
+    the last token of the piece before, without loss.
+
+    Raises:
+        TooLongError: ``max_length`` is less than 2.
+    """
+    ids, labels, weights = example.input_ids, example.labels, example.weights or [1.0] * len(example.input_ids)
+    if max_length < 2:
+        raise TooLongError(
+            "no text can be split so small", where=example.origin, remedy="set max_length: 2 or more", needed=2
+        )
+    begins = ids[0] == encoder.bos_token_id
+    pieces: list[Example] = []
+    for start in range(1, len(ids), max_length - 1):
+        end = start + max_length - 1
+        pieces.append(
+            replace(
+                example,
+                input_ids=[ids[0] if begins else ids[start - 1], *ids[start:end]],
+                labels=[IGNORE_INDEX, *labels[start:end]],
+                weights=None if example.weights is None else [1.0, *weights[start:end]],
+                num_prompt_tokens=1,
+                num_head_tokens=1,
+                cut="split",
+            )
+        )
+    return pieces
 
 
 def _without_tail(example: Example, max_length: int, encoder: Encoder) -> Example:

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from tunesmith.data import jinja_engine
-from tunesmith.data.jinja_engine import MAX_RENDERED_CHARACTERS, Engine, PrefixPoints
+from tunesmith.data.jinja_engine import MAX_RENDERED_CHARACTERS, Engine, PrefixPoints, Shared
 
 MAX_SECONDS = 10.0
 """Time for one conversation, the template's compilation included."""
@@ -57,6 +57,25 @@ def render(
     Raises:
         TemplateRefusal: with the template's own words where it has some.
     """
+    whole, others = render_shared(source, variables, messages, tools, cuts, ours=ours, today=today)
+    return [whole, *(whole[:same] + rest for same, rest in others)]
+
+
+def render_shared(
+    source: str,
+    variables: dict[str, Any],
+    messages: list[Any],
+    tools: list[Any],
+    cuts: PrefixPoints,
+    *,
+    ours: bool,
+    today: str | None = None,
+) -> Shared:
+    """``render`` for many cuts of a long conversation: the first text, and where the others begin to differ from it.
+
+    Raises:
+        TemplateRefusal: with the template's own words where it has some.
+    """
     if ours:
         try:
             return _engine.render(source, variables, messages, tools, cuts, today)
@@ -81,8 +100,8 @@ class Child:
         tools: list[Any],
         cuts: PrefixPoints,
         today: str | None = None,
-    ) -> list[str]:
-        """See the function ``render``."""
+    ) -> Shared:
+        """See the function ``render_shared``."""
         process = self._started()
         given = None if source == self._source else source
         deadline = time.monotonic() + MAX_SECONDS
@@ -99,7 +118,8 @@ class Child:
         self._source = source
         if not fine:
             raise TemplateRefusal(str(answer))
-        return [str(text) for text in answer]
+        whole, others = answer
+        return str(whole), [(int(same), str(rest)) for same, rest in others]
 
     def stop(self) -> None:
         """End the process."""

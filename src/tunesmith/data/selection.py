@@ -5,15 +5,18 @@ It looks at prompts as text only; nothing here makes examples.
 
 from __future__ import annotations
 
+import json
 import random
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder
+from tunesmith.data.formats import FORMATS, FormatOptions, detect, rename
 from tunesmith.data.row import Row
 from tunesmith.data.rows import read_rows
-from tunesmith.errors import ConfigError, DataError
+from tunesmith.errors import ConfigError, DataError, did_you_mean
 from tunesmith.notices import notify
 
 LEAKS_SHOWN = 5
@@ -40,7 +43,7 @@ def load_rows(data: DataSection) -> tuple[list[Row], list[Row]]:
     if data.eval_data is not None or data.eval_split is not None:
         held = evaluation_rows(data)
     elif data.dev_split > 0:
-        train, held = hold_out(train, data.dev_split, data.shuffle_seed or 0)
+        train, held = held_out(train, data)
     return train, held[: data.eval_limit]
 
 
@@ -51,7 +54,7 @@ def _mixed(data: DataSection, sources: list[list[Row]]) -> tuple[list[Row], list
     if data.eval_data is not None or data.eval_split is not None:
         held = evaluation_rows(data)
     elif data.dev_split > 0:
-        _, held = hold_out([row for rows in sources for row in rows], data.dev_split, seed)
+        _, held = held_out([row for rows in sources for row in rows], data)
         away = {id(row) for row in held}
         sources = [[row for row in rows if id(row) not in away] for rows in sources]
     train = mix(sources, data.mix_weights or [], seed, until_all=data.mix_stop == "all_exhausted")
@@ -140,6 +143,100 @@ def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], l
     return train, [row for index, row in enumerate(rows) if index in chosen]
 
 
+def held_out(rows: Sequence[Row], data: DataSection) -> tuple[list[Row], list[Row]]:
+    """The rows to train on and those that ``dev_split`` holds out, in the way that the settings ask for.
+
+    Raises:
+        DataError: one part would be empty, or a row has no such column.
+    """
+    share, seed = data.dev_split, data.shuffle_seed or 0
+    if data.dev_group_by is not None:
+        return hold_out_groups(rows, [_group_key(row, data) for row in rows], share, seed)
+    if data.dev_stratify_by is not None:
+        return hold_out_stratified(rows, [_cell(row, data.dev_stratify_by) for row in rows], share, seed)
+    return hold_out(rows, share, seed)
+
+
+def hold_out_groups(rows: Sequence[Row], keys: Sequence[str], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """``hold_out`` where rows with equal keys stay together; so close to ``share`` as whole groups can come from below.
+
+    Raises:
+        DataError: there is one group only, or the smallest one is all but the whole.
+    """
+    sizes = Counter(keys)
+    if len(sizes) < 2:
+        raise DataError(
+            f"all {len(rows)} rows are of one group, so none can be held out",
+            remedy="give more rows or set dev_split: 0",
+        )
+    wanted = max(1, round(len(rows) * share))
+    order = sorted(sizes)
+    random.Random(seed).shuffle(order)
+    chosen: set[str] = set()
+    number = 0
+    for key in order:
+        if number + sizes[key] <= wanted:
+            chosen.add(key)
+            number += sizes[key]
+    if not chosen:
+        chosen.add(min(order, key=sizes.__getitem__))
+    if len(chosen) == len(order):
+        chosen.discard(order[-1])
+    held = [row for row, key in zip(rows, keys, strict=True) if key in chosen]
+    notify(f"{len(held)} of {len(rows)} rows are held out: {len(chosen)} of {len(order)} groups")
+    return [row for row, key in zip(rows, keys, strict=True) if key not in chosen], held
+
+
+def hold_out_stratified(
+    rows: Sequence[Row], labels: Sequence[str], share: float, seed: int
+) -> tuple[list[Row], list[Row]]:
+    """``hold_out`` with each label's share of the rows held out as it is among all, to within one row.
+
+    Raises:
+        DataError: one part would be empty.
+    """
+    number = max(1, round(len(rows) * share))
+    by_label: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        by_label.setdefault(label, []).append(index)
+    exact = {label: len(places) * number / len(rows) for label, places in by_label.items()}
+    quota = {label: int(value) for label, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda label: (quota[label] - exact[label], label))
+    spare = [label for label in by_remainder if quota[label] + 1 < len(by_label[label])]  # none loses its last row
+    for label in spare[: number - sum(quota.values())]:
+        quota[label] += 1
+    if number >= len(rows) or not any(quota.values()):
+        raise DataError(
+            f"holding out {share} of {len(rows)} rows leaves a label without rows to train on",
+            remedy="give more rows of each label or leave out dev_stratify_by",
+        )
+    generator = random.Random(seed)
+    chosen = {index for label in sorted(by_label) for index in generator.sample(by_label[label], quota[label])}
+    train = [row for index, row in enumerate(rows) if index not in chosen]
+    return train, [row for index, row in enumerate(rows) if index in chosen]
+
+
+def _group_key(row: Row, data: DataSection) -> str:
+    column = data.dev_group_by or ""
+    if column != "prompt":
+        return _cell(row, column)
+    renamed = rename(row, data.columns)
+    options = FormatOptions(need_answer=False, completion_start=data.completion_start, whole_text=data.loss_on == "all")
+    chat = FORMATS[detect(renamed) if data.format == "auto" else data.format](renamed, options).without_answer()
+    return _plain("\0".join(f"{turn.role} {turn.content}" for turn in chat.messages))
+
+
+def _cell(row: Row, column: str) -> str:
+    if column not in row.values:
+        remedy = did_you_mean(column, list(row.values), f"it has {', '.join(row.values)}")
+        raise DataError(f"the row has no column {column!r}, by which rows are held out", where=row.where, remedy=remedy)
+    return json.dumps(row.values[column], sort_keys=True, default=str)
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
 def leaks(train_rows: Iterable[Row], eval_rows: Iterable[Row], builder: ExampleBuilder) -> list[tuple[str, str]]:
     """Evaluation rows whose prompt also occurs in training: (address in evaluation, first address in training).
 
@@ -184,9 +281,9 @@ def refuse_leaks(found: Sequence[tuple[str, str]], *, allow: bool) -> None:
     more = f" and {len(found) - LEAKS_SHOWN} more" if len(found) > LEAKS_SHOWN else ""
     what = f"{len(found)} evaluation prompts occur among the training rows: {pairs}{more}"
     if not allow:
-        raise DataError(what, remedy="remove them, or set allow_leak: true")
+        raise DataError(what, remedy="remove them, hold out with dev_group_by: prompt, or set allow_leak: true")
     notify(f"{what}; allow_leak is set, so evaluation results are too good")
 
 
 def _prompt_key(row: Row, builder: ExampleBuilder) -> str:
-    return " ".join(unicodedata.normalize("NFKC", builder.prompt_text(row)).split())
+    return _plain(builder.prompt_text(row))

@@ -118,6 +118,10 @@ class LiteralRenderer:
         note_protected(protected, text)
         return Rendered(text, spans, protected, conversation.begins or None, conversation.answer is not None)
 
+    def text_of(self, conversation: Conversation) -> str:
+        """The whole text of a conversation."""
+        return self.of(conversation)(conversation, "this row").text
+
     def of(self, conversation: Conversation) -> LiteralRenderer | ChatRenderer:
         """Who renders this conversation: the chat template where it is not literal."""
         if conversation.literal or self.make_chat is None:

@@ -132,8 +132,10 @@ def _turn(row: Row, turn: Any, path: str, roles: Mapping[str, str]) -> list[Mess
             where=row.where,
             remedy=f"roles are {known}; name others with roles, {{name in the rows: name of these}}",
         )
-    extra = {name: value for name, value in turn.items() if name not in (role_key, content_key) and value is not None}
     content = turn.get(content_key)
+    if len(turn) == 2 and role != CALL and isinstance(content, str):  # most turns, without a detour
+        return [Message(role, content)]
+    extra = {name: value for name, value in turn.items() if name not in (role_key, content_key) and value is not None}
     if role == CALL:
         calls = from_json_text(row, content, f"{path}.{content_key}")
         extra["tool_calls"] = calls if isinstance(calls, list) else [calls]
@@ -253,5 +255,6 @@ def as_weight(row: Row, value: Any, path: str) -> float:
     except (TypeError, ValueError):
         weight = float("nan")
     if not 0 <= weight < float("inf"):
-        raise DataError(f"{path} is {value!r}", where=row.where, remedy="a weight is a number of at least 0")
+        more = "; row_weights: false leaves this column alone" if path == "weight" else ""
+        raise DataError(f"{path} is {value!r}", where=row.where, remedy=f"a weight is a number of at least 0{more}")
     return weight

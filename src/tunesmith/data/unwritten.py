@@ -128,9 +128,13 @@ class Unwritten:
 def _shape(conversation: Conversation) -> Hashable:
     """What decides which parts are written, as far as it is not in the texts."""
     turns = tuple(
-        (turn.role, bool(turn.content.strip()), tuple((key, _kind(value)) for key, value in turn.extra.items()))
-        for turn in conversation.messages
+        [
+            (turn.role, not turn.content.strip(), _kind(turn.extra) if turn.extra else None)
+            for turn in conversation.messages
+        ]
     )
+    if not (conversation.tools or conversation.switches):
+        return turns
     return turns, tuple(map(_kind, conversation.tools)), json.dumps(conversation.switches, sort_keys=True, default=str)
 
 
@@ -152,7 +156,7 @@ def _probe(conversation: Conversation) -> _Probe:
 
 def _marked_turn(turn: Message, probe: _Probe, index: int) -> Message:
     content = probe.word(Part(index, CONTENT, turn.role)) if turn.content.strip() else turn.content
-    extra = {}
+    extra: dict[str, Any] = {}
     for key, value in turn.extra.items():
         part = Part(index, key, turn.role)
         before = probe.number
@@ -200,6 +204,10 @@ def _absent(conversation: Conversation, text: str) -> Iterator[tuple[Part, str]]
     """Parts whose words do not stand in the text, and those words."""
     at = 0
     for index, turn in enumerate(conversation.messages):
+        place = -1 if turn.extra or THOUGHT_END in turn.content else text.find(turn.content, at)
+        if place >= 0:  # most turns, without a detour
+            at = place + len(turn.content)
+            continue
         for key, words in _texts(turn):
             place = text.find(words, at) if key == CONTENT else text.find(words)
             if place >= 0:

@@ -183,7 +183,7 @@ class ReasoningDataset:
         from tunesmith.data.ledger import Ledger
         from tunesmith.data.rows import read_rows
 
-        data = DataSection(train_data=str(path), max_length=max_length, add_bos=True, too_long="drop")
+        data = DataSection(train_data=str(path), max_length=max_length, add_bos="if_known", too_long="drop")
         self.ledger = Ledger()
         """Rows read, kept and dropped."""
         self.examples: list[Example] = build_examples(

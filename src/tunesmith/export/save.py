@@ -33,8 +33,10 @@ from tunesmith.model.adapters import (
     adapter_tensors,
     checksum,
     portable_tensors,
+    read_adapter,
 )
 from tunesmith.model.fingerprint import fingerprint
+from tunesmith.report.folder import sync_folder
 
 STAGE = ".saving"
 
@@ -107,7 +109,25 @@ def loadable_base(name: str) -> str:
 def _write_adapter(
     model: PeftModel, stage: Path, base: ModelSection, state_dict: Mapping[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:
-    tensors, config = portable_tensors(model, adapter_tensors(model, state_dict))
+    return _write_portable(model, adapter_tensors(model, state_dict), stage, base)
+
+
+def make_portable(model: Any, folder: Path, base: ModelSection) -> None:
+    """Write the adapter of a checkpoint anew so that it fits the untouched base; others than PiSSA's and OLoRA's do.
+
+    Args:
+        model: the model in training, which still knows what its adapter began with.
+        folder: the checkpoint, with the adapter's weights as they are trained.
+        base: the section that names the base.
+    """
+    if getattr(model, "initial_adapter", None) is not None:
+        _write_portable(model, read_adapter(folder).tensors, folder, base)
+
+
+def _write_portable(
+    model: PeftModel, trained: dict[str, torch.Tensor], stage: Path, base: ModelSection
+) -> dict[str, torch.Tensor]:
+    tensors, config = portable_tensors(model, trained)
     values = config.to_dict() | {
         "base_model_name_or_path": loadable_base(base.model_name_or_path),
         "revision": base.revision,
@@ -192,6 +212,7 @@ def _put_in_place(stage: Path, target: Path) -> list[str]:
             os.fsync(handle.fileno())
         file.chmod(file_mode())  # safetensors makes its files readable to their owner alone
         file.replace(target / file.name)
+    sync_folder(target)
     return [file.name for file in files]
 
 

@@ -178,6 +178,8 @@ def fold(how: ModelSpec, base: Base, *, original: bool) -> tuple[Fold | None, st
     weight_dtype = torch.float32 if original else how.weight_dtype
     if mutates_base(read_lora_config(how.folder).init_lora_weights):
         return None, "the adapter took its start out of the base"
+    if read_lora_config(how.folder).trainable_token_indices:
+        return None, "the adapter has tokens of its own"
     adapted = load_adapter_strictly(open_base(how).model, how.folder, how.base_folder(), how.checksum)
     why_not = obstacle(base, adapted, rounds=bits is not None or weight_dtype != torch.float32)
     if why_not is not None:

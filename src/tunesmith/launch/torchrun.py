@@ -7,6 +7,7 @@ people see: a log for each rank, rank 0 on the terminal, and one line that names
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,41 @@ from tunesmith.launch.processes import AGENT
 from tunesmith.report.record import now
 from tunesmith.train.processes import Processes
 from tunesmith.train.setup import set_up
+from tunesmith.train.signals import HANDLED, going_on
 
 LOG = "TUNESMITH_LOG"
 """Variable that holds the path of a rank's log."""
+STOPPED = frozenset(128 + number for number in HANDLED)
+"""Exit codes of a rank that a signal stopped."""
+FINAL = frozenset({2, 3, 4, 5, 7})
+"""Exit codes after which nothing is started again: settings, data, model, numbers and permissions stay the same."""
 MEETING_SECONDS = 600
 """How long a machine waits for the others."""
+
+
+@contextmanager
+def passed_on() -> Iterator[None]:
+    """Meanwhile a first signal goes on to the ranks, which stop in their own time; a second one ends them at once.
+
+    torch's agent would give them 30 seconds, which a large step and its checkpoint may exceed.
+    """
+    passed: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        ranks = psutil.Process().children()
+        if passed or not ranks:
+            raise SignalException(f"got signal {number}", signal.Signals(number))
+        passed.append(number)
+        for rank in ranks:
+            with suppress(psutil.NoSuchProcess):
+                rank.send_signal(number)
+
+    before = {number: signal.signal(number, handle) for number in HANDLED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class RankError(TunesmithError):
@@ -58,8 +89,8 @@ def launch(resolved: Resolved, program: Sequence[str], num_processes: int) -> No
     Raises:
         ConfigError: the run folder holds another run; nothing was started.
         StorageError: it cannot be written; nothing was started.
-        RankError: a rank failed, and no restart is left; the exit code is the rank's.
-        Interrupted: a signal reached this process, which passed it on to every rank.
+        RankError: a rank failed, and no restart is left or would help; the exit code is the rank's.
+        Interrupted: a signal reached this process, which passed it on to every rank, or one of the ranks.
         ModelError: the machines did not meet.
     """
     section, folder = resolved.config.launch, Path(resolved.config.training.output_dir)
@@ -70,7 +101,7 @@ def launch(resolved: Resolved, program: Sequence[str], num_processes: int) -> No
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     # The shell joins both streams in the log and then becomes the rank; torch takes the words for templates.
     words = ["-c", f'exec "$@" >>"${LOG}" 2>&1', "sh", sys.executable, *program]
-    with RankLogs(folder.absolute() / "logs", section.nodes * num_processes) as logs, _quiet():
+    with RankLogs(folder.absolute() / "logs", section.nodes * num_processes) as logs, _quiet(), passed_on():
         config = LaunchConfig(
             min_nodes=section.nodes,
             max_nodes=section.nodes,
@@ -79,6 +110,7 @@ def launch(resolved: Resolved, program: Sequence[str], num_processes: int) -> No
             run_id="tunesmith",
             rdzv_backend="c10d",
             max_restarts=section.max_restarts,
+            signals_to_handle="SIGHUP,SIGQUIT",  # the others are passed on
             **_meeting(resolved),
         )
         try:
@@ -87,9 +119,9 @@ def launch(resolved: Resolved, program: Sequence[str], num_processes: int) -> No
             raise _failure(error.failures, logs) from None
         except SignalException as error:
             raise Interrupted(
-                f"{error.sigval.name}: all processes were stopped",
+                f"{error.sigval.name}: all processes were stopped at once",
                 signal_number=error.sigval,
-                remedy="--resume_from_checkpoint latest continues from the newest checkpoint",
+                remedy=f"go on with: {going_on(['python', *program])}",
             ) from None
         except RendezvousError as error:
             raise ModelError(
@@ -131,7 +163,13 @@ class RankLogs(LogsSpecs):
         return self._folder / f"rank-{rank}.log"
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        """Prepare a start of the ranks, whose variables are given by their number on this machine."""
+        """Prepare a start of the ranks, whose variables are given by their number on this machine.
+
+        Raises:
+            RankError: the start before ended with an error that would come again, so this one is not made.
+            Interrupted: it was stopped.
+        """
+        self._check_ends({int(env["RANK"]): int(env["TORCHELASTIC_RESTART_COUNT"]) - 1 for env in envs.values()})
         ends: dict[int, str] = {}
         for local, env in envs.items():
             rank, restart = int(env["RANK"]), int(env["TORCHELASTIC_RESTART_COUNT"])
@@ -142,10 +180,37 @@ class RankLogs(LogsSpecs):
             if rank == 0 and self._shown is None:
                 self._shown = threading.Thread(target=_show, args=(log, end_of_header, self._over), daemon=True)
                 self._shown.start()
-            ends[local] = str(Path(self._ends.name, f"{rank}-{restart}"))
+            ends[local] = str(self._end(rank, restart))
             env |= {LOG: str(log), AGENT: str(os.getpid()), "TORCHELASTIC_ERROR_FILE": ends[local]}
         streams = dict.fromkeys(envs, "")  # the rank's own shell opens its log
         return LogsDest(stdouts=streams, stderrs=streams, error_files=ends)
+
+    def _end(self, rank: int, restart: int) -> Path:
+        return Path(self._ends.name, f"{rank}-{restart}")
+
+    def _check_ends(self, starts: Mapping[int, int]) -> None:
+        """Refuse to start again after an end that would come again. A rank that was stopped while another one died was
+        stopped by torch's agent, so only a stop of all counts."""
+        ends = {rank: _read_end(self._end(rank, restart)) for rank, restart in starts.items()}
+        stopped = all(end.get("exit_code") in STOPPED for end in ends.values())
+        for rank, end in ends.items():
+            if stopped or end.get("exit_code") in FINAL:
+                raise _ended(f"rank {rank} of {self.num_ranks}", end["message"], self.log(rank), end["exit_code"])
+
+
+def _read_end(file: Path) -> dict[str, Any]:
+    """What a rank said at its end; nothing where it said nothing, or could not say it to the end."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _ended(name: str, message: str, log: Path, exit_code: int) -> TunesmithError:
+    """What a rank said at its end; a signal concerns the run and no rank of it."""
+    if exit_code in STOPPED:
+        return Interrupted(message, signal_number=exit_code - 128)
+    return RankError(name, message.splitlines(), log, exit_code)
 
 
 def _show(log: Path, start: int, over: threading.Event) -> None:
@@ -166,15 +231,22 @@ def _show(log: Path, start: int, over: threading.Event) -> None:
                 over.wait(0.1)
 
 
-def _failure(failures: Mapping[int, ProcessFailure], logs: RankLogs) -> RankError:
+def _failure(failures: Mapping[int, ProcessFailure], logs: RankLogs) -> TunesmithError:
     """The failure that explains the others; of equal ones, the one that the agent saw first."""
     rank = min(failures, key=lambda number: _weight(failures[number].exitcode))
     failure = failures[rank]
+    if -failure.exitcode in HANDLED:
+        return Interrupted(
+            f"{failure.signal_name()}: all processes were stopped before the first step",
+            signal_number=-failure.exitcode,
+            remedy="nothing was trained yet; the same command starts again",
+        )
     if failure.exitcode < 0:
         memory = ", as the system does when memory runs out" if failure.exitcode == -signal.SIGKILL else ""
         said = [f"was killed by {failure.signal_name()}{memory}"]
     elif Path(failure.error_file).is_file():
-        said = failure.error_file_data["message"].splitlines()
+        message = failure.error_file_data["message"]
+        return _ended(f"rank {rank} of {logs.num_ranks}", message, logs.log(rank), failure.exitcode)
     else:
         said = [f"ended with exit code {failure.exitcode}"]
     exit_code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
@@ -182,13 +254,13 @@ def _failure(failures: Mapping[int, ProcessFailure], logs: RankLogs) -> RankErro
 
 
 def _weight(exit_code: int) -> int:
-    """How little a rank's end says: least an error of ours, then a violent death, another error (often that of a rank
-    that lost its peer), and the agent's own signal."""
+    """How little a rank's end says: least an error of ours, then a violent death, a stop, another error (often that of
+    a rank that lost its peer), and a signal that nobody was there yet to handle (often the agent's own)."""
     if 2 <= exit_code <= 7:
         return 0
     if exit_code < 0:
-        return 3 if exit_code == -signal.SIGTERM else 1
-    return 2
+        return 4 if -exit_code in HANDLED else 1
+    return 2 if exit_code in STOPPED else 3
 
 
 def _meeting(resolved: Resolved) -> dict[str, Any]:

@@ -149,6 +149,11 @@ def _is_ranks(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_rank, value.values()))
 
 
+def _is_token_indices(value: Any) -> bool:
+    lists = list(value.values()) if isinstance(value, dict) else [value]
+    return all(isinstance(one, list) and all(_is_whole(index) and index >= 0 for index in one) for one in lists)
+
+
 def _is_numbers(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_number, value.values()))
 
@@ -171,6 +176,7 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "target_modules": (_is_text_or_texts, "a text or a list of texts"),
     "exclude_modules": (_is_text_or_texts, "a text or a list of texts"),
     "modules_to_save": (_is_texts, "a list of texts"),
+    "trainable_token_indices": (_is_token_indices, "a list of whole numbers, or an object of such lists"),
     "target_parameters": (_is_texts, "a list of texts"),
     "layers_pattern": (_is_text_or_texts, "a text or a list of texts"),
     "layers_to_transform": (_is_layers, "a whole number or a list of them"),

@@ -24,6 +24,7 @@ from tunesmith.errors import ModelError, UnsafeError
 from tunesmith.model.adapter_config import ADAPTER_CONFIG, check_patterns, read_lora_config
 from tunesmith.model.fingerprint import is_fingerprint_of
 from tunesmith.model.headers import few
+from tunesmith.model.new_tokens import make_room, num_embeddings, rows_wanted
 from tunesmith.model.precision import mutates_base
 from tunesmith.notices import notify
 
@@ -190,6 +191,35 @@ def portable_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> tupl
     )
 
 
+def trained_tensors(model: PeftModel, portable: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
+    """The way back from ``portable_tensors``, for a model that goes on training: A and B alone.
+
+    Args:
+        model: a model with a fresh adapter that took its start out of the base.
+        portable: the tensors of a saved one.
+        where: its folder.
+
+    Raises:
+        ModelError: the saved adapter began with other values, so that what is left of the base differs too.
+    """
+    initial: dict[str, torch.Tensor] = model.initial_adapter
+    trained = dict(portable)
+    for name, tensor in portable.items():
+        rank_axis = 0 if name.endswith("lora_A.weight") else 1
+        if not name.endswith(("lora_A.weight", "lora_B.weight")):
+            continue
+        began = initial[name] if rank_axis == 0 else -initial[name]
+        half = began.shape[rank_axis]
+        trained[name] = tensor.narrow(rank_axis, 0, half).contiguous()
+        if not torch.equal(tensor.narrow(rank_axis, half, tensor.shape[rank_axis] - half), began):
+            raise ModelError(
+                f"{name} began with other values than this machine takes out of the base for init_lora_weights",
+                where=where,
+                remedy="continue with the settings, libraries and kind of device that the checkpoint was written with",
+            )
+    return trained
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
     """What an adapter's weights file holds: tensors, and what was recorded with them (None where nothing was)."""
@@ -262,6 +292,7 @@ def load_adapter_strictly(
             remedy=f"give the base that {ADAPTER_CONFIG} names, in the revision that was trained",
         )
     config.inference_mode = False  # so that what was trained whole is held in float32 here as it was there
+    make_room(model, rows_wanted(config, num_embeddings(model)))
     adapted = attach_adapter(model, config)
     _compare(file.tensors, get_peft_model_state_dict(adapted, save_embedding_layers=False), path)
     _check_unchanged(file, folder, recorded_checksum)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
 from tunesmith.model.internals import supports_sdpa
 from tunesmith.model.memory.shapes import skeleton, weight_bytes
+from tunesmith.model.new_tokens import give_rows, trained_rows
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
 from tunesmith.model.quantize import is_quantized, keep_one_4bit_kernel, quantization_config
@@ -57,15 +59,20 @@ class Inference:
 
 
 def load_model(
-    resolved: Resolved, precision: Precision, device: Device, strategy: Strategy = ALONE
+    resolved: Resolved,
+    precision: Precision,
+    device: Device,
+    strategy: Strategy = ALONE,
+    new_tokens: Sequence[int] = (),
 ) -> PreTrainedModel | PeftModel:
-    """The model of a run: base, quantization, adapter, checkpointing, in this order.
+    """The model of a run: base, quantization, new tokens, adapter, checkpointing, in this order.
 
     A model class of an installed package (``model.model_class``) does all of that itself.
 
     Args:
         device: where the run computes.
         strategy: how several processes will share it.
+        new_tokens: ids that get rows of their own, which are trained.
 
     Raises:
         ModelError: the model is not there, does not fit the settings or the machine.
@@ -76,8 +83,13 @@ def load_model(
         model: PreTrainedModel | PeftModel = model_class(config.model.model_class)(resolved, precision)
         return on_device(model, device) if strategy.name == "ddp" else model
     model = load_base(resolved, precision, device, strategy=strategy)
+    if new_tokens:
+        give_rows(model, new_tokens)
     if config.adapter.use_lora:
-        model = attach_adapter(model, lora_config(config.adapter))
+        adapter = lora_config(config.adapter)
+        if new_tokens:
+            trained_rows(model, adapter, new_tokens)
+        model = attach_adapter(model, adapter)
     if config.training.gradient_checkpointing:
         enable_checkpointing(model)
     align_types(model)

@@ -17,6 +17,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from tunesmith.errors import ModelError
 from tunesmith.model.internals import attention_of
+from tunesmith.model.new_tokens import num_embeddings
 from tunesmith.model.precision import Precision
 
 PROBE_LENGTH = 12
@@ -117,7 +118,7 @@ def _keep_layers(config: PreTrainedConfig, number: int) -> None:
 def _reach(model: torch.nn.Module, base: PreTrainedModel, boundaries: dict[str, Any], precision: Precision) -> bool:
     """Whether anything of the first example's tokens arrives at the logits of the second."""
     embeddings: Any = base.get_input_embeddings()
-    ids = torch.randint(embeddings.num_embeddings, (2 * PROBE_LENGTH,), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(num_embeddings(base), (2 * PROBE_LENGTH,), generator=torch.Generator().manual_seed(0))
     positions = torch.arange(PROBE_LENGTH).repeat(2)
     row = {"input_ids": ids[None], "position_ids": positions[None]} | boundaries
     row = {name: value.to(base.device) if isinstance(value, torch.Tensor) else value for name, value in row.items()}

@@ -9,17 +9,18 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tunesmith.config.schema import ModelSection
+from tunesmith.config.schema import DataSection, ModelSection
 from tunesmith.errors import ModelError
 from tunesmith.model import source
+from tunesmith.model.new_tokens import add_new_tokens
 from tunesmith.notices import notify
 
 
-def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
+def load_tokenizer(section: ModelSection, data: DataSection | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer, padding on the right, with an end token and a padding token.
 
     The padding token is the one in the settings, else the tokenizer's own, else the end token; labels are masked by
-    position, so sharing the end token hides nothing. No token is added and nothing is resized.
+    position, so sharing the end token hides nothing. No token is added but the new ones that ``data`` names.
 
     Raises:
         ModelError: there is no tokenizer, it has no end token, or a token from the settings is not in its vocabulary.
@@ -29,6 +30,8 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     located = source.locate(name, section.revision if name == section.model_name_or_path else None, kind="tokenizer")
     tokenizer = _open(section, name, located)
     tokenizer.padding_side = "right"
+    if data is not None:
+        add_new_tokens(tokenizer, data)
     _decide_eos(tokenizer, section.eos_token, name)
     _decide_pad(tokenizer, section.pad_token, name)
     return tokenizer
@@ -94,5 +97,5 @@ def _require_known(tokenizer: PreTrainedTokenizerBase, token: str, setting: str,
         raise ModelError(
             f"{setting} {token!r} is not in the tokenizer's vocabulary",
             where=name,
-            remedy="name a token that it has; embeddings are not resized in silence",
+            remedy="name a token that it has, or add it with data.new_special_tokens",
         )

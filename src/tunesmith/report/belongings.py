@@ -81,7 +81,8 @@ def foreign(folder: Path, final_subdir: str | None = None) -> list[str]:
     own = set(belonging(folder))
     names = [name for name in found(folder, final_subdir) if name not in own]
     aside = [name for name in (REPLACED, _REMOVING) if os.path.lexists(folder / name) and not _is_ours(folder / name)]
-    return names + aside
+    logs = [path for path in folder.glob("logs/rank-*.log") if not _is_rank_log(path)]
+    return names + aside + [path.relative_to(folder).as_posix() for path in logs]
 
 
 def record_files(folder: Path) -> None:
@@ -148,8 +149,16 @@ def heal(folder: Path) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint of the run in a folder was ever complete."""
-    return any(folder.glob("checkpoint-*/manifest.json"))
+    """Whether a checkpoint of a run of ours in a folder was ever complete."""
+    return any(map(_is_manifest, folder.glob("checkpoint-*/manifest.json")))
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        manifest = read_json(path)
+    except StorageError:
+        return False
+    return isinstance(manifest, dict) and {"step", "files"} <= manifest.keys()
 
 
 def remove(folder: Path) -> None:
@@ -161,6 +170,12 @@ def remove(folder: Path) -> None:
         else:
             path.unlink(missing_ok=True)
         _remove_empty(folder, path.parent)
+
+
+def _is_rank_log(path: Path) -> bool:
+    """Whether a log is one that a launcher of ours has begun; it stays when a run is replaced, and grows."""
+    with path.open("rb") as stream:
+        return stream.read(9) in (b"", b"--- rank ")
 
 
 def _restore(folder: Path) -> None:
@@ -186,7 +201,11 @@ def _move(source: Path, target: Path, names: list[str]) -> None:
         _mark(target)
     for name in _record_last(names):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).replace(target / name)
+        if (source / name).is_dir() and not (source / name).is_symlink():  # an empty one
+            (source / name).rmdir()
+            (target / name).mkdir(exist_ok=True)
+        else:
+            (source / name).replace(target / name)
         _remove_empty(source, (source / name).parent)
 
 

@@ -76,10 +76,11 @@ def strategy_keywords(strategy: Strategy, *, in_pieces: bool = False) -> dict[st
 
 
 def check_optimizer(resolved: Resolved, device: Device) -> None:
-    """Say what an optimizer that pages its states does without a GPU; refuse one that the device cannot run.
+    """Say what an optimizer that pages its states does without a GPU; refuse arithmetic that the device does not have.
 
     Raises:
-        ModelError: it is one of bitsandbytes, which has no kernels for Apple's device.
+        ModelError: the optimizer is one of bitsandbytes, which has no kernels for Apple's device; or tf32 is on without
+            a CUDA device.
     """
     optim = resolved.config.training.optim
     if device.kind == "mps" and any(part in optim for part in ("paged", "8bit", "bnb", "ademamix")):
@@ -87,6 +88,12 @@ def check_optimizer(resolved: Resolved, device: Device) -> None:
             f"the optimizer {optim} needs bitsandbytes, which has no kernels for Apple's device (mps)",
             where=resolved.origins["training.optim"],
             remedy="set optim adamw_torch, or device_map cpu",
+        )
+    if resolved.config.training.tf32 and device.kind != "cuda":
+        raise ModelError(
+            f"tf32 needs a CUDA device of the Ampere generation or later, and the run computes on {device.kind}",
+            where=resolved.origins["training.tf32"],
+            remedy="leave tf32 out",
         )
     if optim.startswith("paged_") and device.kind != "cuda":
         notify(f"{optim}: there is no GPU memory to page, so the optimizer's states stay where they are")
@@ -116,7 +123,7 @@ def sft_keywords(
         "restore_callback_states_from_checkpoint": resuming,
         **_batches(resolved, plan),
         **_optimization(resolved, plan),
-        **_intervals(resolved),
+        **_intervals(resolved, resuming=resuming),
         **_tracking(resolved),
     }
 
@@ -164,7 +171,7 @@ def _optimization(resolved: Resolved, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _intervals(resolved: Resolved) -> dict[str, Any]:
+def _intervals(resolved: Resolved, *, resuming: bool) -> dict[str, Any]:
     """When the run logs, evaluates and saves, and which evaluation counts as the best."""
     training = resolved.config.training
     eval_strategy, eval_steps = eval_interval(resolved)
@@ -175,7 +182,7 @@ def _intervals(resolved: Resolved) -> dict[str, Any]:
         "logging_nan_inf_filter": False,
         "eval_strategy": eval_strategy,
         "eval_steps": eval_steps if eval_strategy == "steps" else None,
-        "eval_on_start": training.eval_on_start and eval_strategy != "no",
+        "eval_on_start": training.eval_on_start and eval_strategy != "no" and not resuming,
         "save_strategy": training.save_strategy,
         "save_steps": training.save_steps,
         "save_total_limit": None,  # checkpoints rotate only after the new one is complete

@@ -29,10 +29,10 @@ from tunesmith.model.memory import GIB, BatchShape, HostMemory, Memory
 from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.train.arguments import eval_interval
+from tunesmith.train.optimization import check_optimization, make_arguments
 from tunesmith.train.plan import Plan
 from tunesmith.train.processes import Processes, running
 from tunesmith.train.setup import Problems, Setup, set_up
-from tunesmith.train.trainer import Arguments
 
 MOST_STEPS = 20_000
 """Steps for which the learning rate is computed one after the other; longer schedules are shown by their peak alone."""
@@ -82,14 +82,26 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
     if setup.has("data"):
         _describe_data(report, setup)
     if setup.has("plan"):
-        report.steps = _steps(resolved, setup.plan)
+        report.steps = report.attempt(lambda: _steps(resolved, setup.plan)) if _optimizes(report, setup, gpu) else None
     if gpu is None and setup.has("precision"):
         report.attempt(lambda: choose_attention(resolved, setup.precision, setup.device))
-    if gpu is None and setup.has("arguments"):  # they refuse some settings by themselves
-        report.attempt(lambda: Arguments(**setup.arguments | {"report_to": "none"}))
     if setup.has("precision"):
         _check_memory(report, setup, elsewhere=gpu is not None)
     return report
+
+
+def _optimizes(report: Report, setup: Setup, gpu: str | None) -> bool:
+    """Whether this run's optimizer and schedule can be made; where the device is elsewhere, only the schedule."""
+    if not setup.has("arguments"):
+        return setup.has("plan")
+    keywords = setup.arguments | {"report_to": "none"}
+    if gpu is not None:  # what the device there can do is not known here
+        keywords |= {"bf16": False, "fp16": False, "tf32": None, "use_cpu": True}
+    problems = len(report.problems)
+    arguments = report.attempt(lambda: make_arguments(setup.resolved, keywords))
+    if arguments is not None:
+        report.attempt(lambda: check_optimization(setup.resolved, arguments, setup.device, setup.plan))
+    return len(report.problems) == problems
 
 
 def machine_of(resolved: Resolved, gpu: str, processes: Processes) -> Machine:
@@ -264,7 +276,8 @@ def _estimate(setup: Setup, batch: BatchShape) -> Memory:
         )
     if setup.has("tokenizer"):
         embeddings = memory.skeleton(resolved, precision).get_input_embeddings()
-        check_vocabulary(setup.tokenizer, embeddings.num_embeddings)
+        new = len(resolved.config.data.new_tokens) + len(resolved.config.data.new_special_tokens)
+        check_vocabulary(setup.tokenizer, embeddings.num_embeddings + new)
     return memory.estimate(
         resolved, precision, batch, cuda=setup.device.kind == "cuda", num_processes=setup.processes.total
     )

@@ -8,27 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tunesmith import notices
 from tunesmith.errors import StorageError
 from tunesmith.report.folder import read_json, sync_folder, write_json
 
 MANIFEST = "manifest.json"
+SEAL = "sha256"
+"""Key of the manifest that holds the hash of all the others."""
+Stamps = dict[str, list[int]]
+"""File -> inode, size and times, which change with every write to it and with whatever takes its place."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint folder and the optimizer step after which it was written."""
+    """A checkpoint folder, the optimizer step after which it was written, and what its files were like when their
+    hashes were compared."""
 
     path: Path
     step: int
+    stamps: Stamps | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,8 @@ def commit(folder: Path, batches: Batches) -> None:
         sync_folder(folder.parent)
     except OSError as error:
         raise StorageError(f"cannot write: {error.strerror or error}", where=str(folder)) from error
-    write_json(folder / MANIFEST, {"step": step_of(folder), "batches": asdict(batches), "files": hashes})
+    manifest = {"step": step_of(folder), "batches": asdict(batches), "files": hashes}
+    write_json(folder / MANIFEST, manifest | {SEAL: _seal(manifest)})
 
 
 def batches_of(checkpoint: Checkpoint) -> Batches:
@@ -70,9 +79,12 @@ def problem(folder: Path) -> str | None:
         return f"it was not finished ({MANIFEST} is missing)"
     try:
         manifest = read_json(folder / MANIFEST)
+        seal = manifest.pop(SEAL)
         files, _ = manifest["files"], Batches(**manifest["batches"])
-    except (StorageError, KeyError, TypeError):
+    except (StorageError, AttributeError, KeyError, TypeError):
         return f"{MANIFEST} is damaged"
+    if seal != _seal(manifest):
+        return f"{MANIFEST} has changed since it was written"
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
@@ -80,6 +92,30 @@ def problem(folder: Path) -> str | None:
         if _sha256(path) != expected:
             return f"{name} has changed since it was written"
     return None
+
+
+def stamps_of(folder: Path) -> Stamps:
+    """What the files of a checkpoint are like now; taken before their hashes, a later comparison covers both."""
+    found = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {name: [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in found.items()}
+
+
+def check_untouched(checkpoint: Checkpoint) -> None:
+    """Refuse what was loaded from files that are not those that were checked.
+
+    Raises:
+        StorageError: a file was written or put in place in between.
+    """
+    if checkpoint.stamps is None:
+        return
+    now = stamps_of(checkpoint.path)
+    touched = sorted(name for name in {**now, **checkpoint.stamps} if now.get(name) != checkpoint.stamps.get(name))
+    if touched:
+        raise StorageError(
+            f"{', '.join(touched[:3])} changed while the checkpoint was being loaded",
+            where=str(checkpoint.path),
+            remedy="let nothing else write there, and start again",
+        )
 
 
 def list_checkpoints(output_dir: Path) -> list[Checkpoint]:
@@ -194,3 +230,7 @@ def _sha256(path: Path, *, lasting: bool = False) -> str:
         if lasting:
             os.fsync(stream.fileno())
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -61,5 +61,7 @@ class ReadRows:
         if isinstance(self.rows, BatchRows) and number >= len(self.rows):
             return filler(weighted=self.rows.weighted)
         row = self.rows[number]
+        if isinstance(row, list):
+            return joined(row, weighted=True)
         # whether a later row of a stream has weights is not known, so all of them bring theirs
         return joined([row], weighted=True) if isinstance(row, Example) else row

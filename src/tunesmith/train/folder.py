@@ -29,7 +29,7 @@ from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.adapters import read_adapter
 from tunesmith.model.precision import Precision
 from tunesmith.report import belongings, record
-from tunesmith.report.folder import write_json
+from tunesmith.report.folder import sync_folder, write_json
 from tunesmith.report.plots import CURVES, draw_curves
 from tunesmith.train import checkpoint
 from tunesmith.train.callbacks import keep_metrics_until
@@ -80,16 +80,19 @@ def make_room(folder: Path) -> None:
         belongings.remove(folder)
 
 
-def record_failure(folder: Path, what: str) -> None:
-    """Write into the record how a run failed; where it has nothing to show, the run comes back that it should replace.
+def record_end(folder: Path, status: str, facts: dict[str, Any]) -> None:
+    """Write into the record how a run ended before its end; where it has nothing to show, the run comes back that it
+    should replace.
 
     What cannot be written is said: the failure itself must reach the user.
     """
     try:
+        if belongings.is_finished(folder):
+            return  # what failed came after the run's end, as an upload does
         if not belongings.has_checkpoint(folder) and belongings.put_back(folder):
             notices.notify(f"the new run has no checkpoint, so the earlier run is in its place again in {folder}")
         else:
-            record.close(folder, "failed", {"error": what})
+            record.close(folder, status, facts)
     except (OSError, StorageError) as error:
         notices.notify(f"{record.RECORD} does not say how the run ended ({error})")
 
@@ -128,10 +131,13 @@ def save_models(
         return
     stage = model_folder / ".merged"
     shutil.rmtree(stage, ignore_errors=True)
-    merge(adapter_folder, stage, dtype=precision.dtype, questions=questions_for(adapter_folder))
-    for file in stage.iterdir():
-        file.replace(model_folder / file.name)
-    stage.rmdir()
+    try:
+        merge(adapter_folder, stage, dtype=precision.dtype, questions=questions_for(adapter_folder))
+        for file in stage.iterdir():
+            file.replace(model_folder / file.name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    sync_folder(model_folder)
 
 
 def adapter_folder_of(resolved: Resolved) -> Path:

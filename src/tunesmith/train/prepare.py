@@ -34,6 +34,7 @@ from tunesmith.data.rows import iter_rows
 from tunesmith.data.selection import evaluation_rows, leaks, load_rows, refuse_leaks, without_leaks
 from tunesmith.data.store import ExampleStore, ExampleWriter
 from tunesmith.data.stream import ExampleStream
+from tunesmith.data.streamed import streamed_rows
 from tunesmith.errors import ConfigError, DataError, StorageError
 from tunesmith.train.once import once_per_machine
 from tunesmith.train.plan import make_plan
@@ -178,7 +179,7 @@ def _about(
     are read anew."""
     return {
         "source": data.train_data,
-        "examples": [ledger.total().kept for ledger in (made.train_ledger, made.eval_ledger)],
+        "examples": [ledger.total().kept + ledger.total().pieces for ledger in (made.train_ledger, made.eval_ledger)],
         "fingerprints": [made.train_fingerprint, made.eval_fingerprint],
         "ledgers": [made.train_ledger.to_dict(), made.eval_ledger.to_dict()],
         "rows": rows,
@@ -216,15 +217,16 @@ def prepare_stream(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, numbe
     """
     data = data_section(resolved)
     builder = ExampleBuilder(tokenizer, data)
-    train_rows, eval_rows = select_rows(data)
-    first_row = next(iter(train_rows()), None)
+    eval_rows = [] if data.eval_data is None and data.eval_split is None else evaluation_rows(data)
+    first_row = next(streamed_rows(data, 0), None)
     if first_row is None:
         raise DataError("no training rows", remedy="the data holds no rows")
 
-    def rows() -> Iterator[Row]:
-        return without_leaks(train_rows(), eval_rows, builder, allow=data.allow_leak)
+    def rows(number: int) -> Iterator[Row]:
+        return without_leaks(streamed_rows(data, number), eval_rows, builder, allow=data.allow_leak)
 
-    stream = ExampleStream(rows, builder, number)
+    packs = resolved.config.training.batching == "packed"
+    stream = ExampleStream(rows, builder, number, data.max_length if packs else None)
     stage = Path(tempfile.mkdtemp(prefix="tunesmith-"))
     weakref.finalize(stream, shutil.rmtree, stage, ignore_errors=True)
     eval_ledger = Ledger()

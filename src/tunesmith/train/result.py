@@ -13,13 +13,23 @@ from tunesmith.report.record import RECORD
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """A finished run."""
+    """A run that has ended.
+
+    Attributes:
+        folder: the run folder.
+        model_folder: where the finished model is.
+        steps: optimizer steps that were done.
+        seconds: how long that took.
+        metrics: the last training loss, and the figures of the last or best evaluation.
+        stopped: why the run stopped before its end, and how to go on; None for one that is finished.
+    """
 
     folder: Path
     model_folder: Path
     steps: int
     seconds: float
     metrics: dict[str, Any]
+    stopped: str | None = None
 
 
 def model_folder_of(resolved: Resolved) -> Path:
@@ -29,10 +39,12 @@ def model_folder_of(resolved: Resolved) -> Path:
 
 
 def read_result(resolved: Resolved) -> TrainResult:
-    """The result of a run that other processes have finished, from its record.
+    """The result of a run that other processes have finished or stopped, from its record.
 
     Raises:
         StorageError: there is no such record.
     """
     folder = Path(resolved.config.training.output_dir)
-    return TrainResult(folder, model_folder_of(resolved), **read_json(folder / RECORD)["result"])
+    record = read_json(folder / RECORD)
+    result = record.get("result") or {"steps": 0, "seconds": 0.0, "metrics": {}}
+    return TrainResult(folder, model_folder_of(resolved), **result, stopped=record.get("stopped"))

@@ -5,6 +5,7 @@ Everything that can be checked without weights is checked before weights are loa
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,12 +19,15 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.collate import Collator
 from tunesmith.data.stream import ExampleStream
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import Interrupted, ModelError, TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
+from tunesmith.export.save import make_portable
 from tunesmith.model.internals import attention_of
 from tunesmith.model.load import load_model
+from tunesmith.model.memory import BatchShape, savers
+from tunesmith.model.new_tokens import new_token_ids, num_embeddings
 from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.spread import loads_in_pieces
@@ -32,6 +36,7 @@ from tunesmith.report import belongings, record
 from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, strategy_keywords
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
+from tunesmith.train.checkpoint import MANIFEST, Checkpoint, list_checkpoints
 from tunesmith.train.folder import (
     adapter_record,
     begin_folder,
@@ -40,12 +45,13 @@ from tunesmith.train.folder import (
     draw,
     final_metrics,
     push_finished,
-    record_failure,
+    record_end,
     save_models,
     write_cards,
     write_ledger,
 )
 from tunesmith.train.lock import held
+from tunesmith.train.optimization import check_optimization, make_arguments
 from tunesmith.train.processes import (
     connected,
     disconnect,
@@ -56,7 +62,10 @@ from tunesmith.train.processes import (
 )
 from tunesmith.train.result import TrainResult, model_folder_of
 from tunesmith.train.setup import Setup, set_up
+from tunesmith.train.signals import Halt, Signals, going_on, watching
+from tunesmith.train.space import check_before_training, storage_faults
 from tunesmith.train.start import check_agreement, check_writable, completed
+from tunesmith.train.stopping import Stopping, TimeIsUp
 from tunesmith.train.strategy import check_tied, claim_deepspeed_fields, gathered_weights, release_zero3
 from tunesmith.train.trainer import Arguments, Trainer
 
@@ -69,7 +78,11 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         command: the command line that started the run, for ``run.json``.
         listener: whoever shows progress.
 
+    Returns:
+        The result; of a run whose time was up, with ``stopped``.
+
     Raises:
+        Interrupted: a signal stopped the run; ``run.json`` then says "interrupted" and how to go on.
         TunesmithError: with the exit code of what went wrong; ``run.json`` then says "failed" and why, unless the run
             had nothing to show yet and the one that it was to replace is back in its place.
     """
@@ -79,35 +92,89 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
         if is_main_process():
             belongings.heal(folder)
         complete = completed(resolved)
-        return complete or _train(resolved, command, listener or Silent())
+        if complete:
+            return complete
+        with watching() as signals:
+            return _train(resolved, command, listener or Silent(), signals)
 
 
-def _train(resolved: Resolved, command: Sequence[str], listener: Listener) -> TrainResult:
+def _train(resolved: Resolved, command: Sequence[str], listener: Listener, signals: Signals) -> TrainResult:
     """``train``, in a folder that nobody else uses."""
-    started = time.perf_counter()
+    started, clock = time.perf_counter(), time.monotonic()
     joined = connected()
     use_fresh_store()
     setup = set_up(resolved, running())
     claim_deepspeed_fields()
     arguments = trainer_arguments(setup)
     set_seed(resolved.config.training.seed)
-    model = load_model(resolved, setup.precision, setup.device, setup.strategy)
-    check_vocabulary(setup.tokenizer, model.get_input_embeddings().num_embeddings)
+    tokens = new_token_ids(setup.tokenizer, resolved.config.data)
+    with memory_explained(setup, "while the weights were loaded"):
+        model = load_model(resolved, setup.precision, setup.device, setup.strategy, tokens)
+    check_vocabulary(setup.tokenizer, num_embeddings(model))
     check_tied(setup.strategy, model)
     contract = inference_contract(setup, model)
     trainer = build_trainer(setup, model, contract, arguments)
     check_agreement(setup.resume, setup.data.train_fingerprint)
+    go_on = going_on(command)
+    with signals.waiting(f"the newest complete checkpoint is whole; go on with: {go_on}"):
+        try:
+            steps(setup, trainer, command, listener, stopping_of(resolved, trainer, signals, clock, go_on))
+        except TimeIsUp as up:
+            return TrainResult(
+                Path(resolved.config.training.output_dir), model_folder_of(resolved), trainer.state.global_step,
+                time.perf_counter() - started, {}, stopped=up.line(),
+            )  # fmt: skip
+        # what follows is whole or not there; a first signal finds it nearly done, a second one need not wait
+        return ending(setup, trainer, contract, started, joined=joined)
+
+
+def ending(setup: Setup, trainer: Trainer, contract: Contract, started: float, *, joined: bool) -> TrainResult:
+    """What follows the last step: the processes part, and the main one writes the finished run.
+
+    Args:
+        joined: whether somebody else connected the processes, who then parts them as well.
+    """
+    folder = Path(setup.resolved.config.training.output_dir)
+    with failure_recorded(folder), storage_faults(folder, "the finished model"):
+        if is_main_process() and isinstance(setup.data.train, ExampleStream):
+            write_ledger(folder, setup.data)
+        weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
+        release_zero3()
+        if not joined:
+            disconnect()
+        return finalize(setup, trainer, contract, started, weights)
+
+
+@contextmanager
+def failure_recorded(folder: Path) -> Iterator[None]:
+    """What ends the run after its steps is recorded in its folder."""
+    try:
+        yield
+    except BaseException as error:
+        if is_main_process():
+            record_end(folder, *end_of(error))
+        raise
+
+
+def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: Listener, stopping: Stopping) -> None:
+    """Begin the run folder and take every step, or those until the run is to stop."""
     begin(setup, trainer, command, listener)
-    set_seed(process_seed(resolved.config.training.seed))
-    with recorded_end(setup, listener):
-        trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
-    if is_main_process() and isinstance(setup.data.train, ExampleStream):
-        write_ledger(Path(resolved.config.training.output_dir), setup.data)
-    weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
-    release_zero3()
-    if not joined:
-        disconnect()
-    return finalize(setup, trainer, contract, started, weights)
+    trainer.add_callback(stopping)
+    set_seed(process_seed(setup.resolved.config.training.seed))
+    try:
+        with recorded_end(setup, listener), memory_explained(setup, trainer=trainer):
+            trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
+            trainer.finish_weights()
+            trackers.tell_losses(trainer.callback_handler.callbacks)
+    except Interrupted:
+        trainer.accelerator.wait_for_everyone()  # a launcher ends all processes once the first one has left
+        raise
+
+
+def stopping_of(resolved: Resolved, trainer: Trainer, signals: Signals, clock: float, go_on: str) -> Stopping:
+    """The callback that stops a run which began when ``time.monotonic()`` was ``clock``."""
+    limit = resolved.config.training.time_limit
+    return Stopping(signals, trainer.accelerator, None if limit is None else clock + limit, go_on)
 
 
 def inference_contract(setup: Setup, model: Any) -> Contract:
@@ -121,7 +188,10 @@ def trainer_arguments(setup: Setup) -> Arguments:
     """The trainer's configuration. Making it connects the processes, among which weights may be spread while they
     load."""
     in_pieces = loads_in_pieces(setup.resolved, setup.strategy, setup.processes.total)
-    return Arguments(**setup.arguments, **strategy_keywords(setup.strategy, in_pieces=in_pieces))
+    keywords = setup.arguments | strategy_keywords(setup.strategy, in_pieces=in_pieces)
+    arguments = make_arguments(setup.resolved, keywords)
+    check_optimization(setup.resolved, arguments, setup.device, setup.plan)
+    return arguments
 
 
 def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Arguments) -> Trainer:
@@ -141,12 +211,21 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
-        complete_checkpoint=lambda saved: inference.write(saved, contract),
+        complete_checkpoint=lambda saved: _complete(setup, model, contract, saved),
         callbacks=list(_callbacks(setup)),
     )
+    trainer.resumed, trainer.rescheduled = setup.resume, setup.continuation.rescheduled
     trainer.remove_callback(PrinterCallback)
+    trainer.callback_handler.callbacks = trackers.guard(trainer.callback_handler.callbacks)
     trainer.check_strategy(setup.strategy)
     return trainer
+
+
+def _complete(setup: Setup, model: Any, contract: Contract, saved: Path) -> None:
+    """Add to a checkpoint how its model wants to be asked, and on what terms it may be continued."""
+    make_portable(model, saved, setup.resolved.config.model)
+    inference.write(saved, contract)
+    setup.terms.write(saved, setup.continuation.accepted)
 
 
 def _callbacks(setup: Setup) -> Iterator[TrainerCallback]:
@@ -155,21 +234,62 @@ def _callbacks(setup: Setup) -> Iterator[TrainerCallback]:
     if training.early_stopping_patience is not None and eval_interval(setup.resolved)[0] != "no":
         yield EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold)
     if is_main_process():
-        yield from trackers.callbacks(setup.resolved, setup.trackers)
+        yield from trackers.callbacks(setup.resolved, setup.trackers, resuming=setup.resume is not None)
 
 
 def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: Listener) -> None:
     """Tell everybody that the first step follows, and begin the run folder."""
     folder = Path(setup.resolved.config.training.output_dir)
-    facts = describe(setup, trainer)
+    facts = describe(setup, trainer) | {"trackers": trackers.run_ids()}
+    if setup.continuation.accepted:
+        facts["accepted_changes"] = list(setup.continuation.accepted)
     trainer.add_callback(RunLog(folder, listener))
     if setup.samples is not None:
         setup.samples.show_in(trainer.callback_handler.callbacks)
         trainer.add_callback(setup.samples)
     trainer.check_callbacks()
     if is_main_process():
+        check_before_training(trainer, folder, setup.plan.total_steps, setup.resolved)
         begin_folder(folder, setup.resolved, command, facts, setup.data, setup.resume)
         listener.on_start(facts)
+
+
+@contextmanager
+def memory_explained(setup: Setup, when: str = "", trainer: Trainer | None = None) -> Iterator[None]:
+    """Memory that runs out inside becomes an error of ours, with the settings that need less.
+
+    Raises:
+        ModelError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate memory", str(error)):
+            raise
+        rows, length = setup.resolved.config.training.per_device_train_batch_size, setup.resolved.config.data.max_length
+        if trainer is not None:
+            rows, length = trainer.batch_shape or (rows, length)
+            when = f"at step {trainer.state.global_step + 1}, with a batch of {rows} x {length} tokens"
+        kept = f"; {newest.path.name} is kept" if (newest := newest_complete(setup)) else ""
+        changes = savers(setup.resolved, BatchShape(rows, length, length), bitsandbytes=setup.device.kind != "mps")
+        raise ModelError(
+            f"{setup.device.name} ran out of memory {when}{kept}",
+            remedy=f"set one of: {', '.join(changes)}; or take a smaller model or a larger device",
+        ) from error
+
+
+def newest_complete(setup: Setup) -> Checkpoint | None:
+    """The newest checkpoint of the run that was ever complete."""
+    found = list_checkpoints(Path(setup.resolved.config.training.output_dir))
+    return next((checkpoint for checkpoint in reversed(found) if (checkpoint.path / MANIFEST).is_file()), None)
+
+
+def end_of(error: BaseException) -> tuple[str, dict[str, Any]]:
+    """Status and facts that ``run.json`` keeps of a run that did not reach its end."""
+    what = error.line() if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, Interrupted | Halt | KeyboardInterrupt):
+        return "interrupted", {"stopped": what}
+    return "failed", {"error": what}
 
 
 @contextmanager
@@ -180,8 +300,7 @@ def recorded_end(setup: Setup, listener: Listener) -> Iterator[None]:
     except BaseException as error:
         if is_main_process():
             listener.on_end()
-            what = error.line() if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
-            record_failure(Path(setup.resolved.config.training.output_dir), what)
+            record_end(Path(setup.resolved.config.training.output_dir), *end_of(error))
         raise
     finally:
         trackers.close()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tunesmith.model.device import Device, Machine
     from tunesmith.model.precision import Precision
     from tunesmith.train.checkpoint import Checkpoint
+    from tunesmith.train.contract import Continuation, RunTerms
     from tunesmith.train.evaluator import Evaluator
     from tunesmith.train.plan import Plan
     from tunesmith.train.prepare import PreparedData
@@ -65,6 +66,8 @@ class Setup:
         resume: ``checkpoint``, once it is sure that this run can continue it.
         trackers: names of the trackers that the run reports to.
         weights: where the model's weights are, which are whole as far as their headers tell.
+        terms: all that decides what the run ends with; checkpoints carry it.
+        continuation: how the run differs from the one that wrote ``resume``.
         arguments: keywords of the trainer's configuration, but for the strategy's.
     """
 
@@ -86,6 +89,8 @@ class Setup:
     resume: Checkpoint | None = NOT_MADE
     trackers: tuple[str, ...] = NOT_MADE
     weights: str = NOT_MADE
+    terms: RunTerms = NOT_MADE
+    continuation: Continuation = NOT_MADE
     arguments: dict[str, Any] = NOT_MADE
 
     def has(self, *names: str) -> bool:
@@ -185,7 +190,7 @@ def _checkpoint(resolved: Resolved, folder: Path) -> Checkpoint | None:
 def _tokenizer(resolved: Resolved) -> PreTrainedTokenizerBase:
     from tunesmith.model.tokenizer import load_tokenizer
 
-    return load_tokenizer(resolved.config.model)
+    return load_tokenizer(resolved.config.model, resolved.config.data)
 
 
 def _data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, processes: Processes) -> PreparedData:
@@ -270,6 +275,20 @@ def _weights(resolved: Resolved) -> str:
     return open_checked(section, read_weights=False).located
 
 
+def _terms(
+    resolved: Resolved, data: PreparedData, plan: Plan, strategy: Strategy, device: Device, precision: Precision
+) -> RunTerms:
+    from tunesmith.train.contract import RunTerms
+
+    return RunTerms(resolved, data, plan, strategy, device, precision)
+
+
+def _continuation(resume: Checkpoint | None, terms: RunTerms) -> Continuation:
+    from tunesmith.train.contract import Continuation, continuation
+
+    return Continuation() if resume is None else continuation(resume, terms)
+
+
 def _arguments(
     resolved: Resolved, device: Device, precision: Precision, plan: Plan, resume: Checkpoint | None
 ) -> dict[str, Any]:
@@ -296,6 +315,8 @@ STEPS: Mapping[str, Callable[..., Any]] = {
     "resume": _resume,
     "trackers": _trackers,
     "weights": _weights,
+    "terms": _terms,
+    "continuation": _continuation,
     "arguments": _arguments,
 }
 """Part of a ``Setup`` -> what makes it, in order."""

@@ -6,8 +6,10 @@ Reads the run folder and changes nothing in it. Loads no weights, so that a laun
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
@@ -35,7 +37,8 @@ def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
     folder, asked = Path(resolved.config.training.output_dir), resolved.config.training.resume_from_checkpoint
     check_writable(folder)
     repeated = repeats(resolved)
-    problem = partial(_problem, folder)
+    stamps: dict[Path, checkpoint.Stamps] = {}
+    problem = partial(problem_here, folder, stamps=stamps)
     newest = checkpoint.find(folder, "latest", problem) if repeated else None
     found = newest or checkpoint.find(folder, asked, problem)
     own = found is not None and checkpoint.is_of(folder, found)
@@ -43,13 +46,14 @@ def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
     unfinished = unfinished and not belongings.is_finished(folder) and not belongings.foreign(folder)
     if not own and not repeated and not unfinished:
         check_free(resolved)
-    return found
+    return found if found is None else replace(found, stamps=stamps[found.path])
 
 
 def completed(resolved: Resolved) -> TrainResult | None:
     """The result of the run in ``output_dir``, where it is finished and is the one that is to be continued; else None.
 
-    Job files say ``--resume auto`` and are started again and again; a run at its end must not train on.
+    Job files say ``--resume auto`` and are started again and again; a run at its end must not train on. Where its
+    weights are gone or its newest checkpoint is damaged, it is not complete and goes on from an earlier one.
     """
     folder, asked = Path(resolved.config.training.output_dir), resolved.config.training.resume_from_checkpoint
     if not checkpoint.is_newest(asked) or not belongings.is_finished(folder):
@@ -60,16 +64,31 @@ def completed(resolved: Resolved) -> TrainResult | None:
         return None
     if not all((folder / name).is_file() for name in files if name.endswith(".safetensors") and "/" not in name):
         return None
+    newest = checkpoint.list_checkpoints(folder)[-1:]
+    if newest and problem_here(folder, newest[0].path, {}):
+        return None
     notices.notify(f"the run in {folder} is complete, so there is nothing to do")
     return read_result(resolved)
 
 
-def _problem(run: Path, found: Path) -> str | None:
-    """``checkpoint.problem``, whose hashes one process reads on each machine."""
+def problem_here(run: Path, found: Path, stamps: dict[Path, checkpoint.Stamps]) -> str | None:
+    """``checkpoint.problem``, whose hashes one process reads on each machine.
+
+    Args:
+        run: the run folder.
+        found: the checkpoint.
+        stamps: gets what its files were like before their hashes were read.
+    """
     manifest = found / checkpoint.MANIFEST
     written = manifest.stat().st_mtime_ns if manifest.is_file() else None
     name = f"checkpoint {found.absolute()} {written}"
-    problem: str | None = once_per_machine(run, name, lambda: checkpoint.problem(found))
+
+    def compute() -> list[Any]:
+        before = checkpoint.stamps_of(found)
+        return [checkpoint.problem(found), before]
+
+    problem: str | None
+    problem, stamps[found] = once_per_machine(run, name, compute)
     return problem
 
 
@@ -84,7 +103,9 @@ def check_folder(resolved: Resolved) -> Path:
     """
     folder, section = Path(resolved.config.training.output_dir), resolved.config.launch
     check_writable(folder)
-    if not (section.node_rank or resolved.config.training.resume_from_checkpoint or repeats(resolved)):
+    continues = belongings.is_record(folder / record.RECORD) or belongings.has_checkpoint(folder)
+    continues = continues and bool(resolved.config.training.resume_from_checkpoint)
+    if not (section.node_rank or continues or repeats(resolved)):
         check_free(resolved)
     return folder
 
@@ -98,7 +119,7 @@ def repeats(resolved: Resolved) -> bool:
     """
     allowed = os.environ.get("TORCHELASTIC_MAX_RESTARTS") or resolved.config.launch.max_restarts
     path = Path(resolved.config.training.output_dir, record.RECORD)
-    if not int(allowed) or not path.is_file():
+    if not int(allowed) or not belongings.is_record(path):
         return False
     found = read_json(path)
     return found["status"] != "finished" and _what_is_run(found["settings"]) == _what_is_run(resolved.values())
@@ -109,8 +130,8 @@ def recorded_date(resolved: Resolved) -> str | None:
     asked, folder = resolved.config.training.resume_from_checkpoint, Path(resolved.config.training.output_dir)
     if asked is None and not repeats(resolved):
         return None
-    places = [folder] if asked in (None, "latest") else [Path(str(asked)).parent, folder]
-    path = next((place / record.RECORD for place in places if (place / record.RECORD).is_file()), None)
+    places = [folder] if asked is None or checkpoint.is_newest(asked) else [Path(asked).parent, folder]
+    path = next((place / record.RECORD for place in places if belongings.is_record(place / record.RECORD)), None)
     data = read_json(path).get("data") if path is not None else None
     return data.get("template_date") if isinstance(data, dict) else None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +20,9 @@ import transformers
 from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import CallbackHandler
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 from typing_extensions import override
 
 from tunesmith.config.strategy import Strategy
@@ -31,8 +31,8 @@ from tunesmith.errors import ModelError, NumericsError
 from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
 from tunesmith.evaluate.untouched import untouched
 from tunesmith.report import belongings
-from tunesmith.train import checkpoint, fsdp
-from tunesmith.train.processes import process_seed
+from tunesmith.train import checkpoint, fsdp, space
+from tunesmith.train.resuming import ResumingTrainer
 from tunesmith.train.upstream import base_of, check_overrides, constructed
 
 GenerationMetrics = Callable[[torch.nn.Module, int, dict[str, float]], dict[str, float]]
@@ -63,7 +63,7 @@ class Arguments(SFTConfig):
         return device
 
 
-class Trainer(SFTTrainer):
+class Trainer(ResumingTrainer):
     """Trains on examples whose labels are decided already.
 
     Args:
@@ -88,6 +88,7 @@ class Trainer(SFTTrainer):
         **keywords: Any,
     ) -> None:
         check_overrides(Arguments)
+        check_overrides(ResumingTrainer, sets=["_tr_loss", "_globalstep_last_logged"])
         check_overrides(Trainer, sets=["model_accepts_loss_kwargs"])
         with constructed(keywords["model"]):
             super().__init__(**keywords)
@@ -102,6 +103,7 @@ class Trainer(SFTTrainer):
         # count to itself (the accumulation fault of 2024).
         self.model_accepts_loss_kwargs = True
         self.step_origins: list[str] = []
+        self.batch_shape: tuple[int, int] | None = None
         self._step_loss: torch.Tensor | None = None
         self._tokens: torch.Tensor | int = 0
         self._tokens_since = time.perf_counter()
@@ -190,6 +192,8 @@ class Trainer(SFTTrainer):
         """Summed loss of the labelled tokens over their weight in the whole step (all batches, all processes)."""
         inputs = dict(inputs)
         labels, weights = inputs.pop("labels"), inputs.pop("weights", None)
+        rows, length = labels.shape
+        self.batch_shape = (rows, length)
         losses = token_losses(model, inputs, labels, weights, chosen_positions=self._chosen_positions)
         total = losses.weight.sum() if num_items_in_batch is None else num_items_in_batch
         total = torch.as_tensor(total).to(losses.nll)
@@ -219,7 +223,7 @@ class Trainer(SFTTrainer):
         """The gradient norm; raises before the optimizer can use a loss or gradient that is not finite."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         loss, self._step_loss = self._step_loss, None
-        if self.args.fp16:  # the loss scaler skips steps whose gradients overflow
+        if self.args.fp16 and not self._scaler_at_floor():  # it skips steps whose gradients overflow, and goes lower
             grad_norm_checked: Any = 0.0
         else:
             grad_norm_checked = grad_norm
@@ -228,9 +232,40 @@ class Trainer(SFTTrainer):
             rows = ", ".join(self.step_origins[:8]) + (" ..." if len(self.step_origins) > 8 else "")
             raise NumericsError(
                 f"the {kind} is not finite at step {self.state.global_step + 1}; rows of the step: {rows}",
-                remedy="the weights are as they were before this step; look at the rows, or lower learning_rate",
+                remedy=f"the weights are as they were before this step{self._resumable()}; look at the rows, or lower "
+                "learning_rate",
             )
         return grad_norm
+
+    def _scaler_at_floor(self) -> bool:
+        """Whether the loss scaler has been halved so often that what still overflows is no matter of its scale."""
+        scaler = self.accelerator.scaler
+        return scaler is not None and float(scaler.get_scale()) <= 1
+
+    def _resumable(self) -> str:
+        """Words for the newest complete checkpoint; none where there is none."""
+        for found in reversed(checkpoint.list_checkpoints(Path(self.args.output_dir))):
+            if (found.path / checkpoint.MANIFEST).is_file():
+                return f", and {found.path.name} can be resumed"
+        return ""
+
+    @torch.no_grad()
+    def check_weights(self) -> None:
+        """Refuse trained weights that are not finite. All processes must call this, each of which looks at its part.
+
+        Raises:
+            NumericsError: with the name of the first such weight.
+        """
+        trained = ((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
+        wrong = next((name for name, weight in trained if not _local(weight).isfinite().all()), None)
+        found = torch.tensor([wrong is not None], device=self.args.device, dtype=torch.int64)
+        if self.args.world_size > 1:
+            found = self.accelerator.gather(found)
+        if found.any():
+            raise NumericsError(
+                f"after step {self.state.global_step} the weight {wrong or 'in another process'} is not finite",
+                remedy=f"nothing was saved{self._resumable()}; lower learning_rate",
+            )
 
     @override
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -253,6 +288,31 @@ class Trainer(SFTTrainer):
         return self.optimizer
 
     # ---- evaluation ----
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The weights that an optimizer without a schedule means, an average; afterwards those that it steps with, to
+        the bit. Other optimizers know no difference."""
+        optimizer = getattr(self.optimizer, "optimizer", None)
+        if not callable(getattr(optimizer, "eval", None)):
+            yield
+            return
+        trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        former = [weight.detach().clone() for weight in trained]
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self.optimizer.train()
+            for weight, value in zip(trained, former, strict=True):
+                weight.data.copy_(value)
+
+    def finish_weights(self) -> None:
+        """Leave the weights as they are to be kept, and refuse them where they are not finite."""
+        best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
+        if self.optimizer is not None and not best:
+            self.optimizer.eval()  # type: ignore[attr-defined]  # accelerate's wrapper has it for every optimizer
+        self.check_weights()
 
     def _eval_batches(self, eval_dataset: Any) -> torch.utils.data.DataLoader[Any]:
         training_collator, self.data_collator = self.data_collator, self._eval_collator
@@ -277,7 +337,7 @@ class Trainer(SFTTrainer):
         started = time.perf_counter()
         # counted in the history, which a checkpoint keeps, so that a resumed run generates at the same evaluations
         earlier = sum(f"{metric_key_prefix}_loss" in entry for entry in self.state.log_history)
-        with untouched(self.model):
+        with untouched(self.model), self._averaged():
             metrics = self._token_metrics(self._eval_batches(eval_dataset))
             if self._generation_metrics is not None and earlier % self._generate_every == 0:
                 model = self.accelerator.unwrap_model(self.model)
@@ -329,18 +389,6 @@ class Trainer(SFTTrainer):
         return checkpoint.Batches(args.world_size, rows, rows * args.world_size * args.gradient_accumulation_steps)
 
     @override
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Continue this process's random streams; where another number of processes wrote the checkpoint there are
-        none to continue, and new ones begin."""
-        if checkpoint is None or Path(checkpoint, self._rng_file()).is_file():
-            super()._load_rng_state(checkpoint)
-        else:
-            set_seed(process_seed(self.args.seed, self.state.global_step))
-
-    def _rng_file(self) -> str:
-        return f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
-
-    @override
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Whether this evaluation is the best one so far; if the best model is to be kept, it is saved at once.
 
@@ -353,15 +401,21 @@ class Trainer(SFTTrainer):
 
     @override
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        former = self.state.best_model_checkpoint
-        transformers.Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would add a model card of its own
-        self.accelerator.wait_for_everyone()  # other processes save their random states, or pieces of the weights
-        if not self.args.should_save:
-            return
+        self.check_weights()
+        former, progress = self.state.best_model_checkpoint, self.progress()
         folder = Path(self.args.output_dir)
         saved = folder / f"checkpoint-{self.state.global_step}"
-        self._complete_checkpoint(saved)
-        checkpoint.commit(saved, self._batches())
+        with space.saving(saved, space.checkpoint_bytes(self)) if self.args.should_save else nullcontext():
+            # a resumed run comes out of evaluation mode as this one does, to the bit
+            self.optimizer.eval()  # of those without modes, accelerate's wrapper does nothing
+            transformers.Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would add a model card of its own
+            self.optimizer.train()
+            self.accelerator.wait_for_everyone()  # other processes save their random states, or pieces of the weights
+            if not self.args.should_save:
+                return
+            self.write_progress(saved, progress)
+            self._complete_checkpoint(saved)
+            checkpoint.commit(saved, self._batches())
         belongings.drop_replaced(folder)
         best = self.state.best_model_checkpoint
         if former is not None and former != best and self._is_surplus(Path(former)):
@@ -373,3 +427,8 @@ class Trainer(SFTTrainer):
         ours = folder.is_dir() and folder.parent.resolve() == Path(self.args.output_dir).resolve()
         unplanned = self.args.save_strategy == "steps" and checkpoint.step_of(folder) % self.args.save_steps
         return ours and bool(unplanned)
+
+
+def _local(weight: torch.Tensor) -> torch.Tensor:
+    """The part of a weight that this process holds."""
+    return weight.to_local() if hasattr(weight, "to_local") else weight

@@ -48,7 +48,7 @@ EXPECTED_DEFAULTS: dict[str, Any] = {
     "quantization.load_in_4bit": True,
     "quantization.load_in_8bit": False,
     "data.max_length": 2048,
-    "data.add_bos": True,
+    "data.add_bos": "if_known",
     "data.too_long": "drop",
     "training.output_dir": "checkpoints/mistral-7b-reasoning",
     "training.per_device_train_batch_size": 1,

@@ -26,6 +26,16 @@ def settings(*tokens: str) -> Resolved:
 BREACHES: dict[str, tuple[list[str], str]] = {
     "chosen_device_is_for_one_process": (["--gpu_id", "1", "--num_processes", "2"], "gpu_id chooses one device"),
     "machines_find_each_other": (["--nodes", "2"], "2 machines need node_rank and rendezvous"),
+    "new_tokens_are_words": (["--new_tokens", '["a b", " c"]'], "' c' cannot be a new token"),
+    "new_tokens_lie_on_every_device": (
+        ["--new_tokens", '["<a>"]', "--strategy", "fsdp2"],
+        "new tokens do not go with strategy",
+    ),
+    "one_way_to_hold_out": (["--dev_group_by", "prompt"], "how dev_split holds out rows, which is 0"),
+    "names_hold_no_credentials": (
+        ["--train_data", "s3://me:word@bucket/x"],
+        "a URL may hold no credentials: s3://bucket/x",
+    ),
     "one_quantization": (["--load_in_4bit", "--load_in_8bit"], "both on"),
     "quantized_weights_are_frozen": (["--no_use_lora", "--load_in_4bit"], "full fine-tuning"),
     "one_precision": (["--bf16", "--fp16"], "bf16 and fp16"),

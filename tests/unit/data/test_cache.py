@@ -103,8 +103,12 @@ def section(tmp_path: Path) -> DataSection:
 OTHER: dict[str, Any] = {
     "train_data": ["{folder}/train.jsonl", "{folder}/eval.jsonl"], "eval_data": None, "subset": "x", "train_split": "y",
     "eval_split": "z", "dev_split": 0.5, "format": "text", "columns": {"prompt": "q"}, "mix_weights": [1.0],
+    "roles": {"bot": "assistant"}, "turn_order": "merge", "template_date": "2020-01-02", "unwritten": "report",
+    "train_thoughts": False,
     "mix_stop": "all_exhausted", "template": None, "instruction": "Be brief.", "instruction_in_prompt": True,
     "completion_start": "A:", "loss_on": "all", "special_in_content": "error", "add_bos": False, "max_length": 7,
+    "row_weights": False, "new_tokens": ["<a>"], "new_special_tokens": ["<b>"], "shuffle_buffer": 3,
+    "dev_group_by": "a", "dev_stratify_by": "a",
     "too_long": "drop", "empty_completion": "drop", "limit": 3, "eval_limit": 1, "shuffle_seed": 1,
     "duplicates": "drop", "min_trained_share": 0.5, "max_dropped": 0.5, "max_cut": 0.5, "max_duplicates": 0.25,
     "allow_leak": True, "streaming": True, "chat_template_kwargs": {"enable_thinking": True},

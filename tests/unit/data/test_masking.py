@@ -78,6 +78,7 @@ def test_a_tokenizer_without_end_or_begin_token_is_refused(real_data: Any) -> No
     tokenizer.bos_token = None
     with pytest.raises(ModelError, match="no begin token"):
         Encoder(tokenizer, add_bos=True)
+    assert Encoder(tokenizer, add_bos="if_known").begin(None) == []
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match=r"model\.eos_token"):
         Encoder(tokenizer)

@@ -58,7 +58,7 @@ def test_the_child_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_sentinel")
     child = sandbox.Child()
     try:
-        assert child.render("{{ 1 + 1 }}", {}, TURNS, [], [(1, False)]) == ["2"]
+        assert child.render("{{ 1 + 1 }}", {}, TURNS, [], [(1, False)]) == ("2", [])
         assert child._process is not None
         environment = Path(f"/proc/{child._process.pid}/environ")
         if environment.exists():
@@ -98,3 +98,25 @@ def test_an_evil_template_of_a_tokenizer_is_a_model_error_before_any_row(
     path.write_text("{{ 'a' * 10**10 }}{{ messages[0].content }}")
     with pytest.raises(ModelError, match="bytes of memory"):
         choose_renderer(stories_tokenizer, DataSection(template=str(path)), "messages")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_texts_are_told_by_where_they_differ(ours: bool) -> None:
+    source = (
+        "{% for m in messages %}[{{ m.content }}{{ '!' if loop.last else '|' }}{% endfor %}{{ '?' if not messages }}"
+    )
+    cuts = [(2, False), (1, False), (2, True), (0, False)]
+    whole, others = sandbox.render_shared(source, {}, TURNS, [], cuts, ours=ours)
+    assert (whole, others) == ("[hé|[b!", [(3, "!"), (7, ""), (0, "?")])
+    assert sandbox.render(source, {}, TURNS, [], cuts, ours=ours) == ["[hé|[b!", "[hé!", "[hé|[b!", "?"]
+
+
+def test_what_is_handed_over_grows_with_the_turns_and_not_with_their_square() -> None:
+    """400 turns of 6,000 characters have 480 MB of texts up to each answer, and 2.4 MB of text."""
+    turns = [{"role": "user", "content": f"{number} " + "word " * 1200} for number in range(400)]
+    source = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    cuts = [(400, False), *((number, False) for number in range(1, 400))]
+    whole, others = sandbox.render_shared(source, {}, turns, [], cuts, ours=False)
+    assert len(whole) == sum(len(turn["content"]) + 2 for turn in turns)
+    assert {rest for _, rest in others} == {""}
+    assert [same for same, _ in others][:2] == [len(turns[0]["content"]) + 2, 2 * len(turns[0]["content"]) + 4]

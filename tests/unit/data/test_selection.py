@@ -12,7 +12,7 @@ from tunesmith.config.schema import DataSection
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.nli import nli_text
 from tunesmith.data.row import Row
-from tunesmith.data.selection import hold_out, leaks, load_rows, mix, refuse_leaks, shuffled
+from tunesmith.data.selection import held_out, hold_out, leaks, load_rows, mix, refuse_leaks, shuffled
 from tunesmith.errors import ConfigError, DataError
 
 ROWS = [Row({"prompt": f"q{line}", "completion": "a"}, "train.jsonl", line) for line in range(1, 21)]
@@ -28,6 +28,47 @@ def test_holding_out_is_seeded_and_loses_nothing() -> None:
     assert len(hold_out(ROWS, 0.001, seed=3)[1]) == 1
     with pytest.raises(DataError, match="leaves none to train on"):
         hold_out(ROWS[:1], 0.5, seed=3)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.9])
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_one_prompt_stay_on_one_side(share: float, seed: int) -> None:
+    asked = [f"q {number % 7}" for number in range(40)]
+    pairs = [Row({"prompt": text.replace(" ", "  "), "completion": str(i)}, "f", i) for i, text in enumerate(asked)]
+    chats = [
+        Row({"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": str(i)}]}, "f", i)
+        for i, text in enumerate(asked)
+    ]
+    for rows in (pairs, chats):
+        data = DataSection(dev_split=share, dev_group_by="prompt", shuffle_seed=seed)
+        train, held = held_out(rows, data)
+        assert sorted(row.line for row in [*train, *held]) == list(range(40))
+        assert held, "at least one group"
+        assert train
+        sides = [{asked[row.line] for row in side} for side in (train, held)]
+        assert not sides[0] & sides[1]
+        assert len(held) <= max(6, round(share * 40)), "from below, or one group"
+        assert held_out(rows, data) == (train, held)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_labels_keep_their_proportions(share: float) -> None:
+    labels = ["a"] * 60 + ["b"] * 30 + ["c"] * 9 + ["alone"]
+    rows = [Row({"text": "t", "label": label}, "f", line) for line, label in enumerate(labels)]
+    train, held = held_out(rows, DataSection(dev_split=share, dev_stratify_by="label"))
+    counted = Counter(row.values["label"] for row in held)
+    assert all(abs(counted[label] - share * number) <= 1 for label, number in Counter(labels).items())
+    assert counted["alone"] == 0
+    assert sorted(row.line for row in [*train, *held]) == list(range(100))
+
+
+def test_a_column_that_no_row_has_cannot_group() -> None:
+    with pytest.raises(DataError, match=r"no column 'promt'.*did you mean 'prompt'"):
+        held_out(ROWS, DataSection(dev_split=0.1, dev_group_by="promt"))
+    with pytest.raises(DataError, match="of one group"):
+        held_out(ROWS, DataSection(dev_split=0.1, dev_group_by="completion"))
+    with pytest.raises(DataError, match="leaves a label without"):
+        held_out(ROWS, DataSection(dev_split=0.1, dev_stratify_by="prompt"))
 
 
 def test_shuffling_is_seeded() -> None:

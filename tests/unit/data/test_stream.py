@@ -26,7 +26,7 @@ def builder(stories_tokenizer: Any) -> ExampleBuilder:
 
 def test_the_rows_follow_in_order_and_begin_again(builder: ExampleBuilder) -> None:
     expected = [builder.example(row) for row in ROWS]
-    stream = ExampleStream(lambda: ROWS, builder, 20)
+    stream = ExampleStream(lambda _: ROWS, builder, 20)
     assert len(stream) == 20
     assert [stream[index] for index in range(20)] == [expected[index % 7] for index in range(20)]
     assert stream.ledger.total().read == 7  # two more passes are not counted
@@ -41,7 +41,7 @@ def test_the_rows_follow_in_order_and_begin_again(builder: ExampleBuilder) -> No
 def test_no_more_is_read_than_a_chunk(builder: ExampleBuilder) -> None:
     read = 0
 
-    def endless() -> Iterator[Row]:
+    def endless(_: int) -> Iterator[Row]:
         nonlocal read
         while True:
             read += 1
@@ -57,7 +57,7 @@ def test_no_more_is_read_than_a_chunk(builder: ExampleBuilder) -> None:
 def test_rows_that_leave_nothing_stop_it(stories_tokenizer: Any) -> None:
     builder = ExampleBuilder(stories_tokenizer, DataSection(max_length=4, too_long="drop"))
     with pytest.raises(DataError, match="no examples are left of 7 rows"):
-        ExampleStream(lambda: ROWS, builder, 3)[0]
+        ExampleStream(lambda _: ROWS, builder, 3)[0]
 
 
 def test_a_leak_stops_at_its_row_or_is_said(builder: ExampleBuilder) -> None:

@@ -82,7 +82,7 @@ def test_tables_are_read_as_strictly_as_json(tmp_path: Path, kind: str) -> None:
             writer.write_table(table)
         return str(path)
 
-    fine = [{"a": "x", "b": [{"c": "y"}]}, {"a": None, "b": []}]
+    fine = [{"a": "x", "b": [{"c": "y", "d": 1}]}, {"a": None, "b": []}]
     found = read_rows(written(pyarrow.Table.from_pylist(fine), "fine"))
     assert [(row.values, row.line) for row in found] == [(fine[0], 1), (fine[1], 2)]
     two = pyarrow.table({"a": ["right"], "b": ["wrong"]}).rename_columns(["a", "a"])

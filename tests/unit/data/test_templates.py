@@ -339,6 +339,15 @@ def test_weights_of_turns_and_rows(mistral_tokenizer: Any) -> None:
     assert set(whole.weights[1:]) == {3.0}
 
 
+def test_a_column_of_weights_can_be_left_alone(stories_tokenizer: Any) -> None:
+    row = Row({"prompt": "a", "completion": "b", "weight": "heavy"}, "f", 1)
+    with pytest.raises(DataError, match="row_weights: false"):
+        ExampleBuilder(stories_tokenizer, DataSection()).example(row)
+    made = ExampleBuilder(stories_tokenizer, DataSection(row_weights=False)).example(row)
+    assert made is not None
+    assert made.weights is None
+
+
 @pytest.mark.parametrize("policy", ["truncate_prompt", "truncate_completion"])
 def test_weights_are_cut_with_their_tokens(stories_tokenizer: Any, policy: Any) -> None:
     row = Row(

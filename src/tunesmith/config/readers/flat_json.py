@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
     # data
     "max_seq_length": 2048,
-    "add_bos": True,
+    "add_bos": "if_known",
     "too_long": "drop",
     # optimization
     "output_dir": "checkpoints/mistral-7b-reasoning",

@@ -5,7 +5,7 @@ knows devices; ``fitting`` changes settings until a run fits.
 """
 
 from tunesmith.model.memory.activations import BatchShape
-from tunesmith.model.memory.fitting import remedies
+from tunesmith.model.memory.fitting import remedies, savers
 from tunesmith.model.memory.formulas import Memory, estimate, optimizer_bytes
 from tunesmith.model.memory.gpus import GIB, GPUS, device_memory, host_memory, precision_elsewhere, usable
 from tunesmith.model.memory.host import HostMemory, on_host
@@ -24,6 +24,7 @@ __all__ = [
     "optimizer_bytes",
     "precision_elsewhere",
     "remedies",
+    "savers",
     "skeleton",
     "usable",
 ]

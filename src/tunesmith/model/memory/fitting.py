@@ -45,6 +45,12 @@ def remedies(
     return ()
 
 
+def savers(resolved: Resolved, batch: BatchShape, *, bitsandbytes: bool = True) -> tuple[str, ...]:
+    """Settings each of which needs less memory than a run does now, the mildest first."""
+    changes = [_checkpointing, _one_row, *((_four_bits, _small_states, _adapters) if bitsandbytes else ()), _shorter]
+    return tuple(found[0] for change in changes if (found := change(resolved, batch)) is not None)
+
+
 _Change = tuple[str, Resolved, BatchShape] | None
 
 
