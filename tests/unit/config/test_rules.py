@@ -52,6 +52,7 @@ BREACHES: dict[str, tuple[list[str], str]] = {
     ),
     "sample_has_a_size": (["--generate_seed", "3"], "nothing says how large it is"),
     "warmup_fits": (["--max_steps", "10", "--warmup_steps", "20"], "longer than the training"),
+    "template_date_is_a_day": (["--template_date", "2026-02-30"], "is no day"),
     "known_optimizer": (["--optim", "adamw_torhc"], "unknown optimizer"),
     "safe_output_dir": (["--output_dir", "."], "is no folder of its own"),
     "global_batch_divides": (["--global_batch_size", "10", "--batch_size", "4"], "is not a multiple"),
