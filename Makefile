@@ -11,7 +11,7 @@ define silently
 @said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }
 endef
 
-.PHONY: install demo test test-image golden check mutants bench docs lock clean
+.PHONY: install demo test test-image golden check mutants fuzz bench docs lock clean
 
 install: $(INSTALLED)
 
@@ -47,6 +47,11 @@ check: install
 # Changes the modules that decide what is learnt, one thing at a time, and asks their tests; hours. MODULES="data/masking"
 mutants: install
 	@$(BIN)/python scripts/mutants.py $(MODULES)
+
+# An hour of random files, rows, settings and answers (FUZZ_EXAMPLES a test): whatever is not an error of ours is a finding.
+fuzz: install
+	@HYPOTHESIS_RANDOM=1 FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} timeout 3600 $(BIN)/python -m pytest -q -x -n0 \
+		tests/invariant/test_fuzz.py || test $$? -eq 124
 
 bench: install
 	@$(BIN)/python -m benchmarks

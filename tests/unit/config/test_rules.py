@@ -55,6 +55,7 @@ BREACHES: dict[str, tuple[list[str], str]] = {
     "plateau_needs_evaluation": (["--lr_scheduler_type", "reduce_lr_on_plateau"], "has no evaluation to watch"),
     "template_date_is_a_day": (["--template_date", "2026-02-30"], "template_date 2026-02-30 is no day"),
     "warmup_fits": (["--max_steps", "10", "--warmup_steps", "20"], "longer than the training"),
+    "template_date_is_a_day": (["--template_date", "2026-02-30"], "is no day"),
     "known_optimizer": (["--optim", "adamw_torhc"], "unknown optimizer"),
     "optimizer_of_named_modules": (["--optim", "galore_adamw"], "no setting that names them"),
     "plateau_needs_evaluation": (["--lr_scheduler_type", "reduce_lr_on_plateau"], "has no evaluation to watch"),
