@@ -160,7 +160,7 @@ def written_terms(checkpoint: Path) -> Terms:
 def changes(old: Terms, new: Terms) -> list[Change]:
     """What differs between the terms of a checkpoint and those of a run that would continue it.
 
-    More steps are none: they are what continuing is for.
+    More steps are none: they are what continuing is for. Fewer are none where no rate depends on their number.
     """
     new = json.loads(json.dumps(new))  # as the old ones were written
     found = [
@@ -170,11 +170,21 @@ def changes(old: Terms, new: Terms) -> list[Change]:
         if old[group].get(name) != new[group].get(name)
     ]
     decided = any(change.path.startswith(_TOLD_BY_EXAMPLES) for change in found)
+    endless = _is_endless(old["settings"]) and _is_endless(new["settings"])
     return [
         change
         for change in found
-        if not (_is_longer(change) or (decided and change.path in ("examples", "total_steps")))
+        if not (
+            _is_longer(change)
+            or (endless and change.path == "total_steps")
+            or (decided and change.path in ("examples", "total_steps"))
+        )
     ]
+
+
+def _is_endless(settings: dict[str, Any]) -> bool:
+    """Whether no learning rate depends on how many steps a run has."""
+    return settings.get("training.lr_scheduler_type") in _ENDLESS and not settings.get("training.warmup_ratio")
 
 
 def _is_longer(change: Change) -> bool:
