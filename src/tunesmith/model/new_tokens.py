@@ -74,7 +74,8 @@ def num_embeddings(model: PreTrainedModel | PeftModel) -> int:
     embedding: Any = model.get_input_embeddings()
     if hasattr(embedding, "token_adapter"):
         embedding = embedding.token_adapter.get_base_layer()
-    return int(embedding.weight.shape[0])
+    weight = embedding.weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])  # ZeRO stage 3 leaves a weight of no rows in each process
 
 
 def rows_wanted(config: LoraConfig, num_rows: int) -> int:

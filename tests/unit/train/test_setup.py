@@ -67,9 +67,9 @@ def test_a_part_comes_with_what_it_needs_alone(tmp_path: Path, stories_model: Pa
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}", encoding="utf-8")
     assert parts(set_up(resolved, Processes(), only=["data"])) == {"tokenizer", "data"}
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="holds what no run has written"):
         set_up(resolved, Processes(), only=["folder"])
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="holds what no run has written"):
         set_up(resolved, Processes())
 
 
