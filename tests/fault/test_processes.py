@@ -344,10 +344,10 @@ def test_a_model_that_cannot_be_saved_ends_the_run_with_its_code(
 ) -> None:
     """Rank 1 has left by then, with 0; the launcher waits for rank 0 and tells what it says."""
     run = tmp_path / "run"
-    run.mkdir()
+    merging = settings | {"save_strategy": "no", "save_merged_model": True}
+    started = start([*TUNESMITH, *flags(merging, num_processes=2, output_dir=run)], tmp_path)
+    until(lambda: (run / "metrics.jsonl").is_file(), started, "the first step")
     (run / "lora_weights").write_text("a file is where the adapter goes")
-    short = settings | {"max_steps": 1, "save_strategy": "no", "save_merged_model": True}
-    started = start([*TUNESMITH, *flags(short, num_processes=2, output_dir=run)], tmp_path)
     assert started.wait() == 6, started.err.read_text()
     (line,) = started.errors()
     assert line.startswith(f"error: rank 0 of 2: {run / 'lora_weights'}: the model cannot be saved")
