@@ -7,16 +7,18 @@ before they find their place, which ``make_room`` does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel
 from tokenizers import AddedToken
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.config.schema import DataSection
 from tunesmith.errors import ModelError
 from tunesmith.notices import notify
+
+if TYPE_CHECKING:  # a preview needs the tokenizer's part of this file and no library of models
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def add_new_tokens(tokenizer: PreTrainedTokenizerBase, data: DataSection) -> None:
