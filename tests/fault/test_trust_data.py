@@ -172,7 +172,7 @@ def test_d22_evaluation_rows_among_the_training_rows(attempt: Attempt, tmp_path:
     held = write_rows(tmp_path / "held.jsonl", [*story_rows(9, seed=4)[7:], {**rows[4], "completion": " other"}])
     outcome = attempt(rows, eval_data=held, eval_steps="1")
     refused(outcome, 3, "1 evaluation prompts occur among the training rows", "held.jsonl:3 = ", "rows.jsonl:5",
-            "remove them, or set allow_leak")  # fmt: skip
+            "remove them, hold out with dev_group_by: prompt, or set allow_leak")  # fmt: skip
     allowed = attempt(rows, eval_data=held, eval_steps="1", allow_leak="true")
     assert allowed.code == 0
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
