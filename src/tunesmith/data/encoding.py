@@ -45,7 +45,9 @@ class Encoder:
             add_bos = self.bos_token_id is not None
             if not add_bos:
                 notify("the tokenizer has no begin token, so texts begin without one")
-        self.unk_token_id: int | None = tokenizer.unk_token_id
+        # tokenizers of bytes know every word: what they call unknown (GPT-2: its end token) they never write
+        unknown = getattr(tokenizer.backend_tokenizer.model, "unk_token", tokenizer.unk_token)
+        self.unk_token_id: int | None = tokenizer.unk_token_id if unknown is not None else None
         if add_bos and self.bos_token_id is None:
             raise ModelError("the tokenizer has no begin token", remedy="set data.add_bos: false")
         self.add_bos = add_bos

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tunesmith.config.load import load, read
 from tunesmith.config.names import leaf_paths, leaf_type
 from tunesmith.config.paths import PATHS
 from tunesmith.config.resolve import COMMAND_LINE_ONLY, Resolved, from_values, resolve, schema_defaults
+from tunesmith.config.schema import RunConfig
 from tunesmith.errors import ConfigError
 
 DIALECTS = ("python", "json", "yaml", "hydra")
@@ -37,7 +39,11 @@ FLOATS = st.one_of(st.sampled_from([1e-5, 2e-4, 0.5, 3e-05, 0.1 + 0.2]), st.floa
 
 def value_of(path: str) -> SearchStrategy[Any]:
     """Valid values of a setting, from its type; paths without ``~`` and ``$VAR``, which reading replaces."""
-    values = _strategy(leaf_type(path))
+    section, _, name = path.partition(".")
+    limits = RunConfig.model_fields[section].annotation.model_fields[name].metadata
+    highest = [limit.le for limit in limits if getattr(limit, "le", None) is not None]
+    whole = int in (leaf_type(path), *typing.get_args(leaf_type(path))) and bool(highest)
+    values = st.integers(1, int(min(highest))) if whole else _strategy(leaf_type(path))
     return values.filter(lambda value: not re.search(r"(^|[\['])~|\$", str(value))) if path in PATHS else values
 
 
@@ -62,7 +68,7 @@ def _strategy(annotation: Any) -> SearchStrategy[Any]:
         return st.dictionaries(st.text("abcxyz_", min_size=1, max_size=5), _strategy(arguments[1]), max_size=2)
     plain: dict[Any, SearchStrategy[Any]] = {
         bool: st.booleans(), int: st.integers(1, 10**6), float: FLOATS, str: TEXTS, type(None): st.none(),
-        Any: st.one_of(st.booleans(), st.integers(), FLOATS, TEXTS),
+        Any: st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), FLOATS, TEXTS),
     }  # fmt: skip
     return plain[annotation]
 
@@ -100,7 +106,9 @@ IN_PROCESS = ("json", "yaml", "hydra", "yaml", "json")
 FIXTURE_IS_FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=FIXTURE_IS_FINE)
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=FIXTURE_IS_FINE, phases=[Phase.explicit, Phase.generate]
+)
 @given(values=SETTINGS)
 def test_around_the_dialects_read_in_this_process(values: dict[str, Any], tmp_path: Path) -> None:
     around(valid(values), IN_PROCESS, tmp_path)
