@@ -357,3 +357,42 @@ def test_all_verbs_say_the_same_about_rows(call: Call, name: str) -> None:
     said = {verb: call(rows, verb, **how).notes for verb in ("check", "preview", "train")}
     assert said["preview"] == said["check"] == said["train"]
     assert len(said["check"]) >= 2
+
+
+# which files, and what is cut of a row
+
+
+def test_held_out_files_are_never_trained(call: Call, tmp_path: Path) -> None:
+    rows = [[{"prompt": f"q{number}", "completion": f"a{number}"}] for number in range(2)]
+    folder, splits = tmp_path / "folder", tmp_path / "splits"
+    for place, names in ((folder, ("data", "evaluation")), (splits, ("train", "test"))):
+        place.mkdir()
+        for name, held in zip(names, rows, strict=True):
+            write_rows(place / f"{name}.jsonl", held)
+    outcome = call(folder, num=9)
+    assert (outcome.code, len(outcome.rows)) == (0, 1)
+    assert outcome.rows[0]["source"].endswith("data.jsonl:1")
+    refused(call(splits / "*.jsonl"), 3, "named after the split test", "list of names")
+
+
+@pytest.mark.parametrize("verb", ["preview", "check"])
+def test_tables_are_as_strict_as_json(call: Call, tmp_path: Path, verb: str) -> None:
+    twice = pyarrow.table({"prompt": ["RIGHT"], "completion": ["b"], "p2": ["WRONG"]})
+    twice = twice.rename_columns(["prompt", "completion", "prompt"])
+    for table, words in ((twice, "'prompt' occurs twice"), (pyarrow.table({"prompt": ["a\0b"]}), "NUL")):
+        pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+        refused(call(tmp_path / "rows.parquet", verb), 3, words)
+
+
+def test_headers_and_system_message_are_not_cut(call: Call) -> None:
+    rows = [
+        {"messages": [{"role": "system", "content": "be kind"}, asked("one two three four five six"), answer("ok")]}
+    ]
+    settings = {"template": "chatml", "too_long": "truncate_prompt"}
+    refused(call(rows, max_length=45, **settings), 3, "tokens remain when every earlier turn is left out")
+    cut = call(rows, max_length=60, **settings)
+    assert cut.code == 0
+    assert "be kind" in cut.texts[0]
+    assert cut.texts[0].count("<|im_start|>") == 3
+    assert "one" not in cut.texts[0]
+    assert any("lose the beginning of their prompt" in text for text in notices.collected())

@@ -209,26 +209,59 @@ def test_f17_a_checkpoint_at_the_end_of_an_epoch_between_two_logged_steps(tmp_pa
     assert same_weights(tmp_path / "again" / "run", tmp_path / "whole" / "run")
 
 
-def test_f18_early_stopping_and_the_best_model_go_on_over_a_resume(tmp_path, stories):
-    rows, settings = story_rows(8), {
-        "max_steps": 12, "save_strategy": "steps", "save_steps": 1, "learning_rate": 0.3, "eval_rows": story_rows(4, 1),
-        "eval_steps": 1, "eval_on_start": True, "early_stopping_patience": 3, "load_best_model_at_end": True,
-        "lora_r": 2,
-    }  # fmt: skip
-    whole = run_training(tmp_path / "whole", stories, rows, **settings)
-    assert whole.steps < 12, "the learning rate is meant to make it worse"
-    last = whole.steps - 1
-    shutil.copytree(tmp_path / "whole", tmp_path / "again")
-    shutil.rmtree(tmp_path / "again" / "run" / f"checkpoint-{whole.steps}")
-    # the run folder has moved, so the best checkpoint's recorded path is wrong
-    again = run_training(tmp_path / "again", stories, rows, **settings, resume_from_checkpoint="latest")
-    assert again.steps == whole.steps == last + 1
-    assert same_weights(tmp_path / "again" / "run", tmp_path / "whole" / "run")
-    records = [json.loads((tmp_path / name / "run" / "run.json").read_text()) for name in ("whole", "again")]
+STOPPING: dict[str, Any] = {
+    "max_steps": 12, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-3, "eval_steps": 1, "lora_r": 2,
+    "eval_on_start": True, "early_stopping_patience": 3, "early_stopping_threshold": 10.0,
+    "load_best_model_at_end": True, "greater_is_better": True,
+}  # fmt: skip
+"""The loss falls and the greatest one is best: an early checkpoint. No evaluation is better than the first one by 10,
+so the run stops after step 4."""
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, stories) -> Path:
+    folder = tmp_path_factory.mktemp("stopped")
+    run_training(folder, stories, story_rows(8), eval_rows=story_rows(4, 1), **STOPPING)
+    assert json.loads((folder / "run" / "run.json").read_text())["result"]["steps"] == 4
+    return folder
+
+
+def without_its_last_step(folder: Path, copy: Path) -> Path:
+    """Moved elsewhere as well, so that the paths which the checkpoints recorded lead nowhere."""
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "run" / "checkpoint-4")
+    record = json.loads((copy / "run" / "run.json").read_text())
+    (copy / "run" / "run.json").write_text(json.dumps(record | {"status": "failed"}))
+    return copy / "run"
+
+
+def test_f18_early_stopping_and_the_best_model_go_on_over_a_resume(stopped, stories, tmp_path):
+    run = without_its_last_step(stopped, tmp_path / "again")
+    again = run_training(
+        tmp_path / "again", stories, story_rows(8), eval_rows=story_rows(4, 1), **STOPPING,
+        resume_from_checkpoint="latest",
+    )  # fmt: skip
+    assert again.steps == 4
+    assert same_weights(run, stopped / "run")
+    records = [json.loads((folder / "run.json").read_text()) for folder in (stopped / "run", run)]
     assert records[0]["best"] == records[1]["best"]
-    assert logged(tmp_path / "again" / "run", "step", "eval_loss") == logged(
-        tmp_path / "whole" / "run", "step", "eval_loss"
-    )
+    assert logged(run, "step", "eval_loss") == logged(stopped / "run", "step", "eval_loss")
+
+
+def test_f23_a_damaged_best_checkpoint_is_named_and_the_next_best_is_the_result(stopped, stories, tmp_path):
+    run = without_its_last_step(stopped, tmp_path / "again")
+    best = json.loads((run / "run.json").read_text())["best"]["step"]
+    assert best < 3, "the checkpoint that is continued must be another one"
+    (run / f"checkpoint-{best}" / "optimizer.pt").write_bytes(b"")
+    run_training(
+        tmp_path / "again", stories, story_rows(8), eval_rows=story_rows(4, 1), **STOPPING,
+        resume_from_checkpoint="latest",
+    )  # fmt: skip
+    said = " ".join(notices.collected())
+    assert f"checkpoint-{best} " in said
+    assert "optimizer.pt has changed" in said
+    losses = {step: loss for step, loss in logged(run, "step", "eval_loss") if step not in (0, best)}
+    assert same_weights(run, run / f"checkpoint-{max(losses, key=losses.__getitem__)}")
 
 
 FILES = (

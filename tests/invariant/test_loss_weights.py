@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import logged, run_training, story_rows, write_rows
+from helpers import logged, run_training, story_rows
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.evaluate.loss import label_weight, token_losses
 
@@ -121,31 +119,3 @@ def test_token_losses_are_multiplied_and_their_weights_summed(stories_model: Pat
         assert torch.equal(ones.weight, plain.weight)
     assert math.isclose(float(label_weight(labels, weights)), float(weights[:, 3:].double().sum()), rel_tol=1e-12)
     assert float(label_weight(labels, None)) == 12
-
-
-@pytest.mark.slow
-def test_two_processes_average_by_weight_as_one_does(tmp_path: Path, stories_model: Path) -> None:
-    """All rows in one step, most of the weight with one process."""
-    rows = [row | {"weight": 8.0 if index < 4 else 0.125} for index, row in enumerate(story_rows(8))]
-    run_training(tmp_path / "one", stories_model, rows, max_steps=1, per_device_train_batch_size=8)
-    arguments = {
-        "model_name_or_path": str(stories_model),
-        "train_data": write_rows(tmp_path / "rows.jsonl", rows),
-        "output_dir": str(tmp_path / "two" / "run"),
-        "logging_steps": "1",
-        "save_strategy": "no",
-        "learning_rate": "1e-3",
-        "per_device_train_batch_size": "4",
-        "max_length": "256",
-        "lora_dropout": "0",
-        "max_steps": "1",
-    }
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
-    program = [*launch, sys.executable, "-c", "from tunesmith.cli.main import entry_point; entry_point()", "train"]
-    command = [*program, *(f"--{name}={value}" for name, value in arguments.items())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    ((one, one_norm),) = logged(tmp_path / "one/run", "loss", "grad_norm")
-    ((two, two_norm),) = logged(tmp_path / "two/run", "loss", "grad_norm")
-    assert math.isclose(one, two, rel_tol=1e-5)
-    assert math.isclose(one_norm, two_norm, rel_tol=1e-5)

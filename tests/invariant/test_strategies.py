@@ -52,6 +52,12 @@ COMMON: dict[str, Any] = {
     "lora_dropout": 0.0,
 }
 
+WEIGHTED: dict[str, Any] = {
+    "max_steps": 1, "save_strategy": "no", "eval_strategy": "no", "logging_steps": 1, "learning_rate": 1e-3,
+    "max_length": 256, "lora_dropout": 0.0, "gradient_accumulation_steps": 1,
+}  # fmt: skip
+"""All rows in one step, most of the weight with one process."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runs:
@@ -78,6 +84,11 @@ def runs(stories_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         ).folder
         for way, settings in ways.items()
     }
+    rows_of_weight = [row | {"weight": 8.0 if index < 4 else 0.125} for index, row in enumerate(story_rows(8))]
+    weighted = write_rows(folder / "weighted.jsonl", rows_of_weight)
+    alone["weighted"] = run_training(
+        folder / "weighted", stories_model, rows_of_weight, per_device_train_batch_size=8, **WEIGHTED
+    ).folder
     data = {
         "model_name_or_path": str(stories_model),
         "train_data": write_rows(folder / "train.jsonl", rows),
@@ -88,9 +99,13 @@ def runs(stories_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for strategy, way in PAIRS:
         shared[f"{strategy}-{way}"] = COMMON | data | ways[way] | {"strategy": strategy}
     for strategy in STRATEGIES:
-        checkpoint = folder / f"{strategy}-lora" / "checkpoint-2"
-        shared[f"{strategy}-resumed"] = shared[f"{strategy}-lora"] | {"resume_from_checkpoint": str(checkpoint)}
-    shared["slow-merge"] = shared["ddp-lora"] | {"max_steps": 1, "slow_merge": SLOW}
+        resumed = {
+            "resume_from_checkpoint": str(folder / f"{strategy}-lora" / "checkpoint-2"),
+            "save_merged_model": False,
+        }
+        shared[f"{strategy}-resumed"] = shared[f"{strategy}-lora"] | resumed
+    shared["ddp-lora"]["slow_merge"] = SLOW
+    shared["ddp-weighted"] = data | {"train_data": weighted} | WEIGHTED | {"per_device_train_batch_size": 4}
     plan = folder / "plan.json"
     plan.write_text(json.dumps({"folder": str(folder), "runs": shared}), encoding="utf-8")
     launch(plan)
@@ -185,8 +200,8 @@ def test_resumed_run_ends_as_the_uninterrupted_one(runs: Runs, strategy: str) ->
     """Bit for bit: each process continues its own piece of weights, states and random numbers."""
     whole, resumed = runs.of(strategy, "lora"), runs.shared / f"{strategy}-resumed"
     assert logged(resumed, "step", "loss", "grad_norm") == logged(whole, "step", "loss", "grad_norm")[2:]
-    found, expected = tensors(resumed), tensors(whole)
-    assert found.keys() == expected.keys()
+    found, expected = tensors(resumed), tensors(whole / "lora_weights")
+    assert found.keys() == expected.keys() != set()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
@@ -197,9 +212,15 @@ def test_record_says_what_is_in_force(runs: Runs, strategy: str) -> None:
     assert (record["plan"]["num_processes"], record["plan"]["global_batch_size"]) == (2, 8)
 
 
+def test_processes_average_by_weight_as_one_does(runs: Runs) -> None:
+    ((one, one_norm),) = logged(runs.alone["weighted"], "loss", "grad_norm")
+    ((two, two_norm),) = logged(runs.of("ddp", "weighted"), "loss", "grad_norm")
+    assert (two, two_norm) == (pytest.approx(one, rel=1e-5), pytest.approx(one_norm, rel=1e-5))
+
+
 def test_nobody_waits_for_the_merge(runs: Runs) -> None:
     """Rank 1 is done while rank 0 merges, proves and writes what it has to, and no time limit ends that."""
-    ended = [outcome(runs.shared, "slow-merge", rank)["ended"] for rank in (0, 1)]
+    ended = [outcome(runs.shared, "ddp-lora", rank)["ended"] for rank in (0, 1)]
     assert ended[0] - ended[1] > SLOW / 2
-    assert json.loads((runs.shared / "slow-merge" / "run.json").read_text())["status"] == "finished"
-    assert (runs.shared / "slow-merge" / "model.safetensors").is_file()
+    assert json.loads((runs.of("ddp", "lora") / "run.json").read_text())["status"] == "finished"
+    assert (runs.of("ddp", "lora") / "model.safetensors").is_file()

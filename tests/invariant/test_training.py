@@ -27,23 +27,27 @@ def assert_same_curve(one: Path, other: Path, rel: float) -> None:
         assert a == pytest.approx(b, rel=rel)
 
 
-@pytest.mark.parametrize("kind", [FULL, LORA], ids=["full", "lora"])
+UNEQUAL = story_rows(16)
+"""Rows with unequal token counts, so that a mean of means would show."""
+CLIPPED = {"max_steps": 4, "max_grad_norm": 0.5, "optim": "sgd", "learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module", params=[FULL, LORA], ids=["full", "lora"])
+def large_batch(request, stories_model, tmp_path_factory):
+    """A run with all rows of a step in one batch, and the settings of what is trained."""
+    folder = tmp_path_factory.mktemp("large")
+    run_training(folder, stories_model, UNEQUAL, per_device_train_batch_size=8, **CLIPPED, **request.param)
+    return folder / "run", request.param
+
+
 @pytest.mark.parametrize(("batch", "accumulation"), [(4, 2), (2, 4), (1, 8)])
-def test_accumulation_times_batch_is_one_large_batch(tmp_path, stories_model, kind, batch, accumulation):
-    """N1: rows with unequal token counts, so that a mean of means would show."""
-    rows = story_rows(16)
-    common = {"max_steps": 4, "max_grad_norm": 0.5, "optim": "sgd", "learning_rate": 1e-2, **kind}
-    run_training(tmp_path / "one", stories_model, rows, per_device_train_batch_size=8, **common)
-    run_training(
-        tmp_path / "many",
-        stories_model,
-        rows,
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=accumulation,
-        **common,
-    )
-    assert_same_curve(tmp_path / "one/run", tmp_path / "many/run", rel=1e-5)
-    one, many = tensors(tmp_path / "one/run"), tensors(tmp_path / "many/run")
+def test_accumulation_times_batch_is_one_large_batch(tmp_path, stories_model, large_batch, batch, accumulation):
+    """N1."""
+    large, kind = large_batch
+    sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    run_training(tmp_path, stories_model, UNEQUAL, **sizes, **CLIPPED, **kind)
+    assert_same_curve(large, tmp_path / "run", rel=1e-5)
+    one, many = tensors(large), tensors(tmp_path / "run")
     for name, tensor in one.items():
         assert (tensor - many[name]).norm() <= 1e-6 * tensor.norm() + 1e-9, name
 
@@ -131,14 +135,22 @@ def test_chosen_positions_change_no_loss(stories_model, stories_tokenizer):
     assert torch.allclose(results[0][2], results[1][2], rtol=1e-5, atol=1e-6)
 
 
+ONE_STEP = {"max_steps": 3, "per_device_train_batch_size": 6, **LORA}
+
+
+@pytest.fixture(scope="module")
+def padded(stories_model, tmp_path_factory):
+    """A run whose steps are each one padded batch of all rows."""
+    folder = tmp_path_factory.mktemp("padded")
+    run_training(folder, stories_model, story_rows(6), **ONE_STEP)
+    return folder / "run"
+
+
 @pytest.mark.parametrize("batching", ["length_grouped", "packed", "unpadded"])
-def test_layouts_give_the_loss_of_padded_batches(tmp_path, stories_model, batching):
+def test_layouts_give_the_loss_of_padded_batches(tmp_path, stories_model, padded, batching):
     """All rows in one step, so that every layout holds the same examples (N10)."""
-    rows = story_rows(6)
-    common = {"max_steps": 3, "per_device_train_batch_size": 6, **LORA}
-    run_training(tmp_path / "padded", stories_model, rows, **common)
-    run_training(tmp_path / "other", stories_model, rows, batching=batching, **common)
-    assert_same_curve(tmp_path / "padded/run", tmp_path / "other/run", rel=2e-5)
+    run_training(tmp_path, stories_model, story_rows(6), batching=batching, **ONE_STEP)
+    assert_same_curve(padded, tmp_path / "run", rel=2e-5)
 
 
 def test_padding_changes_nothing(stories_model):

@@ -17,7 +17,7 @@ def run(argv: Sequence[str]) -> int:
     """Answer every row of a file; a prediction that was interrupted goes on where it was."""
     parser = VerbParser("predict", "Write a model's answer beside every row of a file. Interrupted, it goes on.")
     parser.add_argument("model", help="run folder, checkpoint, adapter, model folder, hub name or nano-mistral")
-    parser.add_argument("input", help="rows: .jsonl, .json, .csv, .parquet; - reads JSON lines from standard input")
+    parser.add_argument("input", help="rows: a file, folder or URL; - reads JSON lines from standard input")
     parser.add_argument("output", help="new file: .jsonl, .json or .csv; - writes JSON lines to standard output")
     parser.add_argument("--column", default="output", help="name of the column with the answers (output)")
     parser.add_argument("--read", action="store_true", help="add what the task reads out of each answer")

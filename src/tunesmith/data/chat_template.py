@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith import assets
 from tunesmith.config.schema import DataSection
 from tunesmith.data import sandbox
+from tunesmith.data.chat_source import chat_source
 from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
 from tunesmith.data.jinja_engine import PrefixPoints, Shared
 from tunesmith.data.rendered import CONTEXT, Piece, Rendered
 from tunesmith.data.special_tokens import ContentPolicy, Guard, end_of_turn, last_match, token_text
-from tunesmith.data.template_files import read_text
 from tunesmith.errors import DataError, ModelError
 from tunesmith.notices import notify
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SHIPPED_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
-"""How templates that ship with tunesmith end a turn where they do not name the end token."""
 THINK, THINK_END = "<think>", "</think>"
 
 
@@ -48,38 +44,20 @@ def chat_renderer(
         ConfigError: the file cannot be read.
         ModelError: ``chat``, and the tokenizer has no template; or a model could not be trained on this one.
     """
-    name: str | None = template
-    begins, ours, for_tools = False, False, None
-    if template is not None and template != "chat":
-        shipped = assets.template(template)
-        source, ours = read_text(str(shipped or template), "template"), shipped is not None
-        if ours:
-            source = _with_own_end(source, content.specials, tokenizer)
-    elif isinstance(tokenizer.chat_template, (str, dict)) and tokenizer.chat_template:
-        source, for_tools = _own_templates(tokenizer)
-        name = "the tokenizer's"
-    elif template == "chat":
-        raise ModelError(
-            "the tokenizer has no chat template",
-            where="data.template = chat",
-            remedy=f"give template a .jinja file or one of {', '.join(assets.template_names())}",
-        )
-    else:
-        source, ours, name = read_text(str(assets.template("plain")), "template"), True, None
-    # A template that names the begin token decides about it; one that does not leaves it to the settings.
-    decides = "bos_token" in source or not ours
+    found = chat_source(tokenizer, template, content.specials)
     tokens = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, (str, list))}
     renderer = ChatRenderer(
         variables=tokens | data.chat_template_kwargs,
-        source=source,
-        name=name,
-        ours=ours,
+        source=found.text,
+        name=found.name,
+        ours=found.ours,
         content=content,
         instruction=instruction,
         instruction_in_prompt=data.instruction_in_prompt,
         loss_on=data.loss_on,
-        begins=begins if decides else None,
-        for_tools=for_tools,
+        # a template that names the begin token decides about it; one that does not leaves it to the settings
+        begins=False if "bos_token" in found.text or not found.ours else None,
+        for_tools=found.for_tools,
         today=data.template_date,
     )
     renderer = _suited(renderer)
@@ -101,48 +79,6 @@ def _suited(renderer: ChatRenderer) -> ChatRenderer:
     if renderer.opens_thoughts():
         renderer = replace(renderer, thinks=True, inline=not renderer.writes("t1"))
     return renderer
-
-
-def _own_templates(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
-    """The tokenizer's chat template, and the one for rows with tools where it names one.
-
-    Raises:
-        ModelError: it has several templates, and none for rows without tools.
-    """
-    templates = tokenizer.chat_template
-    if not isinstance(templates, dict):
-        return tokenizer.get_chat_template(), None
-    if "default" not in templates:
-        raise ModelError(
-            f"the tokenizer has the chat templates {', '.join(templates)} and no default one",
-            where="data.template",
-            remedy="save the one that is meant in a .jinja file and name it with template",
-        )
-    return templates["default"], templates.get("tool_use")
-
-
-def reads_date(tokenizer: PreTrainedTokenizerBase, data: DataSection) -> bool:
-    """Whether the chat template that the settings choose may write the day."""
-    if data.template in (None, "chat"):
-        held = tokenizer.chat_template or ""
-        return any("strftime_now" in source for source in (held.values() if isinstance(held, dict) else [held]))
-    template = str(data.template)
-    path = Path(assets.template(template) or template).expanduser()
-    return "{query}" not in template and path.is_file() and "strftime_now" in path.read_text("utf-8", "replace")
-
-
-def _with_own_end(source: str, specials: re.Pattern[str] | None, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A template that ships with tunesmith, ending turns with the tokenizer's end token where it lacks the template's.
-
-    A turn that ends with a text that is no token would teach nothing that generation can stop at.
-    """
-    for token in SHIPPED_ENDS:
-        known = specials is not None and specials.fullmatch(token) is not None
-        if f"'{token}'" in source and not known:
-            end = token_text(tokenizer.eos_token) or ""
-            notify(f"the tokenizer has no {token}: turns end with its end token {end} instead")
-            source = source.replace(f"'{token}'", "eos_token")
-    return source
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from tunesmith.config.schema import DataSection
-from tunesmith.data.chat_template import ChatRenderer, reads_date
+from tunesmith.data.chat_source import reads_date
+from tunesmith.data.chat_template import ChatRenderer
 from tunesmith.data.columns import ColumnCheck
 from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
 from tunesmith.data.encoding import Encoder

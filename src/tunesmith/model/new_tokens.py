@@ -27,7 +27,7 @@ def add_new_tokens(tokenizer: PreTrainedTokenizerBase, data: DataSection) -> Non
         if there:
             notify(f"the tokenizer has {', '.join(there)} already; what is new for it is trained, and so are they")
         tokens = [AddedToken(name, normalized=False, special=special) for name in names if name not in known]
-        tokenizer.add_tokens(tokens, special_tokens=special)  # type: ignore[arg-type]
+        tokenizer.add_tokens(tokens, special_tokens=special)
 
 
 def new_token_ids(tokenizer: PreTrainedTokenizerBase, data: DataSection) -> list[int]:

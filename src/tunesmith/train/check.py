@@ -275,9 +275,9 @@ def _estimate(setup: Setup, batch: BatchShape) -> Memory:
             "the memory of a model class of another package cannot be estimated", where="model.model_class"
         )
     if setup.has("tokenizer"):
-        embeddings = memory.skeleton(resolved, precision).get_input_embeddings()
+        embeddings: Any = memory.skeleton(resolved, precision).get_input_embeddings()
         new = len(resolved.config.data.new_tokens) + len(resolved.config.data.new_special_tokens)
-        check_vocabulary(setup.tokenizer, embeddings.num_embeddings + new)
+        check_vocabulary(setup.tokenizer, int(embeddings.num_embeddings) + new)
     return memory.estimate(
         resolved, precision, batch, cuda=setup.device.kind == "cuda", num_processes=setup.processes.total
     )

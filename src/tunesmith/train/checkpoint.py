@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Checkpoint:
 
     path: Path
     step: int
-    stamps: Stamps | None = None
+    stamps: Stamps | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ from tunesmith.train.plan import Plan
 from tunesmith.train.prepare import PreparedData, data_section
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from tunesmith.model.device import Device
     from tunesmith.model.precision import Precision
     from tunesmith.train.checkpoint import Checkpoint
@@ -116,12 +118,23 @@ class RunTerms:
             base = fingerprint(source.local_folder(located, section.revision))
         return {
             "base": base,
-            "tokenizer": tokenizer_hash(builder.tokenizer),
+            "tokenizer": _hash_without_template(builder.tokenizer),
             "template": _hash([chat_template(builder, self._data.first_row), _text_or_file(data.template)]),
             "instruction": _text_or_file(data.instruction),
             "train_data": contents_hash(data.train_data, data.train_split),
             "eval_data": contents_hash(data.eval_data, data.eval_split or "validation"),
         }
+
+
+def _hash_without_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of the tokenizer apart from its chat template: a run gives it the one it trains with, which is a term of
+    its own, and a run that continues has not done so yet."""
+    template = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = None
+        return tokenizer_hash(tokenizer)
+    finally:
+        tokenizer.chat_template = template
 
 
 def written_terms(checkpoint: Path) -> Terms:

@@ -127,6 +127,48 @@ TOUCHED: tuple[Touched, ...] = (
         "transformers<5.24",
     ),
     Touched(
+        "transformers.Trainer._init_training_state",
+        "the intervals of the checkpoint win over this run's, and a best checkpoint that has moved or gone is dropped",
+        _TRAINER,
+        "transformers<5.24",
+    ),
+    Touched(
+        "transformers.Trainer._load_callback_state",
+        "callbacks are made with the checkpoint's settings, not with this run's",
+        _TRAINER,
+        "transformers<5.24",
+    ),
+    Touched(
+        "transformers.Trainer._load_from_checkpoint",
+        "a checkpoint of PiSSA or OLoRA holds the adapter for the untouched base, twice as wide as the trained one",
+        _TRAINER,
+        "transformers<5.24",
+    ),
+    Touched(
+        "transformers.Trainer._load_best_model",
+        "it loads whatever lies there, and passes over a best checkpoint that is gone",
+        _TRAINER,
+        "transformers<5.24",
+    ),
+    Touched(
+        "transformers.Trainer._load_optimizer_and_scheduler",
+        "it brings the checkpoint's learning rate even where another one, or more steps, are meant",
+        _TRAINER,
+        "transformers<5.24",
+    ),
+    Touched(
+        "transformers.Trainer._tr_loss",
+        "the losses since the last logged line are in no checkpoint",
+        _TRAINER,
+        "transformers<5.24",
+    ),
+    Touched(
+        "transformers.Trainer._globalstep_last_logged",
+        "the last logged step is in no checkpoint",
+        _TRAINER,
+        "transformers<5.24",
+    ),
+    Touched(
         "transformers.TrainingArguments._setup_devices",
         "it takes cuda:0 and replicates the model over all devices that one process sees",
         f"{_TRANSFORMERS}/blob/v5.23.0/src/transformers/training_args.py",

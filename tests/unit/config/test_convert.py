@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tunesmith.cli.main import main
 from tunesmith.config.convert import SUFFIXES, convert, needed
 from tunesmith.config.load import load, read
 from tunesmith.config.names import leaf_paths, leaf_type
+from tunesmith.config.paths import PATHS
 from tunesmith.config.resolve import COMMAND_LINE_ONLY, Resolved, from_values, resolve, schema_defaults
 from tunesmith.errors import ConfigError
 
@@ -34,8 +36,9 @@ FLOATS = st.one_of(st.sampled_from([1e-5, 2e-4, 0.5, 3e-05, 0.1 + 0.2]), st.floa
 
 
 def value_of(path: str) -> SearchStrategy[Any]:
-    """Valid values of a setting, from its type."""
-    return _strategy(leaf_type(path))
+    """Valid values of a setting, from its type; paths without ``~`` and ``$VAR``, which reading replaces."""
+    values = _strategy(leaf_type(path))
+    return values.filter(lambda value: not re.search(r"(^|[\['])~|\$", str(value))) if path in PATHS else values
 
 
 def _strategy(annotation: Any) -> SearchStrategy[Any]:
@@ -44,6 +47,10 @@ def _strategy(annotation: Any) -> SearchStrategy[Any]:
 
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
+        limits = [limit for mark in arguments[1:] for limit in getattr(mark, "metadata", ())]
+        patterns = [limit.pattern for limit in limits if getattr(limit, "pattern", None)]
+        if patterns:
+            return st.from_regex(re.compile(patterns[0], re.ASCII), fullmatch=True)
         return _strategy(arguments[0])
     if origin in (typing.Union, types.UnionType):
         return st.one_of(*map(_strategy, arguments))
@@ -93,13 +100,13 @@ IN_PROCESS = ("json", "yaml", "hydra", "yaml", "json")
 FIXTURE_IS_FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=FIXTURE_IS_FINE)
+@settings(max_examples=10, deadline=None, suppress_health_check=FIXTURE_IS_FINE)
 @given(values=SETTINGS)
 def test_around_the_dialects_read_in_this_process(values: dict[str, Any], tmp_path: Path) -> None:
     around(valid(values), IN_PROCESS, tmp_path)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=FIXTURE_IS_FINE, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=3, deadline=None, suppress_health_check=FIXTURE_IS_FINE, phases=[Phase.explicit, Phase.generate])
 @given(values=SETTINGS)
 def test_around_all_dialects_and_back(values: dict[str, Any], tmp_path: Path) -> None:
     around(valid(values), (*DIALECTS, "python"), tmp_path)
@@ -151,20 +158,11 @@ def _choices(annotation: Any) -> list[Any]:
     return [choice for argument in arguments for choice in _choices(argument)]
 
 
-def _choices(annotation: Any) -> list[Any]:
-    """The values of every Literal inside an annotation."""
-    import typing
-
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) is typing.Literal:
-        return list(arguments)
-    return [choice for argument in arguments for choice in _choices(argument)]
-
-
 def _other_value(path: str, current: Any) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
-    for value in (*_choices(leaf_type(path)), not current, 7, 0.25, 0.75, "x", ["wandb"], ["x"], [0.5], {"x": "y"}):
+    plain = (not current, 7, 0.25, 0.75, "x", "2024-05-06", ["wandb"], ["x"], [0.5], {"x": "y"}, {"x": "user"})
+    for value in (*_choices(leaf_type(path)), *plain):
         try:
             valid = TypeAdapter(leaf_type(path)).validate_python(value, strict=True)
         except ValidationError:

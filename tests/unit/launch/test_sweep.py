@@ -245,7 +245,7 @@ def test_a_metric_that_runs_do_not_have_ends_the_sweep(config, tmp_path):
     write_json(tmp_path / "sweep/trial-0001/run.json", {"status": "finished", "result": result})
     sweep.settle(trial, run_trial(sweep.job(trial)))
     assert sweep.next() is None
-    assert "has no eval_loss; did you mean 'eval_los'?" in sweep.problem.line()
+    assert "has no eval_loss; did you mean 'eval_los' or 'loss'?" in sweep.problem.line()
 
 
 def test_a_metric_that_is_no_number_is_a_failure(config, tmp_path):
