@@ -48,13 +48,13 @@ def _somebodys(output: Path, resolved: Resolved) -> str | None:
         return "is a folder of the system"
     model, data = resolved.config.model, resolved.config.data
     for name in filter(None, (model.model_name_or_path, model.tokenizer_name_or_path)):
-        if Path(name).exists() and _real(name) == output:
+        if os.path.exists(name) and _real(name) == output:
             return "is the model's own folder"
-        if Path(name).exists() and output in _real(name).parents:
+        if os.path.exists(name) and output in _real(name).parents:
             return f"holds the model {name}"
     for name in _named(data.train_data, data.eval_data):
         path = _real(name)
-        if path.exists() and (path == output or output in path.parents):
+        if os.path.exists(path) and (path == output or output in path.parents):
             return f"holds the data {name}"
     return None
 
@@ -63,7 +63,7 @@ def _named(*settings: str | list[str] | None) -> Iterator[str]:
     """Places of data: of a pattern, the folder in which it begins."""
     for setting in settings:
         for name in [setting] if isinstance(setting, str) else setting or []:
-            if glob.has_magic(name) and not Path(name).exists():
+            if glob.has_magic(name) and not os.path.exists(name):
                 yield os.path.dirname(re.split(r"[*?\[]", name)[0]) or "."
             elif name:
                 yield name

@@ -179,10 +179,7 @@ def contents_hash(names: str | list[str] | None, split: str | None) -> str | Non
     """sha256 over the contents of data files in order, wherever they lie; None where some are on no disk of ours."""
     digest = hashlib.sha256()
     for name in _names(names):
-        if Path(name).is_file():
-            found: list[Path] | None = [Path(name)]
-        else:
-            found = None if is_url(name) else local_files(name, split)
+        found = None if is_url(name) else local_files(name, split)
         if found is None:
             return None
         for path in found:

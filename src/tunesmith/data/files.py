@@ -57,6 +57,8 @@ def local_files(name: str, split: str | None = "train") -> list[Path] | None:
     if path.is_dir():
         return _files_of_folder(path, split or "train")
     if path.exists():
+        if not path.is_file():
+            raise DataError("is a pipe or a device, not a file", where=name, remedy="write the rows into a file")
         return [path]
     if any(character in name for character in "*?["):
         found = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
