@@ -137,7 +137,7 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(
     (tmp_path / "run" / "run.json").write_text("{}", encoding="utf-8")
     code, found, _ = checked(capsys, command(stories_model, data, tmp_path))
     assert code == 2
-    assert "holds a run already" in found["problems"][0]
+    assert "holds what no run has written" in found["problems"][0]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
