@@ -25,9 +25,11 @@ def main(file: str) -> None:
     plan = json.loads(Path(file).read_text(encoding="utf-8"))
     if any(str(settings.get("strategy")).startswith("zero") for settings in plan["runs"].values()):
         leave_sums_to_gloo()
+    agent = {name: os.environ[name] for name in ("MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")}
     for number, (name, settings) in enumerate(plan["runs"].items()):
-        # a run ends its group of processes; the next one meets as ranks do that were started again
-        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)
+        # A run ends its group of processes; the next one meets as ranks do that were started again, at a port of its
+        # own: at the former one, who is ahead would find the store that the other has not closed yet, and wait there.
+        os.environ.update(agent, TORCHELASTIC_RESTART_COUNT=str(number))
         with slow_merge(settings.pop("slow_merge", 0)):
             outcome = train_one(settings | {"output_dir": str(Path(plan["folder"], name))})
         result = Path(plan["folder"], f"{name}-rank-{os.environ['RANK']}.json")
