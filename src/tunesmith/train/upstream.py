@@ -43,6 +43,12 @@ class Touched:
 
 TOUCHED: tuple[Touched, ...] = (
     Touched(
+        "torch.distributed.distributed_c10d._world",
+        "a group that is freed while its threads work waits for them for ever, see processes.disconnect",
+        "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/csrc/distributed/c10d/ProcessGroupGloo.cpp",
+        "torch<2.14",
+    ),
+    Touched(
         "transformers.Trainer.create_accelerator_and_postprocess",
         "accelerate must look at its FSDP plugin on cpus as well, see fsdp.possible_on_cpu",
         "https://github.com/huggingface/accelerate/pull/3394",
