@@ -93,8 +93,8 @@ def disconnect() -> None:
 
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    # A group that is freed joins its threads with Python's lock held, and a thread that still frees a tensor of the last
-    # exchange waits for that lock: for ever (torch 2.13, gloo). So nobody frees one before the process ends.
+    # A group that is freed joins its threads with Python's lock held, and a thread that still frees a tensor of the
+    # last exchange waits for that lock: for ever (torch 2.13, gloo). So nobody frees one before the process ends.
     _LEFT.extend(torch.distributed.distributed_c10d._world.pg_map)
     deepspeed = sys.modules.get("deepspeed.comm")  # it keeps the group as well
     if deepspeed is not None and deepspeed.is_initialized():
