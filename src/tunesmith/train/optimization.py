@@ -17,7 +17,7 @@ from transformers import get_scheduler
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, ModelError, TunesmithError
-from tunesmith.model.device import Device
+from tunesmith.model.device import Device, seen
 from tunesmith.train.plan import Plan
 from tunesmith.train.trainer import Arguments
 
@@ -40,7 +40,7 @@ def check_optimization(resolved: Resolved, arguments: Arguments, device: Device,
         ConfigError: the schedule wants other settings.
     """
     optim, schedule = resolved.config.training.optim, resolved.config.training.lr_scheduler_type
-    place = device.kind if device.kind != "cuda" or torch.cuda.is_available() else "cpu"
+    place = device.kind if device.kind != "cuda" or seen(count_only=True).count else "cpu"
     layer = torch.nn.Linear(64, 64, device=place)
     with _refusals(resolved, "training.optim", f"the optimizer {optim} cannot be made", ModelError):
         cls, keywords = transformers.Trainer.get_optimizer_cls_and_kwargs(arguments, layer)  # type: ignore[arg-type]
