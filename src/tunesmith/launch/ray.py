@@ -196,7 +196,7 @@ class RayListener:
         self._latest: dict[str, Any] = {}
 
     def on_start(self, facts: dict[str, Any]) -> None:
-        self.tell("started", facts)
+        self.tell("on_start", facts)
 
     def stepped(self, step: int, total: int) -> None:
         self.tell("stepped", (step, total))
@@ -218,7 +218,7 @@ class RayListener:
         )
 
     def on_end(self) -> None:
-        self.tell("finished", None)
+        self.tell("on_end", None)
 
     def tell(self, kind: str, what: Any) -> None:
         """Add to the event log, when this is rank 0."""
@@ -309,7 +309,7 @@ def _show(events: Any, listener: Listener) -> list[dict[str, Any]]:
             notices.notify(what)
         elif kind == "stepped":
             listener.stepped(*what)
-        elif kind == "finished":
+        elif kind == "on_end":
             listener.on_end()
         else:
             getattr(listener, kind)(what)
