@@ -16,7 +16,6 @@ SLOWEST = (
     "fault/test_run_faults.py",
     "invariant/test_training.py",
     "recipes/test_nli_faults.py",
-    "fault/test_data_mistakes.py",
     "golden/test_recipes.py",
     "unit/data/test_cache.py",
     "unit/cli/test_preview.py",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 from tunesmith.data.formats import KNOWN_COLUMNS, columns_read, expected_columns
 from tunesmith.data.ledger import DEFAULT_KEYS
 from tunesmith.data.rag import DOCUMENT_COLUMNS
 from tunesmith.data.row import Row
-from tunesmith.errors import ConfigError, DataError
+from tunesmith.errors import ConfigError, DataError, did_you_mean
 from tunesmith.notices import notify
 
 
@@ -98,5 +97,4 @@ class ColumnCheck:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+    return did_you_mean(name, names, f"there are {', '.join(names)}")

@@ -40,12 +40,14 @@ def run_on_ray(sweep: Sweep, settled: Callable[[Trial], None]) -> None:
         import ray
         from ray import tune
 
+        from tunesmith.launch.tune_searcher import SweepSearcher  # a subclass of Ray's, which need not be installed
+
         num_gpus = num_processes if ray.cluster_resources().get("GPU") else 0
         resources = {"CPU": float(num_processes), "GPU": float(num_gpus)}
         notes = (sweep.folder / ".ray").absolute()
         tuner = tune.Tuner(
             tune.with_resources(tell_trial, resources),
-            tune_config=tune.TuneConfig(search_alg=_searcher(sweep, settled), num_samples=sweep.total),
+            tune_config=tune.TuneConfig(search_alg=SweepSearcher(sweep, settled), num_samples=sweep.total),
             run_config=tune.RunConfig(name="tune", storage_path=str(notes), verbose=0),
         )
         try:
@@ -64,34 +66,3 @@ def tell_trial(job: dict[str, Any]) -> None:
     except Interrupted as error:
         outcome = {"status": "failed", "error": error.line(), "exit_code": error.exit_code}
     tune.report({"outcome": json.dumps(outcome)})  # Tune would take a nested result apart
-
-
-def _searcher(sweep: Sweep, settled: Callable[[Trial], None]) -> Any:
-    """The sweep as Tune asks for it: what to try next, and who is told what came of it."""
-    from ray.tune.search import Searcher
-
-    class Asker(Searcher):
-        def __init__(self) -> None:
-            super().__init__()
-            self._trials: dict[str, Trial] = {}
-
-        def suggest(self, trial_id: str) -> Any:  # a dict, or the text that says that there are no more
-            trial = sweep.next()
-            if trial is None:
-                return Searcher.FINISHED
-            self._trials[trial_id] = trial
-            return sweep.job(trial)
-
-        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            died = {"status": "failed", "error": "its Ray worker died", "exit_code": 1}
-            trial = self._trials[trial_id]
-            sweep.settle(trial, died if error or not result else json.loads(result["outcome"]))
-            settled(trial)
-
-        def save(self, checkpoint_path: str) -> None:
-            return
-
-        def restore(self, checkpoint_path: str) -> None:
-            return
-
-    return Asker()

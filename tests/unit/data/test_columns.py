@@ -44,11 +44,11 @@ def test_names_that_rename_nothing_are_refused() -> None:
     check = ColumnCheck(columns)
     check.check_met()  # nothing has been read: other words tell of that
     unread(check, "text", columns, text="x", bodies="y")
-    with pytest.raises(ConfigError, match=r"'body'.*did you mean bodies"):
+    with pytest.raises(ConfigError, match=r"'body'.*did you mean 'bodies'"):
         check.check_met()
     assert unread(check, "text", columns, body="x") == frozenset()
     check.check_met()
-    with pytest.raises(ConfigError, match=r"no column 'txt'.*did you mean text"):
+    with pytest.raises(ConfigError, match=r"no column 'txt'.*did you mean 'text'"):
         unread(ColumnCheck({"txt": "body"}), "text", {"txt": "body"}, body="x")
     assert unread(ColumnCheck({"documents": "d"}), "rag", {"documents": "d"}, prompt="x", d="y") == frozenset()
 
