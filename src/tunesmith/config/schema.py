@@ -6,6 +6,7 @@ schema and is Hugging Face's name wherever Hugging Face has one. This module rea
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +19,14 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """Marks a setting that lets code run; ``in_files``: alone it permits nothing, so a file may say it, too."""
+
+    remedy: str
+    in_files: bool = False
 
 
 class Section(BaseModel):
@@ -43,9 +52,11 @@ class ModelSection(Section):
     """Attention; ``auto`` takes FlashAttention 2 where it is installed and the device has it, else sdpa."""
     device_map: str = "auto"
     """``auto`` spreads the model over the visible accelerators (none: cpu); or one: ``cuda:0``, ``mps``, ``cpu``."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, Permission("give --trust_remote_code", in_files=True)] = False
     """Asks to run code that comes with the model; works only together with the flag ``--allow_remote_code``."""
-    allow_remote_code: bool = False
+    allow_remote_code: Annotated[
+        bool, Permission("give --allow_remote_code on the command line if you trust the model's code")
+    ] = False
     """The explicit permission that ``trust_remote_code`` needs; accepted on the command line only."""
     eos_token: str | None = None
     """End token for a tokenizer that has none."""
@@ -334,7 +345,9 @@ class EvaluationSection(Section):
 
     task: Literal["auto", "none", "nli", "classification", "exact", "json", "reasoning", "rag"] = "auto"
     """How answers are read and scored; ``auto`` decides by the format of the rows."""
-    task_function: str | None = None
+    task_function: Annotated[
+        str | None, Permission("give --task_function FILE.py:FUNCTION on the command line if you trust that file")
+    ] = None
     """A task of your own, ``FILE.py:FUNCTION``; it is code that runs, so it is accepted on the command line only."""
     labels: list[str] | None = None
     """Labels of the task ``classification``; unset, those that occur among the references."""

@@ -15,6 +15,7 @@ from tunesmith.config.load import resolve_draft
 from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import parse_overrides
 from tunesmith.config.paths import expand
+from tunesmith.config.permissions import PERMISSIONS, permissions_of
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, ModelError, UnsafeError
 from tunesmith.report.record import RECORD, TASK_FUNCTION, Record, read_record
@@ -57,7 +58,7 @@ def find_subject(name: str | Path, settings: Sequence[str] = ()) -> Subject:
     Args:
         name: run folder, a folder in one, adapter folder, model folder, hub name, or ``nano-mistral``.
         settings: settings as on a command line. For a model that was trained here and for an adapter those of the
-            sections data and evaluation, and ``device_map``; any for other models.
+            sections data and evaluation, ``device_map``, and what lets code run; any for other models.
 
     Raises:
         ConfigError: a setting is wrong, or cannot be changed after training.
@@ -146,7 +147,8 @@ def _trained(name: str, folder: Path, resolved: Resolved, home: Path | None) -> 
     def load(*, trained: bool = True) -> Inference:
         from tunesmith.model.load import load_for_inference
 
-        return load_for_inference(folder, device_map=device_map, trained=trained)
+        permissions = permissions_of(resolved.values())
+        return load_for_inference(folder, device_map=device_map, trained=trained, permissions=permissions)
 
     base = f"{resolved.config.model.model_name_or_path} (untrained)"
     untrained = Subject(base, resolved, lambda: load(trained=False), str(folder))
@@ -169,13 +171,14 @@ def _with_settings(resolved: Resolved, tokens: Sequence[str]) -> Resolved:
     values, origins = resolved.values(), dict(resolved.origins)
     for setting in parse_overrides(tokens, NameTable()):
         path, convert = setting.spelling.path, setting.spelling.convert
-        if path.split(".")[0] not in ("evaluation", "data") and path != "model.device_map":
+        may_change = path == "model.device_map" or path in PERMISSIONS
+        if path.split(".")[0] not in ("evaluation", "data") and not may_change:
             raise ConfigError(
                 f"{setting.name} cannot be changed for a model that is trained",
                 where=setting.origin,
-                remedy="settings of the sections evaluation and data can, and device_map",
+                remedy="settings of the sections evaluation and data can, device_map, and what lets code run",
             )
         value = convert(setting.value, values[path]) if convert else setting.value
         values[path] = expand(path, value, setting.origin)
         origins[path] = setting.origin
-    return from_values(values, origins)
+    return from_values(values, origins, permissions=permissions_of(values))

@@ -79,8 +79,8 @@ def close(folder: Path, status: str, facts: dict[str, Any]) -> None:
 def read_record(folder: str | Path) -> Record:
     """Read a run folder's record.
 
-    A task function that the run was given is left out of the settings (``facts`` still names it): whoever reads a
-    record must not run code because of it.
+    What the run was permitted is left out of the settings (``facts`` still names it): whoever reads a record must not
+    run code because of it.
 
     Raises:
         StorageError: the folder is not a run folder of ours, or its record is damaged.
@@ -92,9 +92,8 @@ def read_record(folder: str | Path) -> Record:
     problem = problem_of(facts)
     if problem is not None:
         raise StorageError(f"the run's record cannot be used ({problem})", where=str(folder / RECORD))
-    settings = {path: value for path, value in facts["settings"].items() if path != TASK_FUNCTION}
     try:
-        resolved = from_values(settings, facts.get("origins"))
+        resolved = from_values(facts["settings"], facts.get("origins"))
     except ConfigError as error:
         raise StorageError(f"the run's record cannot be used ({error})", where=str(folder / RECORD)) from error
     return Record(folder, resolved, facts)
