@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunesmith.config.schema import SECTIONS, Permission
+from tunesmith.config.marks import Permission
+from tunesmith.config.schema import SECTIONS
 
 PERMISSIONS: dict[str, Permission] = {
     f"{section}.{name}": mark

@@ -6,10 +6,12 @@ schema and is Hugging Face's name wherever Hugging Face has one. This module rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from tunesmith.config.marks import Permission
+from tunesmith.config.paths import inside
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
@@ -19,14 +21,6 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True, slots=True)
-class Permission:
-    """Marks a setting that lets code run; ``in_files``: alone it permits nothing, so a file may say it, too."""
-
-    remedy: str
-    in_files: bool = False
 
 
 class Section(BaseModel):
@@ -326,7 +320,7 @@ class TrainingSection(Section):
     """Worker processes that make batches."""
     save_merged_model: bool = False
     """After LoRA training, write the merged model to ``output_dir`` and the adapter to ``output_dir/lora_weights``."""
-    final_subdir: str | None = None
+    final_subdir: Annotated[str, AfterValidator(inside)] | None = None
     """Folder inside ``output_dir`` for the finished model; unset means ``output_dir`` itself."""
     gen_every_n_steps: PositiveInt | None = None
     """Steps between sample answers, written to ``output_dir/gen_results`` and shown in the trackers."""

@@ -106,10 +106,40 @@ def _of_run(name: str, path: Path, home: Path, settings: Sequence[str]) -> Subje
     folder = home / final if home == path and final else path
     part = "" if folder in (home, home / final if final else home) else path.name
     # what lies beside the model are texts, while the record may name files that are not on this machine
-    resolved = from_values(resolved.values() | settings_of(folder), resolved.origins)
+    told = settings_of(folder)
+    resolved = from_values(resolved.values() | told, resolved.origins)
     resolved = _with_settings(resolved, settings)
+    if not told:
+        _refuse_recorded_files(record, resolved, settings)
     _refuse_recorded_function(record, resolved)
     return _trained(name, folder, resolved, home / EVALUATION / part)
+
+
+def _refuse_recorded_files(record: Record, resolved: Resolved, settings: Sequence[str]) -> None:
+    """A record names files whose text was put into prompts; without the text beside the model, none of them is read,
+    since a record of somebody else could name any file of this machine.
+
+    Raises:
+        UnsafeError: one of them is here, and the command line of today does not name it.
+    """
+    given = {setting.spelling.path for setting in parse_overrides(settings, NameTable())}
+    for path, named in (
+        ("data.instruction", resolved.config.data.instruction),
+        ("data.template", resolved.config.data.template),
+    ):
+        if named and path not in given and "\n" not in named and "{query}" not in named and _is_file(named):
+            raise UnsafeError(
+                f"the record names the file {named}, which would be read into the prompt",
+                where=str(record.folder / RECORD),
+                remedy=f"give --{path.rpartition('.')[2]} {named} if that is what you want",
+            )
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_file()
+    except (OSError, RuntimeError, ValueError):  # too long for a name, no home folder, a NUL
+        return False
 
 
 def _refuse_recorded_function(record: Record, resolved: Resolved) -> None:

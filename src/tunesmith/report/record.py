@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import notices
+from tunesmith.config.draft import shown
 from tunesmith.config.recorded import problem_of
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, StorageError
 from tunesmith.report.folder import read_json, write_json
+from tunesmith.secrets import redacted_values
 
 RECORD = "run.json"
 TASK_FUNCTION = "evaluation.task_function"
@@ -56,24 +58,27 @@ def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[
     """Write the record of a run that is about to train."""
     write_json(
         folder / RECORD,
-        {
-            "status": "running",
-            "started": now(),
-            "command": shlex.join(command),
-            "settings": resolved.values(),
-            "origins": resolved.origins,
-            "settings_fingerprint": resolved.fingerprint(),
-            "versions": versions(),
-            **facts,
-            "notices": notices.collected(),
-        },
+        redacted_values(
+            {
+                "status": "running",
+                "started": now(),
+                "command": shlex.join(_as_written(word) for word in command),
+                "settings": resolved.values(),
+                "origins": resolved.origins,
+                "settings_fingerprint": resolved.fingerprint(),
+                "versions": versions(),
+                **facts,
+                "notices": notices.collected(),
+            }
+        ),
     )
 
 
 def close(folder: Path, status: str, facts: dict[str, Any]) -> None:
     """Add to the record how the run ended and what it found."""
     record = read_json(folder / RECORD)
-    write_json(folder / RECORD, record | {"status": status, "finished": now(), **facts, "notices": notices.collected()})
+    ended = {"status": status, "finished": now(), **facts, "notices": notices.collected()}
+    write_json(folder / RECORD, record | redacted_values(ended))
 
 
 def read_record(folder: str | Path) -> Record:
@@ -97,6 +102,11 @@ def read_record(folder: str | Path) -> Record:
     except ConfigError as error:
         raise StorageError(f"the run's record cannot be used ({error})", where=str(folder / RECORD)) from error
     return Record(folder, resolved, facts)
+
+
+def _as_written(word: str) -> str:
+    """A word of a command; a path below the working directory as one that is relative to it."""
+    return shown(word) if word.startswith("/") and not word.startswith("//") else word
 
 
 def now() -> str:
