@@ -102,7 +102,7 @@ def render(records: Records, kind: Kind) -> str:
         proof=records.proof,
         command=clean(str(run.get("command", "")), code=True),
         versions=run.get("versions", {}),
-        finished=str(run.get("finished", ""))[:10],
+        finished=clean(str(run.get("finished", ""))[:10]),
     )
     return f"---\n{_front_matter(records, kind, base)}---\n\n{body}"
 
