@@ -11,7 +11,7 @@ define silently
 @said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }
 endef
 
-.PHONY: install demo test test-image golden check mutants fuzz bench docs lock clean
+.PHONY: install demo test test-image golden check audit mutants fuzz bench docs lock clean
 
 install: $(INSTALLED)
 
@@ -43,6 +43,13 @@ check: install
 	$(call silently,$(BIN)/lint-imports --no-logo)
 	$(call silently,$(BIN)/deptry src)
 	$(call silently,$(BIN)/mypy)
+
+# Known holes in the versions of constraints.txt, from PyPI's database: needs the network, so it is no part of `check`.
+# A package that could not be asked about fails as well (--strict). The tool has an environment of its own.
+audit: install
+	@test -x $(VENV)/audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'; }
+	@$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 # Changes the modules that decide what is learnt, one thing at a time, and asks their tests; hours. MODULES="data/masking"
 mutants: install

@@ -588,3 +588,11 @@ def test_time_of_a_text_without_secrets() -> None:
         secrets.redacted("x" * 200)
         visible("x" * 200)
     assert time.process_time() - begin < 2
+
+
+def test_the_threat_model_names_tests_that_are_there() -> None:
+    root = Path(__file__).resolve().parents[2]
+    named = re.findall(r"`(?:(tests/[\w/]+\.py)::)?(test_\w+)`", (root / "SECURITY.md").read_text())
+    assert len(named) > 25
+    for file, test in named:
+        assert f"def {test}(" in (root / file if file else Path(__file__)).read_text(), test

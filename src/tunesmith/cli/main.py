@@ -105,7 +105,7 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
         what = "this machine's memory does not hold what was asked for; ask for less, or use a larger machine"
         return what, ModelError.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = error.filename or os.environ.get("TMPDIR", "/tmp")
+        where = error.filename or os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - a word, and no file
         remedy = "free some, or set TMPDIR and cache_dir elsewhere"
         return f"{where}: no space left ({error.strerror}); {remedy}", StorageError.exit_code
     if isinstance(error, OSError) and error.errno and error.strerror:

@@ -84,7 +84,7 @@ def render(records: Records, kind: Kind) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown; every value goes through ``clean``
+        autoescape=False,  # noqa: S701 - Markdown; every value goes through ``clean``
     )
     environment.filters["clean"] = clean
     body = environment.get_template("card.md.jinja").render(

@@ -207,7 +207,7 @@ def _render(template: str, job: Job, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # shell and YAML; every value is quoted by the filter of its language
+        autoescape=False,  # noqa: S701 - shell and YAML; every value is quoted by the filter of its language
     )
     environment.filters |= {"yaml": _yaml_scalar, "shell": _quoted}
     return environment.get_template(f"{template}.jinja").render(job=job, mount=MOUNT, restarts=RESTARTS, **values)
