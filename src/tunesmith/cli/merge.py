@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tunesmith.cli import environment
-from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.arguments import VerbParser, permissions_in
 
 
 def run(argv: Sequence[str]) -> int:
@@ -34,6 +34,7 @@ def run(argv: Sequence[str]) -> int:
         help="also write OUTPUT/model-TYPE.gguf by llama.cpp's converter (f32, f16, bf16, q8_0 ...)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_permissions()
     options = parser.parse_all(argv)
     environment.prepare()
     from tunesmith.evaluate.prompts import questions_for
@@ -42,16 +43,18 @@ def run(argv: Sequence[str]) -> int:
 
     if options.gguf:
         gguf.find_converter()  # before anything heavy happens
+    permissions = permissions_in(options)
     merged = merge(
         options.run,
         options.output,
         questions=None
         if options.no_proof
-        else questions_for(options.run, data=options.data, base_model=options.base_model),
+        else questions_for(options.run, data=options.data, base_model=options.base_model, permissions=permissions),
         dtype=options.dtype,
         base=options.base,
         base_model=options.base_model,
         max_shard_size=options.max_shard_size,
+        permissions=permissions,
     )
     if options.gguf:
         gguf.convert(merged.path, merged.path / f"model-{options.gguf}.gguf", options.gguf)

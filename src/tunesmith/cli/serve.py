@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from tunesmith.cli import environment
-from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.arguments import VerbParser, permissions_in
 
 
 def run(argv: Sequence[str]) -> int:
@@ -20,13 +20,14 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM where it is installed"
     )
+    parser.add_permissions()
     options = parser.parse_all(argv)
     environment.prepare()
     from tunesmith.evaluate.subject import find_subject
     from tunesmith.launch import serving
 
     engine = serving.choose_engine(options.engine)
-    subject = find_subject(options.model)
+    subject = find_subject(options.model, [f"--{path}" for path, given in permissions_in(options).items() if given])
     with serving.prepared(subject, serving.request_name(options.model)) as served:
         for loss in served.losses:
             _tell(f"note: over HTTP, {loss}")

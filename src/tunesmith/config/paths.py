@@ -45,6 +45,17 @@ def expand(path: str, value: Any, where: str) -> Any:
     return expanded
 
 
+def inside(name: str) -> str:
+    """``name`` if it is one of a folder below another, whoever wrote it.
+
+    Raises:
+        ValueError: it is absolute, leads upwards, or holds a character that no name of a folder should.
+    """
+    if name.startswith(("/", "~")) or ".." in re.split(r"[/\\]", name) or re.search(r"[\x00-\x1f\x7f\\:]", name):
+        raise ValueError("must be the name of a folder inside output_dir")
+    return name
+
+
 def _variable(name: str, value: str, where: str) -> str:
     if name not in os.environ:
         raise ConfigError(f"{value!r} names the variable {name}, which is not set", where=where, remedy="set it")

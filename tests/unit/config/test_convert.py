@@ -20,7 +20,8 @@ from tunesmith.config.convert import SUFFIXES, convert, needed
 from tunesmith.config.load import load, read
 from tunesmith.config.names import leaf_paths, leaf_type
 from tunesmith.config.paths import PATHS
-from tunesmith.config.resolve import COMMAND_LINE_ONLY, Resolved, from_values, resolve, schema_defaults
+from tunesmith.config.permissions import COMMAND_LINE_ONLY, permissions_of
+from tunesmith.config.resolve import Resolved, from_values, resolve, schema_defaults
 from tunesmith.config.schema import RunConfig
 from tunesmith.errors import ConfigError
 
@@ -80,7 +81,8 @@ SETTINGS = st.fixed_dictionaries(
 
 
 def make(values: dict[str, Any]) -> Resolved:
-    return from_values(schema_defaults() | {"model.model_name_or_path": "some/model"} | values)
+    given = schema_defaults() | {"model.model_name_or_path": "some/model"} | values
+    return from_values(given, permissions=permissions_of(given))
 
 
 def back(text: str, dialect: str, folder: Path) -> Resolved:
