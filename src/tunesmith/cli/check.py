@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config import describe
 from tunesmith.config.draft import COMMAND_LINE
 from tunesmith.config.load import READERS, load
@@ -36,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
         resolved = _load(options, settings)
     except TunesmithError as error:
         if options.json:
-            print(json.dumps({"ledger": None, "steps": None, "memory": None, "problems": error.lines()}))
+            say_json({"ledger": None, "steps": None, "memory": None, "problems": error.lines()}, None)
         raise
     environment.prepare(resolved)
     from tunesmith.launch.processes import planned
@@ -46,11 +45,11 @@ def run(argv: Sequence[str]) -> int:
     problems = [line for problem in report.problems for line in problem.lines()]
     if options.json:
         parts = {"ledger": report.ledger, "steps": report.steps, "memory": report.memory, "problems": problems}
-        print(json.dumps(parts, indent=2, ensure_ascii=False))
+        say_json(parts)
     else:
-        print("\n".join(lines(resolved, report)))
+        say("\n".join(lines(resolved, report)))
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        tell(f"error: {problem}")
     return report.exit_code
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser, permissions_in
+from tunesmith.cli.output import say, say_json, tell
 
 
 def run(argv: Sequence[str]) -> int:
@@ -59,12 +58,12 @@ def run(argv: Sequence[str]) -> int:
     if options.gguf:
         gguf.convert(merged.path, merged.path / f"model-{options.gguf}.gguf", options.gguf)
     if options.json:
-        print(json.dumps(asdict(merged) | {"path": str(merged.path)}, indent=2))
+        say_json(asdict(merged) | {"path": str(merged.path)})
         return 0
     if merged.proof is not None:
         for line in describe(merged.proof):
-            print(line, file=sys.stderr)
-    print(merged.path)
+            tell(line)
+    say(str(merged.path))
     return 0
 
 

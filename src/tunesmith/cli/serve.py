@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser, permissions_in
+from tunesmith.cli.output import tell
 
 
 def run(argv: Sequence[str]) -> int:
@@ -30,12 +30,8 @@ def run(argv: Sequence[str]) -> int:
     subject = find_subject(options.model, [f"--{path}" for path, given in permissions_in(options).items() if given])
     with serving.prepared(subject, serving.request_name(options.model)) as served:
         for loss in served.losses:
-            _tell(f"note: over HTTP, {loss}")
+            tell(f"note: over HTTP, {loss}")
         if engine == "transformers":
-            _tell(f"note: a request without max_tokens may get up to {serving.LEAST_NEW_TOKENS} tokens or more")
-        _tell(f"{options.model}: http://{options.host}:{options.port}/v1, model {served.folder.name}, on {engine}")
+            tell(f"note: a request without max_tokens may get up to {serving.LEAST_NEW_TOKENS} tokens or more")
+        tell(f"{options.model}: http://{options.host}:{options.port}/v1, model {served.folder.name}, on {engine}")
         return serving.run(serving.command(engine, served, options.host, options.port), served.folder.parent)
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

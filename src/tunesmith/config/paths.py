@@ -6,7 +6,8 @@ import os
 import re
 from typing import Any
 
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, UnsafeError
+from tunesmith.secrets import secret_in
 
 PATHS = frozenset(
     {
@@ -31,6 +32,7 @@ def expand(path: str, value: Any, where: str) -> Any:
 
     Raises:
         ConfigError: a variable is not set, or there is no such home folder.
+        UnsafeError: a variable holds a secret.
     """
     if path not in PATHS:
         return value
@@ -59,4 +61,8 @@ def inside(name: str) -> str:
 def _variable(name: str, value: str, where: str) -> str:
     if name not in os.environ:
         raise ConfigError(f"{value!r} names the variable {name}, which is not set", where=where, remedy="set it")
+    if secret_in(os.environ[name]):
+        raise UnsafeError(
+            f"{value!r} names the variable {name}, which holds a secret", where=where, remedy="settings are stored"
+        )
     return os.environ[name]

@@ -76,7 +76,7 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
 
 def from_values(
     values: Mapping[str, Any],
-    origins: Mapping[str, str] | None = None,
+    origins: dict[str, str] | None = None,
     *,
     permissions: Mapping[str, Any] = NO_PERMISSIONS,
 ) -> Resolved:
