@@ -269,8 +269,9 @@ class TrainingSection(Section):
     """Let float32 products use TensorFloat-32 on devices that have it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant) to save memory."""
-    batching: Literal["padded", "length_grouped", "packed", "unpadded"] = "padded"
-    """How examples are laid out in a batch; no layout lets one example see another."""
+    batching: Literal["auto", "padded", "length_grouped", "packed", "unpadded"] = "auto"
+    """How examples are laid out in a batch; no layout lets one example see another. ``auto`` is ``unpadded`` where the
+    model is proved to keep examples of one row apart, else ``padded``, with the reason said."""
     remove_unused_columns: bool = True
     """Accepted for compatibility with transformers; tunesmith's batches never carry unused columns."""
     logging_steps: PositiveInt = 10

@@ -11,6 +11,7 @@ from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.data.store import ExampleStore
 
 Batching = Literal["padded", "length_grouped", "packed", "unpadded"]
+"""Layouts of a batch. ``padded`` and ``unpadded`` have the same rows in the same batches."""
 
 
 class BatchRows(Sequence[dict[str, Any]]):

@@ -142,9 +142,10 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
 
 
 def segments_obstacle(model: PreTrainedModel) -> str | None:
-    """Why ``segmented_attention`` cannot take the place of a model's own attention; None when it can."""
+    """Why neither ``segmented_attention`` nor FlashAttention can attend to each example of a row by itself; None when
+    one of them can."""
     config = model.config
-    if attention_of(model) not in ("sdpa", SEGMENTED):
+    if attention_of(model) not in ("sdpa", SEGMENTED, "flash_attention_2"):
         return f"attention is {attention_of(model)}"
     if not takes_attention_functions(model):
         return f"{type(model).__name__} takes no other attention function"
