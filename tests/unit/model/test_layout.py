@@ -1,4 +1,4 @@
-"""``batching: auto``: what the architecture promises, what the model itself proves, and what happens where it does not."""
+"""``batching: auto``: what the architecture promises and what the model itself proves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers as t
 
-from helpers import logged, run_training, story_rows
+from helpers import logged, run_training
 from tiny_models import build
 from tunesmith import notices
 from tunesmith.errors import ModelError
@@ -20,6 +20,7 @@ from tunesmith.model.layout import expected_layout, settle_layout
 from tunesmith.model.precision import Precision
 
 CPU = torch.device("cpu")
+ROWS = [{"prompt": f"{index} " + "ab " * (1 + index % 3), "completion": "cd" * (1 + index % 2)} for index in range(8)]
 FLOAT32 = Precision("float32", "test")
 
 
@@ -83,8 +84,8 @@ def test_eager_attention_that_was_written_is_kept(settings: Callable[..., Any]) 
 def test_a_run_by_default_has_the_losses_of_a_padded_one_and_says_its_layout(
     tmp_path: Path, models_folder: Path, clean_notices: None
 ) -> None:
-    common: dict[str, Any] = {"max_steps": 3, "use_lora": False, "too_long": "drop", "max_dropped": 1.0}
-    rows = [{"prompt": "ab " * (1 + index % 3), "completion": "cd" * (1 + index % 2)} for index in range(8)]
+    common: dict[str, Any] = {"max_steps": 3, "use_lora": False, "max_length": 64}
+    rows = ROWS
     found = {}
     for name, more in (("auto", {}), ("padded", {"batching": "padded"})):
         run_training(tmp_path / name, models_folder / "mistral", rows, **common, **more)
@@ -100,8 +101,8 @@ def test_layouts_that_are_the_same_may_continue_each_other(tmp_path: Path, model
     """``auto`` that came to unpadded rows is ``unpadded``; padded rows need leave, also of older checkpoints."""
     from tunesmith.errors import ConfigError
 
-    common: dict[str, Any] = {"use_lora": False, "save_strategy": "steps", "save_steps": 1}
-    rows = story_rows(6)
+    common: dict[str, Any] = {"use_lora": False, "save_strategy": "steps", "save_steps": 1, "max_length": 64}
+    rows = ROWS
     run_training(tmp_path, models_folder / "mistral", rows, max_steps=1, **common)
     checkpoint = str(tmp_path / "run/checkpoint-1")
     with pytest.raises(ConfigError, match="layout: unpadded -> padded"):
