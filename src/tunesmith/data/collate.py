@@ -27,9 +27,9 @@ class Collator:
     another example. ``boundaries`` says what else tells the model where examples begin: nothing (``positions``), their
     lengths as numbers (``segment_lengths``), or the offsets that FlashAttention takes (``cu_seq_lens_q`` ...).
 
-    prefix_tree: as unpadded, but what several examples begin with stands once, see ``prefix.py``. ``position_ids`` go on
-    from the segment that a segment follows, whose number stands in ``segment_parents`` (-1: it begins an example);
-    ``segment_lengths`` are then those of the segments. A batch of which nothing is shared is an unpadded one.
+    prefix_tree: as unpadded, but what several examples begin with stands once, see ``prefix.py``. A segment's
+    ``position_ids`` go on from the segment that it follows, whose number stands in ``segment_parents`` (-1: it begins
+    an example); ``segment_lengths`` are those of the segments. A batch that shares nothing is an unpadded one.
 
     Where examples have weights, ``weights`` has the shape of ``labels`` (float32, 0 at padding).
 
@@ -107,7 +107,7 @@ def _tree(features: Sequence[Mapping[str, Any]]) -> list[Segment]:
 
 
 def _laid_as_tree(features: Sequence[Mapping[str, Any]], tree: Sequence[Segment]) -> dict[str, Any]:
-    """One row of segments. The label of a segment's first token is that of padding: another segment stands before it."""
+    """One row of segments, whose first tokens have no label, because another segment stands before them."""
 
     def laid(name: str) -> list[Any]:
         return [value for part in tree for value in features[part.row][name][part.start : part.stop]]

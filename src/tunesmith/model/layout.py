@@ -1,7 +1,8 @@
 """Which layout the batches of a run have: what was written, or under ``auto`` the cheapest one that the model is proved
 to allow.
 
-Padded and unpadded batches hold the same rows, so this decides what a step costs and nothing of what it learns from.
+Padded and unpadded batches and trees of segments hold the same rows, so this decides what a step costs and nothing of
+what it learns from.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from tunesmith.model.adapters import base_of
 from tunesmith.model.internals import attention_of
 from tunesmith.model.memory.shapes import bare_skeleton
 from tunesmith.model.precision import Precision
+from tunesmith.model.prefixes import prove_prefixes
 from tunesmith.model.segments import Boundaries, keep_examples_apart, segments_obstacle
 from tunesmith.notices import notify
 
-Name = Literal["padded", "length_grouped", "packed", "unpadded"]
+Name = Literal["padded", "length_grouped", "packed", "unpadded", "prefix_tree"]
 """The layouts of ``data/batching.py``."""
 
 
@@ -72,26 +74,55 @@ def settle_layout(wanted: str, model: torch.nn.Module, precision: Precision, dev
     """
     if wanted in ("padded", "length_grouped"):
         return Layout(cast(Name, wanted), "as it is set")
+    if wanted == "prefix_tree":
+        return Layout("prefix_tree", "as it is set", _share_beginnings(model, precision, device))
     if wanted != "auto":
         return Layout(cast(Name, wanted), "as it is set", keep_examples_apart(model, precision, device))
+    return _cheapest(model, precision, device)
+
+
+def _cheapest(model: torch.nn.Module, precision: Precision, device: torch.device) -> Layout:
+    """What ``auto`` comes to on a model."""
     base = base_of(model)
     layout, attention = _of_architecture(base), attention_of(base)
-    if layout.batching == "unpadded":
+    for batching, prove in (("prefix_tree", _share_beginnings), ("unpadded", keep_examples_apart)):
+        if layout.batching not in ("prefix_tree", batching):
+            continue
         try:
-            return Layout("unpadded", layout.reason, keep_examples_apart(model, precision, device))
+            return Layout(cast(Name, batching), layout.reason, prove(model, precision, device))
         except ModelError as error:
             if attention_of(base) != attention:
                 base.set_attn_implementation(attention)
-            layout = Layout("padded", error.what)
+            following: Name = "unpadded" if batching == "prefix_tree" else "padded"
+            layout = Layout(following, error.what)
     notify(f"batches are padded: {layout.reason}")
     return layout
 
 
+def _share_beginnings(model: torch.nn.Module, precision: Precision, device: torch.device) -> Boundaries:
+    """Prepare a model for ``prefix_tree``, and prove on it that it keeps to the tree.
+
+    Raises:
+        ModelError: it does not, or its attention cannot follow a tree.
+    """
+    base = base_of(model)
+    obstacle = _tree_obstacle(base)
+    if obstacle is not None:
+        raise ModelError(
+            f"shared beginnings cannot be computed once ({obstacle})", remedy="set batching auto, unpadded or padded"
+        )
+    boundaries = keep_examples_apart(model, precision, device)
+    prove_prefixes(model, precision, device)
+    return boundaries
+
+
 def _of_architecture(model: PreTrainedModel) -> Layout:
     obstacle = _obstacle(model)
-    if obstacle is None:
-        return Layout("unpadded", "each example of a row is attended to by itself")
-    return Layout("padded", f"its rows cannot hold several examples at a low cost ({obstacle})")
+    if obstacle is not None:
+        return Layout("padded", f"its rows cannot hold several examples at a low cost ({obstacle})")
+    if _tree_obstacle(model) is None:
+        return Layout("prefix_tree", "each row is attended to by itself, and shared beginnings are computed once")
+    return Layout("unpadded", "each row is attended to by itself")
 
 
 def _obstacle(model: PreTrainedModel) -> str | None:
@@ -99,3 +130,10 @@ def _obstacle(model: PreTrainedModel) -> str | None:
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return f"{type(model).__name__} takes no positions"
     return segments_obstacle(model)
+
+
+def _tree_obstacle(model: PreTrainedModel) -> str | None:
+    """Why common beginnings cannot be computed once; None when nothing is in the way."""
+    if attention_of(model) == "flash_attention_2":
+        return "FlashAttention 2 knows no common beginnings; attn_implementation sdpa does"
+    return _obstacle(model)

@@ -91,27 +91,27 @@ def test_a_run_by_default_has_the_losses_of_a_padded_one_and_says_its_layout(
         run_training(tmp_path / name, models_folder / "mistral", rows, **common, **more)
         found[name] = logged(tmp_path / name / "run", "step", "loss", "grad_norm")
         record = json.loads((tmp_path / name / "run/run.json").read_text())
-        assert record["layout"]["batching"] == ("unpadded" if name == "auto" else "padded")
+        assert record["layout"]["batching"] == ("prefix_tree" if name == "auto" else "padded")
         assert record["layout"]["reason"]
     for one, other in zip(found["auto"], found["padded"], strict=True):
         assert one == pytest.approx(other, rel=1e-5)
 
 
 def test_layouts_that_are_the_same_may_continue_each_other(tmp_path: Path, models_folder: Path) -> None:
-    """``auto`` that came to unpadded rows is ``unpadded``; padded rows need leave, also of older checkpoints."""
+    """``auto`` that came to a tree is ``prefix_tree``; padded rows need leave, also of older checkpoints."""
     from tunesmith.errors import ConfigError
 
     common: dict[str, Any] = {"use_lora": False, "save_strategy": "steps", "save_steps": 1, "max_length": 64}
     rows = ROWS
     run_training(tmp_path, models_folder / "mistral", rows, max_steps=1, **common)
     checkpoint = str(tmp_path / "run/checkpoint-1")
-    with pytest.raises(ConfigError, match="layout: unpadded -> padded"):
+    with pytest.raises(ConfigError, match="layout: prefix_tree -> padded"):
         run_training(
             tmp_path, models_folder / "mistral", rows, max_steps=2, batching="padded",
             resume_from_checkpoint=checkpoint, **common,
         )  # fmt: skip
     run_training(
-        tmp_path, models_folder / "mistral", rows, max_steps=2, batching="unpadded",
+        tmp_path, models_folder / "mistral", rows, max_steps=2, batching="prefix_tree",
         resume_from_checkpoint=checkpoint, **common,
     )  # fmt: skip
 
