@@ -274,8 +274,10 @@ class TrainingSection(Section):
     """Let float32 products use TensorFloat-32 on devices that have it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant) to save memory."""
-    batching: Literal["padded", "length_grouped", "packed", "unpadded"] = "padded"
-    """How examples are laid out in a batch; no layout lets one example see another."""
+    batching: Literal["auto", "padded", "length_grouped", "packed", "unpadded", "prefix_tree"] = "auto"
+    """How examples are laid out in a batch; no layout lets one example see another. ``prefix_tree`` is ``unpadded`` and
+    computes once what rows of a batch begin with in common. ``auto`` takes the first of ``prefix_tree``, ``unpadded``
+    and ``padded`` that the model is proved to keep to."""
     remove_unused_columns: bool = True
     """Accepted for compatibility with transformers; tunesmith's batches never carry unused columns."""
     logging_steps: PositiveInt = 10
