@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.config.schema import EvaluationSection
 from tunesmith.data.formats import rename
 from tunesmith.data.row import Row
+from tunesmith.data.tokenized import TOKENIZED
 from tunesmith.errors import DataError, DataErrors
 from tunesmith.evaluate.intervals import confidence_intervals
 from tunesmith.evaluate.metrics import mean
@@ -41,8 +42,14 @@ def task_for(evaluation: EvaluationSection, builder: ExampleBuilder, rows: Seque
 
     Raises:
         ConfigError: the settings name no task.
-        DataError: labels are to be taken from the rows, and they state none.
+        DataError: labels are to be taken from the rows, and they state none; or the rows hold no text.
     """
+    if builder.format_of(rows[0]) == TOKENIZED:
+        raise DataError(
+            "rows of token ids are judged by their loss alone: answers are compared as text, and they hold none",
+            where=rows[0].where,
+            remedy="judge the model on rows of text, or leave generated answers out",
+        )
     named = [rename(row, builder.data.columns) for row in rows]
     return choose_task(evaluation, builder.format_of(rows[0]), named, [_completion(builder, row) for row in rows])
 
