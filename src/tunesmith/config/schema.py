@@ -335,7 +335,7 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     """How a model is judged by the answers it writes."""
 
-    task: Literal["auto", "none", "nli", "classification", "exact", "json", "reasoning", "rag"] = "auto"
+    task: Literal["auto", "none", "nli", "classification", "exact", "json", "reasoning", "rag", "tool_call"] = "auto"
     """How answers are read and scored; ``auto`` decides by the format of the rows."""
     task_function: str | None = None
     """A task of your own, ``FILE.py:FUNCTION``; it is code that runs, so it is accepted on the command line only."""

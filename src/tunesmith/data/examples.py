@@ -162,7 +162,8 @@ class ExampleBuilder:
         return rendered
 
     def reference(self, row: Row) -> str | None:
-        """The gold answer of a row as text, without template; None when the row has none, as rows of token ids.
+        """The gold answer of a row as text, its tool calls included, without template; None when the row has none, as
+        rows of token ids.
 
         Of an NLI row it is the answer with the true label, where the row knows one.
         """
@@ -171,7 +172,7 @@ class ExampleBuilder:
             return nli_reference(row)
         if self.format_of(row) == TOKENIZED:
             return None
-        return self._conversation(row, need_answer=False).answer
+        return self._conversation(row, need_answer=False).answer_with_calls
 
     def stop_token_ids(self, row: Row) -> list[int]:
         """Ids at which generation for such a row has to stop: the end token and, first, the template's end of turn."""
@@ -191,7 +192,7 @@ class ExampleBuilder:
         return [end] if rendered.ends or ids[-1] == end else [ids[-1], end]
 
     def prompt_text(self, row: Row) -> str:
-        """The text of a row's prompt, for comparison; of a text row without a marker, all of it; of ids what they say."""
+        """The text of a row's prompt, for comparison; of text without a marker, all of it; of ids what they say."""
         if self.format_of(row) == TOKENIZED:
             return str(self.tokenizer.decode(self.prompt(row).input_ids))
         if self.format_of(row) == "text" and self.data.loss_on == "all":
