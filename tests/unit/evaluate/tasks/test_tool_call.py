@@ -194,7 +194,11 @@ def test_outputs_are_judged_and_shown_with_their_control_tokens(cases: list[Case
         builder = next(case for case in cases if case.name == name).builder(loss_on="last_assistant")
         rows = [_row(CALL), _row(WORDLESS)]
         examples = [_example(builder, row) for row in rows]
-        written = [example.input_ids[example.num_prompt_tokens : -1] for example in examples]
+        stops = builder.stop_token_ids(rows[0])
+        written = [
+            [number for number in example.input_ids[example.num_prompt_tokens :] if number not in stops]
+            for example in examples
+        ]
 
         def generator(*_: Any, written: Any = written, builder: Any = builder, **__: Any) -> list[Generation]:
             return [Generation(builder.tokenizer.decode(ids, skip_special_tokens=True), ids, True) for ids in written]
