@@ -20,13 +20,14 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM where it is installed"
     )
+    parser.add_argument("--base_model", help="another place of an adapter's base model")
     options = parser.parse_all(argv)
     environment.prepare()
     from tunesmith.evaluate.subject import find_subject
     from tunesmith.launch import serving
 
     engine = serving.choose_engine(options.engine)
-    subject = find_subject(options.model)
+    subject = find_subject(options.model, [f"--base_model={options.base_model}"] if options.base_model else [])
     with serving.prepared(subject, serving.request_name(options.model)) as served:
         for loss in served.losses:
             _tell(f"note: over HTTP, {loss}")

@@ -72,12 +72,12 @@ def prepared(subject: Subject, name: str) -> Iterator[Served]:
     from tunesmith.model import source
     from tunesmith.model.load import model_spec
 
-    how = model_spec(subject.folder)
+    how = model_spec(subject.folder, base=subject.base)
     dtype = how.precision.dtype
     with tempfile.TemporaryDirectory(prefix="tunesmith-serve-") as home:
         if how.is_adapter:
             whole = Path(home) / "merged"
-            merge(how.folder, whole, dtype=dtype, questions=None)
+            merge(how.folder, whole, dtype=dtype, questions=None, base_model=subject.base)
         else:
             section = how.resolved.config.model
             whole = source.local_folder(source.locate(section.model_name_or_path, section.revision), section.revision)

@@ -29,6 +29,12 @@ FILES = "files"
 """Key of the list in ``run.json``."""
 _MARK = ".set-aside"
 """Says of a folder that it was made by ``set_aside``."""
+_UNFINISHED = {
+    "running": "it runs, or was killed",
+    "failed": "it failed",
+    "interrupted": "it was interrupted",
+}
+"""Status of a run that has no finished model -> in words."""
 NAMES = (
     RECORD, "metrics.jsonl", "ledger.json", "evaluation", "gen_results", "curves.png", "inference.json",
     "proof.json", "README.md", "lora_weights", "checkpoint-[0-9]*", "abandoned-[0-9]*", "training_args.bin",
@@ -52,6 +58,42 @@ def is_record(path: Path) -> bool:
 def is_finished(folder: Path) -> bool:
     """Whether a folder's record says that its run came to its end."""
     return is_record(folder / RECORD) and read_json(folder / RECORD).get("status") == "finished"
+
+
+def check_finished(folder: Path) -> None:
+    """Refuse the model of a run that has not come to its end, and a checkpoint that was not written to its end.
+
+    What lies in such a folder may be the model of an earlier end, or half of one. A complete checkpoint is whole
+    whatever became of its run.
+
+    Args:
+        folder: a run folder, a folder in one, or any other, about which nothing is known.
+
+    Raises:
+        StorageError: with the checkpoint that can be used in its place.
+    """
+    if not folder.is_dir():
+        return
+    run = folder if (folder / RECORD).is_file() else folder.absolute().parent
+    if not is_record(run / RECORD):
+        return
+    if fnmatchcase(folder.name, "checkpoint-[0-9]*") and run != folder:
+        if not _is_manifest(folder / "manifest.json"):
+            raise StorageError("this checkpoint was not written to its end", where=str(folder), remedy=_instead(run))
+        return
+    status = read_json(run / RECORD).get("status")
+    if status in _UNFINISHED:
+        raise StorageError(
+            f"the run there is not finished ({_UNFINISHED[status]})",
+            where=str(run),
+            remedy=f"let it end (--resume_from_checkpoint latest), or {_instead(run)}",
+        )
+
+
+def _instead(run: Path) -> str:
+    complete = [path.parent for path in run.glob("checkpoint-*/manifest.json") if _is_manifest(path)]
+    newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return f"name a checkpoint: {newest}" if newest else "train again: it has no complete checkpoint"
 
 
 def found(folder: Path, final_subdir: str | None = None) -> list[str]:
