@@ -56,7 +56,8 @@ def test_every_reproduction_has_a_test(real_data: Path) -> None:
 def test_f07_an_embedding_can_carry_an_adapter(call: Call, whole: Path, tmp_path: Path) -> None:
     code, _, errors = call(
         "train", f"--model_name_or_path={whole}/model", f"--train_data={whole}/rows.jsonl",
-        f"--output_dir={tmp_path}/run", "--max_steps=1", "--max_length=64", "--save_strategy=no", "--target_modules", "embed_tokens", "q_proj",
+        f"--output_dir={tmp_path}/run", "--max_steps=1", "--max_length=64", "--save_strategy=no",
+        "--target_modules", "embed_tokens", "q_proj",
     )  # fmt: skip
     assert (code, errors) == (0, "")
     names = {name for name in _names(tmp_path / "run") if "embed_tokens" in name}
@@ -257,3 +258,33 @@ def test_f13_lists_and_two_names_of_one_setting(call: Call, tmp_path: Path, monk
     for value, meant in ((True, "latest"), (False, "-")):
         Path("d.json").write_text(json.dumps(settings | {"resume_from_checkpoint": value}))
         assert config("d.json")[1]["resume_from_checkpoint"].startswith(meant)
+
+
+# ---- transformers 4
+
+
+def test_f09_a_saved_folder_says_what_transformers_4_reads(call: Call, base: Path, tmp_path: Path) -> None:
+    """Under the names of both versions; in version 5 it opens as it was."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    written = json.loads((base / "config.json").read_text())
+    del written["rope_parameters"]
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    for scaled in ({}, {"rope_scaling": scaling}):  # as published models have it
+        (base / "config.json").write_text(json.dumps(written | {"rope_theta": 500000.0} | scaled))
+        run = tmp_path / f"run{len(scaled)}"
+        code, _, errors = call(
+            "train", f"--model_name_or_path={base}", f"--train_data={write_rows(tmp_path / 'r.jsonl', ROWS)}",
+            f"--output_dir={run}", "--max_steps=1", "--max_length=64", "--save_strategy=no", "--no_use_lora",
+        )  # fmt: skip
+        assert (code, errors) == (0, "")
+        saved = json.loads((run / "config.json").read_text())
+        assert saved["rope_theta"] == 500000.0
+        assert saved["rope_scaling"] == (scaling if scaled else None)
+        assert AutoConfig.from_pretrained(run).rope_parameters == AutoConfig.from_pretrained(base).rope_parameters
+    tokenizer = json.loads((run / "tokenizer_config.json").read_text())
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert not {"backend", "is_local", "local_files_only", "extra_special_tokens"} & tokenizer.keys()
+    ours, theirs = AutoTokenizer.from_pretrained(run), AutoTokenizer.from_pretrained(base)
+    assert ours.special_tokens_map == theirs.special_tokens_map | {"pad_token": ours.pad_token}
+    assert ours("what is 1 </s>").input_ids == theirs("what is 1 </s>").input_ids
