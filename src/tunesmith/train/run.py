@@ -68,6 +68,7 @@ from tunesmith.train.start import check_agreement, check_writable, completed
 from tunesmith.train.stopping import Stopping, TimeIsUp
 from tunesmith.train.strategy import check_tied, claim_deepspeed_fields, gathered_weights, release_zero3
 from tunesmith.train.trainer import Arguments, Trainer
+from tunesmith.train.workers import deaths_explained
 
 
 def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
@@ -162,7 +163,11 @@ def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     trainer.add_callback(stopping)
     set_seed(process_seed(setup.resolved.config.training.seed))
     try:
-        with recorded_end(setup, listener), memory_explained(setup, trainer=trainer):
+        with (
+            recorded_end(setup, listener),
+            memory_explained(setup, trainer=trainer),
+            deaths_explained(going_on(command)),
+        ):
             trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
             trainer.finish_weights()
             trackers.tell_losses(trainer.callback_handler.callbacks)
@@ -243,6 +248,7 @@ def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     """Tell everybody that the first step follows, and begin the run folder."""
     folder = Path(setup.resolved.config.training.output_dir)
     facts = describe(setup, trainer) | {"trackers": trackers.run_ids()}
+    facts[belongings.TRACKED] = trackers.run_folders(folder)
     if setup.continuation.accepted:
         facts["accepted_changes"] = list(setup.continuation.accepted)
     trainer.add_callback(RunLog(folder, listener))
