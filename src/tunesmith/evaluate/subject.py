@@ -63,8 +63,8 @@ def find_subject(name: str | Path, settings: Sequence[str] = ()) -> Subject:
     Args:
         name: run folder, a folder in one, adapter folder, model folder, hub name, or ``nano-mistral``.
         settings: settings as on a command line. For a model that was trained here and for an adapter those of the
-            sections data and evaluation, ``device_map``, what lets code run, and ``base_model``, the place where its base
-            is now; any for other models.
+            sections data and evaluation, ``device_map``, what lets code run, and ``base_model``, the place where its
+            base is now; any for other models.
 
     Raises:
         ConfigError: a setting is wrong, or cannot be changed after training.
@@ -215,8 +215,8 @@ def _with_settings(resolved: Resolved, tokens: Sequence[str]) -> tuple[Resolved,
             raise ConfigError(
                 f"{setting.name} cannot be changed for a model that is trained",
                 where=setting.origin,
-                remedy="settings of the sections evaluation and data can, device_map, what lets code run, and base_model "
-                "where it moved",
+                remedy="settings of the sections evaluation and data can, device_map, what lets code run, and "
+                "base_model where it moved",
             )
         value = convert(setting.value, values[path]) if convert else setting.value
         values[path] = expand(path, value, setting.origin)
