@@ -103,14 +103,15 @@ def begin(answerer: Answerer) -> Chat:
     format_name: str
     if data.format != "auto":
         format_name = data.format
-    elif contract is not None:
+    elif contract is not None and contract.prompt.kind != "ids":
         format_name = contract.format
     else:
         format_name = "messages" if knows_chats else "prompt_completion"
     if format_name == "text" and _texts_are_chats(answerer):
         return Chat(answerer, "messages", ("you",), keeps=False)
     columns = QUESTION_COLUMNS[format_name]
-    is_chat = contract.prompt.kind == "chat" if contract is not None else columns == ("messages",)
+    kind = contract.prompt.kind if contract is not None else "ids"
+    is_chat = kind == "chat" or (kind == "ids" and columns == ("messages",))
     keeps = is_chat and len(columns) == 1
     return Chat(answerer, "messages" if keeps else format_name, ("you",) if keeps else columns, keeps)
 

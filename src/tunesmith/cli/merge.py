@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tunesmith.cli import environment
@@ -39,7 +40,9 @@ def run(argv: Sequence[str]) -> int:
     from tunesmith.evaluate.prompts import questions_for
     from tunesmith.export import gguf
     from tunesmith.export.merge import merge
+    from tunesmith.report.belongings import check_finished
 
+    check_finished(Path(options.run))
     if options.gguf:
         gguf.find_converter()  # before anything heavy happens
     permissions = permissions_in(options)

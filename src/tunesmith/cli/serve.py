@@ -20,6 +20,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM where it is installed"
     )
+    parser.add_argument("--base_model", help="another place of an adapter's base model")
     parser.add_permissions()
     options = parser.parse_all(argv)
     environment.prepare()
@@ -27,7 +28,9 @@ def run(argv: Sequence[str]) -> int:
     from tunesmith.launch import serving
 
     engine = serving.choose_engine(options.engine)
-    subject = find_subject(options.model, [f"--{path}" for path, given in permissions_in(options).items() if given])
+    settings = [f"--{path}" for path, given in permissions_in(options).items() if given]
+    settings += [f"--base_model={options.base_model}"] if options.base_model else []
+    subject = find_subject(options.model, settings)
     with serving.prepared(subject, serving.request_name(options.model)) as served:
         for loss in served.losses:
             tell(f"note: over HTTP, {loss}")
