@@ -13,6 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,11 @@ JOBS = {
 IN_THE_FILE = "sentinel-of-the-env-file-0000000"
 
 
-def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    """Every call in a source, by the text of what is called."""
-    return ((ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call))
+@cache
+def calls() -> list[tuple[Path, str, ast.Call]]:
+    """Every call in the sources: the file, the text of what is called, and the call."""
+    nodes = ((file, node) for file in SOURCES for node in ast.walk(ast.parse(file.read_text())))
+    return [(file, ast.unparse(node.func), node) for file, node in nodes if isinstance(node, ast.Call)]
 
 
 @pytest.fixture
@@ -151,8 +154,7 @@ def test_T9_every_model_is_opened_with_a_word_on_its_code() -> None:
     """Without one the library asks on the terminal, and a 'y' runs it."""
     silent = [
         f"{file.name}:{call.lineno}"
-        for file in SOURCES
-        for name, call in calls(ast.parse(file.read_text()))
+        for file, name, call in calls()
         if re.fullmatch(r"Auto(Model\w*|Config|Tokenizer)\.from_(pretrained|config)", name)
         if not any(keyword.arg in (None, "trust_remote_code") for keyword in call.keywords)
     ]
@@ -387,8 +389,7 @@ def test_S5_one_place_prints(capsys: pytest.CaptureFixture[str], monkeypatch: py
     allowed = {"output.py", "notices.py", "torchrun.py"}  # the latter two escape as well, and know no cli
     others = [
         f"{file.name}:{call.lineno}"
-        for file in SOURCES
-        for name, call in calls(ast.parse(file.read_text()))
+        for file, name, call in calls()
         if name in ("print", "sys.stdout.write", "sys.stderr.write") and file.name not in allowed
     ]
     assert not others
