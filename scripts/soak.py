@@ -44,6 +44,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "ddp": {"num_processes": 2, "save_steps": 3},
 }
 """Kind of run -> its settings on top of ``COMMON``."""
+STARTING = 0.2
+"""Share of the kills that may come while a run still starts; the others come once its first step follows."""
 KILLS_OF_A_RUN = 4
 """Kills after which a run is left alone until its end."""
 _TIMES = ("seconds", "runtime", "per_second", "tokens_per", "eta", "time", "memory")
@@ -68,7 +70,7 @@ class Started:
 
     def __init__(self, settings: dict[str, Any], log: Path) -> None:
         words = ["train", *(f"--{name}={value}" for name, value in settings.items())]
-        self.log = log
+        self.log, self.born = log, time.time_ns()
         if settings.get("num_processes", 1) > 1:
             with log.open("ab") as stream:
                 command = [sys.executable, "-m", "tunesmith", *words]
@@ -92,6 +94,12 @@ class Started:
             else:
                 time.sleep(0.001)
         return self.code
+
+    def begun(self, run: Path) -> None:
+        """Wait until its first step follows, or it has ended."""
+        while self.wait(0.01) is None:
+            if (run / "run.json").is_file() and (run / "run.json").stat().st_mtime_ns > self.born:
+                return
 
     def kill(self) -> None:
         """SIGKILL for it and all that it started."""
@@ -138,9 +146,11 @@ def soak(
     found = Findings()
     home.mkdir(parents=True)
     settings = {"model_name_or_path": model, **rows_in(home), **COMMON, **KINDS[kind]}
-    started = time.monotonic()
     whole = home / "whole"
-    code = Started(settings | {"output_dir": whole}, home / "whole.log").wait(3600)
+    one = Started(settings | {"output_dir": whole}, home / "whole.log")
+    one.begun(whole)
+    started = time.monotonic()
+    code = one.wait(3600)
     if code != 0:
         found.differences.append(f"the undisturbed run ended with {code}: {(home / 'whole.log').read_text()[-500:]}")
         return found
@@ -165,7 +175,10 @@ def disturb(
     log = run.with_suffix(".log")
     for _ in range(kills):
         one = Started(settings, log)
-        if one.wait(generator.uniform(0, seconds)) is not None:
+        if generator.random() >= STARTING:
+            one.begun(run)
+        one.wait(generator.uniform(0, seconds))
+        if one.code is not None:
             break  # what is left of a continued run is shorter than a whole one
         note(run, settings["max_steps"], found)
         one.kill()
