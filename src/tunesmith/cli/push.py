@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_json, tell
 
 
 def run(argv: Sequence[str]) -> int:
@@ -27,10 +26,10 @@ def run(argv: Sequence[str]) -> int:
     listed = [{"path": file.path, "bytes": file.size} for file in files]
     address = None if options.dry_run else push(options.run, options.repository, files, private=not options.public)
     if options.json:
-        print(json.dumps({"repository": options.repository, "address": address, "files": listed}, indent=2))
+        say_json({"repository": options.repository, "address": address, "files": listed})
         return 0
     for file in files:
-        print(f"{file.size:>14,} {file.path}", file=sys.stderr)
+        tell(f"{file.size:>14,} {file.path}")
     seen = "everybody can see" if options.public else "is private"
-    print(address or f"{options.repository}: nothing was sent; the repository {seen}")
+    say(address or f"{options.repository}: nothing was sent; the repository {seen}")
     return 0

@@ -40,14 +40,14 @@ def leaf_paths() -> list[str]:
 
 
 def batching_when(layout: str) -> Convert:
-    """Conversion of a yes/no spelling: yes takes ``layout``; no undoes it and leaves any other layout alone."""
+    """Conversion of a yes/no spelling: yes takes ``layout``; no goes back to ``auto`` and leaves others alone."""
 
     def convert(value: Any, current: Any) -> Any:
         if not isinstance(value, bool) and value is not None:
             return value
         if value:
             return layout
-        return "padded" if current == layout else current
+        return "auto" if current == layout else current
 
     return convert
 

@@ -15,6 +15,7 @@ from tunesmith.config.load import resolve_draft
 from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import parse_overrides
 from tunesmith.config.paths import expand
+from tunesmith.config.permissions import PERMISSIONS, permissions_of
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, UnsafeError
 from tunesmith.report.belongings import check_finished
@@ -62,8 +63,8 @@ def find_subject(name: str | Path, settings: Sequence[str] = ()) -> Subject:
     Args:
         name: run folder, a folder in one, adapter folder, model folder, hub name, or ``nano-mistral``.
         settings: settings as on a command line. For a model that was trained here and for an adapter those of the
-            sections data and evaluation, ``device_map``, and ``base_model``, the place where its base is now; any for
-            other models.
+            sections data and evaluation, ``device_map``, what lets code run, and ``base_model``, the place where its
+            base is now; any for other models.
 
     Raises:
         ConfigError: a setting is wrong, or cannot be changed after training.
@@ -112,10 +113,40 @@ def _of_run(name: str, path: Path, home: Path, settings: Sequence[str]) -> Subje
     folder = home / final if home == path and final else path
     part = "" if folder in (home, home / final if final else home) else path.name
     # what lies beside the model are texts, while the record may name files that are not on this machine
-    resolved = from_values(resolved.values() | settings_of(folder), resolved.origins)
+    told = settings_of(folder)
+    resolved = from_values(resolved.values() | told, resolved.origins)
     resolved, said = _with_settings(resolved, settings)
+    if not told:
+        _refuse_recorded_files(record, resolved, settings)
     _refuse_recorded_function(record, resolved)
     return _trained(name, folder, resolved, said, home / EVALUATION / part)
+
+
+def _refuse_recorded_files(record: Record, resolved: Resolved, settings: Sequence[str]) -> None:
+    """A record names files whose text was put into prompts; without the text beside the model, none of them is read,
+    since a record of somebody else could name any file of this machine.
+
+    Raises:
+        UnsafeError: one of them is here, and the command line of today does not name it.
+    """
+    given = {setting.spelling.path for setting in parse_overrides(settings, NameTable())}
+    for path, named in (
+        ("data.instruction", resolved.config.data.instruction),
+        ("data.template", resolved.config.data.template),
+    ):
+        if named and path not in given and "\n" not in named and "{query}" not in named and _is_file(named):
+            raise UnsafeError(
+                f"the record names the file {named}, which would be read into the prompt",
+                where=str(record.folder / RECORD),
+                remedy=f"give --{path.rpartition('.')[2]} {named} if that is what you want",
+            )
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_file()
+    except (OSError, RuntimeError, ValueError):  # too long for a name, no home folder, a NUL
+        return False
 
 
 def _refuse_recorded_function(record: Record, resolved: Resolved) -> None:
@@ -153,7 +184,8 @@ def _trained(name: str, folder: Path, resolved: Resolved, said: set[str], home: 
     def load(*, trained: bool = True) -> Inference:
         from tunesmith.model.load import load_for_inference
 
-        return load_for_inference(folder, base=base, device_map=device_map, trained=trained)
+        permissions = permissions_of(resolved.values())
+        return load_for_inference(folder, base=base, device_map=device_map, trained=trained, permissions=permissions)
 
     before = f"{section.model_name_or_path} (untrained)"
     untrained = Subject(before, resolved, lambda: load(trained=False), str(folder), base=base)
@@ -178,14 +210,16 @@ def _with_settings(resolved: Resolved, tokens: Sequence[str]) -> tuple[Resolved,
     said = set()
     for setting in parse_overrides(tokens, NameTable()):
         path, convert = setting.spelling.path, setting.spelling.convert
-        if path.split(".")[0] not in ("evaluation", "data") and path not in _OF_THIS_MACHINE:
+        may_change = path in _OF_THIS_MACHINE or path in PERMISSIONS
+        if path.split(".")[0] not in ("evaluation", "data") and not may_change:
             raise ConfigError(
                 f"{setting.name} cannot be changed for a model that is trained",
                 where=setting.origin,
-                remedy="settings of the sections evaluation and data can, device_map, and base_model where it moved",
+                remedy="settings of the sections evaluation and data can, device_map, what lets code run, and "
+                "base_model where it moved",
             )
         value = convert(setting.value, values[path]) if convert else setting.value
         values[path] = expand(path, value, setting.origin)
         origins[path] = setting.origin
         said.add(path)
-    return from_values(values, origins), said
+    return from_values(values, origins, permissions=permissions_of(values)), said

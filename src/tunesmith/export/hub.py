@@ -22,6 +22,7 @@ from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.source import check_one_kind
 from tunesmith.report.belongings import check_finished
 from tunesmith.report.record import RECORD, read_record
+from tunesmith.secrets import secret_in
 
 PUSHED = (
     "adapter_model.safetensors",
@@ -50,7 +51,6 @@ EVALUATION = "evaluation/metrics.json"
 DEADLINE = 8.0
 """Seconds within which the hub must answer the first question."""
 _BINARY = (".safetensors", ".gguf", ".model")
-_SECRET_NAMES = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|KEY)(?:_|$)", re.IGNORECASE)
 _SECRETS = re.compile(
     r"BEGIN [A-Z ]*PRIVATE KEY|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{32,}|AKIA[0-9A-Z]{16}"
 )
@@ -192,8 +192,7 @@ def _refuse_secrets(file: Upload) -> None:
     if file.path.endswith(_BINARY):
         return
     text = file.content if isinstance(file.content, str) else file.content.read_text(encoding="utf-8")
-    values = [value for name, value in os.environ.items() if _SECRET_NAMES.search(name) and len(value) >= 8]
-    if _SECRETS.search(text) or any(value in text for value in values):
+    if _SECRETS.search(text) or secret_in(text):
         raise UnsafeError("holds what looks like a secret", where=file.path, remedy="take it out before pushing")
     home = str(Path.home())
     if len(home) > 1 and f"{home}/" in text:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.recorded import in_place, problem_of
-from tunesmith.config.resolve import Resolved, from_values
+from tunesmith.config.resolve import NO_PERMISSIONS, Resolved, from_values
 from tunesmith.config.schema import RunConfig
 from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ConfigError, ModelError
@@ -216,6 +216,7 @@ def model_spec(
     device_map: str | None = None,
     quantized: bool = True,
     trained: bool = True,
+    permissions: Mapping[str, Any] = NO_PERMISSIONS,
 ) -> ModelSpec:
     """Read how a model was trained and decide how it is loaded here; arguments are those of ``load_for_inference``.
 
@@ -245,7 +246,8 @@ def model_spec(
         settings |= {"quantization.load_in_4bit": False, "quantization.load_in_8bit": False}
     # Evaluation may stand on another machine than training did: what was written for training yields here, aloud.
     try:
-        resolved = from_values(settings, dict.fromkeys(settings, f"{DEFAULT} of the run"))
+        origins = dict.fromkeys(settings, f"{DEFAULT} of the run")
+        resolved = from_values(settings, origins, permissions=permissions)
     except ConfigError as error:
         raise ModelError(f"the settings of its run cannot be used ({error})", where=str(name)) from error
     device = here(resolved)
@@ -264,6 +266,7 @@ def load_for_inference(
     device_map: str | None = None,
     quantized: bool = True,
     trained: bool = True,
+    permissions: Mapping[str, Any] = NO_PERMISSIONS,
 ) -> Inference:
     """A finished run, one of its checkpoints, an adapter, or any model, as it was trained.
 
@@ -278,12 +281,16 @@ def load_for_inference(
             devices only where one does not hold it.
         quantized: false loads the base without the run's quantization.
         trained: false loads the model of a run or an adapter as it was before training.
+        permissions: what today's command line permits, by path (see ``config/permissions.py``); a record gives none.
 
     Raises:
         ModelError: parts are missing, or the adapter does not belong to the base, or was changed.
         UnsafeError: something would run code, or open a pickle.
     """
-    return load_from_spec(model_spec(name, base=base, device_map=device_map, quantized=quantized, trained=trained))
+    how = model_spec(
+        name, base=base, device_map=device_map, quantized=quantized, trained=trained, permissions=permissions
+    )
+    return load_from_spec(how)
 
 
 def load_from_spec(how: ModelSpec) -> Inference:

@@ -11,6 +11,7 @@ something to show: a complete checkpoint or an end. Whatever happens before puts
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from tunesmith.config.paths import inside
 from tunesmith.config.recorded import problem_of
 from tunesmith.errors import StorageError
 from tunesmith.report.folder import read_json, write_json
@@ -104,7 +106,7 @@ def _instead(run: Path) -> str:
 
 def found(folder: Path, final_subdir: str | None = None) -> list[str]:
     """Every file (and link) under a name of a run, relative to the folder; what was set aside is left out."""
-    patterns = NAMES + Path(final_subdir or "").parts[:1]
+    patterns = NAMES + tuple(map(glob.escape, Path(final_subdir or "").parts[:1]))
     names = [path for path in _entries(folder) if any(fnmatchcase(path.name, pattern) for pattern in patterns)]
     names = [path for path in names if path.name not in (REPLACED, _REMOVING)]
     return sorted(file.relative_to(folder).as_posix() for path in names for file in _files(path))
@@ -115,7 +117,7 @@ def belonging(folder: Path) -> list[str]:
     if not is_record(folder / RECORD):
         return []
     facts = read_json(folder / RECORD)
-    present = found(folder, facts["settings"].get("training.final_subdir"))
+    present = found(folder, _final_subdir(facts))
     listed = facts.get(FILES)
     if facts.get("status") != "finished" or not isinstance(listed, list):
         return present
@@ -161,7 +163,7 @@ def record_files(folder: Path) -> None:
         StorageError: the record cannot be written.
     """
     facts: dict[str, Any] = read_json(folder / RECORD)
-    files = found(folder, facts["settings"].get("training.final_subdir"))
+    files = found(folder, _final_subdir(facts))
     write_json(folder / RECORD, facts | {FILES: files})
 
 
@@ -243,6 +245,15 @@ def remove(folder: Path, *, open_trackers: bool = False) -> None:
         else:
             path.unlink(missing_ok=True)
         _remove_empty(folder, path.parent)
+
+
+def _final_subdir(facts: dict[str, Any]) -> str | None:
+    """Where a record says that the finished model is, if that is a name inside the folder."""
+    named = facts["settings"].get("training.final_subdir")
+    try:
+        return inside(named) if isinstance(named, str) else None
+    except ValueError:
+        return None
 
 
 def _is_rank_log(path: Path) -> bool:
