@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,17 @@ def rounds(options: argparse.Namespace, home: Path) -> dict[str, Findings]:
     raise AssertionError
 
 
+def import_everything(home: Path, model: str) -> None:
+    """Train for a step in this process: what is imported on the way, the forked runs need not import again."""
+    from tunesmith.cli.main import main
+
+    home.mkdir()
+    settings = {"model_name_or_path": model, **rows_in(home), **COMMON, "max_steps": 1, "output_dir": home / "run"}
+    with (home / "log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        main(["train", *(f"--{name}={value}" for name, value in settings.items())])
+    shutil.rmtree(home)
+
+
 def add(total: Findings, found: Findings) -> None:
     """Count one more round."""
     for name in Findings.__dataclass_fields__:
@@ -298,10 +310,9 @@ def main() -> int:
     parser.add_argument("--seed", default="0", help="decides when kills come")
     parser.add_argument("--json", dest="quiet", action="store_true", help="print the findings as JSON alone")
     options = parser.parse_args()
-    import tunesmith.train.run  # noqa: F401 - once, for all children
-
     home = Path(tempfile.mkdtemp(prefix="tunesmith-soak-"))
     os.environ["TUNESMITH_CACHE"] = str(home / "cache")
+    import_everything(home / "first", options.model)
     total = rounds(options, home)
     failed = any(found.differences for found in total.values())
     if not failed:
