@@ -33,9 +33,12 @@ WAYS: dict[str, dict[str, Any]] = {
     },
     "nf4": {"lora_r": 4, "load_in_4bit": True},
     "packed": {"use_lora": False, "batching": "packed", "gradient_checkpointing": True},
+    "words": {"lora_r": 4, "new_tokens": ["<note>", "<more>"]},
+    "words, full": {"use_lora": False, "new_tokens": ["<note>", "<more>"]},
 }  # fmt: skip
 PAIRS = [(strategy, way) for strategy in STRATEGIES for way in ("full", "lora")] + [
     ("ddp", "nf4"), ("fsdp2", "nf4"), ("ddp", "packed"), ("zero3", "packed"),
+    *((strategy, way) for strategy in ("fsdp2", "zero3") for way in ("words", "words, full")),
 ]  # fmt: skip
 SLOW = 8
 """Seconds that one merge takes longer; the processes would wait for each other for two."""
@@ -77,7 +80,10 @@ def runs(stories_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     rows, eval_rows = story_rows(21), story_rows(7, seed=9)
     questions = folder / "questions.txt"
     questions.write_text("Once upon a time\nOne day, Tom\n", encoding="utf-8")
+    words = write_rows(folder / "words.jsonl", [with_words(row) for row in rows])
     ways = {way: settings | _questions(settings, questions) for way, settings in WAYS.items()}
+    for settings in ways.values():
+        settings |= {"train_data": words} if "new_tokens" in settings else {}
     alone = {
         way: run_training(
             folder / way, stories_model, rows, eval_rows=eval_rows, **COMMON, **settings, gradient_accumulation_steps=4
@@ -118,6 +124,11 @@ def outcome(folder: Path, name: str, rank: int) -> dict[str, Any]:
     """What a rank ended a run with."""
     found: dict[str, Any] = json.loads((folder / f"{name}-rank-{rank}.json").read_text())
     return found
+
+
+def with_words(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with tokens in it that the model does not know."""
+    return row | {"completion": row["completion"].replace(" saw", "<note>").replace(" happy", "<more>")}
 
 
 def _questions(settings: dict[str, Any], file: Path) -> dict[str, Any]:

@@ -295,7 +295,6 @@ def new_tokens_lie_on_every_device(resolved: Resolved) -> Problem | None:
     if not data.new_tokens and not data.new_special_tokens:
         return None
     hinders = {
-        "launch.strategy": launch.strategy in ("fsdp2", "zero3"),
         "launch.deepspeed": launch.deepspeed is not None,
         "launch.accelerate_config": launch.accelerate_config is not None,
         "model.model_class": model.model_class is not None,
