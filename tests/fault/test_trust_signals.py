@@ -1,4 +1,4 @@
-"""Trust rows F7-F10, F29, F30: signals wherever they land, memory that runs out, and a process that stands still.
+"""Trust rows F7-F10, F29: signals wherever they land, memory that runs out, and a process that stands still.
 
 A signal is sent by the run to itself at a named point, which proves the same as one from outside and costs no process.
 """

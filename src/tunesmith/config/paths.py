@@ -6,7 +6,8 @@ import os
 import re
 from typing import Any
 
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, UnsafeError
+from tunesmith.secrets import secret_in
 
 PATHS = frozenset(
     {
@@ -31,6 +32,7 @@ def expand(path: str, value: Any, where: str) -> Any:
 
     Raises:
         ConfigError: a variable is not set, or there is no such home folder.
+        UnsafeError: a variable holds a secret.
     """
     if path not in PATHS:
         return value
@@ -45,7 +47,22 @@ def expand(path: str, value: Any, where: str) -> Any:
     return expanded
 
 
+def inside(name: str) -> str:
+    """``name`` if it is one of a folder below another, whoever wrote it.
+
+    Raises:
+        ValueError: it is absolute, leads upwards, or holds a character that no name of a folder should.
+    """
+    if name.startswith(("/", "~")) or ".." in re.split(r"[/\\]", name) or re.search(r"[\x00-\x1f\x7f\\:]", name):
+        raise ValueError("must be the name of a folder inside output_dir")
+    return name
+
+
 def _variable(name: str, value: str, where: str) -> str:
     if name not in os.environ:
         raise ConfigError(f"{value!r} names the variable {name}, which is not set", where=where, remedy="set it")
+    if secret_in(os.environ[name]):
+        raise UnsafeError(
+            f"{value!r} names the variable {name}, which holds a secret", where=where, remedy="settings are stored"
+        )
     return os.environ[name]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,15 +18,12 @@ from tunesmith.config.adjust import adjust_defaults, align_saves
 from tunesmith.config.draft import COMMAND_LINE, DEFAULT, Draft, Setting
 from tunesmith.config.names import leaf_paths
 from tunesmith.config.paths import expand
+from tunesmith.config.permissions import COMMAND_LINE_ONLY, without_permissions
 from tunesmith.config.plain import check_plain, shortened
 from tunesmith.config.schema import SECTIONS, RunConfig
 from tunesmith.errors import ConfigError, ConfigErrors, UnsafeError
 
-COMMAND_LINE_ONLY = {
-    "model.allow_remote_code": "give --allow_remote_code on the command line if you trust the model's code",
-    "evaluation.task_function": "give --task_function FILE.py:FUNCTION on the command line if you trust that file",
-}
-"""Settings that let code run, so that no file may give them; and what to do instead."""
+NO_PERMISSIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,7 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
         UnsafeError: a file gives itself the permission to run code.
     """
     values = schema_defaults()
+    _refuse_two_spellings(draft, values)
     origins = dict.fromkeys(values, DEFAULT)
     written: dict[str, Setting] = {}
     for setting in [*draft.defaults, *draft.settings, *overrides]:
@@ -76,14 +75,50 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
     return Resolved(_validate(values, origins, written), origins)
 
 
-def from_values(values: dict[str, Any], origins: dict[str, str] | None = None) -> Resolved:
+def _refuse_two_spellings(draft: Draft, defaults: dict[str, Any]) -> None:
+    """Refuse one file that says two things of one setting, under two of its names; between files, and on the command
+    line, the later one counts.
+
+    Raises:
+        ConfigError: with both names and where the second stands.
+    """
+    first: dict[tuple[str, str], tuple[Setting, Any]] = {}
+    for setting in draft.settings:
+        if setting.origin == COMMAND_LINE:
+            continue
+        path, convert = setting.spelling.path, setting.spelling.convert
+        value = convert(setting.value, defaults[path]) if convert else setting.value
+        if convert and value == defaults[path]:
+            continue  # one of several switches of a setting, and it leaves the others alone
+        earlier, other = first.setdefault((path, setting.origin.rpartition(":")[0]), (setting, value))
+        if earlier.name != setting.name and other != value:
+            raise ConfigError(
+                f"{earlier.name} = {shortened(earlier.value)} ({earlier.origin}) and {setting.name} = "
+                f"{shortened(setting.value)} are two names of one setting",
+                where=setting.origin,
+                remedy="write one of them",
+            )
+
+
+def from_values(
+    values: Mapping[str, Any],
+    origins: dict[str, str] | None = None,
+    *,
+    permissions: Mapping[str, Any] = NO_PERMISSIONS,
+) -> Resolved:
     """The configuration that ``Resolved.values`` described, for a run that is read back from its folder.
+
+    Args:
+        values: values by path, as anybody may have written them; permissions among them are left out.
+        origins: where each value came from.
+        permissions: those that today's command line gives, by path.
 
     Raises:
         ConfigError: a value is missing or not valid any more.
     """
     known = set(leaf_paths())
-    merged = schema_defaults() | {path: value for path, value in values.items() if path in known}
+    told = without_permissions(values) | dict(permissions)
+    merged = schema_defaults() | {path: value for path, value in told.items() if path in known}
     origins = dict.fromkeys(merged, DEFAULT) | (origins or {})
     for path, value in merged.items():
         check_plain(value, path, origins[path])

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from tunesmith.config.marks import Permission
+from tunesmith.config.paths import inside
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
@@ -43,9 +46,11 @@ class ModelSection(Section):
     """Attention; ``auto`` takes FlashAttention 2 where it is installed and the device has it, else sdpa."""
     device_map: str = "auto"
     """``auto`` spreads the model over the visible accelerators (none: cpu); or one: ``cuda:0``, ``mps``, ``cpu``."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, Permission("give --trust_remote_code", in_files=True)] = False
     """Asks to run code that comes with the model; works only together with the flag ``--allow_remote_code``."""
-    allow_remote_code: bool = False
+    allow_remote_code: Annotated[
+        bool, Permission("give --allow_remote_code on the command line if you trust the model's code")
+    ] = False
     """The explicit permission that ``trust_remote_code`` needs; accepted on the command line only."""
     eos_token: str | None = None
     """End token for a tokenizer that has none."""
@@ -272,8 +277,10 @@ class TrainingSection(Section):
     """Let float32 products use TensorFloat-32 on devices that have it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant) to save memory."""
-    batching: Literal["padded", "length_grouped", "packed", "unpadded"] = "padded"
-    """How examples are laid out in a batch; no layout lets one example see another."""
+    batching: Literal["auto", "padded", "length_grouped", "packed", "unpadded", "prefix_tree"] = "auto"
+    """How examples are laid out in a batch; no layout lets one example see another. ``prefix_tree`` is ``unpadded`` and
+    computes once what rows of a batch begin with in common. ``auto`` takes the first of ``prefix_tree``, ``unpadded``
+    and ``padded`` that the model is proved to keep to."""
     remove_unused_columns: bool = True
     """Accepted for compatibility with transformers; tunesmith's batches never carry unused columns."""
     logging_steps: PositiveInt = 10
@@ -318,7 +325,7 @@ class TrainingSection(Section):
     """Worker processes that make batches."""
     save_merged_model: bool = False
     """After LoRA training, write the merged model to ``output_dir`` and the adapter to ``output_dir/lora_weights``."""
-    final_subdir: str | None = None
+    final_subdir: Annotated[str, AfterValidator(inside)] | None = None
     """Folder inside ``output_dir`` for the finished model; unset means ``output_dir`` itself."""
     gen_every_n_steps: PositiveInt | None = None
     """Steps between sample answers, written to ``output_dir/gen_results`` and shown in the trackers."""
@@ -337,7 +344,9 @@ class EvaluationSection(Section):
 
     task: Literal["auto", "none", "nli", "classification", "exact", "json", "reasoning", "rag", "tool_call"] = "auto"
     """How answers are read and scored; ``auto`` decides by the format of the rows."""
-    task_function: str | None = None
+    task_function: Annotated[
+        str | None, Permission("give --task_function FILE.py:FUNCTION on the command line if you trust that file")
+    ] = None
     """A task of your own, ``FILE.py:FUNCTION``; it is code that runs, so it is accepted on the command line only."""
     labels: list[str] | None = None
     """Labels of the task ``classification``; unset, those that occur among the references."""

@@ -92,7 +92,7 @@ def _as_call(value: Any) -> Call:
     if not isinstance(function, dict):
         raise MalformedCallError("is no call")
     name = function.get("name", function.get("tool_name"))
-    arguments = next((function[key] for key in ("arguments", "parameters") if function.get(key) is not None), {})
+    arguments: Any = next((function[key] for key in ("arguments", "parameters") if function.get(key) is not None), {})
     if isinstance(arguments, str):
         arguments = STRICT_JSON.decode(arguments)
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):

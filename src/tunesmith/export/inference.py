@@ -121,6 +121,10 @@ class Contract(Section):
         template = settings.get("data.template")
         if template not in (None, "chat") and "{query}" not in template:
             raise ValueError("data.template must be null, chat, or a text with {query} and {output}")
+        instruction = settings.get("data.instruction")
+        if isinstance(instruction, str) and not instruction.endswith("\n"):
+            # It is a text, whoever wrote it; with a line end it is never taken for the name of a file.
+            settings = settings | {"data.instruction": instruction + "\n"}
         return settings
 
 
@@ -152,8 +156,7 @@ def make_contract(
         renderer = builder.renderer_of(row)
         if data.template is not None:
             settings["data.template"] = _as_text(renderer, builder)
-        # A text with a line end is never taken for the name of a file.
-        settings["data.instruction"] = None if renderer.instruction is None else renderer.instruction + "\n"
+        settings["data.instruction"] = renderer.instruction
         prompt = _prompt(builder, row, renderer)
     return Contract(
         how_to_use=_how_to_use(prompt),

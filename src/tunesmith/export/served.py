@@ -33,7 +33,7 @@ def make_served_folder(model_folder: Path, target: Path, contract: Contract | No
         ModelError: there is no chat template and no contract to make one from.
         StorageError: ``target`` cannot be written.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, trust_remote_code=False)
     target.mkdir(parents=True)
     for file in model_folder.iterdir():
         if file.suffix == ".safetensors" or file.name in ("config.json", "model.safetensors.index.json"):

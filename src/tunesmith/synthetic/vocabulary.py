@@ -41,7 +41,6 @@ NAMES = (
     "Anna", "Tom", "Ben", "Lily", "Max", "Nina", "Omar", "Ruth",
     "Sam", "Vera", "Ivan", "Kate", "Leo", "Mia", "Hugo", "Rosa",
 )  # fmt: skip
-FEMALE_NAMES = frozenset({"Anna", "Lily", "Nina", "Ruth", "Vera", "Kate", "Mia", "Rosa"})
 TOWNS = ("Arden", "Brook", "Calder", "Dover", "Elton", "Fenton", "Harlow", "Kirby", "Marlow", "Norton")
 PLACES = ("garden", "kitchen", "barn", "forest", "market", "school", "park", "yard")
 JOBS = ("teacher", "farmer", "doctor", "baker", "driver", "painter")

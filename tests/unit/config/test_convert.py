@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from tunesmith.cli.main import main
 from tunesmith.config.convert import SUFFIXES, convert, needed
 from tunesmith.config.load import load, read
 from tunesmith.config.names import leaf_paths, leaf_type
 from tunesmith.config.paths import PATHS
-from tunesmith.config.resolve import COMMAND_LINE_ONLY, Resolved, from_values, resolve, schema_defaults
+from tunesmith.config.permissions import COMMAND_LINE_ONLY, permissions_of
+from tunesmith.config.resolve import Resolved, from_values, resolve, schema_defaults
 from tunesmith.config.schema import RunConfig
 from tunesmith.errors import ConfigError
 
@@ -57,7 +58,8 @@ def _strategy(annotation: Any) -> SearchStrategy[Any]:
         patterns = [limit.pattern for limit in limits if getattr(limit, "pattern", None)]
         if patterns:
             return st.from_regex(re.compile(patterns[0], re.ASCII), fullmatch=True)
-        return _strategy(arguments[0])
+        rules = [mark.func for mark in arguments[1:] if isinstance(mark, AfterValidator)]
+        return _strategy(arguments[0]).filter(lambda value: all(_takes(rule, value) for rule in rules))
     if origin in (typing.Union, types.UnionType):
         return st.one_of(*map(_strategy, arguments))
     if origin is typing.Literal:
@@ -73,6 +75,14 @@ def _strategy(annotation: Any) -> SearchStrategy[Any]:
     return plain[annotation]
 
 
+def _takes(rule: Callable[[Any], Any], value: Any) -> bool:
+    try:
+        rule(value)
+    except ValueError:
+        return False
+    return True
+
+
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={path: value_of(path) for path in leaf_paths() if path not in COMMAND_LINE_ONLY},
@@ -80,7 +90,8 @@ SETTINGS = st.fixed_dictionaries(
 
 
 def make(values: dict[str, Any]) -> Resolved:
-    return from_values(schema_defaults() | {"model.model_name_or_path": "some/model"} | values)
+    given = schema_defaults() | {"model.model_name_or_path": "some/model"} | values
+    return from_values(given, permissions=permissions_of(given))
 
 
 def back(text: str, dialect: str, folder: Path) -> Resolved:

@@ -10,8 +10,8 @@ import yaml
 
 from tunesmith.config.load import detect_dialect, load
 from tunesmith.config.names import leaf_paths, leaf_type
+from tunesmith.config.permissions import COMMAND_LINE_ONLY
 from tunesmith.config.readers import sectioned_yaml
-from tunesmith.config.resolve import COMMAND_LINE_ONLY
 from tunesmith.errors import ConfigError, ConfigErrors, UnsafeError
 
 DOCUMENT_SAMPLE = """

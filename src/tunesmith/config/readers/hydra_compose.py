@@ -19,17 +19,12 @@ import yaml
 
 from tunesmith import notices
 from tunesmith.config.draft import COMMAND_LINE, shown
+from tunesmith.config.environment import READABLE
 from tunesmith.config.readers.yaml_lines import read_yaml
 from tunesmith.errors import ConfigError, TunesmithError, UnsafeError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-READABLE_ENVIRONMENT = (
-    "CUDA_VISIBLE_DEVICES", "HF_HOME", "HOME", "HOSTNAME", "LOCAL_RANK", "RANK", "SCRATCH", "SLURM_ARRAY_TASK_ID",
-    "SLURM_JOB_ID", "SLURM_JOB_NAME", "TMPDIR", "TUNESMITH_DATA", "USER", "WORLD_SIZE",
-)  # fmt: skip
-"""Environment variables that ``${oc.env:NAME}`` may read; none of them holds a secret."""
 
 _HYDRAS_OWN_TARGETS = frozenset(
     {
@@ -158,10 +153,10 @@ def _guarded_environment() -> Iterator[None]:
     missing = object()
 
     def read(name: str, default: Any = missing) -> Any:
-        if name not in READABLE_ENVIRONMENT:
+        if name not in READABLE:
             raise UnsafeError(
                 f"${{oc.env:{name}}} is not read: it may be a secret, and settings are stored with the run",
-                remedy=f"readable are {', '.join(READABLE_ENVIRONMENT)}; give other values on the command line",
+                remedy=f"readable are {', '.join(READABLE)}; give other values on the command line",
             )
         if name not in os.environ and default is missing:
             remedy = f"set it, or write ${{oc.env:{name},default}}"

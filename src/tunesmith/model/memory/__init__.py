@@ -7,7 +7,7 @@ knows devices; ``fitting`` changes settings until a run fits.
 from tunesmith.model.memory.activations import BatchShape
 from tunesmith.model.memory.fitting import remedies, savers
 from tunesmith.model.memory.formulas import Memory, estimate, optimizer_bytes
-from tunesmith.model.memory.gpus import GIB, GPUS, device_memory, host_memory, precision_elsewhere, usable
+from tunesmith.model.memory.gpus import GIB, GPUS, device_memory, host_memory, usable
 from tunesmith.model.memory.host import HostMemory, on_host
 from tunesmith.model.memory.shapes import skeleton
 
@@ -22,7 +22,6 @@ __all__ = [
     "host_memory",
     "on_host",
     "optimizer_bytes",
-    "precision_elsewhere",
     "remedies",
     "savers",
     "skeleton",

@@ -7,10 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError
 from tunesmith.model.device import Device
-from tunesmith.model.precision import Precision
 
 GIB = 2**30
 
@@ -46,14 +44,6 @@ def device_memory(name: str) -> int:
 def usable(device: Device) -> int:
     """Bytes of the device on which a run computes; for the cpu what this process could use of the host's memory."""
     return device.memory if device.memory is not None else host_memory()
-
-
-def precision_elsewhere(resolved: Resolved) -> Precision:
-    """The precision on a CUDA device that has bfloat16, which need not be in this machine."""
-    training = resolved.config.training
-    if training.bf16 or (training.bf16 is None and training.fp16 is None):
-        return Precision("bfloat16", "a CUDA device with bfloat16")
-    return Precision("float16", "fp16 is on") if training.fp16 else Precision("float32", "bf16 and fp16 are off")
 
 
 def resident() -> int:
