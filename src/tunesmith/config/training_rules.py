@@ -294,8 +294,9 @@ def new_tokens_lie_on_every_device(resolved: Resolved) -> Problem | None:
     data, launch, model = resolved.config.data, resolved.config.launch, resolved.config.model
     if not data.new_tokens and not data.new_special_tokens:
         return None
+    spread = launch.strategy in ("fsdp2", "zero3")  # PEFT makes the rows of whole embeddings, or on CUDA alone
     hinders = {
-        "launch.strategy": launch.strategy in ("fsdp2", "zero3"),
+        "launch.strategy": spread and resolved.config.adapter.use_lora,
         "launch.deepspeed": launch.deepspeed is not None,
         "launch.accelerate_config": launch.accelerate_config is not None,
         "model.model_class": model.model_class is not None,
@@ -305,8 +306,9 @@ def new_tokens_lie_on_every_device(resolved: Resolved) -> Problem | None:
             name = path.partition(".")[2]
             return Problem(
                 (path, "data.new_tokens"),
-                f"new tokens do not go with {name} as it is",
-                "leave it out, or add the tokens to the model first and save it",
+                f"new tokens do not go with {name} as it is" + (" and an adapter" if name == "strategy" else ""),
+                "leave it out, or add the tokens to the model first and save it"
+                + ("; all weights can be trained (use_lora: false)" if name == "strategy" else ""),
             )
     return None
 

@@ -54,10 +54,10 @@ def text(row: Row, options: FormatOptions) -> Conversation:
     marker = options.completion_start or DEFAULT_MARKER
     at = body.rfind(marker)
     if at < 0:
-        if options.whole_text and options.need_answer:
-            return Conversation(
-                (Message("user", ""), Message(ASSISTANT, body)), literal=True, controls=True, begins=begins
-            )
+        if options.whole_text:  # all of it is learnt, or goes on where it is asked
+            learnt = (Message("user", ""), Message(ASSISTANT, body))
+            turns = learnt if options.need_answer else (Message("user", body),)
+            return Conversation(turns, literal=True, controls=True, begins=begins)
         raise DataError(
             f"the text has no {marker!r}, so nothing says where the completion begins",
             where=row.where,

@@ -162,13 +162,18 @@ def _template(setup: Setup) -> list[str]:
     if example is None:
         return [*lines, "it is dropped"]
     prompt = data.builder.prompt(row).input_ids
-    if example.cut is None and example.input_ids[: len(prompt)] != prompt:
+    begins = example.input_ids[: len(prompt)] == prompt
+    goes_on = prompt[: example.num_prompt_tokens] == example.input_ids[: example.num_prompt_tokens]
+    if example.cut is None and not begins and not (goes_on and len(prompt) > len(example.input_ids)):
         raise DataError("the prompt of inference is not the beginning of the training row", where=row.where)
     last = example.input_ids[-1]
-    begins = sum(number == tokenizer.bos_token_id for number in example.input_ids[:2])
+    num_begins = sum(number == tokenizer.bos_token_id for number in example.input_ids[:2])
     stops = data.builder.stop_token_ids(row)
-    lines.append(f"the prompt of inference ({len(prompt)} tokens) is the beginning of the training row")
-    lines.append(f"begin tokens: {begins}; {example.num_trained_tokens} of {len(example.input_ids)} tokens are trained")
+    said = "is the beginning of" if begins else "asks on after"
+    lines.append(f"the prompt of inference ({len(prompt)} tokens) {said} the training row")
+    lines.append(
+        f"begin tokens: {num_begins}; {example.num_trained_tokens} of {len(example.input_ids)} tokens are trained"
+    )
     trained = example.labels[-1] == last
     ends = f"ends with {tokenizer.convert_ids_to_tokens(last)!r}, {'trained' if trained else 'not trained'}"
     lines.append(ends + ("" if last in stops else "; generation does not stop there"))

@@ -69,7 +69,7 @@ def test_each_shape_becomes_its_turns_and_is_detected(
 
 
 def test_every_format_has_a_case() -> None:
-    assert {name for name, _, _ in GOOD} == set(FORMATS)
+    assert {name for name, _, _ in GOOD} == set(FORMATS) - {"tokenized"}  # no conversation: test_tokenized.py
 
 
 REQUIRED = [(name, values, key) for name, values, _ in GOOD for key in values if key not in {"id", "input", "system"}]
