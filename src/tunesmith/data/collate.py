@@ -106,6 +106,11 @@ def _tree(features: Sequence[Mapping[str, Any]]) -> list[Segment]:
     )
 
 
+def sharing(features: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Tokens of a batch, and how many of them are computed where common beginnings are computed once."""
+    return sum(len(feature["input_ids"]) for feature in features), sum(map(len, _tree(features)))
+
+
 def _laid_as_tree(features: Sequence[Mapping[str, Any]], tree: Sequence[Segment]) -> dict[str, Any]:
     """One row of segments, whose first tokens have no label, because another segment stands before them."""
 

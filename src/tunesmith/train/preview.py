@@ -12,13 +12,14 @@ from itertools import islice
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.batching import BatchRows, joined
-from tunesmith.data.collate import Collator
+from tunesmith.data.collate import Collator, sharing
 from tunesmith.data.examples import ExampleBuilder
+from tunesmith.data.families import families
 from tunesmith.data.preview import PreviewRow, RowViewer, TokenReader, Which, rows_of_batch, shape_of_batch
 from tunesmith.data.row import Row
 from tunesmith.data.selection import load_rows
 from tunesmith.data.stream import ExampleStream
-from tunesmith.model.layout import expected_layout
+from tunesmith.model.layout import Layout, expected_layout
 from tunesmith.train.dataset import rows_layout
 from tunesmith.train.order import batches
 from tunesmith.train.prepare import data_section
@@ -53,8 +54,11 @@ def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
     if isinstance(data.train, ExampleStream):
         return _first_of_stream(setup, data.train, number or MOST_BY_DEFAULT)
     batch_rows = BatchRows(data.train, rows_layout(resolved), resolved.config.data.max_length)
-    order = batches(resolved, batch_rows.lengths)
-    collator, reader = _collator(setup), _reader(data.builder, data.first_row)
+    size = resolved.config.training.per_device_train_batch_size
+    related = families(data.train, size) if resolved.config.training.group_by_prefix else None
+    order = batches(resolved, batch_rows.lengths, related=related)
+    layout, collator = expected_layout(resolved), _collator(setup)
+    reader = _reader(data.builder, data.first_row)
     shown: list[PreviewRow] = []
     facts: list[str] = []
     wanted = number or MOST_BY_DEFAULT
@@ -67,8 +71,8 @@ def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
         rows = rows_of_batch(batch, reader)[: wanted - len(shown)]
         shown += rows
         facts.append(
-            f"batch {index + 1} ({collator.batching}): {len(batch['origins'])} examples in "
-            f"{shape.rows} x {shape.length} tokens{padding}"
+            f"batch {index + 1} ({layout.batching}): {len(batch['origins'])} examples in "
+            f"{shape.rows} x {shape.length} tokens{padding}{_shared(layout, batch_rows, batch_indices)}"
         )
     account = data.train_ledger.total()
     facts.append(
@@ -120,8 +124,18 @@ def _viewer(resolved: Resolved) -> tuple[RowViewer, list[Row], list[Row]]:
     return viewer, train_rows, eval_rows
 
 
+def _shared(layout: Layout, rows: BatchRows, batch: list[int]) -> str:
+    """What a tree saves of a batch, in words; the rows themselves are shown whole."""
+    if layout.batching != "prefix_tree":
+        return ""
+    tokens, computed = sharing([rows[at] for at in batch])
+    return f", {computed} of them computed" if computed < tokens else ""
+
+
 def _collator(setup: Setup) -> Collator:
-    return Collator(expected_layout(setup.resolved).batching, setup.tokenizer.pad_token_id)
+    """The collator of the run's layout; rows of a tree are shown as they lie without it, each whole."""
+    batching = expected_layout(setup.resolved).batching
+    return Collator("unpadded" if batching == "prefix_tree" else batching, setup.tokenizer.pad_token_id)
 
 
 def _reader(builder: ExampleBuilder, row: Row) -> TokenReader:

@@ -27,6 +27,7 @@ from typing_extensions import override
 
 from tunesmith.config.strategy import Strategy
 from tunesmith.data.batching import FilledSampler, LengthGroupedSampler
+from tunesmith.data.families import FamilySampler
 from tunesmith.errors import ModelError, NumericsError
 from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
 from tunesmith.evaluate.untouched import untouched
@@ -145,7 +146,7 @@ class Trainer(ResumingTrainer):
 
     @override
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Rows of like lengths together, where that is the layout; else transformers' random order.
+        """Rows of like lengths or beginnings together, where that was asked for; else transformers' random order.
 
         Rows of length 0 only fill the last batches up, see ``dataset.to_dataset``.
         """
@@ -154,8 +155,11 @@ class Trainer(ResumingTrainer):
             return super()._get_train_sampler(rows)
         lengths = list(rows.with_format(None)[self.args.length_column_name])
         number = len(lengths) - lengths.count(0)
-        if self.args.train_sampling_strategy == "group_by_length":
-            sampler: Any = LengthGroupedSampler(lengths[:number], self.args.train_batch_size, self.args.data_seed)
+        if "family" in rows.column_names:
+            related = list(rows.with_format(None)["family"])[:number]
+            sampler: Any = FamilySampler(related, self.args.train_batch_size, self.args.data_seed)
+        elif self.args.train_sampling_strategy == "group_by_length":
+            sampler = LengthGroupedSampler(lengths[:number], self.args.train_batch_size, self.args.data_seed)
         elif number == len(lengths):
             return super()._get_train_sampler(rows)
         else:  # the one that accelerate puts in the place of transformers'
