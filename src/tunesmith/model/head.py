@@ -1,8 +1,8 @@
 """The output head, asked for labelled positions alone; a frozen one gives losses and their gradients in one pass.
 
-Logits of a whole batch are the largest tensor of a step. Under an adapter the head is not trained, so all that leaves it
-is the gradient with respect to the hidden states: softmax less one-hot, times the head's weight. It is computed with the
-loss, a chunk of positions after the other, and no logits outlive their chunk.
+Logits of a whole batch are the largest tensor of a step. Under an adapter the head is not trained, so all that leaves
+it is the gradient with respect to the hidden states: softmax less one-hot, times the head's weight. It is computed with
+the loss, a chunk of positions after the other, and no logits outlive their chunk.
 """
 
 from __future__ import annotations

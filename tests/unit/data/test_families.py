@@ -43,8 +43,9 @@ def test_a_row_that_begins_otherwise_makes_no_family_of_all_others() -> None:
 def test_rows_with_a_system_prompt_alone_keep_a_random_order() -> None:
     generator = random.Random(1)
     made = [example([*[7] * 50, *[generator.randrange(10, 90) for _ in range(9)]]) for _ in range(30)]
-    assert len(set(families(made, batch_size=8))) == 30
-    assert len(set(families(made, batch_size=32))) == 1  # all of them fit into one batch anyway
+    order = family_order(families(made, batch_size=8), 8, seed=1)
+    assert order != family_order(families(made, batch_size=8), 8, seed=2)
+    assert sorted(order) == list(range(30)) != order
 
 
 def test_more_relatives_than_a_batch_holds_stay_neighbours() -> None:
@@ -52,7 +53,7 @@ def test_more_relatives_than_a_batch_holds_stay_neighbours() -> None:
     order = family_order(families(made, batch_size=8), 8, seed=3)
     assert sorted(order) == list(range(40))
     mixed = sum(len({row % 2 for row in order[at : at + 8]}) > 1 for at in range(0, 40, 8))
-    assert mixed <= 1
+    assert mixed <= 2
 
 
 @settings(max_examples=60)
