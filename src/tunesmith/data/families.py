@@ -90,7 +90,7 @@ def family_order(numbers: Sequence[int], batch_size: int, seed: int) -> list[int
     generator.shuffle(shuffled)
     for family in shuffled:
         generator.shuffle(family)
-    waiting, order = deque(shuffled), []
+    waiting, order = deque(shuffled), list[int]()
     while waiting:
         room = batch_size - len(order) % batch_size
         fitting = next((at for at in range(min(WINDOW, len(waiting))) if len(waiting[at]) <= room), None)

@@ -89,7 +89,7 @@ def _in_evaluation(model: torch.nn.Module) -> Iterator[None]:
 def _answering(module: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Let a module answer by another function; it is called as ever, with all hooks."""
     former = vars(module).get("forward")
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
@@ -119,7 +119,7 @@ def asking(model: PreTrainedModel, head: Head, positions: torch.Tensor, targets:
             answer: torch.Tensor = original(chosen[None])
             return answer
         weight, bias = _in_compute_dtype(chosen, module.weight), _in_compute_dtype(chosen, module.bias)
-        nll: torch.Tensor = FrozenHeadLoss.apply(chosen, weight, bias, targets.to(hidden.device))
+        nll: torch.Tensor = FrozenHeadLoss.apply(chosen, weight, bias, targets.to(hidden.device))  # type: ignore[no-untyped-call]
         return nll[None, :, None]
 
     with _answering(module, forward):
