@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import generation, layouts, load, prepare, training
+from benchmarks import generation, layouts, load, prepare, training, training_side
 
 
 def _note(text: str) -> None:
@@ -22,7 +22,7 @@ def _training(options: argparse.Namespace, tokenizer: str) -> list[dict[str, Any
         for together in (False, True) if options.together else (False,):
             _note(f"training steps: {work}{', rows that begin alike together' if together else ''}")
             result = training.compare(
-                work, options.side or list(training.SIDES), rounds=options.rounds, steps=options.steps,
+                work, options.side or list(training_side.SIDES), rounds=options.rounds, steps=options.steps,
                 tokenizer=tokenizer, scale=options.scale, group_by_prefix=together, write=_note,
             )  # fmt: skip
             found.append(result)
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--model", help="model folder of the comparison generation (nano-mistral)")
     parser.add_argument("--tokenizer", help="tokenizer folder (that of nano-mistral)")
     parser.add_argument("--work", action="append", help=f"of training: {', '.join(training.WORKS)} (synthetic)")
-    parser.add_argument("--side", action="append", choices=tuple(training.SIDES), help="of training (all)")
+    parser.add_argument("--side", action="append", choices=tuple(training_side.SIDES), help="of training (all)")
     parser.add_argument("--steps", type=int, default=6, help="of training: steps a turn (6)")
     parser.add_argument("--scale", choices=tuple(training.SCALES), default="25M", help="of training: the model (25M)")
     parser.add_argument("--together", action="store_true", help="of training: also with rows that begin alike together")

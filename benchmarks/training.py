@@ -71,11 +71,12 @@ def compare(
     return {
         "work": work + (", rows that begin alike together" if group_by_prefix else ""), "steps": steps,
         "rounds": rounds, "scale": scale, "tokens_a_step": tokens / steps, "batch_size": job["batch_size"],
-        "sides": {side: _summary(turns) for side, turns in found.items()},
+        "sides": {side: summary(turns) for side, turns in found.items()},
     }  # fmt: skip
 
 
-def _summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of a side's turns, and the least and the most of them."""
     by_turn = [statistics.median(turn["seconds"]) for turn in turns]
     whole = {name: statistics.median(turn[name] for turn in turns) for name in ("first_cpu", "whole_cpu", "peak")}
     return {"seconds": statistics.median(by_turn), "least": min(by_turn), "most": max(by_turn), **whole}

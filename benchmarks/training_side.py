@@ -27,8 +27,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     marks: list[tuple[float, float]] = []
-    register_optimizer_step_post_hook(lambda *_: marks.append((time.process_time(), time.perf_counter())))
+    hook = register_optimizer_step_post_hook(lambda *_: marks.append((time.process_time(), time.perf_counter())))
     losses = SIDES[job["side"]](job)
+    hook.remove()
     if len(marks) < len(losses) or len(losses) != job["steps"]:
         raise SystemExit(f"{len(marks)} steps and {len(losses)} losses")
     marks = marks[-len(losses) :]  # the engine tries an optimizer before it trains
