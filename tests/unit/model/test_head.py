@@ -165,7 +165,8 @@ def test_no_logits_of_the_whole_batch_are_made(monkeypatch: pytest.MonkeyPatch) 
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor) and result.dim() == 2 and result.shape[-1] == 96:
+            # a view with as many rows as the hidden size is the weight, transposed
+            if isinstance(result, torch.Tensor) and tuple(result.shape[1:]) == (96,) and len(result) != 32:
                 self.rows = max(self.rows, result.shape[0])
             return result
 
