@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 _collected: list[str] = []
+_kinds: set[str] = set()
 
 
 def _to_stderr(text: str) -> None:
@@ -21,10 +22,12 @@ def _to_stderr(text: str) -> None:
 _listener: Callable[[str], None] = _to_stderr
 
 
-def notify(text: str) -> None:
-    """Tell the user ``text`` once; the same text is not repeated within one process."""
-    if text in _collected:
+def notify(text: str, *, kind: str | None = None) -> None:
+    """Tell the user ``text``; no text, and of a ``kind`` no second one, is said again within one process."""
+    if text in _collected or kind in _kinds:
         return
+    if kind is not None:
+        _kinds.add(kind)
     _collected.append(text)
     _listener(text)
 
@@ -43,3 +46,4 @@ def listen(listener: Callable[[str], None]) -> None:
 def clear() -> None:
     """Forget what was said: a new run in the same process starts with a clean page."""
     _collected.clear()
+    _kinds.clear()

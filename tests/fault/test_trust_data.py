@@ -6,6 +6,8 @@ import gzip
 import json
 import lzma
 import os
+import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -288,6 +290,9 @@ BROKEN = {
     "d8 digits": (b'{"prompt": "a", "completion": "b", "weight": ' + b"9" * 400 + b"}\n", (":1: ", "400 digits")),
     "d9 missing key": (GOOD + b'{"prompt": "a"}\n', (':2: no "completion"',)),
     "d11 number": (b'{"prompt": "a", "completion": 5}\n', (":1: ", "completion", "a number")),
+    "d11 null": (b'{"prompt": "a", "completion": null}\n', (":1: ", "completion")),
+    "d11 list of numbers": (b'{"question": "a", "answer": [5]}\n', (":1: ", "answer")),
+    "d11 number among turns": (b'{"messages": [{"role": "user", "content": 5}]}\n', (":1: ", "messages[0].content")),
     "d11 object": (b'{"prompt": "a", "completion": {"a": 1}}\n', (":1: ", "completion")),
     "d13 empty": (b"", ("no examples",)),
     "d13 blanks": (b"\n \n\n", ("no examples",)),
@@ -296,7 +301,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_d1_to_d14_rows_that_cannot_be_read(attempt: Attempt, tmp_path: Path, name: str) -> None:
+def test_d1_d2_d3_d5_d6_d7_d8_d9_d11_d13_d14_rows_that_cannot_be_read(
+    attempt: Attempt, tmp_path: Path, name: str
+) -> None:
     content, words = BROKEN[name]
     (tmp_path / "own.jsonl").write_bytes(content)
     refused(attempt([], train_data=str(tmp_path / "own.jsonl")), 3, "own.jsonl", *words)
@@ -309,8 +316,78 @@ def test_d4_marks_and_line_ends_are_accepted(tmp_path: Path) -> None:
     assert any("1 blank lines" in line for line in notices.collected())
 
 
-def test_d23_nothing_is_left_to_train_on(attempt: Attempt) -> None:
+def test_d12_a_column_that_some_rows_have_is_told_once_and_counted(attempt: Attempt, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = list(story_rows(5))
+    for number in (1, 3):
+        rows[number] |= {"source": "web"}
+    outcome = attempt(rows)
+    assert outcome.code == 0
+    named, counted = [line for line in outcome.notes if "source" in line]
+    assert named.endswith("rows.jsonl: columns that are not read: source")
+    assert counted.endswith("rows.jsonl: the column 'source' stands in 2 of 5 rows only and is not read")
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
+    assert ledger["training"]["total"]["unused_columns"] == {"source": 2}
+
+
+def test_d15_an_empty_prompt(attempt: Attempt) -> None:
+    """Text rows need no prompt; where a row has the place of one and nothing in it, that is said with the row."""
+    outcome = attempt([{"text": "Lily had a ball."}, {"text": "Tom had a dog."}], loss_on="all")
+    assert (outcome.code, [line for line in outcome.notes if "empty" in line]) == (0, [])
+    rows = story_rows(3)
+    rows[1]["prompt"], rows[2]["prompt"] = "", ""
+    outcome = attempt(rows, overwrite_output_dir="true")
+    assert outcome.code == 0
+    (note,) = [line for line in outcome.notes if "empty" in line]
+    assert "rows.jsonl:2: the prompt is empty" in note
+    assert attempt([{"prompt": [], "completion": "b"}], output_dir="never").code == 3
+
+
+def test_d21_equal_rows_are_counted_and_dropped_on_request(attempt: Attempt, tmp_path: Path) -> None:
+    rows = [*story_rows(4), story_rows(1)[0]]
+    outcome = attempt(rows)
+    assert outcome.code == 0
+    assert [line for line in outcome.notes if "1 rows repeat" in line and "rows.jsonl:5 = " in line]
+    total = json.loads((tmp_path / "run" / "ledger.json").read_text())["training"]["total"]
+    assert (total["duplicates"], total["kept"]) == (1, 5)
+    assert attempt(rows, duplicates="drop", overwrite_output_dir="true").code == 0
+    total = json.loads((tmp_path / "run" / "ledger.json").read_text())["training"]["total"]
+    assert (total["duplicates"], total["kept"]) == (1, 4)
+
+
+def test_d22_prompts_that_differ_in_blanks_and_forms_of_letters_are_the_same(attempt: Attempt, tmp_path: Path) -> None:
+    rows = story_rows(3)
+    held = write_rows(
+        tmp_path / "held.jsonl",
+        [{"prompt": " Once upon\n a time, " + rows[1]["prompt"][18:].replace("h", "ｈ"), "completion": "x"}],
+    )
+    refused(attempt(rows, eval_data=held), 3, "1 evaluation prompts occur", "held.jsonl:1 = ", "rows.jsonl:2")
+
+
+def test_d23_nothing_is_left_to_train_on_or_to_judge(attempt: Attempt, tmp_path: Path) -> None:
     refused(attempt(story_rows(1), dev_split="0.5"), 3, "leaves none to train on", "dev_split: 0")
+    rows = story_rows(3)
+    refused(attempt(rows, eval_data=write_rows(tmp_path / "none.jsonl", [])), 3, "none.jsonl", "no examples")
+    refused(attempt(rows, eval_data=str(tmp_path / "rows.jsonl")), 3, "rows.jsonl")
+
+
+def test_d25_fewer_rows_than_a_batch_are_trained(attempt: Attempt, tmp_path: Path) -> None:
+    """No incomplete batch is dropped, so one row is one step of each pass."""
+    outcome = attempt(story_rows(1), max_steps="-1", num_train_epochs="2", per_device_train_batch_size="8")
+    assert outcome.code == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["total_steps"] == 2
+
+
+def test_d26_a_file_that_changes_is_read_again_whatever_its_size_and_time(attempt: Attempt, tmp_path: Path) -> None:
+    rows, cache = story_rows(4), {"cache_dir": str(tmp_path / "cache"), "overwrite_output_dir": "true"}
+    assert attempt(rows, **cache).code == 0
+    times = os.stat(tmp_path / "rows.jsonl")
+    assert [line for line in attempt(rows, **cache).notes if "is taken from" in line]
+    changed = [{**row, "completion": row["completion"].replace("saw", "ate")} for row in rows]
+    write_rows(tmp_path / "rows.jsonl", changed)
+    assert os.stat(tmp_path / "rows.jsonl").st_size == times.st_size
+    os.utime(tmp_path / "rows.jsonl", ns=(times.st_atime_ns, times.st_mtime_ns))
+    outcome = attempt([], train_data=str(tmp_path / "same" / ".." / "rows.jsonl"), **cache)
+    assert not [line for line in outcome.notes if "is taken from" in line]
 
 
 def test_d27_a_pipe_and_a_device_are_no_data(attempt: Attempt, tmp_path: Path) -> None:
@@ -318,6 +395,43 @@ def test_d27_a_pipe_and_a_device_are_no_data(attempt: Attempt, tmp_path: Path) -
     (tmp_path / "zero.json").symlink_to("/dev/zero")
     for name in ("pipe.jsonl", "zero.json"):
         refused(attempt([], train_data=str(tmp_path / name)), 3, name, "is a pipe or a device, not a file")
+
+
+@pytest.mark.parametrize("name", ["rows.zip", "rows.tar", "rows.tar.gz", "rows.jsonl.zip", "rows.tgz", "rows.7z"])
+def test_d27_no_archive_is_unpacked(attempt: Attempt, tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("../rows.jsonl", GOOD)
+    refused(attempt([], train_data=str(tmp_path / name)), 3, name, "is not a kind of data file")
+    assert not (tmp_path.parent / "rows.jsonl").exists()
+
+
+def test_d27_a_saved_data_set_stays_in_its_folder(attempt: Attempt, tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (tmp_path / "data.arrow").write_bytes(b"")
+    (folder / "link.arrow").symlink_to(tmp_path / "data.arrow")
+    for name in ("../data.arrow", str(tmp_path / "data.arrow"), "link.arrow"):
+        (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+        refused(attempt([], train_data=str(folder)), 3, str(folder), "in its own folder")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/rows.jsonl", "nowhere://bucket/rows.jsonl", "https://u:p@h/r.jsonl"]
+)
+def test_d27_a_url_that_cannot_be_used_is_told_at_once(attempt: Attempt, url: str) -> None:
+    started = time.monotonic()
+    outcome = attempt([], train_data=url)
+    refused(outcome, 2 if "@" in url else 3, url.rpartition("@")[2])
+    assert ":p@" not in outcome.errors[0]
+    assert time.monotonic() - started < 10
+
+
+def test_d27_links_and_paths_upwards_are_the_users_own(attempt: Attempt, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    write_rows(tmp_path / "own.jsonl", story_rows(2))
+    (tmp_path / "deep" / "link.jsonl").symlink_to("../own.jsonl")
+    for name in ("deep/../own.jsonl", "deep/link.jsonl"):
+        assert attempt([], train_data=str(tmp_path / name), overwrite_output_dir="true").code == 0
 
 
 @pytest.mark.parametrize(("ending", "open_file"), [("gz", gzip.open), ("xz", lzma.open)])

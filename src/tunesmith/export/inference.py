@@ -244,8 +244,14 @@ def _prompt(builder: ExampleBuilder, row: Row, renderer: Renderer) -> ChatPrompt
         before=before,
         after=after,
         begin_token_ids=builder.encoder.begin(builder.prompt_rendered(row).begins),
-        cut_after=(builder.data.completion_start or DEFAULT_MARKER) if format_name == "text" else None,
+        cut_after=_cut_after(builder, row) if format_name == "text" else None,
     )
+
+
+def _cut_after(builder: ExampleBuilder, row: Row) -> str | None:
+    """What ends the prompt in such texts; None where texts are trained whole and have no such mark."""
+    marker = builder.data.completion_start or DEFAULT_MARKER
+    return marker if builder.data.loss_on != "all" or marker in builder.prompt_text(row) else None
 
 
 def _as_text(renderer: Renderer, builder: ExampleBuilder) -> str:
