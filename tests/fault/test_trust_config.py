@@ -37,7 +37,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
     return run
 
 
-def test_c1_unknown_key(refused: Refused) -> None:
+def test_C1_unknown_key(refused: Refused) -> None:
     assert "own.yaml:6: unknown setting 'training.learnig_rate'; did you mean" in refused(TRAINING + "learnig_rate: 1")
 
 
@@ -49,27 +49,27 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_c1_a_name_nearly_right_in_every_kind_of_file(refused: Refused, name: str) -> None:
+def test_C1_a_name_nearly_right_in_every_kind_of_file(refused: Refused, name: str) -> None:
     said = refused(WRITTEN[name].format("learnig_rate", 1), name=name)
     assert f"{name}:" in said
     assert "did you mean" in said
     assert "learning_rate" in said
 
 
-def test_c1_a_name_nearly_right_on_the_command_line_and_deep_in_a_file(refused: Refused) -> None:
+def test_C1_a_name_nearly_right_on_the_command_line_and_deep_in_a_file(refused: Refused) -> None:
     assert "did you mean 'learning_rate'" in refused(None, *BASE, "--learnig_rate=1")
     assert "own.yaml:7: " in refused(TRAINING + "learning_rate:\n    rate: 1\n")
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_c2_every_source_reads_the_same_number(name: str, tmp_path: Path) -> None:
+def test_C2_every_source_reads_the_same_number(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(WRITTEN[name].format("learning_rate", "1e-4"))
     from_file = load(tmp_path / name).config.training.learning_rate
     written = load(tmp_path / name, ["--learning_rate", "1E-4"]).config.training.learning_rate
     assert from_file == written == 0.0001
 
 
-def test_c2_c4_numbers_are_those_of_yaml_1_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_C2_C4_numbers_are_those_of_yaml_1_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own.yaml").write_text(TRAINING + "learning_rate: 1e-4\n  run_name: no\n")
     assert main(["config", str(tmp_path / "own.yaml"), "--written"]) == 0
     out = capsys.readouterr().out
@@ -82,22 +82,22 @@ def test_c2_c4_numbers_are_those_of_yaml_1_2(tmp_path: Path, capsys: pytest.Capt
                                   "per_device_train_batch_size: 2.5", "gradient_accumulation_steps: 0",
                                   "learning_rate: '0.1'", "bf16: 'false'", "seed: off", "max_steps: [1]",
                                   "logging_steps: {a: 1}", "warmup_ratio: .inf", "optim: 5"])  # fmt: skip
-def test_c3_c4_wrong_types(refused: Refused, text: str) -> None:
+def test_C3_C4_wrong_types(refused: Refused, text: str) -> None:
     assert "own.yaml:6: " in refused(TRAINING + text)
 
 
-def test_c5_key_twice(refused: Refused) -> None:
+def test_C5_key_twice(refused: Refused) -> None:
     assert "own.yaml:7: key 'seed' stands twice (first in line 6)" in refused(TRAINING + "seed: 1\n  seed: 2")
     assert "twice" in refused(None, *BASE, '--columns={"a": "b", "a": "c"}')
 
 
-def test_c6_tags(refused: Refused) -> None:
+def test_C6_tags(refused: Refused) -> None:
     assert "is not allowed" in refused("a: !!python/object/apply:os.system ['true']", code=7)
     for tag in ("!!int abc", "!!float abc", "!!bool maybe", "!!null 5", "!!binary x", "!!seq abc", "!!int {a: 1}"):
         assert "own.yaml:" in refused(TRAINING + f"seed: {tag}")
 
 
-def test_c7_aliases_and_depth(refused: Refused) -> None:
+def test_C7_aliases_and_depth(refused: Refused) -> None:
     laughs = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
     )
@@ -118,7 +118,7 @@ RANGES = ["seed=4294967296", "seed=" + "9" * 5000, "data_seed=999999999999999999
 
 
 @pytest.mark.parametrize("setting", RANGES, ids=lambda setting: setting[:30])
-def test_c3_out_of_range(refused: Refused, setting: str) -> None:
+def test_C3_out_of_range(refused: Refused, setting: str) -> None:
     assert setting.partition("=")[0] in refused(None, *BASE, f"--{setting}")
 
 
@@ -141,21 +141,21 @@ TOGETHER = {
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_c8_rules_name_both_settings(refused: Refused, name: str) -> None:
+def test_C8_rules_name_both_settings(refused: Refused, name: str) -> None:
     settings, words = TOGETHER[name]
     said = refused(None, *BASE, *settings)
     for word in words:
         assert word in said
 
 
-def test_c8_all_contradictions_are_listed_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_C8_all_contradictions_are_listed_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     settings = [part for name in ("two precisions", "two quantizations", "warmup longer than training")
                 for part in TOGETHER[name][0]]  # fmt: skip
     assert main(["config", *BASE, *settings]) == 2
     assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]) == 3
 
 
-def test_c9_files_that_are_none(refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_C9_files_that_are_none(refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "big").open("wb") as file:
         file.truncate(2**30)
@@ -167,22 +167,22 @@ def test_c9_files_that_are_none(refused: Refused, tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize("content", ["hello", "5", "- a", "model: 5", b"\xe9", "a: \0", 'a: "\\U00110000"',
                                      'model:\n  path: "a\\0b"', 'model:\n  path: "\\ud800"', "a: *b"])  # fmt: skip
-def test_c9_contents_that_are_none(refused: Refused, content: str | bytes) -> None:
+def test_C9_contents_that_are_none(refused: Refused, content: str | bytes) -> None:
     assert "own.yaml" in refused(content)
 
 
 @pytest.mark.parametrize("text", ["'a\\0b'", "'\\ud800'", "10**5000", "[[[[" + "[" * 60 + "]" * 60 + "]]]]"])
-def test_c10_python_values(refused: Refused, text: str) -> None:
+def test_C10_python_values(refused: Refused, text: str) -> None:
     assert "own.py" in refused(f"model_id = 'nano-mistral'\nrun_name = {text}", name="own.py")
 
 
 @pytest.mark.parametrize("text", ["import os; os._exit(0)", "import sys; sys.exit(0)", "raise ValueError", "x = (",
                                   "import os\nwhile True: os.write(2, b'x' * 2**20)", "x = 'a' * 10**11"])  # fmt: skip
-def test_c10_python_files_that_do_not_end_well(refused: Refused, text: str) -> None:
+def test_C10_python_files_that_do_not_end_well(refused: Refused, text: str) -> None:
     assert "own.py" in refused(text, name="own.py")
 
 
-def test_c14_switches(refused: Refused) -> None:
+def test_C14_switches(refused: Refused) -> None:
     assert "bf16" in refused(None, *BASE, "--bf16=maybe")
     assert "not a switch" in refused(None, *BASE, "--no_learning_rate")
     assert "maybe" in refused(None, *BASE, "--bf16", "maybe")
@@ -191,17 +191,17 @@ def test_c14_switches(refused: Refused) -> None:
 @pytest.mark.parametrize("words", [["--distributed_training", "False"], ["--distributed_training=no"],
                                    ["--no_distributed_training"], ["--no-distributed-training"],
                                    ["launch.distributed_training=off"]])  # fmt: skip
-def test_c14_no_is_no(words: list[str]) -> None:
+def test_C14_no_is_no(words: list[str]) -> None:
     assert load(None, [*BASE, *words]).config.launch.distributed_training is False
     assert load(None, [*BASE, "--distributed_training"]).config.launch.distributed_training is True
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
-def test_c15_names_that_cannot_be_stored(refused: Refused, text: str) -> None:
+def test_C15_names_that_cannot_be_stored(refused: Refused, text: str) -> None:
     assert "output_dir holds " in refused(None, *BASE, f"--output_dir={text}")
 
 
-def test_c15_folders_that_are_not_the_runs_own(
+def test_C15_folders_that_are_not_the_runs_own(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data" / "inner").mkdir(parents=True)

@@ -195,7 +195,7 @@ MACHINE = {"fp16": "--fp16", "attn_implementation": "--attn_implementation=flash
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine can do all of it")
 @pytest.mark.parametrize("name", MACHINE)
-def test_c16_what_this_machine_cannot_do_is_refused_and_not_replaced(name: str, base: Path, call: Any) -> None:
+def test_C16_what_this_machine_cannot_do_is_refused_and_not_replaced(name: str, base: Path, call: Any) -> None:
     """A device without bfloat16 is among the tests of ``model/device.py``."""
     for verb in ("check", "train"):
         code, said = call(verb, base, MACHINE[name])
