@@ -127,7 +127,7 @@ def understood(error: Exception) -> TunesmithError:
             return StorageError(f"no space left ({error.strerror})", where=str(where), remedy=remedy)
         where = str(error.filename) if error.filename else None
         return StorageError(error.strerror, where=where, remedy="check the path, its permissions and the free space")
-    said = " ".join(str(error).split())[:MOST_SAID]
+    said = redacted(" ".join(str(error).split()))[:MOST_SAID]  # half of a secret would not be known as one
     return TunesmithError(f"{type(error).__name__}: {said}", remedy="--debug shows where")
 
 

@@ -10,20 +10,24 @@ import os
 import sys
 from collections.abc import Callable
 
+from tunesmith.secrets import redacted
+from tunesmith.visible import visible
+
 _collected: list[str] = []
 _kinds: set[str] = set()
 
 
 def _to_stderr(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # of several processes one talks
-        print(f"note: {text}", file=sys.stderr)
+        print(f"note: {visible(text)}", file=sys.stderr)
 
 
 _listener: Callable[[str], None] = _to_stderr
 
 
 def notify(text: str, *, kind: str | None = None) -> None:
-    """Tell the user ``text``; no text, and of a ``kind`` no second one, is said again within one process."""
+    """Tell the user ``text``, without secrets; no text, and of a ``kind`` no second one, is said again in one process."""
+    text = redacted(text)
     if text in _collected or kind in _kinds:
         return
     if kind is not None:

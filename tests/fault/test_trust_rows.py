@@ -59,7 +59,13 @@ def test_reasons_are_those_of_rows_and_say_something() -> None:
 
 def test_numbers_are_read_at_the_beginning_of_a_name_alone() -> None:
     assert numbers_of("test_F3_F4_D12_each_file") == {"F3", "F4", "D12"}
-    assert numbers_of("test_macro_f1_of_counts") == numbers_of("test_F3") == numbers_of("test_T11x_y") == numbers_of("test_f10_script") == set()
+    assert (
+        numbers_of("test_macro_f1_of_counts")
+        == numbers_of("test_F3")
+        == numbers_of("test_T11x_y")
+        == numbers_of("test_f10_script")
+        == set()
+    )
 
 
 def test_the_list_is_that_of_the_document() -> None:

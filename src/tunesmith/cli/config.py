@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_file, say_json
 from tunesmith.config import describe
 from tunesmith.config.convert import convert
 from tunesmith.config.load import READERS, load
@@ -23,19 +23,19 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--to", choices=list(READERS), help="write the configuration in this dialect")
     options, settings = parser.split(argv)
     if options.schema:
-        print(json.dumps(describe.json_schema(), indent=2))
+        say_json(describe.json_schema())
         return 0
     if options.list:
         for path, default, meaning, others in describe.reference():
             also = f" (also: {', '.join(others)})" if others else ""
-            print(f"{path} = {default}\n    {meaning}{also}")
+            say(f"{path} = {default}\n    {meaning}{also}")
         return 0
     resolved = load(options.file, settings, dialect=options.dialect)
     if options.to:
         source = " ".join([options.file or "the command line", *settings])
-        print(convert(resolved, options.to, source), end="")
+        say_file(convert(resolved, options.to, source))
     elif options.json:
-        print(json.dumps(describe.as_json(resolved), indent=2, ensure_ascii=False))
+        say_json(describe.as_json(resolved))
     else:
-        print("\n".join(describe.table(resolved, only_written=options.written)))
+        say("\n".join(describe.table(resolved, only_written=options.written)))
     return 0

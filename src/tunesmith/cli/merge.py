@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser, permissions_in
+from tunesmith.cli.output import say, say_json, tell
 
 
 def run(argv: Sequence[str]) -> int:
@@ -40,7 +40,9 @@ def run(argv: Sequence[str]) -> int:
     from tunesmith.evaluate.prompts import questions_for
     from tunesmith.export import gguf
     from tunesmith.export.merge import merge
+    from tunesmith.report.belongings import check_finished
 
+    check_finished(Path(options.run))
     if options.gguf:
         gguf.find_converter()  # before anything heavy happens
     permissions = permissions_in(options)
@@ -59,12 +61,12 @@ def run(argv: Sequence[str]) -> int:
     if options.gguf:
         gguf.convert(merged.path, merged.path / f"model-{options.gguf}.gguf", options.gguf)
     if options.json:
-        print(json.dumps(asdict(merged) | {"path": str(merged.path)}, indent=2))
+        say_json(asdict(merged) | {"path": str(merged.path)})
         return 0
     if merged.proof is not None:
         for line in describe(merged.proof):
-            print(line, file=sys.stderr)
-    print(merged.path)
+            tell(line)
+    say(str(merged.path))
     return 0
 
 

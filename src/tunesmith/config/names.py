@@ -40,23 +40,30 @@ def leaf_paths() -> list[str]:
 
 
 def batching_when(layout: str) -> Convert:
-    """Conversion of a yes/no spelling: yes takes ``layout``; no undoes it and leaves any other layout alone."""
+    """Conversion of a yes/no spelling: yes takes ``layout``; no goes back to ``auto`` and leaves others alone."""
 
     def convert(value: Any, current: Any) -> Any:
         if not isinstance(value, bool) and value is not None:
             return value
         if value:
             return layout
-        return "padded" if current == layout else current
+        return "auto" if current == layout else current
 
     return convert
 
 
 def one_or_many(value: Any, current: Any) -> Any:
-    """Conversion of ``report_to``: one name, several, ``none`` or nothing at all."""
+    """Conversion of ``report_to``: one name, several (as a list or with commas), ``none`` or nothing at all."""
     if value in (None, "", "none", "None", []):
         return []
-    return [value] if isinstance(value, str) else value
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def newest_checkpoint(value: Any, current: Any) -> Any:
+    """Conversion of ``resume_from_checkpoint``: yes is the newest checkpoint, and no is none."""
+    if isinstance(value, bool):
+        return "latest" if value else None
+    return value
 
 
 def unset_is_zero(value: Any, current: Any) -> Any:
@@ -146,7 +153,8 @@ SPELLINGS: dict[str, Spelling] = {
     "use_packing": Spelling("training.batching", batching_when("packed"), bool),
     "padding_free": Spelling("training.batching", batching_when("unpadded"), bool),
     "group_by_length": Spelling("training.batching", batching_when("length_grouped"), bool),
-    "resume": Spelling("training.resume_from_checkpoint"),
+    "resume": Spelling("training.resume_from_checkpoint", newest_checkpoint),
+    "resume_from_checkpoint": Spelling("training.resume_from_checkpoint", newest_checkpoint),
     "time_limit": Spelling("training.time_limit", seconds, str | float | None),
     # tracking
     "report_to": Spelling("tracking.report_to", one_or_many, str | list[str] | None),

@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 from tunesmith.config.plain import shortened
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, UnsafeError
+from tunesmith.secrets import secret_in
 
 PATHS = frozenset(
     {
@@ -34,6 +35,7 @@ def expand(path: str, value: Any, where: str) -> Any:
 
     Raises:
         ConfigError: a variable is not set, there is no such home folder, or no file can have such a name.
+        UnsafeError: a variable holds a secret.
     """
     if path not in PATHS:
         return value
@@ -69,4 +71,8 @@ def inside(name: str) -> str:
 def _variable(name: str, value: str, where: str) -> str:
     if name not in os.environ:
         raise ConfigError(f"{value!r} names the variable {name}, which is not set", where=where, remedy="set it")
+    if secret_in(os.environ[name]):
+        raise UnsafeError(
+            f"{value!r} names the variable {name}, which holds a secret", where=where, remedy="settings are stored"
+        )
     return os.environ[name]

@@ -55,6 +55,7 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
         UnsafeError: a file gives itself the permission to run code.
     """
     values = schema_defaults()
+    _refuse_two_spellings(draft, values)
     origins = dict.fromkeys(values, DEFAULT)
     written: dict[str, Setting] = {}
     for setting in [*draft.defaults, *draft.settings, *overrides]:
@@ -74,9 +75,34 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
     return Resolved(_validate(values, origins, written), origins)
 
 
+def _refuse_two_spellings(draft: Draft, defaults: dict[str, Any]) -> None:
+    """Refuse one file that says two things of one setting, under two of its names; between files, and on the command
+    line, the later one counts.
+
+    Raises:
+        ConfigError: with both names and where the second stands.
+    """
+    first: dict[tuple[str, str], tuple[Setting, Any]] = {}
+    for setting in draft.settings:
+        if setting.origin == COMMAND_LINE:
+            continue
+        path, convert = setting.spelling.path, setting.spelling.convert
+        value = convert(setting.value, defaults[path]) if convert else setting.value
+        if convert and value == defaults[path]:
+            continue  # one of several switches of a setting, and it leaves the others alone
+        earlier, other = first.setdefault((path, setting.origin.rpartition(":")[0]), (setting, value))
+        if earlier.name != setting.name and other != value:
+            raise ConfigError(
+                f"{earlier.name} = {shortened(earlier.value)} ({earlier.origin}) and {setting.name} = "
+                f"{shortened(setting.value)} are two names of one setting",
+                where=setting.origin,
+                remedy="write one of them",
+            )
+
+
 def from_values(
     values: Mapping[str, Any],
-    origins: Mapping[str, str] | None = None,
+    origins: dict[str, str] | None = None,
     *,
     permissions: Mapping[str, Any] = NO_PERMISSIONS,
 ) -> Resolved:

@@ -133,9 +133,12 @@ class DataSection(Section):
     dev_stratify_by: str | None = None
     """Column whose values ``dev_split`` holds out in the proportions that they have among all rows."""
     format: Literal[
-        "auto", "text", "prompt_completion", "nli", "messages", "alpaca", "sharegpt", "question_answer", "rag"
-    ] = "auto"
-    """Shape of a row; ``auto`` decides by the columns of the first row and says what it took."""
+        "auto", "text", "prompt_completion", "nli", "messages", "alpaca", "sharegpt", "question_answer", "rag",
+        "tokenized",
+    ] = "auto"  # fmt: skip
+    """Shape of a row; ``auto`` decides by the columns of the first row and says what it took. ``tokenized`` rows hold
+    ``input_ids`` and, with TRL's names, which of them carry loss: ``labels``, ``completion_mask``, ``assistant_masks``.
+    """
     columns: dict[str, str] = {}
     """Renames columns before the format reads them: {name the format expects: name in the file}."""
     row_weights: bool = True
@@ -274,8 +277,10 @@ class TrainingSection(Section):
     """Let float32 products use TensorFloat-32 on devices that have it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant) to save memory."""
-    batching: Literal["padded", "length_grouped", "packed", "unpadded"] = "padded"
-    """How examples are laid out in a batch; no layout lets one example see another."""
+    batching: Literal["auto", "padded", "length_grouped", "packed", "unpadded", "prefix_tree"] = "auto"
+    """How examples are laid out in a batch; no layout lets one example see another. ``prefix_tree`` is ``unpadded`` and
+    computes once what rows of a batch begin with in common. ``auto`` takes the first of ``prefix_tree``, ``unpadded``
+    and ``padded`` that the model is proved to keep to."""
     remove_unused_columns: bool = True
     """Accepted for compatibility with transformers; tunesmith's batches never carry unused columns."""
     logging_steps: PositiveInt = 10
@@ -337,7 +342,7 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     """How a model is judged by the answers it writes."""
 
-    task: Literal["auto", "none", "nli", "classification", "exact", "json", "reasoning", "rag"] = "auto"
+    task: Literal["auto", "none", "nli", "classification", "exact", "json", "reasoning", "rag", "tool_call"] = "auto"
     """How answers are read and scored; ``auto`` decides by the format of the rows."""
     task_function: Annotated[
         str | None, Permission("give --task_function FILE.py:FUNCTION on the command line if you trust that file")

@@ -22,6 +22,7 @@ from tunesmith.config.resolve import NO_PERMISSIONS
 from tunesmith.errors import ModelError, NumericsError, StorageError
 from tunesmith.export import proof, shards
 from tunesmith.export.card import run_folder_of, write_card
+from tunesmith.export.portable import write_old_names
 from tunesmith.export.save import save_model, write_generation_defaults
 from tunesmith.model import source
 from tunesmith.model.adapter_config import ADAPTER_CONFIG
@@ -161,6 +162,7 @@ def write_merged(
             shards.write_shards(fold, stage, getattr(torch, dtype), max_shard_size)
             write_generation_defaults(shards.generation_defaults(shape, section.revision), stage)
             tokenizer.save_pretrained(stage)
+            write_old_names(stage)
         except OSError as error:
             raise StorageError(f"cannot write: {error.strerror or error}", where=str(stage)) from error
     for name in COMPANIONS:

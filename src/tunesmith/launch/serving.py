@@ -74,12 +74,12 @@ def prepared(subject: Subject, name: str) -> Iterator[Served]:
     from tunesmith.model.load import model_spec
 
     permissions = permissions_of(subject.resolved.values())
-    how = model_spec(subject.folder, permissions=permissions)
+    how = model_spec(subject.folder, base=subject.base, permissions=permissions)
     dtype = how.precision.dtype
     with tempfile.TemporaryDirectory(prefix="tunesmith-serve-") as home:
         if how.is_adapter:
             whole = Path(home) / "merged"
-            merge(how.folder, whole, dtype=dtype, questions=None, permissions=permissions)
+            merge(how.folder, whole, dtype=dtype, questions=None, base_model=subject.base, permissions=permissions)
         else:
             section = how.resolved.config.model
             whole = source.local_folder(source.locate(section.model_name_or_path, section.revision), section.revision)

@@ -17,7 +17,7 @@ from peft import PeftModel, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
-from tunesmith.config.recorded import problem_of
+from tunesmith.config.recorded import in_place, problem_of
 from tunesmith.config.resolve import NO_PERMISSIONS, Resolved, from_values
 from tunesmith.config.schema import RunConfig
 from tunesmith.config.strategy import ALONE, Strategy
@@ -226,6 +226,7 @@ def model_spec(
     folder = Path(name)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     record = _record(folder)
+    moved = base is not None
     settings = dict(record.get("settings", {}))
     if is_adapter and base is None and not settings:
         base = read_lora_config(folder).base_model_name_or_path
@@ -235,7 +236,9 @@ def model_spec(
     if base is not None:
         settings["model.model_name_or_path"] = base
     if not settings.get("model.model_name_or_path"):
-        raise ModelError("the adapter does not name its base", where=str(name), remedy="give the base")
+        raise ModelError("the adapter does not name its base", where=str(name), remedy="--base_model PATH names it")
+    if (is_adapter or not trained) and not moved:
+        _check_base_is_there(folder, settings)
     # The run's device says nothing about this machine, and one process answers, however many have trained.
     settings |= {"model.device_map": device_map or "auto", "launch.gpu_id": None}
     settings |= dict.fromkeys(("launch.strategy", "launch.deepspeed", "launch.accelerate_config"))
@@ -355,8 +358,27 @@ def _record(folder: Path) -> dict[str, Any]:
             problem = problem_of(record)
             if problem is not None:
                 raise ModelError(f"the run's record cannot be used ({problem})", where=str(path))
-            return dict(record)
+            return dict(record) | {"settings": in_place(record["settings"], record, home)}
     return {}
+
+
+def _check_base_is_there(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse what needs a base that is not where it was.
+
+    Raises:
+        ModelError: it is not there; with the option that says where it is.
+    """
+    name = settings["model.model_name_or_path"]
+    if not isinstance(name, str) or Path(name).is_dir():
+        return  # what is wrong with it otherwise is said where it is opened
+    try:
+        source.locate(name, settings.get("model.revision"))
+    except ModelError as error:
+        raise ModelError(
+            f"its base model {name} cannot be found ({error.what})",
+            where=str(folder),
+            remedy="--base_model PATH says where it is now",
+        ) from error
 
 
 def _recorded_checksum(record: dict[str, Any], folder: Path) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tunesmith import notices
 from tunesmith.config.draft import shown
-from tunesmith.config.recorded import problem_of
+from tunesmith.config.recorded import STARTED_IN, in_place, problem_of, started_in
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, StorageError
 from tunesmith.report.folder import read_json, write_json
@@ -63,6 +63,7 @@ def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[
                 "status": "running",
                 "started": now(),
                 "command": shlex.join(_as_written(word) for word in command),
+                STARTED_IN: started_in(folder),
                 "settings": resolved.values(),
                 "origins": resolved.origins,
                 "settings_fingerprint": resolved.fingerprint(),
@@ -98,7 +99,7 @@ def read_record(folder: str | Path) -> Record:
     if problem is not None:
         raise StorageError(f"the run's record cannot be used ({problem})", where=str(folder / RECORD))
     try:
-        resolved = from_values(facts["settings"], facts.get("origins"))
+        resolved = from_values(in_place(facts["settings"], facts, folder), facts.get("origins"))
     except ConfigError as error:
         raise StorageError(f"the run's record cannot be used ({error})", where=str(folder / RECORD)) from error
     return Record(folder, resolved, facts)

@@ -61,6 +61,8 @@ def begin_folder(
         for later in (folder / EVALUATION).glob("step-*"):
             if int(later.name.partition("-")[2]) > resume.step:
                 shutil.rmtree(later)
+        kept = belongings.tracked_folders(folder)
+        facts = facts | {belongings.TRACKED: list(dict.fromkeys([*kept, *facts.get(belongings.TRACKED, [])]))}
     if resume is not None:
         facts = facts | {"resumed_from": {"checkpoint": resume.path.name, "step": resume.step}}
     try:

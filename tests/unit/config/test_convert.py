@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from tunesmith.cli.main import main
 from tunesmith.config.convert import SUFFIXES, convert, needed
@@ -58,7 +58,8 @@ def _strategy(annotation: Any) -> SearchStrategy[Any]:
         patterns = [limit.pattern for limit in limits if getattr(limit, "pattern", None)]
         if patterns:
             return st.from_regex(re.compile(patterns[0], re.ASCII), fullmatch=True)
-        return _strategy(arguments[0])
+        rules = [mark.func for mark in arguments[1:] if isinstance(mark, AfterValidator)]
+        return _strategy(arguments[0]).filter(lambda value: all(_takes(rule, value) for rule in rules))
     if origin in (typing.Union, types.UnionType):
         return st.one_of(*map(_strategy, arguments))
     if origin is typing.Literal:
@@ -72,6 +73,14 @@ def _strategy(annotation: Any) -> SearchStrategy[Any]:
         Any: st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), FLOATS, TEXTS),
     }  # fmt: skip
     return plain[annotation]
+
+
+def _takes(rule: Callable[[Any], Any], value: Any) -> bool:
+    try:
+        rule(value)
+    except ValueError:
+        return False
+    return True
 
 
 SETTINGS = st.fixed_dictionaries(

@@ -61,7 +61,7 @@ def test_values_of_the_document() -> None:
         "training.bf16": False,
         "training.fp16": False,
         "training.gradient_accumulation_steps": 2,
-        "training.batching": "padded",
+        "training.batching": "auto",
         "training.learning_rate": 1e-4,
         "training.logging_steps": 10,
         "training.lr_scheduler_type": "cosine",
