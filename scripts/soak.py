@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "ddp": {"num_processes": 2, "save_steps": 3},
 }
 """Kind of run -> its settings on top of ``COMMON``."""
+STARTING = 0.2
+"""Share of the kills that may come while a run still starts; the others come once its first step follows."""
 KILLS_OF_A_RUN = 4
 """Kills after which a run is left alone until its end."""
 _TIMES = ("seconds", "runtime", "per_second", "tokens_per", "eta", "time", "memory")
@@ -68,7 +71,7 @@ class Started:
 
     def __init__(self, settings: dict[str, Any], log: Path) -> None:
         words = ["train", *(f"--{name}={value}" for name, value in settings.items())]
-        self.log = log
+        self.log, self.born = log, time.time_ns()
         if settings.get("num_processes", 1) > 1:
             with log.open("ab") as stream:
                 command = [sys.executable, "-m", "tunesmith", *words]
@@ -92,6 +95,12 @@ class Started:
             else:
                 time.sleep(0.001)
         return self.code
+
+    def begun(self, run: Path) -> None:
+        """Wait until its first step follows, or it has ended."""
+        while self.wait(0.01) is None:
+            if (run / "run.json").is_file() and (run / "run.json").stat().st_mtime_ns > self.born:
+                return
 
     def kill(self) -> None:
         """SIGKILL for it and all that it started."""
@@ -138,9 +147,11 @@ def soak(
     found = Findings()
     home.mkdir(parents=True)
     settings = {"model_name_or_path": model, **rows_in(home), **COMMON, **KINDS[kind]}
-    started = time.monotonic()
     whole = home / "whole"
-    code = Started(settings | {"output_dir": whole}, home / "whole.log").wait(3600)
+    one = Started(settings | {"output_dir": whole}, home / "whole.log")
+    one.begun(whole)
+    started = time.monotonic()
+    code = one.wait(3600)
     if code != 0:
         found.differences.append(f"the undisturbed run ended with {code}: {(home / 'whole.log').read_text()[-500:]}")
         return found
@@ -165,7 +176,10 @@ def disturb(
     log = run.with_suffix(".log")
     for _ in range(kills):
         one = Started(settings, log)
-        if one.wait(generator.uniform(0, seconds)) is not None:
+        if generator.random() >= STARTING:
+            one.begun(run)
+        one.wait(generator.uniform(0, seconds))
+        if one.code is not None:
             break  # what is left of a continued run is shorter than a whole one
         note(run, settings["max_steps"], found)
         one.kill()
@@ -257,6 +271,17 @@ def rounds(options: argparse.Namespace, home: Path) -> dict[str, Findings]:
     raise AssertionError
 
 
+def import_everything(home: Path, model: str) -> None:
+    """Train for a step in this process: what is imported on the way, the forked runs need not import again."""
+    from tunesmith.cli.main import main
+
+    home.mkdir()
+    settings = {"model_name_or_path": model, **rows_in(home), **COMMON, "max_steps": 1, "output_dir": home / "run"}
+    with (home / "log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        main(["train", *(f"--{name}={value}" for name, value in settings.items())])
+    shutil.rmtree(home)
+
+
 def add(total: Findings, found: Findings) -> None:
     """Count one more round."""
     for name in Findings.__dataclass_fields__:
@@ -285,10 +310,9 @@ def main() -> int:
     parser.add_argument("--seed", default="0", help="decides when kills come")
     parser.add_argument("--json", dest="quiet", action="store_true", help="print the findings as JSON alone")
     options = parser.parse_args()
-    import tunesmith.train.run  # noqa: F401 - once, for all children
-
     home = Path(tempfile.mkdtemp(prefix="tunesmith-soak-"))
     os.environ["TUNESMITH_CACHE"] = str(home / "cache")
+    import_everything(home / "first", options.model)
     total = rounds(options, home)
     failed = any(found.differences for found in total.values())
     if not failed:

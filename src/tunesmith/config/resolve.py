@@ -88,8 +88,8 @@ def _refuse_two_spellings(draft: Draft, defaults: dict[str, Any]) -> None:
             continue
         path, convert = setting.spelling.path, setting.spelling.convert
         value = convert(setting.value, defaults[path]) if convert else setting.value
-        if convert and value == defaults[path]:
-            continue  # one of several switches of a setting, and it leaves the others alone
+        if convert and (value == defaults[path] or isinstance(value, dict)):
+            continue  # one of several switches or parts of a setting, which leaves the others alone
         earlier, other = first.setdefault((path, setting.origin.rpartition(":")[0]), (setting, value))
         if earlier.name != setting.name and other != value:
             raise ConfigError(

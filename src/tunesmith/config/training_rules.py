@@ -249,12 +249,25 @@ def streaming_reads_in_order(resolved: Resolved) -> Problem | None:
         ("training.max_steps", training.max_steps <= 0, "set max_steps: how many rows there are is not known"),
         ("data.dev_split", held_out, "give eval_data"),
         ("training.batching", training.batching == "length_grouped", "set batching auto, padded, packed or unpadded"),
+        ("training.group_by_prefix", training.group_by_prefix, "leave it out: rows are read in their order"),
         ("training.dataloader_num_workers", training.dataloader_num_workers > 0, "set dataloader_num_workers 0"),
     ):
         if hinders:
             return Problem(
                 ("data.streaming", path), f"streaming does not go with {path.rpartition('.')[2]} as it is", remedy
             )
+    return None
+
+
+@RULES.rule
+def one_order_of_rows(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.group_by_prefix and training.batching in ("length_grouped", "packed"):
+        return Problem(
+            ("training.group_by_prefix", "training.batching"),
+            f"group_by_prefix and batching {training.batching} both decide which rows lie together",
+            "set batching auto, or leave group_by_prefix out",
+        )
     return None
 
 

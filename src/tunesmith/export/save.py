@@ -115,7 +115,8 @@ def _write_adapter(
 
 
 def make_portable(model: Any, folder: Path, base: ModelSection) -> None:
-    """Write the adapter of a checkpoint anew so that it fits the untouched base; others than PiSSA's and OLoRA's do.
+    """Write the adapter of a checkpoint anew so that it fits the untouched base, where it does not (PiSSA, OLoRA), and
+    its configuration in an order that is the same in every process.
 
     Args:
         model: the model in training, which still knows what its adapter began with.
@@ -124,6 +125,12 @@ def make_portable(model: Any, folder: Path, base: ModelSection) -> None:
     """
     if getattr(model, "initial_adapter", None) is not None:
         _write_portable(model, read_adapter(folder).tensors, folder, base)
+    elif (folder / ADAPTER_CONFIG).is_file():
+        values = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        sets = {name for name, value in model.peft_config["default"].to_dict().items() if isinstance(value, set)}
+        values = {name: sorted(value) if name in sets and value else value for name, value in values.items()}
+        text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+        (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
 
 
 def _write_portable(
