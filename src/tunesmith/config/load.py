@@ -6,13 +6,13 @@ import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tunesmith.config.draft import Draft, shown
+from tunesmith.config.draft import Draft, Setting, shown
 from tunesmith.config.names import NameTable
-from tunesmith.config.overrides import parse_overrides
+from tunesmith.config.overrides import read_overrides
 from tunesmith.config.readers.yaml_lines import read_yaml
-from tunesmith.config.resolve import Resolved, resolve
-from tunesmith.config.rules import check
-from tunesmith.errors import ConfigError
+from tunesmith.config.resolve import Resolved, try_to_resolve
+from tunesmith.config.rules import find_problems
+from tunesmith.errors import ConfigError, raise_together
 
 READERS: dict[str, str] = {
     "python": "tunesmith.config.readers.python_file",
@@ -52,7 +52,7 @@ def detect_dialect(path: str | Path) -> str:
 
 
 def read(path: str | Path, dialect: str | None = None) -> Draft:
-    """The settings of a configuration file, not yet validated.
+    """The settings of a configuration file, not yet validated; names that no setting has are problems of the draft.
 
     Raises:
         ConfigError: the file cannot be read, or the dialect is unknown.
@@ -80,7 +80,18 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), *, dialect: str
 
 
 def resolve_draft(draft: Draft, overrides: Sequence[str] = ()) -> Resolved:
-    """A draft with the command line on top, validated and checked against the rules."""
-    resolved = resolve(draft, parse_overrides(overrides, draft.names))
-    check(resolved)
-    return resolved
+    """A draft with the command line on top, validated and checked against the rules.
+
+    Raises:
+        ConfigError: names, values or what they mean together are wrong; every problem is in the error.
+    """
+    settings, problems = read_overrides(overrides, draft.names)
+    return resolve_checked(draft, settings, problems)
+
+
+def resolve_checked(draft: Draft, settings: Sequence[Setting], problems: Sequence[ConfigError] = ()) -> Resolved:
+    """The same for settings that are read already, with the problems of reading them."""
+    attempt = try_to_resolve(draft, settings)
+    together = find_problems(attempt.resolved, without=attempt.replaced)
+    raise_together([*draft.problems, *problems, *attempt.problems, *together])
+    return attempt.resolved

@@ -6,9 +6,10 @@ Spellings that belong to one dialect stand in that dialect's reader. This module
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.config.schema import SECTIONS
 from tunesmith.errors import ConfigError, did_you_mean
@@ -25,6 +26,8 @@ class Spelling:
     convert: Convert | None = None
     type: Any = None
     """Type of the value as written; None means the type of the leaf."""
+    part: Literal["entry", "switch"] | None = None
+    """What of the setting this spelling says, where it is not the whole: an entry of a mapping, or one choice."""
 
 
 def leaf_type(path: str) -> Any:
@@ -57,6 +60,20 @@ def one_or_many(value: Any, current: Any) -> Any:
     if value in (None, "", "none", "None", []):
         return []
     return [value] if isinstance(value, str) else value
+
+
+def entry(key: str) -> Convert:
+    """Conversion of one entry of a mapping (``lr_scheduler_kwargs.min_lr``)."""
+
+    def convert(value: Any, current: Any) -> Any:
+        return {**(current or {}), key: value}
+
+    return convert
+
+
+def newest(value: Any, current: Any) -> Any:
+    """Conversion of ``resume_from_checkpoint``: true means the newest checkpoint, false none."""
+    return {True: "latest", False: None}[value] if isinstance(value, bool) else value
 
 
 def unset_is_zero(value: Any, current: Any) -> Any:
@@ -142,11 +159,13 @@ SPELLINGS: dict[str, Spelling] = {
     "evaluation_strategy": Spelling("training.eval_strategy", epoch_or_steps, str),
     "eval_strategy": Spelling("training.eval_strategy", epoch_or_steps, str),
     "save_strategy": Spelling("training.save_strategy", epoch_or_steps, str),
-    "packing": Spelling("training.batching", batching_when("packed"), bool),
-    "use_packing": Spelling("training.batching", batching_when("packed"), bool),
-    "padding_free": Spelling("training.batching", batching_when("unpadded"), bool),
-    "group_by_length": Spelling("training.batching", batching_when("length_grouped"), bool),
-    "resume": Spelling("training.resume_from_checkpoint"),
+    "packing": Spelling("training.batching", batching_when("packed"), bool, part="switch"),
+    "use_packing": Spelling("training.batching", batching_when("packed"), bool, part="switch"),
+    "padding_free": Spelling("training.batching", batching_when("unpadded"), bool, part="switch"),
+    "group_by_length": Spelling("training.batching", batching_when("length_grouped"), bool, part="switch"),
+    "max_grad_norm": Spelling("training.max_grad_norm", unset_is_zero, float | None),
+    "resume_from_checkpoint": Spelling("training.resume_from_checkpoint", newest, bool | str | None),
+    "resume": Spelling("training.resume_from_checkpoint", newest, bool | str | None),
     "time_limit": Spelling("training.time_limit", seconds, str | float | None),
     # tracking
     "report_to": Spelling("tracking.report_to", one_or_many, str | list[str] | None),
@@ -174,11 +193,16 @@ class NameTable:
         self._table |= dialect or {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._table
+        return name in self._table or self._entry(name) is not None
 
     def names(self) -> list[str]:
         """Every accepted spelling, sorted."""
         return sorted(self._table)
+
+    @property
+    def table(self) -> Mapping[str, Spelling]:
+        """Every accepted spelling and what it stands for; entries of mappings (``lr_scheduler_kwargs.min_lr``) besides."""
+        return self._table
 
     def find(self, name: str, where: str) -> Spelling:
         """The spelling called ``name``.
@@ -186,13 +210,37 @@ class NameTable:
         Raises:
             ConfigError: no setting has that name; the error suggests the nearest ones.
         """
-        if name in self._table:
-            return self._table[name]
-        raise unknown_name(name, self._table, where)
+        found = self._table.get(name) or self._entry(name)
+        if found is None:
+            raise unknown_name(name, self._table, where)
+        return found
+
+    def _entry(self, name: str) -> Spelling | None:
+        """The spelling of one entry of a mapping: ``columns.prompt``."""
+        for above, dot, key in ((name[:end], ".", name[end + 1 :]) for end, one in enumerate(name) if one == "."):
+            whole = self._table.get(above)
+            if dot and key and whole is not None and whole.convert is None and is_mapping(whole.path):
+                inner = typing.get_args(leaf_type(whole.path))[1]
+                return Spelling(whole.path, entry(key), inner, part="entry")
+        return None
 
 
-def unknown_name(name: str, known: Mapping[str, Any], where: str) -> ConfigError:
+def is_mapping(path: str) -> bool:
+    """Whether a setting is a mapping of names to values."""
+    return typing.get_origin(leaf_type(path)) is dict
+
+
+class UnknownName(ConfigError):
+    """A name that no setting has; ``meant`` are the paths of those that may have been meant."""
+
+    def __init__(self, name: str, where: str, remedy: str, meant: frozenset[str] = frozenset()) -> None:
+        self.meant = meant
+        super().__init__(f"unknown setting {name!r}", where=where, remedy=remedy)
+
+
+def unknown_name(name: str, known: Mapping[str, Spelling | None], where: str) -> UnknownName:
     """The error for a name that no setting has, with the nearest known names."""
     last = name.rpartition(".")[2]
     remedy = did_you_mean(name, known, did_you_mean(last, known, "see `tunesmith config --list`"))
-    return ConfigError(f"unknown setting {name!r}", where=where, remedy=remedy)
+    meant = frozenset(spelling.path for one, spelling in known.items() if spelling and f"{one!r}" in remedy)
+    return UnknownName(name, where, remedy, meant)

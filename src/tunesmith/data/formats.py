@@ -11,7 +11,7 @@ from typing import Any
 
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.nli import nli_answer, nli_prompt
-from tunesmith.data.row import Row, as_string, keys_of, string_of, value_of
+from tunesmith.data.row import Row, as_string, keys_of, rename_advice, rename_advice, string_of, value_of
 from tunesmith.data.strict_json import json_type
 from tunesmith.data.turn_order import TurnOrder, ordered
 from tunesmith.data.turns import as_weight, from_json_text, read_system, read_tools, read_turns
@@ -271,7 +271,7 @@ def detect(row: Row) -> str:
     raise DataError(
         f"the columns {keys_of(row)} are no known format",
         where=row.where,
-        remedy=f"expected one of: {known}; rename yours with columns, {{expected name: name in the file}}",
+        remedy=f"expected one of: {known}; {rename_advice('prompt')}",
     )
 
 

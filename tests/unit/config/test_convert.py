@@ -16,6 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from pydantic import BaseModel
 
 from tunesmith.cli.main import main
+from tunesmith.config.adjust import has_evaluation
 from tunesmith.config.convert import SUFFIXES, convert, needed
 from tunesmith.config.load import load, read
 from tunesmith.config.names import leaf_paths, leaf_type
@@ -99,6 +100,8 @@ def valid(values: dict[str, Any]) -> Resolved:
         values["training.fp16"] = False
     if values.get("training.eval_steps"):
         values["training.save_steps"] = 2 * values["training.eval_steps"]
+    if not has_evaluation(make(values).values()):
+        values |= WITHOUT_EVALUATION
     return make(values)
 
 
@@ -139,6 +142,7 @@ def test_every_setting_survives(dialect: str, tmp_path: Path) -> None:
     assert len(changed) == len(leaf_paths()) - 6  # peft_type and task_type have one value only
     changed["quantization.load_in_8bit"] = changed["training.fp16"] = False
     changed["training.eval_steps"] = changed["training.save_steps"]
+    changed["training.eval_strategy"] = "steps"  # early stopping ends without
     resolved = make(changed)
     for path in changed:
         assert path.endswith(("load_in_8bit", "fp16")) or resolved.values()[path] != base.values()[path]

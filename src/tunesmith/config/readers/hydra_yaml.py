@@ -9,12 +9,27 @@ from __future__ import annotations
 import importlib.metadata
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tunesmith.config.draft import Draft, Setting, dialect_defaults, shown
+import yaml
+
+from tunesmith.config.draft import Draft, Setting, apart, dialect_defaults, shown
 from tunesmith.config.names import SPELLINGS as COMMON
-from tunesmith.config.names import Convert, NameTable, Spelling, dtype_name, leaf_paths, leaf_type
+from tunesmith.config.names import (
+    Convert,
+    NameTable,
+    Spelling,
+    dtype_name,
+    is_mapping,
+    leaf_paths,
+    leaf_type,
+    newest,
+    unknown_name,
+    unset_is_zero,
+)
+from tunesmith.config.overrides import parse_value
 from tunesmith.config.readers.hydra_compose import Composition, compose
 from tunesmith.config.schema import SECTIONS
 from tunesmith.errors import ConfigError, UnsafeError
@@ -80,9 +95,9 @@ SPELLINGS: dict[str, Spelling] = {
     "model.max_sequence_len": Spelling("data.max_length"),
     "model.completion_start": Spelling("data.completion_start"),
     "model.instruction_in_prompt": Spelling("data.instruction_in_prompt"),
-    "input_key": Spelling("data.columns", column("prompt"), str | None),
-    "output_key": Spelling("data.columns", column("completion"), str | None),
-    "resume_checkpoint": Spelling("training.resume_from_checkpoint"),
+    "input_key": Spelling("data.columns", column("prompt"), str | None, part="entry"),
+    "output_key": Spelling("data.columns", column("completion"), str | None, part="entry"),
+    "resume_checkpoint": Spelling("training.resume_from_checkpoint", newest, bool | str | None),
     "shuffle": Spelling("data.shuffle_seed", seed_or_nothing, int | bool | None),
 }
 """Names of this dialect; the rest are the schema's names and those of ``config/names.py``."""
@@ -142,7 +157,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
         overrides: in Hydra's grammar.
 
     Raises:
-        ConfigError: the file or an override is wrong, or a name is unknown.
+        ConfigError: the file or an override is wrong.
         UnsafeError: a ``_target_`` is not in the table, or an environment variable may be secret.
     """
     file = Path(path)
@@ -161,9 +176,24 @@ def draft(composition: Composition, folder: Path) -> Draft:
         folder: the configuration's folder; prompt files are looked for there too, and in the folders above it.
     """
     refuse_targets(composition)
-    settings = [_at_home(setting, folder) for setting in _settings(composition, (), composition.tree)]
+    settings, problems = apart(_settings(composition, (), composition.tree))
     defaults = dialect_defaults(DEFAULTS, NAMES, "Hydra configs (document 4)")
-    return Draft(DIALECT, tuple(settings), defaults, NAMES)
+    written = yaml.safe_load(composition.text)
+    at_home = tuple(_at_home(_typed(setting, _at(written, setting.name)), folder) for setting in settings)
+    return Draft(DIALECT, at_home, defaults, NAMES, problems=problems)
+
+
+def _typed(setting: Setting, written: Any) -> Setting:
+    """A variable of the environment is text; where a number or a switch is wanted, it is read as on a command line."""
+    if not isinstance(setting.value, str) or "${oc.env:" not in str(written):
+        return setting
+    return replace(setting, value=parse_value(setting.value, setting.spelling))
+
+
+def _at(tree: Any, name: str) -> Any:
+    for part in name.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def allowed_targets(place: str) -> tuple[str, ...]:
@@ -217,7 +247,9 @@ def _mappings(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ..
             yield from _mappings(path, inside)
 
 
-def _settings(composition: Composition, above: tuple[str, ...], tree: dict[str, Any]) -> Iterator[Setting]:
+def _settings(
+    composition: Composition, above: tuple[str, ...], tree: dict[str, Any]
+) -> Iterator[Setting | ConfigError]:
     for key, value in tree.items():
         path = (*above, str(key))
         name, where = ".".join(path), composition.where(path)
@@ -232,12 +264,14 @@ def _settings(composition: Composition, above: tuple[str, ...], tree: dict[str, 
             if value is not None:
                 yield Setting(name, value, where, Spelling("training.hub_model_id"))
                 yield Setting(name, True, where, Spelling("training.push_to_hub"))
-        elif isinstance(value, dict) and (name not in NAMES or not _is_mapping(NAMES.find(name, where))):
+        elif isinstance(value, dict) and not (name in NAMES and is_mapping(NAMES.find(name, where).path)):
             yield from _settings(composition, path, value)
-        elif value is not None or name not in _SECTIONS:
+        elif name in NAMES:
             spelling = NAMES.find(name, where)
             if value is not None or _says_something(spelling):
                 yield Setting(name, value, where, spelling)
+        elif value is not None or name not in _SECTIONS:
+            yield unknown_name(name, NAMES.table, where)
 
 
 _USE_LORA = Spelling("adapter.use_lora")
@@ -245,12 +279,10 @@ _DEFAULT_PATHS = frozenset(NAMES.find(name, name).path for name in DEFAULTS)
 _SECTIONS = frozenset({*TARGETS, *HOMES, *SECTIONS})
 
 
-def _is_mapping(spelling: Spelling) -> bool:
-    return spelling.convert is None and "dict" in str(leaf_type(spelling.path))
-
-
 def _says_something(spelling: Spelling) -> bool:
     """Whether a key left empty is more than a setting that nobody made: it takes a documented default back."""
+    if spelling.convert is unset_is_zero:
+        return True
     return spelling.path in _DEFAULT_PATHS and type(None) in typing.get_args(leaf_type(spelling.path))
 
 
