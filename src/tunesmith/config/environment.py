@@ -1,4 +1,4 @@
-"""Environment variables that settings name: which may be read, since settings are shown, stored and sent to trackers."""
+"""Environment variables that settings name: which may be read, since settings are stored and shown."""
 
 from __future__ import annotations
 

@@ -5,14 +5,19 @@ Spellings that belong to one dialect stand in that dialect's reader. This module
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tunesmith.config.answered import ANSWERS, ANY, answer
 from tunesmith.config.schema import SECTIONS
 from tunesmith.errors import ConfigError, did_you_mean
+
+TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
+"""What ``report_to: all`` asks for, as far as it is installed."""
 
 Convert = Callable[[Any, Any], Any]
 """(value as written, value in force so far) -> value for the schema."""
@@ -57,8 +62,10 @@ def batching_when(layout: str) -> Convert:
 
 def one_or_many(value: Any, current: Any) -> Any:
     """Conversion of ``report_to``: one name, several, ``none`` or nothing at all."""
-    if value in (None, "", "none", "None", []):
+    if value in (None, "", "none", "None", [], ["none"]):
         return []
+    if value in ("all", ["all"]):
+        return [name for name in TRACKERS if importlib.util.find_spec(name) is not None]
     return [value] if isinstance(value, str) else value
 
 
@@ -74,6 +81,39 @@ def entry(key: str) -> Convert:
 def newest(value: Any, current: Any) -> Any:
     """Conversion of ``resume_from_checkpoint``: true means the newest checkpoint, false none."""
     return {True: "latest", False: None}[value] if isinstance(value, bool) else value
+
+
+def modules(value: Any, current: Any) -> Any:
+    """Conversion of modules by name: names in one text, with commas between them, are a list; a regular expression
+    (recognised by characters that no name has) and ``all-linear`` stay as they are."""
+    if not isinstance(value, str) or value == "all-linear" or re.search(r"[\\^$*+?(|]", value):
+        return value
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def arguments_of_optimizer(value: Any, current: Any) -> Any:
+    """Conversion of ``optim_args``: a mapping, or transformers' text ``name=value,name=value``."""
+    if value is None:
+        return {}
+    if not isinstance(value, str) or "=" not in value:
+        return value
+    return {name.strip(): text.strip() for name, _, text in (one.partition("=") for one in value.split(","))}
+
+
+def choice(yes: str, no: str) -> Convert:
+    """Conversion of a yes/no spelling that chooses between two values; left empty, it chooses nothing."""
+
+    def convert(value: Any, current: Any) -> Any:
+        if isinstance(value, bool):
+            return yes if value else no
+        return current if value is None else value
+
+    return convert
+
+
+def unset_is_empty(value: Any, current: Any) -> Any:
+    """Conversion of a mapping that a file leaves empty."""
+    return {} if value is None else value
 
 
 def unset_is_zero(value: Any, current: Any) -> Any:
@@ -128,7 +168,11 @@ SPELLINGS: dict[str, Spelling] = {
     "attention": Spelling("model.attn_implementation"),
     # adapter
     "lora_rank": Spelling("adapter.lora_r"),
-    "lora_target_modules": Spelling("adapter.target_modules"),
+    "target_modules": Spelling("adapter.target_modules", modules),
+    "lora_target_modules": Spelling("adapter.target_modules", modules),
+    "exclude_modules": Spelling("adapter.exclude_modules", modules),
+    "rank_pattern": Spelling("adapter.rank_pattern", unset_is_empty),
+    "alpha_pattern": Spelling("adapter.alpha_pattern", unset_is_empty),
     # data
     "train_file": Spelling("data.train_data"),
     "data_file": Spelling("data.train_data"),
@@ -143,6 +187,9 @@ SPELLINGS: dict[str, Spelling] = {
     "cutoff_len": Spelling("data.max_length"),
     "chat_template": Spelling("data.template"),
     "max_samples": Spelling("data.limit"),
+    "train_on_inputs": Spelling("data.loss_on", choice("all", "completion"), bool | None, part="switch"),
+    "completion_only_loss": Spelling("data.loss_on", choice("completion", "all"), bool | None, part="switch"),
+    "assistant_only_loss": Spelling("data.loss_on", choice("assistant", "completion"), bool | None, part="switch"),
     "max_train_samples": Spelling("data.limit"),
     "max_eval_samples": Spelling("data.eval_limit"),
     # training
@@ -164,6 +211,7 @@ SPELLINGS: dict[str, Spelling] = {
     "padding_free": Spelling("training.batching", batching_when("unpadded"), bool, part="switch"),
     "group_by_length": Spelling("training.batching", batching_when("length_grouped"), bool, part="switch"),
     "max_grad_norm": Spelling("training.max_grad_norm", unset_is_zero, float | None),
+    "optim_args": Spelling("training.optim_args", arguments_of_optimizer),
     "resume_from_checkpoint": Spelling("training.resume_from_checkpoint", newest, bool | str | None),
     "resume": Spelling("training.resume_from_checkpoint", newest, bool | str | None),
     "time_limit": Spelling("training.time_limit", seconds, str | float | None),
@@ -179,6 +227,12 @@ SPELLINGS: dict[str, Spelling] = {
 }
 
 
+ANSWERED: dict[str, Spelling] = {
+    name: Spelling("training.remove_unused_columns", answer(name), Any, part="switch") for name in (*ANSWERS, *ANY)
+}
+"""Names of other programs that change nothing here; a value that wants something is refused with the equivalent."""
+
+
 class NameTable:
     """Looks names up: a dialect's spellings first, then dotted paths, flat standard names and common spellings."""
 
@@ -190,6 +244,7 @@ class NameTable:
         for name, spelling in SPELLINGS.items():
             if spelling.path.partition(".")[2] == name:  # a standard name whose values need conversion
                 self._table[spelling.path] = spelling
+        self._table |= ANSWERED
         self._table |= dialect or {}
 
     def __contains__(self, name: str) -> bool:
@@ -201,7 +256,7 @@ class NameTable:
 
     @property
     def table(self) -> Mapping[str, Spelling]:
-        """Every accepted spelling and what it stands for; entries of mappings (``lr_scheduler_kwargs.min_lr``) besides."""
+        """Every accepted spelling and what it stands for; entries of mappings (``columns.prompt``) are accepted too."""
         return self._table
 
     def find(self, name: str, where: str) -> Spelling:
@@ -219,7 +274,7 @@ class NameTable:
         """The spelling of one entry of a mapping: ``columns.prompt``."""
         for above, dot, key in ((name[:end], ".", name[end + 1 :]) for end, one in enumerate(name) if one == "."):
             whole = self._table.get(above)
-            if dot and key and whole is not None and whole.convert is None and is_mapping(whole.path):
+            if dot and key and whole is not None and is_mapping(whole.path) and whole.part is None:
                 inner = typing.get_args(leaf_type(whole.path))[1]
                 return Spelling(whole.path, entry(key), inner, part="entry")
         return None

@@ -35,8 +35,8 @@ _IN_PATHS = re.compile(rf"(?<!\\)(?:{_NAMED}|\$(\w+))")
 def expand(path: str, value: Any, where: str) -> Any:
     """The value of a setting with its environment variables put in, lists and mappings entry by entry.
 
-    ``${VAR}``, ``${oc.env:VAR}`` and ``${oc.env:VAR,default}`` are read in every setting but texts for the model; ``$VAR``
-    and ``~`` in paths alone. A backslash before the dollar keeps it.
+    ``${VAR}``, ``${oc.env:VAR}`` and ``${oc.env:VAR,default}`` are read in every setting but texts for the model;
+    ``$VAR`` and ``~`` in paths alone. A backslash before the dollar keeps it.
 
     Args:
         path: the setting's path.

@@ -26,9 +26,9 @@ from tunesmith.errors import ConfigError, UnsafeError, raise_together
 class WrongValue(ConfigError):
     """A value that cannot even be looked at, with the path of its setting."""
 
-    def __init__(self, path: str, problem: ConfigError) -> None:
+    def __init__(self, path: str, problem: ConfigError, where: str) -> None:
         self.path = path
-        super().__init__(problem.what, where=problem.where, remedy=problem.remedy)
+        super().__init__(problem.what, where=problem.where or where, remedy=problem.remedy)
 
 
 COMMAND_LINE_ONLY = {
@@ -131,7 +131,7 @@ def _value(setting: Setting, current: Any) -> Any:
             given = parse_value(given, setting.spelling)  # the variable may stand for a number
         return convert(given, current) if convert else given
     except ConfigError as problem:
-        raise WrongValue(path, problem) from None
+        raise WrongValue(path, problem, setting.origin) from None
 
 
 def from_values(values: dict[str, Any], origins: dict[str, str] | None = None) -> Resolved:
@@ -221,4 +221,8 @@ def _problems(
         name = setting.name if setting else path
         value = setting.value if setting else inputs[path]
         what = f"{name} = {shortened(value)} {' or '.join(dict.fromkeys(messages))}"
+        if path.endswith("_steps") and isinstance(value, float) and 0 < value < 1:
+            what = f"{name} = {value} is a share of the run, and steps are whole numbers"
+            yield path, ConfigError(what, where=origins.get(path, DEFAULT), remedy="`tunesmith check` counts the steps")
+            continue
         yield path, ConfigError(what, where=origins.get(path, DEFAULT))

@@ -20,6 +20,10 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+Expression = Annotated[str, Field(pattern=r"[\\^$*+?(|]")]
+"""A regular expression: no name of a module has such characters."""
+
+
 class Section(BaseModel):
     """A group of settings: frozen, strictly typed, closed to unknown names."""
 
@@ -66,8 +70,15 @@ class AdapterSection(Section):
     """Scale: updates are multiplied by alpha / r (by alpha / sqrt(r) with rsLoRA)."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout before the adapters."""
-    target_modules: list[str] | Literal["all-linear"] = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    """Modules that get adapters, each of which must occur in the model; or ``all-linear``."""
+    target_modules: list[str] | Literal["all-linear"] | Expression = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    """Modules that get adapters, each of which must occur in the model; ``all-linear``; or a regular expression for the
+    whole name (``.*layers\\.[0-3]\\..*q_proj``)."""
+    exclude_modules: list[str] | Expression | None = None
+    """Modules that get none, though ``target_modules`` names them; a list, or a regular expression."""
+    rank_pattern: dict[str, Annotated[int, Field(gt=0, le=65_536)]] = {}
+    """Ranks of single modules other than ``lora_r``: {end of the module's name: rank}."""
+    alpha_pattern: dict[str, PositiveFloat] = {}
+    """Scales of single modules other than ``lora_alpha``: {end of the module's name: alpha}."""
     modules_to_save: list[str] | None = None
     """Modules that are trained whole and saved with the adapter."""
     bias: Literal["none", "all", "lora_only"] = "none"
@@ -261,6 +272,10 @@ class TrainingSection(Section):
     """Gradients are scaled down to this global norm; 0 switches clipping off."""
     optim: str = "adamw_torch"
     """Optimizer, by transformers' name (``paged_adamw_8bit``, ``adamw_torch_fused``, ``adafactor`` ...)."""
+    optim_args: dict[str, str | bool | int | float] = {}
+    """Further arguments of the optimizer (``momentum`` of ``sgd``, ``alpha`` of ``ademamix`` ...)."""
+    neftune_noise_alpha: PositiveFloat | None = None
+    """Noise on the embeddings of training rows (NEFTune, Jain et al. 2023); 5 is common."""
     bf16: bool | None = None
     """Compute in bfloat16; when neither bf16 nor fp16 is set the device decides, and says so."""
     fp16: bool | None = None
@@ -283,8 +298,8 @@ class TrainingSection(Section):
     """Steps between evaluations; unset means ``logging_steps``."""
     eval_on_start: bool = False
     """Evaluate once before the first step."""
-    save_strategy: Literal["no", "steps", "epoch"] = "steps"
-    """When to write a checkpoint."""
+    save_strategy: Literal["no", "steps", "epoch", "best"] = "steps"
+    """When to write a checkpoint; ``best`` does after each evaluation that is the best one so far."""
     save_steps: PositiveInt = 500
     """Steps between checkpoints."""
     save_total_limit: PositiveInt | None = None
@@ -409,6 +424,8 @@ class LaunchSection(Section):
     same command also continues an unfinished run in ``output_dir``."""
     engine: Literal["torchrun", "ray"] = "torchrun"
     """What starts the processes."""
+    ddp_timeout: PositiveInt = 1800
+    """Seconds that processes wait for each other before they give up."""
     deepspeed: str | None = None
     """DeepSpeed configuration: a JSON file, or the name of one that tunesmith brings (``zero3-offload-cpu`` ...)."""
     nvme_path: str | None = None

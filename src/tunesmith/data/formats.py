@@ -11,7 +11,7 @@ from typing import Any
 
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.nli import nli_answer, nli_prompt
-from tunesmith.data.row import Row, as_string, keys_of, rename_advice, rename_advice, string_of, value_of
+from tunesmith.data.row import Row, as_string, keys_of, rename_advice, string_of, value_of
 from tunesmith.data.strict_json import json_type
 from tunesmith.data.turn_order import TurnOrder, ordered
 from tunesmith.data.turns import as_weight, from_json_text, read_system, read_tools, read_turns

@@ -81,7 +81,7 @@ def connected() -> bool:
 
 
 def connect_with_itself() -> None:
-    """Make a single process a group of its own, which DeepSpeed exchanges its pieces in; needs no port and no launcher."""
+    """Make a single process a group of its own, in which DeepSpeed exchanges its pieces; needs no port or launcher."""
     import torch
     import torch.distributed
 

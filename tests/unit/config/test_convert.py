@@ -16,7 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from pydantic import BaseModel
 
 from tunesmith.cli.main import main
-from tunesmith.config.adjust import has_evaluation
+from tunesmith.config.adjust import NEEDS_EVALUATION, has_evaluation
 from tunesmith.config.convert import SUFFIXES, convert, needed
 from tunesmith.config.load import load, read
 from tunesmith.config.names import leaf_paths, leaf_type
@@ -101,7 +101,7 @@ def valid(values: dict[str, Any]) -> Resolved:
     if values.get("training.eval_steps"):
         values["training.save_steps"] = 2 * values["training.eval_steps"]
     if not has_evaluation(make(values).values()):
-        values |= WITHOUT_EVALUATION
+        values |= NEEDS_EVALUATION
     return make(values)
 
 

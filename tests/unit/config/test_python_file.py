@@ -141,7 +141,7 @@ def test_tuples_are_lists_and_false_is_false(write) -> None:
 
 
 def test_helpers_that_the_file_reads_itself_are_passed_over_and_said(write) -> None:
-    """As people write these files: a folder from ``__file__`` on ``sys.path``, paths, numbers that others follow from."""
+    """As people write these files: a folder on ``sys.path``, paths, numbers that others follow from."""
     write("import os\nroot = os.path.dirname(__file__)\ntrain_data = os.path.join(root, 'rows.jsonl')\n", "base.py")
     path = write(
         "from __future__ import annotations\nimport os, sys\nfrom pathlib import Path\n"

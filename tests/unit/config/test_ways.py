@@ -183,7 +183,8 @@ def test_lists_and_mappings_on_a_command_line(tmp_path: Path, tokens: list[str],
 
 
 def test_flat_json_takes_groups(tmp_path: Path) -> None:
-    text = '{"training": {"seed": 3}, "lora_config": {"r": 4, "lora_alpha": 8}, "quantization_config": {"load_in_4bit": false}}'
+    text = '{"training": {"seed": 3}, "lora_config": {"r": 4, "lora_alpha": 8}, '
+    text += '"quantization_config": {"load_in_4bit": false}}'
     found = resolved(tmp_path, "json", text).config
     assert (found.training.seed, found.adapter.lora_r, found.adapter.lora_alpha) == (3, 4, 8)
     assert not found.quantization.load_in_4bit
@@ -211,3 +212,68 @@ def test_keywords_of_trainingconfig_suggest() -> None:
     first, second = caught.value.lines()
     assert "did you mean 'learning_rate'" in first
     assert "ModelTrainer(config, max_steps=...)" in second
+
+
+@pytest.mark.parametrize("dialect", SUFFIX)
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("torch_compile", "true", "packed"),
+        ("label_smoothing_factor", "0.1", "neftune_noise_alpha"),
+        ("use_liger_kernel", "true", "trained positions"),
+        ("auto_find_batch_size", "true", "tunesmith check"),
+        ("dataloader_drop_last", "true", "every row"),
+        ("save_only_model", "true", "continued exactly"),
+        ("optim_target_modules", '["q_proj"]', "paged_adamw_8bit"),
+        ("adapter_name_or_path", '"x"', "tunesmith merge"),
+    ],
+)
+def test_names_of_other_programs_are_answered(tmp_path: Path, dialect: str, name: str, value: str, words: str) -> None:
+    written = value.title() if dialect == "python" and value == "true" else value
+    with pytest.raises(ConfigError) as caught:
+        resolved(tmp_path, dialect, with_line(dialect, name, written))
+    (line,) = caught.value.lines()
+    assert name in line
+    assert words in line
+    assert ":" in str(caught.value.where)
+    off = {"python": "None"}.get(dialect, "null")
+    resolved(tmp_path, dialect, with_line(dialect, name, off))
+    resolved(tmp_path, dialect, with_line(dialect, "seed", "1"), f"--{name}=none")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "path", "expected"),
+    [
+        (["--target_modules", "q_proj,v_proj"], "adapter.target_modules", ["q_proj", "v_proj"]),
+        (["--target_modules", "q_proj"], "adapter.target_modules", ["q_proj"]),
+        (["--target_modules", r".*layers\.[0-3].*q_proj"], "adapter.target_modules", r".*layers\.[0-3].*q_proj"),
+        (["--target_modules", "all-linear"], "adapter.target_modules", "all-linear"),
+        (["--rank_pattern", "q_proj=4,v_proj=8"], "adapter.rank_pattern", {"q_proj": 4, "v_proj": 8}),
+        (["--alpha_pattern.layers.0.q_proj", "4"], "adapter.alpha_pattern", {"layers.0.q_proj": 4.0}),
+        (["--optim", "sgd", "--optim_args", "momentum=0.9,nesterov=true"], "training.optim_args",
+         {"momentum": 0.9, "nesterov": True}),
+        (["--train_on_inputs", "true"], "data.loss_on", "all"),
+        (["--train_on_inputs", "false"], "data.loss_on", "completion"),
+        (["--assistant_only_loss"], "data.loss_on", "assistant"),
+        (["--completion_only_loss", "none"], "data.loss_on", "completion"),
+        (["--ddp_timeout", "7200"], "launch.ddp_timeout", 7200),
+    ],
+)  # fmt: skip
+def test_common_settings_under_their_common_names(tmp_path: Path, tokens: list[str], path: str, expected: Any) -> None:
+    assert resolved(tmp_path, "python", "model_id = 'm'\n", *tokens).values()[path] == expected
+
+
+def test_report_to_all_is_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "tensorboard" or None)
+    found = resolved(tmp_path, "json", '{"report_to": "all"}').config.tracking.report_to
+    assert found == ["tensorboard"]
+
+
+def test_the_best_needs_an_evaluation(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="save_strategy best has no evaluation"):
+        resolved(tmp_path, "python", "model_id = 'm'\nsave_strategy = 'best'\n")
+
+
+def test_a_share_in_place_of_steps_is_told_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a share of the run.*tunesmith check"):
+        resolved(tmp_path, "python", "model_id = 'm'\nsave_steps = 0.1\n")

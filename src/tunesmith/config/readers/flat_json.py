@@ -119,8 +119,8 @@ def _draft(written: Iterator[tuple[str, Any, str]]) -> Draft:
 
 
 GROUPS: dict[str, dict[str, str]] = {
-    **dict.fromkeys(("lora", "lora_config", "peft_config"), {"r": "lora_r", "rank": "lora_r"}),
-    **dict.fromkeys(("quantization_config", "bnb_config", *SECTIONS), {}),
+    **{key: {"r": "lora_r", "rank": "lora_r"} for key in ("lora", "lora_config", "peft_config")},
+    **{key: {} for key in ("quantization_config", "bnb_config", *SECTIONS)},
 }
 """Keys below which settings may stand together, and names that they have there alone."""
 

@@ -25,8 +25,10 @@ from tunesmith.config.names import (
     is_mapping,
     leaf_paths,
     leaf_type,
+    modules,
     newest,
     unknown_name,
+    unset_is_empty,
     unset_is_zero,
 )
 from tunesmith.config.overrides import parse_value
@@ -81,7 +83,10 @@ SPELLINGS: dict[str, Spelling] = {
     "model.lora.r": Spelling("adapter.lora_r"),
     "model.lora.lora_alpha": Spelling("adapter.lora_alpha"),
     "model.lora.lora_dropout": Spelling("adapter.lora_dropout"),
-    "model.lora.target_modules": Spelling("adapter.target_modules"),
+    "model.lora.target_modules": Spelling("adapter.target_modules", modules),
+    "model.lora.exclude_modules": Spelling("adapter.exclude_modules", modules),
+    "model.lora.rank_pattern": Spelling("adapter.rank_pattern", unset_is_empty),
+    "model.lora.alpha_pattern": Spelling("adapter.alpha_pattern", unset_is_empty),
     "model.lora.modules_to_save": Spelling("adapter.modules_to_save"),
     "model.lora.bias": Spelling("adapter.bias"),
     "model.lora.fan_in_fan_out": Spelling("adapter.fan_in_fan_out"),

@@ -59,7 +59,7 @@ class LoadError(ConfigError):
 def read(path: str | Path) -> Draft:
     """Run a Python configuration file in a child process and return its settings with file and line.
 
-    A name that begins with an underscore, or that no setting has and the file itself reads, is a helper and passed over.
+    A name that begins with an underscore, or that no setting has and the file itself reads, is a helper: passed over.
     What is not plain data, and other names that no setting has, are problems of the draft.
 
     Raises:

@@ -11,7 +11,16 @@ from typing import Any
 
 from tunesmith.config.draft import Draft, Setting, apart, dialect_defaults
 from tunesmith.config.names import SPELLINGS as COMMON
-from tunesmith.config.names import Convert, NameTable, Spelling, UnknownName, leaf_paths, unknown_name
+from tunesmith.config.names import (
+    Convert,
+    NameTable,
+    Spelling,
+    UnknownName,
+    leaf_paths,
+    modules,
+    unknown_name,
+    unset_is_empty,
+)
 from tunesmith.config.readers.yaml_lines import Lines, read_yaml
 from tunesmith.config.schema import SECTIONS as SCHEMA_SECTIONS
 from tunesmith.errors import ConfigError
@@ -39,7 +48,10 @@ SPELLINGS: dict[str, Spelling] = {
     "model.use_lora": Spelling("adapter.use_lora"),
     "model.lora_config.r": Spelling("adapter.lora_r"),
     "model.lora_config.lora_alpha": Spelling("adapter.lora_alpha"),
-    "model.lora_config.target_modules": Spelling("adapter.target_modules"),
+    "model.lora_config.target_modules": Spelling("adapter.target_modules", modules),
+    "model.lora_config.exclude_modules": Spelling("adapter.exclude_modules", modules),
+    "model.lora_config.rank_pattern": Spelling("adapter.rank_pattern", unset_is_empty),
+    "model.lora_config.alpha_pattern": Spelling("adapter.alpha_pattern", unset_is_empty),
     "model.lora_config.lora_dropout": Spelling("adapter.lora_dropout"),
     "model.lora_config.bias": Spelling("adapter.bias"),
     "model.lora_config.task_type": Spelling("adapter.task_type"),
