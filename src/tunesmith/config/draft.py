@@ -39,6 +39,8 @@ class Draft:
     """Whether ``save_steps`` is moved to the next multiple of ``eval_steps`` when the best model is wanted."""
     evaluation_optional: bool = False
     """Whether early stopping and the best model that somebody asked for wait for evaluation rows, and end without."""
+    left: tuple[tuple[str, str, str], ...] = ()
+    """(key, place, reason) of what a file of another program says and nothing here means."""
     problems: tuple[ConfigError, ...] = ()
     """What the reader found wrong, names that no setting has above all; told together with wrong values."""
 

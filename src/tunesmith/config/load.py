@@ -22,6 +22,10 @@ READERS: dict[str, str] = {
 }
 """Dialect -> the module that reads it, imported only when a file of that dialect is read."""
 
+FOREIGN = ("axolotl", "llama-factory", "torchtune", "trl", "unsloth")
+"""Programs whose files are read as well (``config/foreign``)."""
+DIALECTS = (*READERS, *FOREIGN)
+
 _HYDRA_KEYS = {"defaults", "train", "data_file", "input_key", "output_key", "hydra"}
 _SECTION_KEYS = {"model", "dataset", "training", "data", "adapter", "quantization", "evaluation", "tracking", "launch"}
 
@@ -39,16 +43,30 @@ def detect_dialect(path: str | Path) -> str:
     if file.suffix == ".py":
         return "python"
     if file.suffix == ".json":
-        return "json"
+        found = _foreign(file)
+        return "json" if found in (None, "trl") else found  # TRL's names are those of a flat JSON
     if file.suffix in (".yaml", ".yml"):
         keys = set(read_yaml(file).value or {})
+        found = _foreign(file)
+        if found is not None:
+            return found
         if keys & _HYDRA_KEYS:
             return "hydra"
         if keys & _SECTION_KEYS:
             return "yaml"
     raise ConfigError(
-        "cannot tell the dialect of this file", where=shown(file), remedy=f"name it: --dialect {' | '.join(READERS)}"
+        "cannot tell the dialect of this file", where=shown(file), remedy=f"name it: --dialect {' | '.join(DIALECTS)}"
     )
+
+
+def _foreign(file: Path) -> str | None:
+    """The program that a YAML or JSON file was written for, where it is another one."""
+    from tunesmith.config.foreign.table import recognise
+
+    try:
+        return recognise(read_yaml(file).value)
+    except ConfigError:  # its own reader says what is wrong with it
+        return None
 
 
 def read(path: str | Path, dialect: str | None = None) -> Draft:
@@ -58,8 +76,12 @@ def read(path: str | Path, dialect: str | None = None) -> Draft:
         ConfigError: the file cannot be read, or the dialect is unknown.
     """
     found = detect_dialect(path) if dialect is None else dialect
+    if found in FOREIGN:
+        from tunesmith.config.foreign import table
+
+        return table.read(path, found)
     if found not in READERS:
-        raise ConfigError(f"unknown dialect {found!r}", remedy=f"choose one of {', '.join(READERS)}")
+        raise ConfigError(f"unknown dialect {found!r}", remedy=f"choose one of {', '.join(DIALECTS)}")
     reader: Callable[[str | Path], Draft] = importlib.import_module(READERS[found]).read
     return reader(path)
 

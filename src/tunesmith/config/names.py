@@ -6,6 +6,7 @@ Spellings that belong to one dialect stand in that dialect's reader. This module
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -97,7 +98,16 @@ def arguments_of_optimizer(value: Any, current: Any) -> Any:
         return {}
     if not isinstance(value, str) or "=" not in value:
         return value
-    return {name.strip(): text.strip() for name, _, text in (one.partition("=") for one in value.split(","))}
+    return {name.strip(): _plain(text.strip()) for name, _, text in (one.partition("=") for one in value.split(","))}
+
+
+def _plain(text: str) -> Any:
+    """A number or a switch where the text is one."""
+    try:
+        found = json.loads(text.lower())
+    except ValueError:
+        return text
+    return found if isinstance(found, bool | int | float) else text
 
 
 def choice(yes: str, no: str) -> Convert:

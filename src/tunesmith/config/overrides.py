@@ -141,8 +141,8 @@ def _readings(text: str) -> Iterator[Any]:
     yield [_number(part) for part in parts]
     if parts and all("=" in part for part in parts):  # columns: prompt=question,completion=answer
         pairs = [part.partition("=")[::2] for part in parts]
-        yield _unique([(key.strip(), value.strip()) for key, value in pairs])
         yield _unique([(key.strip(), _number(value.strip())) for key, value in pairs])
+        yield _unique([(key.strip(), value.strip()) for key, value in pairs])
 
 
 def _strict_json(text: str) -> Any:

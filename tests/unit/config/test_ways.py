@@ -275,5 +275,5 @@ def test_the_best_needs_an_evaluation(tmp_path: Path) -> None:
 
 
 def test_a_share_in_place_of_steps_is_told_what_to_write(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a share of the run.*tunesmith check"):
+    with pytest.raises(ConfigError, match=r"a share of the run.*tunesmith check"):
         resolved(tmp_path, "python", "model_id = 'm'\nsave_steps = 0.1\n")

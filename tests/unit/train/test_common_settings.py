@@ -48,7 +48,7 @@ def test_patterns_decide_ranks_in_the_saved_adapter(tmp_path: Path) -> None:
 
 def test_save_strategy_best_writes_at_best_evaluations_alone(tmp_path: Path) -> None:
     rows = story_rows(8)
-    settings = {"eval_steps": 1, "save_strategy": "best", "learning_rate": 5e-3}
+    settings = {"eval_steps": 1, "save_strategy": "best", "allow_leak": True, "learning_rate": 5e-3}
     run_training(tmp_path, "nano-mistral", rows, eval_rows=rows[:4], **SHORT | {"max_steps": 4}, **settings)
     losses = [loss for (loss,) in logged(tmp_path / "run", "eval_loss")][:4]
     best = {step for step in range(1, 5) if losses[step - 1] == min(losses[:step])}

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from tunesmith.config.draft import Draft, Setting, apart, dialect_defaults, shown
-from tunesmith.config.names import SPELLINGS as COMMON
 from tunesmith.config.names import (
+    ANSWERED,
     Convert,
     NameTable,
     Spelling,
@@ -31,6 +31,7 @@ from tunesmith.config.names import (
     unset_is_empty,
     unset_is_zero,
 )
+from tunesmith.config.names import SPELLINGS as COMMON
 from tunesmith.config.overrides import parse_value
 from tunesmith.config.readers.hydra_compose import Composition, compose
 from tunesmith.config.schema import SECTIONS
@@ -148,6 +149,7 @@ def _names() -> NameTable:
         for name, spelling in COMMON.items():
             if spelling.path.split(".")[0] in inside:
                 table[f"{section}.{name}"] = spelling
+        table |= {f"{section}.{name}": spelling for name, spelling in ANSWERED.items()}
     return NameTable(table | SPELLINGS)
 
 

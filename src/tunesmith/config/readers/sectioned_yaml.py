@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config.draft import Draft, Setting, apart, dialect_defaults
-from tunesmith.config.names import SPELLINGS as COMMON
 from tunesmith.config.names import (
+    ANSWERED,
     Convert,
     NameTable,
     Spelling,
@@ -21,6 +21,7 @@ from tunesmith.config.names import (
     unknown_name,
     unset_is_empty,
 )
+from tunesmith.config.names import SPELLINGS as COMMON
 from tunesmith.config.readers.yaml_lines import Lines, read_yaml
 from tunesmith.config.schema import SECTIONS as SCHEMA_SECTIONS
 from tunesmith.errors import ConfigError
@@ -105,6 +106,8 @@ def _section_table() -> dict[str, Spelling]:
         for name, spelling in COMMON.items():
             if spelling.path.split(".")[0] in inside:
                 table[f"{section}.{name}"] = spelling
+    for section in ("model", "dataset", "training"):
+        table |= {f"{section}.{name}": spelling for name, spelling in ANSWERED.items()}
     return table | SPELLINGS
 
 
