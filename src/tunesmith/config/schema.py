@@ -10,18 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
-NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What every generator of random numbers takes, numpy's included."""
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-Expression = Annotated[str, Field(pattern=r"[\\^$*+?(|]")]
-"""A regular expression: no name of a module has such characters."""
+from tunesmith.config.kinds import DType, Expression, NonNegativeFloat, NonNegativeInt
+from tunesmith.config.kinds import PositiveFloat, PositiveInt, Seed, Share
 
 
 class Section(BaseModel):

@@ -37,17 +37,17 @@ def _described(written: Written) -> Mapping[str, Any]:
     try:
         found = read_json(folder / "dataset_info.json")
     except (OSError, ValueError) as error:
-        raise NotHere(
-            f"its description {folder / 'dataset_info.json'} cannot be read; train_data and eval_data name files or hub "
-            "data sets"
-        ) from error
+        where = folder / "dataset_info.json"
+        raise NotHere(f"its description {where} cannot be read; train_data names files or hub data sets") from error
     return found if isinstance(found, dict) else {}
 
 
 def _rows(key: str) -> Any:
     def say(value: Any, written: Written) -> Mapping[str, Any]:
         wanted = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
-        known, names, said = _described(written), [], {}
+        known = _described(written)
+        names: list[str] = []
+        said: dict[str, Any] = {}
         for name in wanted:
             one = known.get(name)
             if not isinstance(one, dict):

@@ -130,7 +130,7 @@ def _flat(written: Iterable[tuple[str, Any, str]]) -> Iterator[tuple[str, Any, s
     for name, value, origin in written:
         if name in GROUPS and isinstance(value, dict):
             for key, inner in value.items():
-                named = GROUPS[name].get(key, key)
+                named = GROUPS[name].get(str(key), str(key))
                 yield f"{name}.{named}" if name in SECTIONS and f"{name}.{named}" in NAMES else named, inner, origin
         else:
             yield name, value, origin

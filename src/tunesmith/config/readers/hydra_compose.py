@@ -20,6 +20,7 @@ import yaml
 from tunesmith import notices
 from tunesmith.config.draft import COMMAND_LINE, shown
 from tunesmith.config.environment import variable
+from tunesmith.config.readers.hydra_names import NAMES
 from tunesmith.config.readers.yaml_lines import read_yaml
 from tunesmith.errors import ConfigError, TunesmithError, UnsafeError, did_you_mean
 
@@ -202,8 +203,6 @@ def _known_key(words: str) -> str | None:
     refused = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", words)
     if refused is None:
         return None
-    from tunesmith.config.readers.hydra_yaml import NAMES
-
     key = refused[1]
     if key in NAMES:
         return f"the setting exists and no file has it yet: write +{key}=..."
