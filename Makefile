@@ -11,7 +11,7 @@ define silently
 @said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }
 endef
 
-.PHONY: install demo test test-image golden check mutants fuzz bench docs lock clean
+.PHONY: install demo test test-image golden check mutants fuzz soak bench docs lock clean
 
 install: $(INSTALLED)
 
@@ -52,6 +52,10 @@ mutants: install
 fuzz: install
 	@HYPOTHESIS_RANDOM=1 FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} timeout 3600 $(BIN)/python -m pytest -q -x -n0 \
 		tests/invariant/test_fuzz.py || test $$? -eq 124
+
+# Kills runs of every kind at random times, 50 in all, and compares what is left to the bit. SOAK_HOURS=2 fills two hours.
+soak: install
+	@$(BIN)/python scripts/soak.py
 
 bench: install
 	@$(BIN)/python -m benchmarks

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tunesmith.secrets import redacted
+
 
 class TunesmithError(Exception):
     """An error with an address.
@@ -29,10 +31,10 @@ class TunesmithError(Exception):
         super().__init__(self.line())
 
     def line(self) -> str:
-        """The error on one line: ``where: what; remedy``."""
+        """The error on one line, without secrets: ``where: what; remedy``."""
         text = f"{self.where}: {self.what}" if self.where else self.what
         text = f"{text}; {self.remedy}" if self.remedy else text
-        return " ".join(text.split())
+        return redacted(" ".join(text.split()))
 
     def lines(self) -> list[str]:
         """One line per problem; a plain error has one."""

@@ -10,19 +10,23 @@ import os
 import sys
 from collections.abc import Callable
 
+from tunesmith.secrets import redacted
+from tunesmith.visible import visible
+
 _collected: list[str] = []
 
 
 def _to_stderr(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # of several processes one talks
-        print(f"note: {text}", file=sys.stderr)
+        print(f"note: {visible(text)}", file=sys.stderr)
 
 
 _listener: Callable[[str], None] = _to_stderr
 
 
 def notify(text: str) -> None:
-    """Tell the user ``text`` once; the same text is not repeated within one process."""
+    """Tell the user ``text`` once, without secrets; the same text is not repeated within one process."""
+    text = redacted(text)
     if text in _collected:
         return
     _collected.append(text)

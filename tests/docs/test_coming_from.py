@@ -9,7 +9,7 @@ import pytest
 
 from helpers import commands
 from tunesmith.cli.main import main
-from tunesmith.config.foreign.table import TOOLS
+from tunesmith.config.coming_from.table import TOOLS
 from tunesmith.config.names import NameTable
 
 PROJECT = Path(__file__).parents[2]

@@ -34,14 +34,21 @@ COMMON = [
     "--warmup_steps=1",
     "--output_dir=out",
 ]
+PADDED = "--batching=padded"
+"""The layout of the numbers: an adapter's dropout draws for each token, so another layout draws other masks."""
 CASES: dict[str, tuple[str, list[str]]] = {
-    "nli_cot": ("nli_cot", []),
-    "nli_cot-nf4": ("nli_cot", ["--load_in_4bit"]),
-    "reasoning": ("reasoning", []),
-    "rag": ("rag", []),
-    "sft-full": ("sft", ["--no_use_lora"]),
+    "nli_cot": ("nli_cot", [PADDED]),
+    "nli_cot-nf4": ("nli_cot", ["--load_in_4bit", PADDED]),
+    "reasoning": ("reasoning", [PADDED]),
+    "rag": ("rag", [PADDED]),
+    "sft-full": ("sft", ["--no_use_lora", PADDED]),
+    "sft-full-auto": ("sft", ["--no_use_lora"]),
     "sft-lora-unpadded": ("sft", ["--use_lora", "--batching=unpadded"]),
 }
+
+
+SAME_AS = {"sft-full-auto": "sft-full"}
+"""Cases that must give another one's numbers: without dropout, the layout changes the cost of a step alone."""
 
 
 def measure(case: str, folder: Path) -> dict[str, Any]:
@@ -67,11 +74,11 @@ def test_first_steps_are_as_written_down(case: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(init, "NUM_TRAIN", init.NUM_TRAIN)  # put back what measure() sets
     monkeypatch.setattr(init, "NUM_HELDOUT", init.NUM_HELDOUT)
     found = measure(case, tmp_path)
-    if os.environ.get("UPDATE_GOLDEN") == "1":
+    if os.environ.get("UPDATE_GOLDEN") == "1" and case not in SAME_AS:
         kept = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.is_file() else {}
         GOLDEN.write_text(json.dumps(kept | {case: found}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return
-    expected = json.loads(GOLDEN.read_text(encoding="utf-8"))[case]
+    expected = json.loads(GOLDEN.read_text(encoding="utf-8"))[SAME_AS.get(case, case)]
     assert found["exit_code"] == expected["exit_code"] == 0
     assert found["files"] == expected["files"]
     assert len(found["logged"]) == len(expected["logged"]) >= 5
@@ -82,4 +89,4 @@ def test_first_steps_are_as_written_down(case: str, tmp_path: Path, monkeypatch:
 
 def test_every_recipe_has_a_case() -> None:
     assert {recipe for recipe, _ in CASES.values()} == set(init.RECIPES)
-    assert set(json.loads(GOLDEN.read_text(encoding="utf-8"))) == set(CASES)
+    assert set(json.loads(GOLDEN.read_text(encoding="utf-8"))) == set(CASES) - set(SAME_AS)

@@ -72,7 +72,7 @@ def test_gradient_checkpointing_false_in_a_file_is_honoured(tmp_path: Path) -> N
 
 def test_use_packing_true_in_a_file_is_honoured(tmp_path: Path) -> None:
     assert opened("use_packing = True", tmp_path).config.training.batching == "packed"
-    assert opened("use_packing = True", tmp_path, "--no_packing").config.training.batching == "padded"
+    assert opened("use_packing = True", tmp_path, "--no_packing").config.training.batching == "auto"
 
 
 def test_distributed_training_true_in_a_file_is_honoured(tmp_path: Path) -> None:
@@ -325,10 +325,10 @@ def test_packing_from_a_file_really_packs(stories_model: Path, tmp_path: Path) -
         f"use_packing = True\nmodel_id = {str(stories_model)!r}\ntrain_data = {str(rows)!r}\neval_data = None\n"
     )
     steps = {}
-    for name, extra in (("packed", []), ("padded", ["--no_packing"])):
+    for name, extra in (("packed", []), ("auto", ["--no_packing"])):
         assert door.main(DEFAULT, ["--config", str(path), "--output_dir", str(tmp_path / name), *extra]) == 0
         record = json.loads((tmp_path / name / "run.json").read_text())
         assert record["settings"]["training.batching"] == name
         steps[name] = record["result"]["steps"]
-    assert steps["padded"] == 12
+    assert steps["auto"] == 12
     assert steps["packed"] == 1  # twelve rows of about a dozen tokens fit into one of 256

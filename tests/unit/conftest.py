@@ -12,6 +12,7 @@ import torch
 from tiny_models import VOCABULARY, build, write_tokenizer
 from tunesmith import notices
 from tunesmith.config.draft import DEFAULT
+from tunesmith.config.permissions import permissions_of
 from tunesmith.config.resolve import Resolved, from_values
 
 
@@ -46,7 +47,7 @@ def settings(models_folder: Path) -> Callable[..., Resolved]:
         full = {next(path for path in paths if path.endswith(f".{name}")): value for name, value in values.items()}
         full = {"model.model_name_or_path": str(models_folder / kind)} | full
         origins = {path: ("config.py:3" if path.rpartition(".")[2] in written else DEFAULT) for path in full}
-        return from_values(full, origins)
+        return from_values(full, origins, permissions=permissions_of(full))
 
     return make
 

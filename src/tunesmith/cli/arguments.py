@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from tunesmith.config.permissions import PERMISSIONS
 from tunesmith.errors import ConfigError
 
 STREAM = "-"
@@ -31,6 +32,11 @@ class VerbParser(argparse.ArgumentParser):
         if not action.option_strings:
             self._num_positionals += math.inf if action.nargs in ("*", "+") else 1
         return action
+
+    def add_permissions(self) -> None:
+        """Add the flags that let a model's own code run, to a verb that takes no settings."""
+        for path in _model_permissions():
+            self.add_argument(f"--{_flat(path)}", action="store_true", help=f"{path}, see `tunesmith config --list`")
 
     def split(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """The verb's own options, and the settings as they were written.
@@ -74,6 +80,19 @@ class VerbParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message, where="command line", remedy=f"`{self.prog} --help` explains")
+
+
+def permissions_in(options: argparse.Namespace) -> dict[str, Any]:
+    """What ``VerbParser.add_permissions`` has read, by path."""
+    return {path: getattr(options, _flat(path)) for path in _model_permissions()}
+
+
+def _model_permissions() -> list[str]:
+    return [path for path in PERMISSIONS if path.startswith("model.")]
+
+
+def _flat(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _plain(option: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say_piece, tell
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     answerer = Answerer(find_subject(options.model, settings))
     answerer.inference  # noqa: B018 - nobody wants to wait for it after the first question
     chat = begin(answerer)
-    _tell(f"{options.model}: {chat.describe()}\n{COMMANDS}")
+    tell(f"{options.model}: {chat.describe()}\n{COMMANDS}")
     return talk(chat)
 
 
@@ -78,8 +79,7 @@ class Chat:
 
         def show(text: str) -> None:
             shown.append(text)
-            sys.stdout.write(printable(text))
-            sys.stdout.flush()
+            say_piece(text)
 
         if self.format_name != "messages":
             row = Row(dict(zip(self.columns, said, strict=True)), "chat", 1)
@@ -103,14 +103,15 @@ def begin(answerer: Answerer) -> Chat:
     format_name: str
     if data.format != "auto":
         format_name = data.format
-    elif contract is not None:
+    elif contract is not None and contract.prompt.kind != "ids":
         format_name = contract.format
     else:
         format_name = "messages" if knows_chats else "prompt_completion"
     if format_name == "text" and _texts_are_chats(answerer):
         return Chat(answerer, "messages", ("you",), keeps=False)
     columns = QUESTION_COLUMNS[format_name]
-    is_chat = contract.prompt.kind == "chat" if contract is not None else columns == ("messages",)
+    kind = contract.prompt.kind if contract is not None else "ids"
+    is_chat = kind == "chat" or (kind == "ids" and columns == ("messages",))
     keeps = is_chat and len(columns) == 1
     return Chat(answerer, "messages" if keeps else format_name, ("you",) if keeps else columns, keeps)
 
@@ -142,10 +143,10 @@ def talk(chat: Chat) -> int:
             code = _turn(chat, said)
         except KeyboardInterrupt:
             if interrupted:
-                _tell("")
+                tell("")
                 return INTERRUPTED
             interrupted = True
-            _tell("\n(Ctrl-C once more ends)")
+            tell("\n(Ctrl-C once more ends)")
         except EOFError:
             return code
 
@@ -157,30 +158,30 @@ def _turn(chat: Chat, said: Sequence[str]) -> int:
         raise EOFError
     if command == "/reset":
         chat.turns.clear()
-        _tell("(a new conversation)")
+        tell("(a new conversation)")
     elif command == "/system":
         _set_system(chat, rest.strip())
     elif command.startswith("/") and len(said) == 1 and not rest and command[1:].isalpha():
-        _tell(f"(no command {command}: {COMMANDS})")
+        tell(f"(no command {command}: {COMMANDS})")
     elif "".join(said).strip():
         try:
             generation = chat.ask(said)
         except DataError as error:
-            _tell("\n".join(f"error: {line}" for line in error.lines()) + ("; /reset forgets" if chat.turns else ""))
+            tell("\n".join(f"error: {line}" for line in error.lines()) + ("; /reset forgets" if chat.turns else ""))
             return error.exit_code
-        print(flush=True)
+        say_piece("\n")
         if not generation.stopped:
-            _tell(f"(cut after {len(generation.token_ids)} tokens; --max_new_tokens allows more)")
+            tell(f"(cut after {len(generation.token_ids)} tokens; --max_new_tokens allows more)")
     return 0
 
 
 def _set_system(chat: Chat, text: str) -> None:
     if not chat.keeps:
-        _tell("(this model takes no system message here; give --instruction)")
+        tell("(this model takes no system message here; give --instruction)")
         return
     chat.system = text or None
     chat.turns.clear()
-    _tell("(a new conversation, with this system message)" if text else "(a new conversation, as the model's own)")
+    tell("(a new conversation, with this system message)" if text else "(a new conversation, as the model's own)")
 
 
 def read(prompt: str) -> str:
@@ -202,15 +203,3 @@ def _line(prompt: str) -> str:
     if not line:
         raise EOFError
     return line.removesuffix("\n")
-
-
-def printable(text: str) -> str:
-    """Text whose characters cannot steer a terminal."""
-    from tunesmith.report.preview import visible_characters
-
-    return visible_characters(text)
-
-
-def _tell(text: str) -> None:
-    """Words that are not the model's, beside its answers."""
-    print(text, file=sys.stderr, flush=True)

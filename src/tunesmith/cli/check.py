@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config import describe
 from tunesmith.config.draft import COMMAND_LINE
 from tunesmith.config.load import DIALECTS, load
@@ -30,13 +29,13 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--dialect", choices=sorted(DIALECTS), help="dialect of the file; detected when left out")
     parser.add_argument("--gpu", metavar="SIZE", help="plan for devices of this memory (24GB) or name (RTX 3090)")
     parser.add_argument("--nodes", type=int, metavar="M", help="plan for M machines; how they meet need not be said")
-    parser.add_argument("--json", action="store_true", help='print {"ledger", "steps", "memory", "problems"}')
+    parser.add_argument("--json", action="store_true", help='print {"ledger", "layout", "steps", "memory", "problems"}')
     options, settings = parser.split(argv)
     try:
         resolved = _load(options, settings)
     except TunesmithError as error:
         if options.json:
-            print(json.dumps({"ledger": None, "steps": None, "memory": None, "problems": error.lines()}))
+            say_json({"ledger": None, "layout": None, "steps": None, "memory": None, "problems": error.lines()}, None)
         raise
     environment.prepare(resolved)
     from tunesmith.launch.processes import planned
@@ -45,12 +44,12 @@ def run(argv: Sequence[str]) -> int:
     report = check(resolved, options.gpu, planned(resolved))
     problems = [line for problem in report.problems for line in problem.lines()]
     if options.json:
-        parts = {"ledger": report.ledger, "steps": report.steps, "memory": report.memory, "problems": problems}
-        print(json.dumps(parts, indent=2, ensure_ascii=False))
+        parts = {"ledger": report.ledger, "layout": report.layout, "steps": report.steps, "memory": report.memory}
+        say_json(parts | {"problems": problems})
     else:
-        print("\n".join(lines(resolved, report)))
+        say("\n".join(lines(resolved, report)))
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        tell(f"error: {problem}")
     return report.exit_code
 
 
@@ -78,6 +77,8 @@ def lines(resolved: Resolved, report: Report) -> Iterator[str]:
         yield from ("", "DATA", *(f"  {line}" for line in report.ledger_lines))
     if report.template:
         yield from ("", "TEMPLATE", *(f"  {line}" for line in report.template))
+    if report.layout is not None:
+        yield from ("", "BATCHES", f"  {report.layout['batching']}: {report.layout['reason']}")
     if report.steps is not None:
         yield from ("", "STEPS", *_steps(report.steps))
     if report.memory is not None:

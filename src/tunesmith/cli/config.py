@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_file, say_json, tell
 from tunesmith.config import describe
+from tunesmith.config.coming_from.tool import left_lines
 from tunesmith.config.convert import convert
 from tunesmith.config.draft import Draft
-from tunesmith.config.foreign.tool import left_lines
 from tunesmith.config.load import DIALECTS, READERS, read, resolve_draft
 
 
@@ -26,25 +25,25 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--to", choices=list(READERS), help="write the configuration in this dialect")
     options, settings = parser.split(argv)
     if options.schema:
-        print(json.dumps(describe.json_schema(), indent=2))
+        say_json(describe.json_schema())
         return 0
     if options.list:
         for path, default, meaning, others in describe.reference():
             also = f" (also: {', '.join(others)})" if others else ""
-            print(f"{path} = {default}\n    {meaning}{also}")
+            say(f"{path} = {default}\n    {meaning}{also}")
         return 0
     draft = read(options.file, options.dialect) if options.file else Draft("command line", ())
     resolved = resolve_draft(draft, settings)
     left = left_lines(draft)
     for line in left:
-        print(line, file=sys.stderr)
+        tell(line)
     if options.to:
         source = " ".join([options.file or "the command line", *settings])
         text = convert(resolved, options.to, source)
         comments = "" if options.to == "json" else "".join(f"# {line}\n" for line in left)
-        print(comments + text, end="")
+        say_file(comments + text)
     elif options.json:
-        print(json.dumps(describe.as_json(resolved), indent=2, ensure_ascii=False))
+        say_json(describe.as_json(resolved))
     else:
-        print("\n".join(describe.table(resolved, only_written=options.written)))
+        say("\n".join(describe.table(resolved, only_written=options.written)))
     return 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_json
 from tunesmith.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
     """Run one action of the verb."""
     arguments = list(argv)
     if not arguments or arguments[0] in ("--help", "-h"):
-        print(USAGE)
+        say(USAGE)
         return 0
     action = arguments.pop(0)
     actions: dict[str, Callable[[Sequence[str]], int]] = {
@@ -244,7 +244,10 @@ def cache(argv: Sequence[str]) -> int:
     if options.clear:
         removed, num_bytes = clear(folder)
         result: dict[str, Any] = {"folder": str(folder), "removed": removed, "bytes": num_bytes}
-        print(json.dumps(result) if options.json else f"{folder}: {removed} removed, {_megabytes(num_bytes)}")
+        if options.json:
+            say_json(result, None)
+        else:
+            say(f"{folder}: {removed} removed, {_megabytes(num_bytes)}")
         return 0
     kept = [
         {
@@ -256,13 +259,13 @@ def cache(argv: Sequence[str]) -> int:
         for entry in entries(folder)
     ]
     if options.json:
-        print(json.dumps({"folder": str(folder), "kept": kept}))
+        say_json({"folder": str(folder), "kept": kept}, None)
         return 0
     for entry in kept:
         size = _megabytes(entry["bytes"])
-        print(f"{Path(entry['folder']).name[:17]}  {entry['examples']:>9,} examples  {size:>10}  {entry['train_data']}")
+        say(f"{Path(entry['folder']).name[:17]}  {entry['examples']:>9,} examples  {size:>10}  {entry['train_data']}")
     total = _megabytes(sum(entry["bytes"] for entry in kept))
-    print(f"{folder}: {len(kept)} kept, {total}")
+    say(f"{folder}: {len(kept)} kept, {total}")
     return 0
 
 
@@ -334,8 +337,8 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 def _report(facts: dict[str, dict[str, int]], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(facts, indent=2))
+        say_json(facts)
         return
     for group in facts.values():
         for name, number in group.items():
-            print(f"{number:>9,}  {name}")
+            say(f"{number:>9,}  {name}")

@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 import warnings
 from pathlib import Path
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.model.device import narrow
+from tunesmith.notices import notify
 
 SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
 """What ``.env`` may hold for us; other lines of the file are left alone."""
@@ -44,9 +46,11 @@ def read_env_file(path: Path) -> None:
         return
     from dotenv import dotenv_values
 
-    for name, value in dotenv_values(path, interpolate=False).items():
-        if name in SECRETS and value:
-            os.environ.setdefault(name, value)
+    found = {name: value for name, value in dotenv_values(path, interpolate=False).items() if name in SECRETS and value}
+    if found and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        notify(f"{path}: others on this machine can read the secrets in it; chmod 600 {path}")
+    for name, value in found.items():
+        os.environ.setdefault(name, value)
 
 
 def adopt_slurm_ranks(nodes: int) -> None:

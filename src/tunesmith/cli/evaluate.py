@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_json, tell
+from tunesmith.visible import visible
 
 if TYPE_CHECKING:
     from tunesmith.evaluate.compare import Comparison
@@ -52,7 +52,10 @@ def run(argv: Sequence[str]) -> int:
     asked = {"data": options.data, "limit": options.limit, "output": options.output}
     if options.baseline or len(options.model) > 1:
         comparison = _several(options.model, settings, baseline=options.baseline, sample=options.sample, **asked)
-        print(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) if options.json else comparison.text())
+        if options.json:
+            say_json(comparison.to_dict())
+        else:
+            say(comparison.text())
         return 0
     from tunesmith.cli.progress import counter
     from tunesmith.evaluate.run import evaluate_run, evaluate_untrained
@@ -67,11 +70,11 @@ def run(argv: Sequence[str]) -> int:
                 options.model[0], sample=options.sample, settings=settings, progress=progress, **asked
             )
     if options.json:
-        print(json.dumps(result.metrics, indent=2, ensure_ascii=False))
+        say_json(result.metrics)
     else:
-        print("\n".join([*describe_metrics(result.metrics), *describe_mistakes(result.mistakes)]))
+        say("\n".join([*describe_metrics(result.metrics), *describe_mistakes(result.mistakes)]))
         if result.folder is not None:
-            print(f"predictions and metrics: {result.folder}", file=sys.stderr)
+            tell(f"predictions and metrics: {result.folder}")
     return 0
 
 
@@ -113,15 +116,13 @@ def describe_mistakes(mistakes: dict[str, Any]) -> list[str]:
     for kind, found in list(mistakes.items())[:_SHOWN_KINDS]:
         example = found["examples"][0]
         end = one_line(example["output_end"])[-_SHOWN_CHARACTERS:]
-        lines.append(f"{one_line(kind)}: {found['count']:,}, as {example['source']}: ...{end}")
+        lines.append(f"{one_line(kind)}: {found['count']:,}, as {one_line(example['source'])}: ...{end}")
     return ["mistakes (all kinds, with examples, in mistakes.json)", *(f"  {line}" for line in lines)] if lines else []
 
 
 def one_line(text: str) -> str:
     """Text on one line, with escapes in place of characters that steer a terminal."""
-    from tunesmith.cli.preview import visible
-
-    return " ".join(visible(text).split())
+    return " ".join(visible(text).replace("\n", "↵ ").split())
 
 
 def _matrix(matrix: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import tunesmith
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say
 from tunesmith.config.convert import convert
 from tunesmith.config.load import load
 from tunesmith.errors import ConfigError, StorageError
@@ -206,7 +207,7 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"do not know what to do with {rest[0]!r}", where="command line", remedy="see --help")
     folder = Path(options.folder)
     lay(options.recipe, folder)
-    print("\n".join([f"cd {options.folder}", *RECIPES[options.recipe].commands]))
+    say("\n".join([f"cd {options.folder}", *RECIPES[options.recipe].commands]))
     return 0
 
 

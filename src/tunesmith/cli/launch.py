@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say_file, tell
 from tunesmith.config.load import load
 from tunesmith.errors import ConfigError
 from tunesmith.launch.cluster import ENGINES, Job, job_file, job_name
@@ -51,13 +51,13 @@ def run(argv: Sequence[str]) -> int:
     )
     text = job_file(options.on, job, resolved, [path, *settings])
     if options.output is None:
-        print(text, end="")
+        say_file(text)
         return 0
     target = Path(options.output)
     if target.exists():
         raise ConfigError("is there already", where=options.output, remedy="remove it or name another file")
     target.write_text(text, encoding="utf-8")
-    print(f"written to {options.output}; nothing was submitted", file=sys.stderr)
+    tell(f"written to {options.output}; nothing was submitted")
     return 0
 
 

@@ -15,8 +15,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tunesmith.cli.output import say, tell
 from tunesmith.errors import ModelError, StorageError, TunesmithError
+from tunesmith.secrets import redacted
 from tunesmith.train import processes
+from tunesmith.visible import one_line
 
 VERBS: dict[str, str] = {
     "init": "lay a working copy of a recipe into a new folder",
@@ -62,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(usage())
+        say(usage())
         return 0
     if arguments[0] == "--version":
         from tunesmith import __version__
 
-        print(f"tunesmith {__version__}")
+        say(f"tunesmith {__version__}")
         return 0
     verb = arguments.pop(0)
     return guarded(lambda: _verb(verb)(arguments), debug="--debug" in arguments)
@@ -79,18 +82,18 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
         return action()
     except TunesmithError as error:
         if debug:
-            traceback.print_exc()
+            tell(traceback.format_exc())
         _report(error.lines(), error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted")
         return 130
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader is gone; nothing more may be written at exit
         return 0
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            tell(traceback.format_exc())
         what, exit_code = _unforeseen(error)
         _report([what], exit_code)
         return exit_code
@@ -115,19 +118,17 @@ def _report(problems: Sequence[str], exit_code: int) -> None:
     """Print each problem on a line, of several processes with the rank; and leave them where torch's agent looks."""
     rank = f"rank {processes.rank()}: " if processes.num_processes() > 1 else ""
     for problem in problems:
-        print(f"error: {rank}{_printable(problem)}", file=sys.stderr)
+        tell(f"error: {rank}{_bounded(problem)}")
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        end = {"message": "\n".join(problems), "timestamp": int(time.time()), "exit_code": exit_code}
+        end = {"message": redacted("\n".join(problems)), "timestamp": int(time.time()), "exit_code": exit_code}
         Path(file).write_text(json.dumps(end))
 
 
-def _printable(text: str) -> str:
-    """``text`` with what could steer a terminal, or cannot be encoded, written as an escape; its middle is left out
-    where nobody would read it."""
-    if len(text) > MOST_SHOWN:
-        text = f"{text[: MOST_SHOWN // 2]} ... {text[-MOST_SHOWN // 4 :]}"
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+def _bounded(text: str) -> str:
+    """``text`` on one line, without its middle where nobody would read it."""
+    text = one_line(text)
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN // 2]} ... {text[-MOST_SHOWN // 4 :]}"
 
 
 def _verb(verb: str) -> Callable[[Sequence[str]], int]:

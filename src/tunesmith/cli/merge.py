@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tunesmith.cli import environment
-from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.arguments import VerbParser, permissions_in
+from tunesmith.cli.output import say, say_json, tell
 from tunesmith.errors import ModelError
 
 _ADAPTER = "adapter_config.json"
@@ -38,35 +37,40 @@ def run(argv: Sequence[str]) -> int:
         help="also write OUTPUT/model-TYPE.gguf by llama.cpp's converter (f32, f16, bf16, q8_0 ...)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_permissions()
     options = parser.parse_all(argv)
     _check_adapter(Path(options.run))
     environment.prepare()
     from tunesmith.evaluate.prompts import questions_for
     from tunesmith.export import gguf
     from tunesmith.export.merge import merge
+    from tunesmith.report.belongings import check_finished
 
+    check_finished(Path(options.run))
     if options.gguf:
         gguf.find_converter()  # before anything heavy happens
+    permissions = permissions_in(options)
     merged = merge(
         options.run,
         options.output,
         questions=None
         if options.no_proof
-        else questions_for(options.run, data=options.data, base_model=options.base_model),
+        else questions_for(options.run, data=options.data, base_model=options.base_model, permissions=permissions),
         dtype=options.dtype,
         base=options.base,
         base_model=options.base_model,
         max_shard_size=options.max_shard_size,
+        permissions=permissions,
     )
     if options.gguf:
         gguf.convert(merged.path, merged.path / f"model-{options.gguf}.gguf", options.gguf)
     if options.json:
-        print(json.dumps(asdict(merged) | {"path": str(merged.path)}, indent=2))
+        say_json(asdict(merged) | {"path": str(merged.path)})
         return 0
     if merged.proof is not None:
         for line in describe(merged.proof):
-            print(line, file=sys.stderr)
-    print(merged.path)
+            tell(line)
+    say(str(merged.path))
     return 0
 
 

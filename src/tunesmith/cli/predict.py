@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import STREAM, VerbParser
+from tunesmith.cli.output import say_json, tell
 
 UNFINISHED = ".unfinished.jsonl"
 """Added to the output's name: answers of a prediction that is still running, or was interrupted."""
@@ -24,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     options, settings = parser.split(argv)
     from tunesmith.data.rows import iter_rows, stream_rows
-    from tunesmith.evaluate.predict import check_output, json_lines, predict, write_predictions
+    from tunesmith.evaluate.predict import check_output, predict, write_predictions
 
     output = None if options.output == STREAM else Path(options.output)
     if output is not None:
@@ -47,9 +48,10 @@ def run(argv: Sequence[str]) -> int:
             progress=on_progress,
         )
     if output is None or journal is None:
-        sys.stdout.write(json_lines(made))
+        for values in made:
+            say_json(values, None)
         return 0
     write_predictions(output, made)
     journal.remove()
-    print(f"{len(made):,} answers: {output}", file=sys.stderr)
+    tell(f"{len(made):,} answers: {output}")
     return 0

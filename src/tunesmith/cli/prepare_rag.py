@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_json
 from tunesmith.errors import ConfigError, StorageError
 
 
@@ -48,8 +48,8 @@ def run(argv: Sequence[str]) -> int:
     )
     write_jsonl(output, prepared.rows)
     if options.json:
-        print(json.dumps({"counts": prepared.counts, "files": {str(output): len(prepared.rows)}}, indent=2))
+        say_json({"counts": prepared.counts, "files": {str(output): len(prepared.rows)}})
     else:
         for name, number in {**prepared.counts, str(output): len(prepared.rows)}.items():
-            print(f"{number:>9,}  {name}")
+            say(f"{number:>9,}  {name}")
     return 0

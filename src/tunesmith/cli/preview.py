@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.load import DIALECTS, load
+from tunesmith.visible import visible as safe
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
 
         _write(Path(options.html), page(shown.title, resolved.config.model.model_name_or_path, shown.facts, shown.rows))
     if options.json:
-        print(json.dumps({"rows": [row.to_dict() for row in shown.rows]}, ensure_ascii=False))
+        say_json({"rows": [row.to_dict() for row in shown.rows]}, None)
     elif options.html is None:
         _print(shown)
     return 0
@@ -64,7 +64,7 @@ def _write(path: Path, text: str) -> None:
     from tunesmith.report.folder import write_text
 
     write_text(path, text)
-    print(path, file=sys.stderr)
+    tell(str(path))
 
 
 def _print(shown: Preview) -> None:
@@ -74,11 +74,11 @@ def _print(shown: Preview) -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        print("\n".join(plain_lines(shown)))
+        say("\n".join(plain_lines(shown)))
         return
-    console.print(Text(shown.title, style="bold"))
+    console.print(Text(safe(shown.title), style="bold"))
     for fact in shown.facts:
-        console.print(Text(fact, style="dim"))
+        console.print(Text(safe(fact), style="dim"))
     legend = (("trained", TRAINED[0]), ("not trained", UNTRAINED[0]), ("control token", SPECIAL), ("end token", END))
     console.print(Text("  ").join(Text(*entry) for entry in legend))
     for row in shown.rows:
@@ -129,9 +129,7 @@ def _weight(weight: float) -> str:
 
 def visible(text: str) -> str:
     """Text in which characters that steer a terminal, or hide, are written as escapes; line ends stay, marked."""
-    from tunesmith.report.preview import visible_characters
-
-    return visible_characters(text).replace("\n", "↵\n")
+    return safe(text).replace("\n", "↵\n")
 
 
 # colours ---

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tunesmith import notices
+from tunesmith.cli.output import tell
+from tunesmith.visible import visible
 
 
 def make_listener(console: Console | None = None) -> Terminal | Plain:
@@ -71,10 +73,10 @@ class Plain:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        notices.listen(lambda text: print(f"note: {text}", file=sys.stderr))
+        notices.listen(lambda text: tell(f"note: {text}"))
 
     def on_start(self, facts: dict[str, Any]) -> None:
-        print("\n".join(describe_start(facts)), file=sys.stderr, flush=True)
+        tell("\n".join(describe_start(facts)))
         self._began = time.monotonic()
         self._total = facts["plan"]["total_steps"]
 
@@ -85,7 +87,7 @@ class Plain:
         elapsed = time.monotonic() - self._began
         step = max(int(entry["step"]), 1)
         left = f"  eta {_clock(elapsed / step * (self._total - step))}" if "loss" in entry else ""
-        print(describe_entry(entry) + left, file=sys.stderr, flush=True)
+        tell(describe_entry(entry) + left)
 
     def saved(self, checkpoint: Path) -> None:
         return
@@ -146,7 +148,7 @@ class Terminal:
 def _plain(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(visible(text))
 
 
 @contextmanager
@@ -156,7 +158,7 @@ def counter(what: str) -> Iterator[Callable[[int, int], None]]:
     if not console.is_terminal:
         yield lambda done, total: None
         return
-    columns = (TextColumn(what), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(_plain(what)), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

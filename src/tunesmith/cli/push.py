@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_json, tell
 
 
 def run(argv: Sequence[str]) -> int:
@@ -15,6 +14,7 @@ def run(argv: Sequence[str]) -> int:
     parser = VerbParser("push", "Upload a finished model to the hub; HF_TOKEN must be set.", takes_settings=False)
     parser.add_argument("run", help="run folder, or merged model")
     parser.add_argument("repository", help="owner/name on the hub")
+    parser.add_argument("--base_model", help="name on the hub of the base, where the run has a folder's name for it")
     parser.add_argument("--public", action="store_true", help="let everybody see it; private when left out")
     parser.add_argument("--dry_run", action="store_true", help="list what would go up, and send nothing")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -22,14 +22,14 @@ def run(argv: Sequence[str]) -> int:
     environment.prepare()
     from tunesmith.export.hub import push, uploads
 
-    files = uploads(options.run)
+    files = uploads(options.run, base_model=options.base_model)
     listed = [{"path": file.path, "bytes": file.size} for file in files]
     address = None if options.dry_run else push(options.run, options.repository, files, private=not options.public)
     if options.json:
-        print(json.dumps({"repository": options.repository, "address": address, "files": listed}, indent=2))
+        say_json({"repository": options.repository, "address": address, "files": listed})
         return 0
     for file in files:
-        print(f"{file.size:>14,} {file.path}", file=sys.stderr)
+        tell(f"{file.size:>14,} {file.path}")
     seen = "everybody can see" if options.public else "is private"
-    print(address or f"{options.repository}: nothing was sent; the repository {seen}")
+    say(address or f"{options.repository}: nothing was sent; the repository {seen}")
     return 0

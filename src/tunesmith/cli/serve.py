@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from tunesmith.cli import environment
-from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.arguments import VerbParser, permissions_in
+from tunesmith.cli.output import tell
 
 
 def run(argv: Sequence[str]) -> int:
@@ -20,21 +20,21 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--engine", choices=("auto", "transformers", "vllm"), default="auto", help="auto: vLLM where it is installed"
     )
+    parser.add_argument("--base_model", help="another place of an adapter's base model")
+    parser.add_permissions()
     options = parser.parse_all(argv)
     environment.prepare()
     from tunesmith.evaluate.subject import find_subject
     from tunesmith.launch import serving
 
     engine = serving.choose_engine(options.engine)
-    subject = find_subject(options.model)
+    settings = [f"--{path}" for path, given in permissions_in(options).items() if given]
+    settings += [f"--base_model={options.base_model}"] if options.base_model else []
+    subject = find_subject(options.model, settings)
     with serving.prepared(subject, serving.request_name(options.model)) as served:
         for loss in served.losses:
-            _tell(f"note: over HTTP, {loss}")
+            tell(f"note: over HTTP, {loss}")
         if engine == "transformers":
-            _tell(f"note: a request without max_tokens may get up to {serving.LEAST_NEW_TOKENS} tokens or more")
-        _tell(f"{options.model}: http://{options.host}:{options.port}/v1, model {served.folder.name}, on {engine}")
+            tell(f"note: a request without max_tokens may get up to {serving.LEAST_NEW_TOKENS} tokens or more")
+        tell(f"{options.model}: http://{options.host}:{options.port}/v1, model {served.folder.name}, on {engine}")
         return serving.run(serving.command(engine, served, options.host, options.port), served.folder.parent)
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

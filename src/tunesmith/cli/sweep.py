@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.draft import Draft
 from tunesmith.config.load import DIALECTS, read
 from tunesmith.config.names import NameTable
@@ -48,10 +47,9 @@ def run(argv: Sequence[str]) -> int:
     if options.engine == "sequential" and sweep.sampled:
         parser.error("ranges are searched by Optuna: --engine optuna, or ray")
     kept = sum(trial.status == "finished" for trial in sweep.trials)
-    print(
+    tell(
         f"sweep     {sweep.total} trials in {sweep.folder}, by {sweep.metric} ({sweep.mode})"
-        + (f"; {kept} of them finished earlier" if kept else ""),
-        file=sys.stderr,
+        + (f"; {kept} of them finished earlier" if kept else "")
     )
     try:
         if options.engine == "ray":
@@ -67,9 +65,9 @@ def run(argv: Sequence[str]) -> int:
     if sweep.problem:
         raise sweep.problem
     if options.json:
-        print(json.dumps(comparison, indent=2, ensure_ascii=False))
+        say_json(comparison)
     else:
-        print("\n".join(describe(comparison)))
+        say("\n".join(describe(comparison)))
     return next((trial.exit_code or 1 for trial in sweep.trials if trial.status == "failed"), 0)
 
 
@@ -94,7 +92,7 @@ def show(trial: Any) -> None:
     """One line for a trial that has ended."""
     settings = "  ".join(f"{name} {value}" for name, value in trial.settings.items())
     ended = f"{trial.value:.6g}  {trial.seconds:,.0f} s" if trial.status == "finished" else f"failed: {trial.error}"
-    print(f"{trial.name}  {settings}  {ended}", file=sys.stderr, flush=True)
+    tell(f"{trial.name}  {settings}  {ended}")
 
 
 def describe(comparison: dict[str, Any]) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.load import DIALECTS, load
 from tunesmith.config.resolve import Resolved
 from tunesmith.train.signals import watching
@@ -92,12 +91,12 @@ def show(result: TrainResult, *, as_json: bool) -> int:
     """Print what a run came to; returns the exit code."""
     if as_json:
         facts = {"run": str(result.folder), "steps": result.steps, "metrics": result.metrics}
-        print(json.dumps(facts | ({"stopped": result.stopped} if result.stopped else {}), indent=2))
+        say_json(facts | ({"stopped": result.stopped} if result.stopped else {}))
         return 0
     if result.stopped:
-        print(f"stopped   {result.stopped}", file=sys.stderr)
+        tell(f"stopped   {result.stopped}")
         return 0
     figures = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items() if isinstance(value, float))
-    print(f"done      {result.steps:,} steps in {result.seconds:.0f} s  {figures}", file=sys.stderr)
-    print(f"{result.model_folder}")
+    tell(f"done      {result.steps:,} steps in {result.seconds:.0f} s  {figures}")
+    say(f"{result.model_folder}")
     return 0

@@ -19,8 +19,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from tunesmith.config.adjust import NEEDS_EVALUATION
 from tunesmith.config.load import READERS, read
 from tunesmith.config.names import NameTable, Spelling, leaf_type
+from tunesmith.config.permissions import COMMAND_LINE_ONLY
 from tunesmith.config.readers.python_file import DOCUMENT_NAMES
-from tunesmith.config.resolve import COMMAND_LINE_ONLY, Resolved, resolve, schema_defaults
+from tunesmith.config.resolve import Resolved, resolve, schema_defaults
 from tunesmith.errors import ConfigError
 
 SUFFIXES = {"python": ".py", "json": ".json", "yaml": ".yaml", "hydra": ".yaml"}
@@ -132,8 +133,9 @@ def _entries(value: dict[str, Any], before: Any, candidates: Iterable[str], name
     written: Written = []
     now = before
     for name in candidates:
-        convert_one = names.find(name, name).convert
-        if convert_one is None:
+        spelling = names.find(name, name)
+        convert_one = spelling.convert
+        if convert_one is None or spelling.part != "entry":
             continue
         for given in value.values():
             then = convert_one(given, now)

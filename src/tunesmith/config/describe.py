@@ -8,6 +8,7 @@ from typing import Any
 from tunesmith.config.names import SPELLINGS
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import SECTIONS, RunConfig
+from tunesmith.visible import one_line
 
 
 def as_json(resolved: Resolved) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def table(resolved: Resolved, *, only_written: bool = False) -> Iterator[str]:
             section = path.split(".")[0]
             yield f"[{section}]"
         origin = "" if resolved.origins[path] == "default" else resolved.origins[path]
-        yield f"  {path.split('.')[1]:<{names}} = {text:<{width}}  {origin}".rstrip()
+        yield one_line(f"  {path.split('.')[1]:<{names}} = {text:<{width}}  {origin}").rstrip()
 
 
 def differences(left: Resolved, right: Resolved) -> dict[str, tuple[Any, Any]]:

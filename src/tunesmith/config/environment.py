@@ -1,4 +1,4 @@
-"""Environment variables that settings name: which may be read, since settings are stored and shown."""
+"""The environment variables that a configuration may read, since settings are stored and shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import re
 
 from tunesmith.config.urls import has_credentials
 from tunesmith.errors import ConfigError, UnsafeError
+from tunesmith.secrets import secret_in
 
+READABLE = (
+    "CUDA_VISIBLE_DEVICES", "HF_HOME", "HOME", "HOSTNAME", "LOCAL_RANK", "RANK", "SCRATCH", "SLURM_ARRAY_TASK_ID",
+    "SLURM_JOB_ID", "SLURM_JOB_NAME", "TMPDIR", "TUNESMITH_DATA", "USER", "WORLD_SIZE",
+)  # fmt: skip
+"""What the code of a configuration file may read; none of them holds a secret."""
+NEEDED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")
+"""What a child process needs besides, to run at all."""
 _SECRET = re.compile(r"TOKEN(?!IZER)|KEY|SECRET|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|(?:^|_)AUTH(?:_|$)", re.IGNORECASE)
 _MISSING = object()
 
@@ -25,7 +33,7 @@ def variable(name: str, where: str | None = None, default: object = _MISSING) ->
         ConfigError: it is not set, and there is no default.
     """
     value = os.environ.get(name, "")
-    if _SECRET.search(name) or has_credentials(value):
+    if _SECRET.search(name) or secret_in(value) or has_credentials(value):
         raise UnsafeError(
             f"the environment variable {name} is not read: it may hold a secret, and settings are stored with the run",
             where=where,
@@ -40,3 +48,8 @@ def variable(name: str, where: str | None = None, default: object = _MISSING) ->
             remedy=f"set it, or write ${{oc.env:{name},VALUE}}",
         )
     return str(default)
+
+
+def passed_on() -> dict[str, str]:
+    """The environment of a child that runs somebody's file: what it may read, and what it needs to run."""
+    return {name: os.environ[name] for name in (*READABLE, *NEEDED) if name in os.environ}

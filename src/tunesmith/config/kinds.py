@@ -1,10 +1,10 @@
-"""Kinds of values that settings share."""
+"""Kinds of values that settings share, and what a section of them is."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
@@ -18,3 +18,11 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 Expression = Annotated[str, Field(pattern=r"[\\^$*+?(|]")]
 """A regular expression: no name of a module has such characters."""
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, strictly typed, closed to unknown names."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
+    )

@@ -10,7 +10,7 @@ from tunesmith.config.draft import Draft, Setting, shown
 from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import read_overrides
 from tunesmith.config.readers.yaml_lines import read_yaml
-from tunesmith.config.resolve import Resolved, try_to_resolve
+from tunesmith.config.resolve import Resolved, try_to_resolve, without_consequences
 from tunesmith.config.rules import find_problems
 from tunesmith.errors import ConfigError, raise_together
 
@@ -23,7 +23,7 @@ READERS: dict[str, str] = {
 """Dialect -> the module that reads it, imported only when a file of that dialect is read."""
 
 FOREIGN = ("axolotl", "llama-factory", "torchtune", "trl", "unsloth")
-"""Programs whose files are read as well (``config/foreign``)."""
+"""Programs whose files are read as well (``config/coming_from``)."""
 DIALECTS = (*READERS, *FOREIGN)
 
 _HYDRA_KEYS = {"defaults", "train", "data_file", "input_key", "output_key", "hydra"}
@@ -61,7 +61,7 @@ def detect_dialect(path: str | Path) -> str:
 
 def _foreign(file: Path) -> str | None:
     """The program that a YAML or JSON file was written for, where it is another one."""
-    from tunesmith.config.foreign.table import recognise
+    from tunesmith.config.coming_from.table import recognise
 
     try:
         return recognise(read_yaml(file).value)
@@ -77,7 +77,7 @@ def read(path: str | Path, dialect: str | None = None) -> Draft:
     """
     found = detect_dialect(path) if dialect is None else dialect
     if found in FOREIGN:
-        from tunesmith.config.foreign import table
+        from tunesmith.config.coming_from import table
 
         return table.read(path, found)
     if found not in READERS:
@@ -115,5 +115,5 @@ def resolve_checked(draft: Draft, settings: Sequence[Setting], problems: Sequenc
     """The same for settings that are read already, with the problems of reading them."""
     attempt = try_to_resolve(draft, settings)
     together = find_problems(attempt.resolved, without=attempt.replaced)
-    raise_together([*draft.problems, *problems, *attempt.problems, *together])
+    raise_together(without_consequences([*draft.problems, *problems, *attempt.problems, *together]))
     return attempt.resolved

@@ -49,25 +49,32 @@ def leaf_paths() -> list[str]:
 
 
 def batching_when(layout: str) -> Convert:
-    """Conversion of a yes/no spelling: yes takes ``layout``; no undoes it and leaves any other layout alone."""
+    """Conversion of a yes/no spelling: yes takes ``layout``; no goes back to ``auto`` and leaves others alone."""
 
     def convert(value: Any, current: Any) -> Any:
         if not isinstance(value, bool) and value is not None:
             return value
         if value:
             return layout
-        return "padded" if current == layout else current
+        return "auto" if current == layout else current
 
     return convert
 
 
 def one_or_many(value: Any, current: Any) -> Any:
-    """Conversion of ``report_to``: one name, several, ``none`` or nothing at all."""
+    """Conversion of ``report_to``: one name, several (a list, or with commas), ``all``, ``none`` or nothing."""
     if value in (None, "", "none", "None", [], ["none"]):
         return []
     if value in ("all", ["all"]):
         return [name for name in TRACKERS if importlib.util.find_spec(name) is not None]
-    return [value] if isinstance(value, str) else value
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def newest_checkpoint(value: Any, current: Any) -> Any:
+    """Conversion of ``resume_from_checkpoint``: yes is the newest checkpoint, and no is none."""
+    if isinstance(value, bool):
+        return "latest" if value else None
+    return value
 
 
 def entry(key: str) -> Convert:
@@ -77,11 +84,6 @@ def entry(key: str) -> Convert:
         return {**(current or {}), key: value}
 
     return convert
-
-
-def newest(value: Any, current: Any) -> Any:
-    """Conversion of ``resume_from_checkpoint``: true means the newest checkpoint, false none."""
-    return {True: "latest", False: None}[value] if isinstance(value, bool) else value
 
 
 def modules(value: Any, current: Any) -> Any:
@@ -222,8 +224,8 @@ SPELLINGS: dict[str, Spelling] = {
     "group_by_length": Spelling("training.batching", batching_when("length_grouped"), bool, part="switch"),
     "max_grad_norm": Spelling("training.max_grad_norm", unset_is_zero, float | None),
     "optim_args": Spelling("training.optim_args", arguments_of_optimizer),
-    "resume_from_checkpoint": Spelling("training.resume_from_checkpoint", newest, bool | str | None),
-    "resume": Spelling("training.resume_from_checkpoint", newest, bool | str | None),
+    "resume_from_checkpoint": Spelling("training.resume_from_checkpoint", newest_checkpoint, bool | str | None),
+    "resume": Spelling("training.resume_from_checkpoint", newest_checkpoint, bool | str | None),
     "time_limit": Spelling("training.time_limit", seconds, str | float | None),
     # tracking
     "report_to": Spelling("tracking.report_to", one_or_many, str | list[str] | None),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import os
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -80,10 +82,16 @@ def _long_option(token: str, rest: list[str], names: NameTable) -> Setting:
     if not rest or rest[0].startswith("--"):
         raise ConfigError(f"{token} needs a value", where=COMMAND_LINE)
     values = [rest.pop(0)]
-    while _takes_list(spelling) and rest and not rest[0].startswith("--") and "=" not in rest[0]:
+    while _takes_list(spelling) and rest and not rest[0].startswith("--") and ("=" not in rest[0] or _is_file(rest[0])):
         values.append(rest.pop(0))
-    value = parse_value(values[0], spelling) if len(values) == 1 else parse_list(values, spelling)
+    value = parse_value(values[0], spelling) if len(values) == 1 else _first_valid(_lists(values), spelling)
     return Setting(name, value, COMMAND_LINE, spelling)
+
+
+def _is_file(text: str) -> bool:
+    """Whether a word with ``=`` in it is no setting but a path or pattern of files, as in partitioned data
+    (``day=1/a.jsonl``)."""
+    return os.path.exists(text) or any(glob.iglob(text))
 
 
 def _is_setting(token: str, names: NameTable) -> bool:
@@ -100,23 +108,17 @@ def parse_value(text: str, spelling: Spelling) -> Any:
 
     Text that fits no reading is returned as it is, for validation to refuse.
     """
-    adapter = _adapter(spelling)
-    candidates = list(_readings(text))
+    return _first_valid(_readings(text), spelling)
+
+
+def _first_valid(readings: Iterator[Any], spelling: Spelling) -> Any:
+    adapter, candidates = _adapter(spelling), list(readings)
     for candidate in candidates:
         try:
             return adapter.validate_python(candidate, strict=True)
         except ValidationError:
             continue
     return candidates[0]
-
-
-def parse_list(texts: list[str], spelling: Spelling) -> Any:
-    """The list that several words on a command line stand for: of texts as they are, else of numbers."""
-    adapter = _adapter(spelling)
-    for candidate in (texts, [_number(text) for text in texts]):
-        with contextlib.suppress(ValidationError):
-            return adapter.validate_python(candidate, strict=True)
-    return texts
 
 
 def _number(text: str) -> Any:
@@ -137,12 +139,18 @@ def _readings(text: str) -> Iterator[Any]:
     yield text
     inside = text.strip().removeprefix("[").removesuffix("]")
     parts = [part.strip().strip("'\"") for part in inside.split(",") if part.strip()]
-    yield parts
-    yield [_number(part) for part in parts]
+    yield from _lists(parts)
     if parts and all("=" in part for part in parts):  # columns: prompt=question,completion=answer
         pairs = [part.partition("=")[::2] for part in parts]
         yield _unique([(key.strip(), _number(value.strip())) for key, value in pairs])
         yield _unique([(key.strip(), value.strip()) for key, value in pairs])
+
+
+def _lists(parts: list[str]) -> Iterator[list[Any]]:
+    """The list of texts, and the list of what they stand for, where each stands for a value of JSON."""
+    yield parts
+    with contextlib.suppress(ValueError):
+        yield [_strict_json(part) for part in parts]
 
 
 def _strict_json(text: str) -> Any:

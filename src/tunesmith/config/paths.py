@@ -72,3 +72,14 @@ def _put_in(match: re.Match[str], value: str, where: str) -> str:
         return variable(name, where) if groups[1] is None else variable(name, where, groups[1])
     except ConfigError as error:
         raise ConfigError(f"{value!r} {error.what}", where=where, remedy=error.remedy) from None
+
+
+def inside(name: str) -> str:
+    """``name`` if it is one of a folder below another, whoever wrote it.
+
+    Raises:
+        ValueError: it is absolute, leads upwards, or holds a character that no name of a folder should.
+    """
+    if name.startswith(("/", "~")) or ".." in re.split(r"[/\\]", name) or re.search(r"[\x00-\x1f\x7f\\:]", name):
+        raise ValueError("must be the name of a folder inside output_dir")
+    return name

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, UnsafeError
+from tunesmith.secrets import secret_in
 
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
@@ -23,6 +24,7 @@ def check_plain(value: Any, name: str, where: str) -> None:
     Raises:
         ConfigError: a NUL character, half of a surrogate pair, a number beyond 64 bits, a number that is not finite
             inside a list or dict, too many values or too many levels.
+        UnsafeError: the value of a secret.
     """
     level, depth, count = [value], 0, 0
     while level:
@@ -31,6 +33,13 @@ def check_plain(value: Any, name: str, where: str) -> None:
             problem = _problem(item, inside=depth > 0)
             if problem:
                 raise ConfigError(f"{name} holds {problem}", where=where)
+            secret = secret_in(item) if isinstance(item, str) else None
+            if secret:
+                raise UnsafeError(
+                    f"{name} holds the value of the environment variable {secret}",
+                    where=where,
+                    remedy="settings are stored with the run and shown; secrets are read from the environment itself",
+                )
             if isinstance(item, dict):
                 inner += [*item, *item.values()]
             elif isinstance(item, (list, tuple)):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,9 +19,14 @@ from tunesmith.config.draft import COMMAND_LINE, DEFAULT, Draft, Setting
 from tunesmith.config.names import UnknownName, leaf_paths
 from tunesmith.config.overrides import parse_value
 from tunesmith.config.paths import PATHS, expand
+from tunesmith.config.permissions import COMMAND_LINE_ONLY, without_permissions
 from tunesmith.config.plain import check_plain, shortened
 from tunesmith.config.schema import SECTIONS, RunConfig
 from tunesmith.errors import ConfigError, UnsafeError, raise_together
+
+
+class NotSet(ConfigError):
+    """A value that has to be given and is not."""
 
 
 class WrongValue(ConfigError):
@@ -31,11 +37,7 @@ class WrongValue(ConfigError):
         super().__init__(problem.what, where=problem.where or where, remedy=problem.remedy)
 
 
-COMMAND_LINE_ONLY = {
-    "model.allow_remote_code": "give --allow_remote_code on the command line if you trust the model's code",
-    "evaluation.task_function": "give --task_function FILE.py:FUNCTION on the command line if you trust that file",
-}
-"""Settings that let code run, so that no file may give them; and what to do instead."""
+NO_PERMISSIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,14 @@ def resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Resolved:
         UnsafeError: a file gives itself the permission to run code.
     """
     attempt = try_to_resolve(draft, overrides)
-    raise_together([*draft.problems, *attempt.problems])
+    raise_together(without_consequences([*draft.problems, *attempt.problems]))
     return attempt.resolved
+
+
+def without_consequences(problems: Sequence[ConfigError]) -> list[ConfigError]:
+    """The problems without a value that is missing where some name is unknown, which may have been meant to give it."""
+    unknown = any(isinstance(problem, UnknownName) for problem in problems)
+    return [problem for problem in problems if not (unknown and isinstance(problem, NotSet))]
 
 
 def try_to_resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Attempt:
@@ -117,9 +125,8 @@ def try_to_resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Attempt:
     wrong = _wrong_values(values, origins, written)
     config = _validated(values, wrong)
     meant = {path for problem in draft.problems if isinstance(problem, UnknownName) for path in problem.meant}
-    unsaid = [problem for path, problem in wrong.items() if path in written or path not in meant]
     broken = {problem.path for problem in problems if isinstance(problem, WrongValue)}
-    return Attempt(Resolved(config, origins), (*problems, *unsaid), frozenset({*wrong, *meant, *broken}))
+    return Attempt(Resolved(config, origins), (*problems, *wrong.values()), frozenset({*wrong, *meant, *broken}))
 
 
 def _value(setting: Setting, current: Any) -> Any:
@@ -134,14 +141,25 @@ def _value(setting: Setting, current: Any) -> Any:
         raise WrongValue(path, problem, setting.origin) from None
 
 
-def from_values(values: dict[str, Any], origins: dict[str, str] | None = None) -> Resolved:
+def from_values(
+    values: Mapping[str, Any],
+    origins: dict[str, str] | None = None,
+    *,
+    permissions: Mapping[str, Any] = NO_PERMISSIONS,
+) -> Resolved:
     """The configuration that ``Resolved.values`` described, for a run that is read back from its folder.
+
+    Args:
+        values: values by path, as anybody may have written them; permissions among them are left out.
+        origins: where each value came from.
+        permissions: those that today's command line gives, by path.
 
     Raises:
         ConfigError: a value is missing or not valid any more.
     """
     known = set(leaf_paths())
-    merged = schema_defaults() | {path: value for path, value in values.items() if path in known}
+    told = without_permissions(values) | dict(permissions)
+    merged = schema_defaults() | {path: value for path, value in told.items() if path in known}
     origins = dict.fromkeys(merged, DEFAULT) | (origins or {})
     for path, value in merged.items():
         check_plain(value, path, origins[path])
@@ -153,10 +171,13 @@ def said_twice(settings: Sequence[Setting]) -> Iterator[ConfigError]:
     said: dict[tuple[str, str], Setting] = {}
     for setting in settings:
         key = setting.spelling.path, setting.origin.rpartition(":")[0] or setting.origin
-        if setting.spelling.part and setting.value in (None, False):
+        if setting.origin == COMMAND_LINE or (setting.spelling.part and setting.value in (None, False)):
             continue  # a switch that is off leaves the others alone
         other = said.setdefault(key, setting)
-        if other.name == setting.name or (other.spelling.part and setting.spelling.part == "entry"):
+        means_the_same = setting.spelling.part is None or setting.spelling.convert is other.spelling.convert
+        if (setting.value == other.value and means_the_same) or (
+            other.spelling.part and setting.spelling.part == "entry"
+        ):
             continue
         yield ConfigError(
             f"{setting.name} and {other.name} are two names of one setting",
@@ -216,7 +237,7 @@ def _problems(
     for path, messages in by_path.items():
         setting = written.get(path)
         if setting is None and inputs[path] is None:
-            yield path, ConfigError(f"{path} is not set", remedy="give it in the file or on the command line")
+            yield path, NotSet(f"{path} is not set", remedy="give it in the file or on the command line")
             continue
         name = setting.name if setting else path
         value = setting.value if setting else inputs[path]

@@ -83,6 +83,7 @@ BY_FACT: dict[str, str] = {
     "data.instruction": "instruction",
     "training.bf16": "precision",
     "training.fp16": "precision",
+    "training.batching": "layout",
     "training.eval_strategy": "evaluations",
     "training.eval_steps": "evaluations",
     "training.max_steps": "total_steps",

@@ -4,22 +4,27 @@ Every leaf has one path (``training.learning_rate``) and one flat name, its last
 schema and is Hugging Face's name wherever Hugging Face has one. This module reads no file and imports no torch.
 """
 
+# ruff: noqa: RUF012 - pydantic copies the defaults of its models
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from tunesmith.config.kinds import DType, Expression, NonNegativeFloat, NonNegativeInt
-from tunesmith.config.kinds import PositiveFloat, PositiveInt, Seed, Share
-
-
-class Section(BaseModel):
-    """A group of settings: frozen, strictly typed, closed to unknown names."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+from tunesmith.config.kinds import (
+    DType,
+    Expression,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Seed,
+    Share,
+)
+from tunesmith.config.launch_section import LaunchSection
+from tunesmith.config.marks import Permission
+from tunesmith.config.paths import inside
 
 
 class ModelSection(Section):
@@ -37,9 +42,11 @@ class ModelSection(Section):
     """Attention; ``auto`` takes FlashAttention 2 where it is installed and the device has it, else sdpa."""
     device_map: str = "auto"
     """``auto`` spreads the model over the visible accelerators (none: cpu); or one: ``cuda:0``, ``mps``, ``cpu``."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, Permission("give --trust_remote_code", in_files=True)] = False
     """Asks to run code that comes with the model; works only together with the flag ``--allow_remote_code``."""
-    allow_remote_code: bool = False
+    allow_remote_code: Annotated[
+        bool, Permission("give --allow_remote_code on the command line if you trust the model's code")
+    ] = False
     """The explicit permission that ``trust_remote_code`` needs; accepted on the command line only."""
     eos_token: str | None = None
     """End token for a tokenizer that has none."""
@@ -65,7 +72,7 @@ class AdapterSection(Section):
     whole name (``.*layers\\.[0-3]\\..*q_proj``)."""
     exclude_modules: list[str] | Expression | None = None
     """Modules that get none, though ``target_modules`` names them; a list, or a regular expression."""
-    rank_pattern: dict[str, Annotated[int, Field(gt=0, le=65_536)]] = {}
+    rank_pattern: dict[str, PositiveInt] = {}
     """Ranks of single modules other than ``lora_r``: {end of the module's name: rank}."""
     alpha_pattern: dict[str, PositiveFloat] = {}
     """Scales of single modules other than ``lora_alpha``: {end of the module's name: alpha}."""
@@ -129,9 +136,12 @@ class DataSection(Section):
     dev_stratify_by: str | None = None
     """Column whose values ``dev_split`` holds out in the proportions that they have among all rows."""
     format: Literal[
-        "auto", "text", "prompt_completion", "nli", "messages", "alpaca", "sharegpt", "question_answer", "rag"
-    ] = "auto"
-    """Shape of a row; ``auto`` decides by the columns of the first row and says what it took."""
+        "auto", "text", "prompt_completion", "nli", "messages", "alpaca", "sharegpt", "question_answer", "rag",
+        "tokenized",
+    ] = "auto"  # fmt: skip
+    """Shape of a row; ``auto`` decides by the columns of the first row and says what it took. ``tokenized`` rows hold
+    ``input_ids`` and, with TRL's names, which of them carry loss: ``labels``, ``completion_mask``, ``assistant_masks``.
+    """
     columns: dict[str, str] = {}
     """Renames columns before the format reads them: {name the format expects: name in the file}."""
     row_weights: bool = True
@@ -274,8 +284,10 @@ class TrainingSection(Section):
     """Let float32 products use TensorFloat-32 on devices that have it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant) to save memory."""
-    batching: Literal["padded", "length_grouped", "packed", "unpadded"] = "padded"
-    """How examples are laid out in a batch; no layout lets one example see another."""
+    batching: Literal["auto", "padded", "length_grouped", "packed", "unpadded", "prefix_tree"] = "auto"
+    """How examples are laid out in a batch; no layout lets one example see another. ``prefix_tree`` is ``unpadded`` and
+    computes once what rows of a batch begin with in common. ``auto`` takes the first of ``prefix_tree``, ``unpadded``
+    and ``padded`` that the model is proved to keep to."""
     remove_unused_columns: bool = True
     """Accepted for compatibility with transformers; tunesmith's batches never carry unused columns."""
     logging_steps: PositiveInt = 10
@@ -320,7 +332,7 @@ class TrainingSection(Section):
     """Worker processes that make batches."""
     save_merged_model: bool = False
     """After LoRA training, write the merged model to ``output_dir`` and the adapter to ``output_dir/lora_weights``."""
-    final_subdir: str | None = None
+    final_subdir: Annotated[str, AfterValidator(inside)] | None = None
     """Folder inside ``output_dir`` for the finished model; unset means ``output_dir`` itself."""
     gen_every_n_steps: PositiveInt | None = None
     """Steps between sample answers, written to ``output_dir/gen_results`` and shown in the trackers."""
@@ -337,9 +349,11 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     """How a model is judged by the answers it writes."""
 
-    task: Literal["auto", "none", "nli", "classification", "exact", "json", "reasoning", "rag"] = "auto"
+    task: Literal["auto", "none", "nli", "classification", "exact", "json", "reasoning", "rag", "tool_call"] = "auto"
     """How answers are read and scored; ``auto`` decides by the format of the rows."""
-    task_function: str | None = None
+    task_function: Annotated[
+        str | None, Permission("give --task_function FILE.py:FUNCTION on the command line if you trust that file")
+    ] = None
     """A task of your own, ``FILE.py:FUNCTION``; it is code that runs, so it is accepted on the command line only."""
     labels: list[str] | None = None
     """Labels of the task ``classification``; unset, those that occur among the references."""
@@ -389,39 +403,6 @@ class TrackingSection(Section):
         """The trackers in force: ``report_to`` corrected by ``use_wandb``."""
         names: list[str] = [name for name in self.report_to if name != "wandb" or self.use_wandb is not False]
         return [*names, "wandb"] if self.use_wandb and "wandb" not in names else names
-
-
-class LaunchSection(Section):
-    """Devices, processes and machines."""
-
-    gpu_id: NonNegativeInt | None = None
-    """The accelerator to use, counted within ``CUDA_VISIBLE_DEVICES``; unset means all visible ones."""
-    distributed_training: bool = False
-    """One process for each visible accelerator; written as false, one process, which ``device_map`` auto spreads."""
-    num_processes: PositiveInt | None = None
-    """Processes to start on each machine; unset, what the launcher started, else one for each visible accelerator
-    (one in all where ``gpu_id`` or ``device_map`` chooses a device, or ``distributed_training`` is written false)."""
-    strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = None
-    """How several processes share the work: copies of the model (``ddp``), or its states spread over them."""
-    nodes: PositiveInt = 1
-    """Machines that train together."""
-    node_rank: NonNegativeInt | None = None
-    """Number of this machine among them, from 0; rank 0, which writes the run folder, is on machine 0."""
-    rendezvous: str | None = None
-    """``HOST:PORT`` of machine 0, where the machines meet; the same on all of them."""
-    max_restarts: NonNegativeInt = 0
-    """How often all processes are started again, from the newest complete checkpoint, after one has died; above 0, the
-    same command also continues an unfinished run in ``output_dir``."""
-    engine: Literal["torchrun", "ray"] = "torchrun"
-    """What starts the processes."""
-    ddp_timeout: PositiveInt = 1800
-    """Seconds that processes wait for each other before they give up."""
-    deepspeed: str | None = None
-    """DeepSpeed configuration: a JSON file, or the name of one that tunesmith brings (``zero3-offload-cpu`` ...)."""
-    nvme_path: str | None = None
-    """Folder on an NVMe disk, for the DeepSpeed configuration ``zero3-offload-nvme``."""
-    accelerate_config: str | None = None
-    """Configuration file of accelerate, as ``accelerate config`` writes it, for the processes that tunesmith starts."""
 
 
 class RunConfig(Section):

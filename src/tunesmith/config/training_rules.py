@@ -285,7 +285,7 @@ def streaming_reads_in_order(resolved: Resolved) -> Problem | None:
     for path, hinders, remedy in (
         ("training.max_steps", training.max_steps <= 0, "set max_steps: how many rows there are is not known"),
         ("data.dev_split", held_out, "give eval_data"),
-        ("training.batching", training.batching == "length_grouped", "set batching padded, packed or unpadded"),
+        ("training.batching", training.batching == "length_grouped", "set batching auto, padded, packed or unpadded"),
         ("training.dataloader_num_workers", training.dataloader_num_workers > 0, "set dataloader_num_workers 0"),
     ):
         if hinders:

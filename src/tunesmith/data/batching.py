@@ -10,7 +10,8 @@ from typing import Any, Literal, overload
 from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.data.store import ExampleStore
 
-Batching = Literal["padded", "length_grouped", "packed", "unpadded"]
+Batching = Literal["padded", "length_grouped", "packed", "unpadded", "prefix_tree"]
+"""Layouts of a batch. ``padded``, ``unpadded`` and ``prefix_tree`` have the same rows in the same batches."""
 
 
 class BatchRows(Sequence[dict[str, Any]]):

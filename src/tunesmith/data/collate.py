@@ -10,6 +10,7 @@ import torch
 
 from tunesmith.data.batching import Batching
 from tunesmith.data.masking import IGNORE_INDEX
+from tunesmith.data.prefix import Segment, prefix_tree, shareable
 
 Boundaries = Literal["positions", "lengths", "cu_seq_lens"]
 
@@ -26,6 +27,10 @@ class Collator:
     another example. ``boundaries`` says what else tells the model where examples begin: nothing (``positions``), their
     lengths as numbers (``segment_lengths``), or the offsets that FlashAttention takes (``cu_seq_lens_q`` ...).
 
+    prefix_tree: as unpadded, but what several examples begin with stands once, see ``prefix.py``. A segment's
+    ``position_ids`` go on from the segment that it follows, whose number stands in ``segment_parents`` (-1: it begins
+    an example); ``segment_lengths`` are those of the segments. A batch that shares nothing is an unpadded one.
+
     Where examples have weights, ``weights`` has the shape of ``labels`` (float32, 0 at padding).
 
     Each batch also has ``origins``: the addresses of its examples, which the trainer takes out before the forward pass.
@@ -37,9 +42,14 @@ class Collator:
     boundaries: Boundaries = "positions"
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        batch: dict[str, Any] = dict(self._padded(features) if self.pads else _laid_end_to_end(features))
-        if not self.pads:
-            batch |= _boundaries([length for feature in features for length in _lengths(feature)], self.boundaries)
+        batch: dict[str, Any]
+        if self.pads:
+            batch = dict(self._padded(features))
+        elif self.batching == "prefix_tree" and len(tree := _tree(features)) > len(features):
+            batch = _laid_as_tree(features, tree)
+        else:
+            lengths = [length for feature in features for length in _lengths(feature)]
+            batch = _laid_end_to_end(features) | _boundaries(lengths, self.boundaries)
         batch["origins"] = [origin for feature in features for origin in _origins(feature)]
         return batch
 
@@ -86,6 +96,30 @@ def _laid_end_to_end(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.T
     if "weights" in features[0]:
         weights = [weight for feature in features for weight in feature["weights"]]
         batch["weights"] = torch.tensor([weights], dtype=torch.float32)
+    return batch
+
+
+def _tree(features: Sequence[Mapping[str, Any]]) -> list[Segment]:
+    """The segments of a batch; as many as it has examples where they share nothing."""
+    return prefix_tree(
+        [feature["input_ids"] for feature in features], [shareable(feature["labels"]) for feature in features]
+    )
+
+
+def _laid_as_tree(features: Sequence[Mapping[str, Any]], tree: Sequence[Segment]) -> dict[str, Any]:
+    """One row of segments, whose first tokens have no label, because another segment stands before them."""
+
+    def laid(name: str) -> list[Any]:
+        return [value for part in tree for value in features[part.row][name][part.start : part.stop]]
+
+    input_ids, labels = torch.tensor([laid("input_ids")]), torch.tensor([laid("labels")])
+    positions = torch.tensor([[position for part in tree for position in range(part.start, part.stop)]])
+    starts = torch.tensor([len(part) for part in tree]).cumsum(0)[:-1]
+    labels[0, 0] = labels[0, starts] = IGNORE_INDEX
+    batch: dict[str, Any] = {"input_ids": input_ids, "labels": labels, "position_ids": positions}
+    batch |= {"segment_lengths": [len(part) for part in tree], "segment_parents": [part.parent for part in tree]}
+    if "weights" in features[0]:
+        batch["weights"] = torch.tensor([laid("weights")], dtype=torch.float32)
     return batch
 
 

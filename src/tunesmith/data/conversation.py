@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,8 +66,24 @@ class Conversation:
         last = self.messages[-1]
         return last.content if last.role == ASSISTANT else None
 
+    @property
+    def answer_with_calls(self) -> str | None:
+        """The last assistant turn as text with its tool calls, each as a line of JSON without ``<`` between lines of
+        ``<tool_call>`` and ``</tool_call>``, whatever the template makes of them; None when somebody else speaks last.
+        """
+        if self.answer is None:
+            return None
+        functions = [call["function"] for call in self.messages[-1].extra.get("tool_calls", ())]
+        calls = [{"name": function["name"], "arguments": function["arguments"]} for function in functions]
+        spelled = [f"<tool_call>\n{_one_line(call)}\n</tool_call>" for call in calls]
+        return "\n".join([*([self.answer] if self.answer or not spelled else []), *spelled])
+
     def without_answer(self) -> Conversation:
         """The same conversation up to the last assistant turn, as inference sees it."""
         if self.answer is None:
             return self
         return replace(self, messages=self.messages[:-1], list_answer=False)
+
+
+def _one_line(call: dict[str, Any]) -> str:
+    return json.dumps(call, ensure_ascii=False).replace("<", "\\u003c")

@@ -55,6 +55,7 @@ class Encoder:
         self._specials = special_pattern(tokenizer)
         self._flags = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
         self._ids = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+        self._controls = {self._ids[content] for content, token in self._flags.items() if token.special}
         self._plain_ends = {
             content
             for content, token in self._flags.items()
@@ -115,6 +116,10 @@ class Encoder:
             return False
         last = last_match(self._specials, text, max(0, len(text) - 128))
         return last is not None and last.end() == len(text) and last.group() in self._plain_ends
+
+    def is_control(self, number: int) -> bool:
+        """Whether an id is the end token or another special token."""
+        return number == self.eos_token_id or number in self._controls
 
     def _call_if_any(self, texts: list[str], *, split: bool) -> list[list[int]]:
         return self._call(texts, split) if texts else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,6 @@ from tunesmith.data.formats import FORMATS, FormatOptions, detect, nli_reference
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import (
     Example,
-    TooLongError,
     encode,
     fit,
     is_weightless,
@@ -33,12 +33,14 @@ from tunesmith.data.masking import (
     start_after_thoughts,
 )
 from tunesmith.data.rag import cut_documents
+from tunesmith.data.refused import Refused
 from tunesmith.data.rendered import Rendered
-from tunesmith.data.row import MAX_PROBLEMS, Problems, Row
+from tunesmith.data.row import Row
 from tunesmith.data.shorten import shorten
 from tunesmith.data.templates import LiteralRenderer, Renderer, choose_renderer
+from tunesmith.data.tokenized import TOKENIZED, TokenRows, check_settings
 from tunesmith.data.unwritten import THOUGHT_END, Unwritten
-from tunesmith.errors import DataError, DataErrors
+from tunesmith.errors import DataError
 from tunesmith.notices import notify
 
 if TYPE_CHECKING:
@@ -88,8 +90,14 @@ class ExampleBuilder:
         self._renderers: dict[str, Renderer] = {}
         self._unwritten: dict[int, Unwritten] = {}
         self._said: set[str] = set()
-        if data.format != "auto":
+        if data.format == TOKENIZED:
+            check_settings(data)
+        elif data.format != "auto":
             self._renderer(data.format)
+
+    @cached_property
+    def _tokens(self) -> TokenRows:
+        return TokenRows(self.encoder, self.data)
 
     @property
     def template_date(self) -> str | None:
@@ -103,22 +111,23 @@ class ExampleBuilder:
             DataError: rows cannot be used; up to 20 are listed, and of too long rows also the number and the length
                 that would do for all.
         """
-        refused = _Refused(self.data.max_length)
+        refused = Refused(self.data.max_length)
         remaining = iter(rows)
         while chunk := list(islice(remaining, CHUNK_ROWS)):
-            rendered: list[tuple[Row, Rendered]] = []
+            read: list[tuple[Row, Rendered | Example]] = []
             for row in chunk:
                 try:
-                    text = self._training_text(row, ledger)
+                    found = self._training_text(row, ledger)
                 except DataError as problem:
                     refused.add(problem)
                 else:
-                    if text is not None:
-                        rendered.append((row, text))
-            encoded = encode([text for _, text in rendered], self.encoder)
-            for (row, text), ids in zip(rendered, encoded, strict=True):
+                    if found is not None:
+                        read.append((row, found))
+            encoded = iter(encode([text for _, text in read if isinstance(text, Rendered)], self.encoder))
+            for row, found in read:
+                ids = next(encoded) if isinstance(found, Rendered) else None
                 try:
-                    made = self._finish(row, text, ids, ledger)
+                    made = self._finish(row, found, ids, ledger)
                 except DataError as problem:
                     refused.add(problem)
                 else:
@@ -140,6 +149,8 @@ class ExampleBuilder:
         Raises:
             DataError: the row has no prompt.
         """
+        if self.format_of(row) == TOKENIZED:
+            return Prompt(self._tokens.prompt(rename(row, self.data.columns)), row)
         return Prompt(prompt_ids(self.prompt_rendered(row), self.encoder), row)
 
     def prompt_rendered(self, row: Row) -> Rendered:
@@ -151,17 +162,22 @@ class ExampleBuilder:
         return rendered
 
     def reference(self, row: Row) -> str | None:
-        """The gold answer of a row as text, without template; None when the row has none.
+        """The gold answer of a row as text, its tool calls included, without template; None when the row has none, as
+        rows of token ids.
 
         Of an NLI row it is the answer with the true label, where the row knows one.
         """
         row = rename(row, self.data.columns)
         if self.format_of(row) == "nli":
             return nli_reference(row)
-        return self._conversation(row, need_answer=False).answer
+        if self.format_of(row) == TOKENIZED:
+            return None
+        return self._conversation(row, need_answer=False).answer_with_calls
 
     def stop_token_ids(self, row: Row) -> list[int]:
         """Ids at which generation for such a row has to stop: the end token and, first, the template's end of turn."""
+        if self.format_of(row) == TOKENIZED:
+            return self._tokens.stop_token_ids(rename(row, self.data.columns))
         render = self._renderer(self.format_of(row))
         literal = self.format_of(row) == "prompt_completion" and isinstance(
             rename(row, self.data.columns).values.get("prompt"), str
@@ -176,7 +192,9 @@ class ExampleBuilder:
         return [end] if rendered.ends or ids[-1] == end else [ids[-1], end]
 
     def prompt_text(self, row: Row) -> str:
-        """The text of a row's prompt, for comparison; of a text row without a marker, all of it."""
+        """The text of a row's prompt, for comparison; of text without a marker, all of it; of ids what they say."""
+        if self.format_of(row) == TOKENIZED:
+            return str(self.tokenizer.decode(self.prompt(row).input_ids))
         if self.format_of(row) == "text" and self.data.loss_on == "all":
             conversation = self._conversation(rename(row, self.data.columns), need_answer=True)
             return conversation.messages[0].content or str(conversation.answer)
@@ -210,10 +228,13 @@ class ExampleBuilder:
     def _weight(self, row: Row) -> float:
         return row_weight(row) if self.data.row_weights else 1.0
 
-    def _training_text(self, original: Row, ledger: Ledger) -> Rendered | None:
+    def _training_text(self, original: Row, ledger: Ledger) -> Rendered | Example | None:
+        """The text of a row, or its example where it is tokens already; None when a policy drops it."""
         row = rename(original, self.data.columns)
         format_name = self.format_of(row)
         unread = self.columns.unread(original, row, format_name)
+        if format_name == TOKENIZED:
+            return self._given_example(row, unread, ledger)
         conversation = self._conversation(row, need_answer=True)
         ledger.read(
             row,
@@ -235,6 +256,18 @@ class ExampleBuilder:
             ledger.drop(row, "weight_0")
             return None
         return rendered
+
+    def _given_example(self, row: Row, unread: frozenset[str], ledger: Ledger) -> Example | None:
+        ledger.read(row, unread)
+        weight = self._weight(row)
+        nothing = self.data.empty_completion == "drop" and self._tokens.has_nothing_to_learn(row)
+        if nothing or weight == 0:
+            ledger.drop(row, "empty_completion" if nothing else "weight_0")
+            return None
+        example = self._tokens.example(row, weight)
+        if not self._tokens.ends(example):
+            self._leave_out(row, "end tokens after the last token with loss", ledger)
+        return example
 
     def _has_empty_answer(self, conversation: Conversation) -> bool:
         """Whether an answer that would be trained is empty, where that is not allowed."""
@@ -307,10 +340,15 @@ class ExampleBuilder:
             notify(f"{row.where}: {what} are not in the text; such rows are counted in the ledger")
 
     def _finish(
-        self, row: Row, rendered: Rendered, ids: tuple[list[int], list[int]], ledger: Ledger
+        self, row: Row, read: Rendered | Example, ids: tuple[list[int], list[int]] | None, ledger: Ledger
     ) -> Sequence[Example]:
-        """The example of a row; none where a policy drops it, several where it is split."""
-        whole = make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
+        """The example of a row, of its text and its ids or as it was read; none where a policy drops it, several where
+        it is split."""
+        if isinstance(read, Example):
+            whole, rendered = read, None
+        else:
+            assert ids is not None
+            whole, rendered = make_example(read, ids, self.encoder, row.where, self.data.loss_on), read
         fitting = self._fitting(row, whole)
         if not fitting:
             ledger.drop(row, "too_long", whole.full_length)
@@ -326,14 +364,16 @@ class ExampleBuilder:
         """What becomes of an example under ``max_length``."""
         policy, limit = self.data.too_long, self.data.max_length
         if len(whole.input_ids) > limit and policy == "split":
-            if self.format_of(row) != "text" or self.data.loss_on != "all":
+            if self.format_of(row) not in ("text", TOKENIZED) or self.data.loss_on != "all":
                 raise DataError(
                     f"{len(whole.input_ids)} tokens, and only plain text is split",
                     where=row.where,
                     remedy="too_long: split goes with rows of text and loss_on: all; choose another policy for others",
                 )
             return split(whole, limit, self.encoder)
-        if len(whole.input_ids) > limit and policy == "truncate_prompt":
+        if self.format_of(row) == TOKENIZED and policy == "truncate_completion" and len(whole.input_ids) > limit:
+            self._tokens.check_end(whole)
+        if len(whole.input_ids) > limit and policy == "truncate_prompt" and self.format_of(row) != TOKENIZED:
             if self.format_of(row) == "rag":
                 return [self._with_fewer_documents(rename(row, self.data.columns), whole)]
             if isinstance(self.renderer_of(row), ChatRenderer):
@@ -361,7 +401,7 @@ class ExampleBuilder:
         (ids,) = encode([rendered], self.encoder)
         return make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
 
-    def _count_unknown(self, row: Row, examples: Sequence[Example], rendered: Rendered, ledger: Ledger) -> None:
+    def _count_unknown(self, row: Row, examples: Sequence[Example], rendered: Rendered | None, ledger: Ledger) -> None:
         """Say that an answer has words which the tokenizer does not know.
 
         Raises:
@@ -377,40 +417,6 @@ class ExampleBuilder:
                 remedy="change the row, or use a tokenizer that knows them: the model would learn to stop there",
             )
         self._leave_out(row, f"words of answers that became {name}", ledger)
-
-
-class _Refused:
-    """Rows that cannot be used: too long ones are counted to the end, all others stop the reading at 20."""
-
-    def __init__(self, max_length: int) -> None:
-        self.max_length = max_length
-        self.problems = Problems()
-        self.too_long: list[TooLongError] = []
-        self.longest = 0
-        self.num_too_long = 0
-
-    @property
-    def any(self) -> bool:
-        return bool(self.problems.found or self.num_too_long)
-
-    def add(self, problem: DataError) -> None:
-        if not isinstance(problem, TooLongError):
-            self.problems.add(problem)
-            return
-        self.num_too_long += 1
-        self.longest = max(self.longest, problem.needed)
-        if len(self.too_long) < MAX_PROBLEMS:
-            self.too_long.append(problem)
-
-    def stop(self) -> None:
-        if self.num_too_long > 1:
-            summary = DataError(
-                f"{self.num_too_long} rows are longer than max_length {self.max_length}",
-                remedy=f"max_length: {self.longest} fits them all",
-            )
-            raise DataErrors([*self.problems.found, *self.too_long[:1], summary])
-        self.problems.found += self.too_long
-        self.problems.stop()
 
 
 def build_examples(rows: Iterable[Row], builder: ExampleBuilder, ledger: Ledger) -> list[Example]:

@@ -13,6 +13,8 @@ from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.nli import nli_answer, nli_prompt
 from tunesmith.data.row import Row, as_string, keys_of, rename_advice, string_of, value_of
 from tunesmith.data.strict_json import json_type
+from tunesmith.data.tokenized import COLUMNS as TOKEN_COLUMNS
+from tunesmith.data.tokenized import TOKENIZED
 from tunesmith.data.turn_order import TurnOrder, ordered
 from tunesmith.data.turns import as_weight, from_json_text, read_system, read_tools, read_turns
 from tunesmith.errors import DataError
@@ -181,6 +183,19 @@ def rag(row: Row, options: FormatOptions) -> Conversation:
     return _pair(row, string_of(row, "prompt", "completion"), "completion", options, lists=True)
 
 
+def tokenized(row: Row, options: FormatOptions) -> Conversation:
+    """``input_ids`` with ``labels`` or masks: no conversation; ``tokenized.py`` reads them.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(
+        "the row holds token ids, and here its text is needed",
+        where=row.where,
+        remedy="give rows of text, such as messages, or prompt and completion",
+    )
+
+
 FORMATS: dict[str, Format] = {
     "text": text,
     "prompt_completion": prompt_completion,
@@ -190,6 +205,7 @@ FORMATS: dict[str, Format] = {
     "sharegpt": sharegpt,
     "question_answer": question_answer,
     "rag": rag,
+    TOKENIZED: tokenized,
 }
 
 CHAT_COLUMNS = frozenset({"system", "tools", "functions", "chat_template_kwargs"})
@@ -206,6 +222,7 @@ COLUMNS: dict[str, frozenset[str]] = {
     "sharegpt": frozenset({"conversations"}) | CHAT_COLUMNS,
     "question_answer": frozenset({"question", "answer"}) | CHAT_COLUMNS,
     "rag": frozenset({"prompt", "completion", "query", "answers", "passages", "context_spans"}),
+    TOKENIZED: TOKEN_COLUMNS,
 }
 """Columns that each format reads, besides ``weight``; a retrieval row may have others that hold its documents."""
 
@@ -238,10 +255,12 @@ QUESTION_COLUMNS: dict[str, tuple[str, ...]] = {
     "sharegpt": ("conversations",),
     "question_answer": ("question",),
     "rag": ("prompt",),
+    TOKENIZED: ("input_ids",),
 }
 """Columns that a row of each format needs to ask its question, without an answer."""
 
 _SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
+    (TOKENIZED, frozenset({"input_ids"})),
     ("messages", frozenset({"messages"})),
     ("sharegpt", frozenset({"conversations"})),
     ("rag", frozenset({"prompt", "query", "positive_passages"})),

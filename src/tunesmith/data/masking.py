@@ -135,12 +135,8 @@ def make_example(
     ids, counts = encoded
     begin = encoder.begin(rendered.begins)
     input_ids = begin + ids
-    if encoder.bos_token_id != encoder.eos_token_id and input_ids[:2] == [encoder.bos_token_id] * 2:
-        raise DataError(
-            f"begins with the begin token {encoder.tokenizer.bos_token} twice",
-            where=origin,
-            remedy="remove it from the row or the template, or set add_bos: false",
-        )
+    remedy = "remove it from the row or the template, or set add_bos: false"
+    _refuse_two_begins(input_ids, encoder, origin, remedy)
     labels = [IGNORE_INDEX] * len(input_ids)
     weights = [1.0] * len(input_ids)
     starts = [0, *counts[:-1]]
@@ -168,6 +164,62 @@ def make_example(
         full_length=len(input_ids),
         weights=weights if any(weight != 1.0 for weight in weights) else None,
     )
+
+
+def example_of_ids(
+    input_ids: list[int],
+    trained: list[bool] | None,
+    encoder: Encoder,
+    origin: str,
+    loss_on: LossOn,
+    weight: float = 1.0,
+) -> Example:
+    """The example of a row that is tokens already; nothing is added to its ids.
+
+    Args:
+        input_ids: the row's ids.
+        trained: whether each carries loss; None where the row does not say.
+        encoder: of the tokenizer that made the ids.
+        origin: the row's address.
+        loss_on: ``all`` is what rows need that do not say it; the first token never carries loss.
+        weight: what the loss of the whole row is multiplied by.
+
+    Raises:
+        DataError: nothing says which tokens carry loss, or none would; or the begin token comes twice.
+    """
+    _refuse_two_begins(input_ids, encoder, origin, "make the ids without the second one")
+    if trained is None and loss_on != "all":
+        raise DataError(
+            "nothing says which tokens carry loss",
+            where=origin,
+            remedy="give labels, completion_mask or assistant_masks, or set loss_on: all",
+        )
+    chosen = [True] * len(input_ids) if trained is None else trained
+    if loss_on == "all" and not all(chosen[1:]):
+        raise DataError(
+            "loss_on is all, and the row leaves tokens out", where=origin, remedy="leave loss_on unset to obey the row"
+        )
+    labels = [number if told else IGNORE_INDEX for number, told in zip(input_ids, chosen, strict=True)]
+    labels[0] = IGNORE_INDEX
+    if labels.count(IGNORE_INDEX) == len(labels):
+        raise DataError("not one token of this row would carry loss", where=origin, remedy="say which tokens do")
+    head = chosen.index(True)
+    begins = int(input_ids[0] == encoder.bos_token_id)
+    before_last = max(at for at, told in enumerate(chosen) if told and not (at and chosen[at - 1]))
+    return Example(
+        input_ids,
+        labels,
+        origin,
+        num_prompt_tokens=max(before_last, begins),
+        num_head_tokens=max(head, begins),
+        full_length=len(input_ids),
+        weights=None if weight == 1.0 else [weight] * len(input_ids),
+    )
+
+
+def _refuse_two_begins(input_ids: list[int], encoder: Encoder, origin: str, remedy: str) -> None:
+    if encoder.bos_token_id != encoder.eos_token_id and input_ids[:2] == [encoder.bos_token_id] * 2:
+        raise DataError(f"begins with the begin token {encoder.tokenizer.bos_token} twice", where=origin, remedy=remedy)
 
 
 def has_loss(span: Span, rendered: Rendered, loss_on: LossOn) -> bool:
@@ -225,11 +277,11 @@ def start_after_thoughts(rendered: Rendered, marker: str) -> Rendered:
     return replace(rendered, spans=tuple(spans))
 
 
-def num_unknown(example: Example, rendered: Rendered, encoder: Encoder) -> int:
+def num_unknown(example: Example, rendered: Rendered | None, encoder: Encoder) -> int:
     """Trained tokens that stand for words which the tokenizer does not know, and not for its unknown token as text."""
     unknown = encoder.unk_token_id
     found = example.labels.count(unknown) if unknown is not None else 0
-    if not found or example.cut is not None:
+    if not found or example.cut is not None or rendered is None:
         return found if unknown != encoder.eos_token_id else 0
     text = str(encoder.tokenizer.unk_token)
     meant = sum(

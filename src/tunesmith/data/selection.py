@@ -16,6 +16,7 @@ from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.formats import FORMATS, FormatOptions, detect, rename
 from tunesmith.data.row import Row
 from tunesmith.data.rows import read_rows
+from tunesmith.data.tokenized import TOKENIZED, read_tokens
 from tunesmith.errors import ConfigError, DataError, did_you_mean
 from tunesmith.notices import notify
 
@@ -221,6 +222,8 @@ def _group_key(row: Row, data: DataSection) -> str:
     if column != "prompt":
         return _cell(row, column)
     renamed = rename(row, data.columns)
+    if data.format == TOKENIZED or (data.format == "auto" and detect(renamed) == TOKENIZED):
+        return str(read_tokens(renamed).prompt)
     options = FormatOptions(need_answer=False, completion_start=data.completion_start, whole_text=data.loss_on == "all")
     chat = FORMATS[detect(renamed) if data.format == "auto" else data.format](renamed, options).without_answer()
     return _plain("\0".join(f"{turn.role} {turn.content}" for turn in chat.messages))

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from tunesmith.config.schema import DataSection
+from tunesmith.data.files import local_files
+from tunesmith.data.remote import is_url
 from tunesmith.data.row import Row
 from tunesmith.data.rows import iter_rows
 from tunesmith.errors import ConfigError, DataError
@@ -34,6 +36,40 @@ def streamed_rows(data: DataSection, number: int) -> Iterator[Row]:
             remedy="give one for each entry",
         )
     return islice(_mixed(data, names, number), data.limit)
+
+
+class Unchanged:
+    """Notices when the files of a stream change: each pass must read what the first one read.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+
+    def __init__(self, data: DataSection) -> None:
+        self._data = data
+        self._before = self._stamps()
+
+    def check(self) -> None:
+        """Compare the files with what they were.
+
+        Raises:
+            DataError: one changed, vanished or came.
+        """
+        now = self._stamps()
+        changed = sorted(name for name in {**now, **self._before} if now.get(name) != self._before.get(name))
+        if changed:
+            raise DataError(
+                "the file changed while the run was reading it",
+                where=changed[0],
+                remedy="train on a copy that nobody writes to; a resume needs the rows of the first pass",
+            )
+
+    def _stamps(self) -> dict[str, tuple[int, int]]:
+        names = [self._data.train_data] if isinstance(self._data.train_data, str) else self._data.train_data or []
+        found = [local_files(name, self._data.train_split) or [] for name in names if not is_url(name)]
+        inside = [file for files in found for path in files for file in ([path] if path.is_file() else path.rglob("*"))]
+        stats = {str(file): file.stat() for file in inside}
+        return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def shuffled_within(rows: Iterable[Row], size: int, seed: str) -> Iterator[Row]:

@@ -6,7 +6,6 @@ a file fails to load; it happens here and is said. Reading one file is ``config`
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from tunesmith import notices
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.main import guarded
+from tunesmith.cli.output import say_json, tell
 from tunesmith.config.draft import Draft, dialect_defaults, shown
 from tunesmith.config.load import resolve_draft
 from tunesmith.config.readers import python_file
@@ -122,7 +122,7 @@ def flat(resolved: Resolved) -> dict[str, Any]:
 
 def _show(default: Path, arguments: list[str]) -> int:
     options, settings = _parser("config_loader.py", "Show the settings of a run as JSON.").split(arguments)
-    print(json.dumps(load_config(options.config, settings, default=default, strict=options.strict_config), indent=2))
+    say_json(load_config(options.config, settings, default=default, strict=options.strict_config))
     return 0
 
 
@@ -148,9 +148,9 @@ def _open(path: str | Path | None, settings: Sequence[str], default: Path, stric
     opened = open_config(path, settings, default=default, strict=strict)
     if opened.fallback is not None and os.environ.get("RANK", "0") == "0":
         bar = "!" * 100
-        print(bar, file=sys.stderr)
+        tell(bar)
         notices.notify(opened.fallback)  # on stderr, and into run.json
-        print(bar, file=sys.stderr)
+        tell(bar)
     return opened
 
 

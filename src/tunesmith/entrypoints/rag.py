@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.cli.main import guarded
+from tunesmith.cli.output import say, say_file, tell
 from tunesmith.config.draft import COMMAND_LINE, Setting
 from tunesmith.config.load import resolve_checked
 from tunesmith.config.names import Spelling
@@ -64,10 +65,10 @@ def _run(recipe: Path, arguments: list[str]) -> int:
     composition = compose(folder, name, options.overrides, extra_dir=options.config_dir)
     if options.help:
         groups = ", ".join(sorted(str(path.relative_to(folder))[:-5] for path in folder.rglob("*.yaml")))
-        print(HELP.format(groups=groups, config=composition.text))
+        say(HELP.format(groups=groups, config=composition.text))
         return 0
     if options.cfg:
-        print(_shown(composition, options), end="")
+        say_file(_shown(composition, options))
         return 0
     resolved = _resolve(composition, folder, allow_remote_code=options.allow_remote_code)
     from tunesmith.cli.train import train_resolved
@@ -149,11 +150,11 @@ def _sweep(options: Namespace, folder: Path, name: str) -> int:
     shared = len(set(map(_normal, folders))) < len(folders)
     for number, overrides in enumerate(jobs):
         home = str(Path(folders[number], str(number))) if shared else folders[number]
-        print(f"sweep     {number + 1} of {len(jobs)}: {' '.join(overrides)}  -> {home}", file=sys.stderr, flush=True)
+        tell(f"sweep     {number + 1} of {len(jobs)}: {' '.join(overrides)}  -> {home}")
         given = [*overrides, f"++train.output_dir='{home}'"] if shared else overrides
         done = subprocess.run([sys.executable, sys.argv[0], *_same_place(options), *given], check=False)
         if done.returncode:
-            print(f"error: run {number + 1} of the sweep ended with exit code {done.returncode}", file=sys.stderr)
+            tell(f"error: run {number + 1} of the sweep ended with exit code {done.returncode}")
             return done.returncode
     return 0
 

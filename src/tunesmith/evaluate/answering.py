@@ -42,7 +42,7 @@ class Answerer:
 
         config = subject.resolved.config
         check_engine(config.evaluation.generation_engine, config.evaluation.temperature)
-        folder = model_spec(subject.folder).tokenizer_folder
+        folder = model_spec(subject.folder, base=subject.base).tokenizer_folder
         self.data, self.evaluation, self.seed = config.data, config.evaluation, config.training.seed
         self.contract = read(folder)
         self.tokenizer = load_tokenizer(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.data.prepare_rag import QUOTE
+from tunesmith.evaluate.call_spellings import STRICT_JSON, MalformedCallError, spelled_calls
 from tunesmith.evaluate.canonical import canonical_expression, canonical_number
 
 UNREADABLE = "unreadable"
@@ -260,23 +261,36 @@ def read_json(text: str) -> Answer:
     blocks = _FENCED.findall(text)
     for how, candidate in [("json", text), *[("json_fenced", block) for block in blocks if len(blocks) == 1]]:
         try:
-            return Answer(_STRICT_JSON.decode(candidate.strip()), how)
+            return Answer(STRICT_JSON.decode(candidate.strip()), how)
         except (ValueError, RecursionError):
             continue
-    return next((Answer(value, "json_in_text") for value in _objects(text, _STRICT_JSON)), NOTHING)
+    return next((Answer(value, "json_in_text") for value in _objects(text, STRICT_JSON)), NOTHING)
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice")
-    return dict(pairs)
+# --- tool calls -------------------------------------------------------------------------------------------------------
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+def read_calls(text: str) -> Answer:
+    """The tool calls of an output, as a list of ``{"name": ..., "arguments": {...}}``.
 
+    The text has to hold its control tokens, for many models mark calls with them; thoughts before ``</think>`` call
+    nothing. Rules, by the spelling whose mark is in the text:
 
-_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_constant)
+    - ``json``: names and arguments as JSON, between marks such as ``<tool_call>``, ``[TOOL_CALLS]`` or
+      ``<|python_tag|>``, after a name that a mark announces, or as the whole output;
+    - ``text_parameters``: each argument a bare text between marks of its own, so that its type is not known;
+    - ``python``: ``[name(key=value)]``; ``braces``: ``call:name{key:value}``;
+    - ``no_call``: words without the mark of any spelling; the list is empty.
+
+    A call that was begun and cannot be read makes the output unreadable, and so do several of which one is broken.
+    """
+    try:
+        found = spelled_calls(text)
+    except MalformedCallError:
+        return NOTHING
+    if found is None:
+        return Answer([], "no_call") if text.strip() else NOTHING
+    return Answer(*found) if found[0] else NOTHING
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

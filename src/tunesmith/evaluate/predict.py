@@ -62,10 +62,11 @@ def predict(
     ]
     if not reads:
         return made
-    from tunesmith.evaluate.scoring import task_for
+    from tunesmith.evaluate.scoring import task_for, text_of
 
-    task = task_for(answerer.evaluation, answerer.builder(rows[0]), rows)
-    answers = [task.read(generation.text) for generation in generations]
+    builder = answerer.builder(rows[0])
+    task = task_for(answerer.evaluation, builder, rows)
+    answers = [task.read(text_of(generation.token_ids, builder, task)) for generation in generations]
     return [values | {READ: answer.value, READ_AS: answer.how} for values, answer in zip(made, answers, strict=True)]
 
 

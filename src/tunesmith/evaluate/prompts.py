@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from tunesmith.config.resolve import Resolved
+from tunesmith.config.resolve import NO_PERMISSIONS, Resolved
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.row import Row
 from tunesmith.data.rows import iter_rows
@@ -24,18 +25,25 @@ LONGEST = 1024
 """Tokens of a prompt that are used, from its end."""
 
 
-def questions_for(run: str | Path, *, data: str | None = None, base_model: str | None = None) -> Questions:
+def questions_for(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    base_model: str | None = None,
+    permissions: Mapping[str, Any] = NO_PERMISSIONS,
+) -> Questions:
     """What a run's adapter and its merged model are both asked: evaluation rows, training rows where there are none.
 
     Args:
         run: run or adapter folder.
         data: other rows.
         base_model: another place of the adapter's base.
+        permissions: what today's command line permits, by path.
 
     Raises:
         DataError: there are no rows, or one has no prompt.
     """
-    how = model_spec(run, base=base_model, device_map="cpu")
+    how = model_spec(run, base=base_model, device_map="cpu", permissions=permissions)
     section = how.resolved.config.model.model_copy(update={"tokenizer_name_or_path": how.tokenizer_folder})
     tokenizer = load_tokenizer(section)
     rows, kind = rows_to_ask(how.resolved, data)

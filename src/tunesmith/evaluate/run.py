@@ -21,7 +21,7 @@ from tunesmith.evaluate.compare import Comparison, compare, safe_name
 from tunesmith.evaluate.journal import JOURNAL, Journal
 from tunesmith.evaluate.result import EvaluationResult, write_result
 from tunesmith.evaluate.rows import check_same_rows, held_out_rows, sampled
-from tunesmith.evaluate.scoring import Case, references, score_generations, task_for
+from tunesmith.evaluate.scoring import Case, references, score_generations, task_for, text_of
 from tunesmith.evaluate.subject import Subject, find_subject, of_configuration
 from tunesmith.evaluate.tasks import Task
 from tunesmith.notices import notify
@@ -218,6 +218,8 @@ def evaluate_rows(
         )
     decoding = Decoding.of(evaluation, seed, stop_token_ids(model, builder, rows[0]))
     generations = (generator or generate)(model, tokenizer, prompts, decoding, names=[row.where for row in rows])
+    if task.reads_control_tokens:
+        generations = [replace(made, text=text_of(made.token_ids, builder, task)) for made in generations]
     cases = [
         Case(row.where, tokenizer.decode(prompt, clean_up_tokenization_spaces=False), reference)
         for row, prompt, reference in zip(rows, prompts, expected, strict=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.config.schema import EvaluationSection
 from tunesmith.data.formats import rename
 from tunesmith.data.row import Problems, Row
+from tunesmith.data.tokenized import TOKENIZED
 from tunesmith.errors import DataError
 from tunesmith.evaluate.intervals import confidence_intervals
 from tunesmith.evaluate.metrics import mean
@@ -39,8 +40,14 @@ def task_for(evaluation: EvaluationSection, builder: ExampleBuilder, rows: Seque
 
     Raises:
         ConfigError: the settings name no task.
-        DataError: labels are to be taken from the rows, and they state none.
+        DataError: labels are to be taken from the rows, and they state none; or the rows hold no text.
     """
+    if builder.format_of(rows[0]) == TOKENIZED:
+        raise DataError(
+            "rows of token ids are judged by their loss alone: answers are compared as text, and they hold none",
+            where=rows[0].where,
+            remedy="judge the model on rows of text, or leave generated answers out",
+        )
     named = [rename(row, builder.data.columns) for row in rows]
     return choose_task(evaluation, builder.format_of(rows[0]), named, [_completion(builder, row) for row in rows])
 
@@ -63,11 +70,30 @@ def references(builder: ExampleBuilder, rows: Sequence[Row], task: Task) -> list
     problems = Problems()
     for row in rows:
         try:
-            found.append(task.reference(rename(row, builder.data.columns), builder.reference(row)))
+            renamed = rename(row, builder.data.columns)
+            found.append(task.reference(renamed, builder.reference(row)))
+            if task.reads_control_tokens:
+                _check_own_answer(builder, row, task, found[-1])
         except DataError as problem:
             problems.add(problem)
     problems.stop()
     return found
+
+
+def _check_own_answer(builder: ExampleBuilder, row: Row, task: Task, reference: Any) -> None:
+    try:
+        example = builder.example(row)
+    except DataError:  # it could not be trained; whether it can be answered is another matter
+        return
+    if example is not None and example.cut is None:
+        task.check_own_answer(row, text_of(example.input_ids[example.num_prompt_tokens :], builder, task), reference)
+
+
+def text_of(token_ids: Sequence[int], builder: ExampleBuilder, task: Task) -> str:
+    """The text of an output as the task reads it."""
+    controls = task.reads_control_tokens
+    tokenizer = builder.tokenizer
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=not controls, clean_up_tokenization_spaces=False))
 
 
 def score_generations(

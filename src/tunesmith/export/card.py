@@ -57,15 +57,18 @@ def run_folder_of(folder: Path) -> Path:
     return parent if not (folder / RECORD).is_file() and (parent / RECORD).is_file() else folder
 
 
-def read_records(run: Path, model_folder: Path) -> Records:
-    """The records of a run folder, and the proof beside a merged model."""
+def read_records(run: Path, model_folder: Path, base_model: str | None = None) -> Records:
+    """The records of a run folder, and the proof beside a merged model; ``base_model`` is what to call the base."""
     places = {
         "run": run / RECORD,
         "ledger": run / "ledger.json",
         "evaluation": run / "evaluation" / "metrics.json",
         "proof": model_folder / PROOF,
     }
-    return Records(**{name: read_json(path) if path.is_file() else {} for name, path in places.items()})
+    found = {name: read_json(path) if path.is_file() else {} for name, path in places.items()}
+    if base_model is not None:
+        found["run"]["settings"] = found["run"]["settings"] | {"model.model_name_or_path": base_model}
+    return Records(**found)
 
 
 def render(records: Records, kind: Kind) -> str:

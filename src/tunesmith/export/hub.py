@@ -19,7 +19,10 @@ from tunesmith.errors import ModelError, StorageError, TunesmithError, UnsafeErr
 from tunesmith.export.card import CARD, Kind, read_records, render, run_folder_of, shorten_folders
 from tunesmith.export.proof import PROOF
 from tunesmith.model.adapter_config import ADAPTER_CONFIG
+from tunesmith.model.source import check_one_kind
+from tunesmith.report.belongings import check_finished
 from tunesmith.report.record import RECORD, read_record
+from tunesmith.secrets import secret_in
 
 PUSHED = (
     "adapter_model.safetensors",
@@ -48,7 +51,6 @@ EVALUATION = "evaluation/metrics.json"
 DEADLINE = 8.0
 """Seconds within which the hub must answer the first question."""
 _BINARY = (".safetensors", ".gguf", ".model")
-_SECRET_NAMES = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|KEY)(?:_|$)", re.IGNORECASE)
 _SECRETS = re.compile(
     r"BEGIN [A-Z ]*PRIVATE KEY|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{32,}|AKIA[0-9A-Z]{16}"
 )
@@ -67,28 +69,36 @@ class Upload:
         return self.content.stat().st_size if isinstance(self.content, Path) else len(self.content.encode())
 
 
-def uploads(folder: str | Path) -> list[Upload]:
+def uploads(folder: str | Path, *, base_model: str | None = None) -> list[Upload]:
     """The files of a run folder or merged model that go to the hub, the card with the figures of today.
 
+    Args:
+        base_model: what adapter and card call the base; unset, what the run calls it, a folder by its last part.
+
     Raises:
-        StorageError: there is no model.
+        StorageError: there is no model, or its run or checkpoint is not finished.
+        ModelError: there are two kinds of model, and which one is meant cannot be told.
         UnsafeError: a text holds something that looks like a secret, or names a folder of this machine.
     """
     folder = Path(folder)
     run = run_folder_of(folder)
+    check_finished(folder)
     if (run / RECORD).is_file() and folder == run:
         folder = run / (read_record(run).resolved.config.training.final_subdir or "")
+    if not folder.is_dir():
+        raise StorageError("no such folder", where=str(folder), remedy="name a run folder or a merged model")
+    check_one_kind(folder)
     found = {path.name: Upload(path.name, path) for path in sorted(folder.iterdir()) if _may_leave(path)}
     if not any(name.endswith(".safetensors") for name in found):
         raise StorageError("holds no finished model", where=str(folder), remedy="name a run folder or a merged model")
     if (run / RECORD).is_file():
         kind: Kind = "adapter" if ADAPTER_CONFIG in found else "merged" if PROOF in found else "full"
-        found[CARD] = Upload(CARD, render(read_records(run, folder), kind))
+        found[CARD] = Upload(CARD, render(read_records(run, folder, base_model), kind))
         if (run / EVALUATION).is_file():
             text = (run / EVALUATION).read_text(encoding="utf-8")
             found[EVALUATION] = Upload(EVALUATION, shorten_folders(text))
     if ADAPTER_CONFIG in found:
-        found[ADAPTER_CONFIG] = Upload(ADAPTER_CONFIG, _portable(folder / ADAPTER_CONFIG))
+        found[ADAPTER_CONFIG] = Upload(ADAPTER_CONFIG, _portable(folder / ADAPTER_CONFIG, base_model))
     files = [found[name] for name in sorted(found)]
     for file in files:
         _refuse_secrets(file)
@@ -166,15 +176,15 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-def _portable(path: Path) -> str:
-    """``adapter_config.json`` without the folder of a base that lies on this machine."""
+def _portable(path: Path, base_model: str | None) -> str:
+    """``adapter_config.json`` without the folder of a base on this machine, or with what the base is to be called."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"not valid JSON ({error})", where=str(path)) from error
     base = values.get("base_model_name_or_path") or ""
-    if Path(base).is_absolute():
-        values["base_model_name_or_path"] = Path(base).name
+    if base_model is not None or Path(base).is_absolute():
+        values["base_model_name_or_path"] = base_model or Path(base).name
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
@@ -182,8 +192,7 @@ def _refuse_secrets(file: Upload) -> None:
     if file.path.endswith(_BINARY):
         return
     text = file.content if isinstance(file.content, str) else file.content.read_text(encoding="utf-8")
-    values = [value for name, value in os.environ.items() if _SECRET_NAMES.search(name) and len(value) >= 8]
-    if _SECRETS.search(text) or any(value in text for value in values):
+    if _SECRETS.search(text) or secret_in(text):
         raise UnsafeError("holds what looks like a secret", where=file.path, remedy="take it out before pushing")
     home = str(Path.home())
     if len(home) > 1 and f"{home}/" in text:

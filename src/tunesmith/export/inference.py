@@ -20,6 +20,7 @@ from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.formats import DEFAULT_MARKER, QUERIES
 from tunesmith.data.row import Row
 from tunesmith.data.templates import Renderer, StringRenderer
+from tunesmith.data.tokenized import TOKENIZED
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.report.folder import read_json, write_json
 
@@ -84,6 +85,13 @@ class TextPrompt(Section):
     """Rows bring their own template: the prompt ends after the last occurrence of this text."""
 
 
+class IdsPrompt(Section):
+    """The rows of training were token ids, so whoever made them knows what a question looks like."""
+
+    kind: Literal["ids"] = "ids"
+    query: None = None
+
+
 class Contract(Section):
     """What ``inference.json`` holds; its version is raised whenever the meaning of a key changes."""
 
@@ -93,7 +101,7 @@ class Contract(Section):
     """Format of the rows that the model was trained on."""
     columns: dict[str, str]
     """{column that ``query`` names: its name in the rows}, where they differ."""
-    prompt: Annotated[ChatPrompt | TextPrompt, Field(discriminator="kind")]
+    prompt: Annotated[ChatPrompt | TextPrompt | IdsPrompt, Field(discriminator="kind")]
     special_in_content: Literal["split", "error", "allow"]
     stop_token_ids: list[int]
     stop_tokens: list[str]
@@ -113,6 +121,10 @@ class Contract(Section):
         template = settings.get("data.template")
         if template not in (None, "chat") and "{query}" not in template:
             raise ValueError("data.template must be null, chat, or a text with {query} and {output}")
+        instruction = settings.get("data.instruction")
+        if isinstance(instruction, str) and not instruction.endswith("\n"):
+            # It is a text, whoever wrote it; with a line end it is never taken for the name of a file.
+            settings = settings | {"data.instruction": instruction + "\n"}
         return settings
 
 
@@ -136,12 +148,16 @@ def make_contract(
     data = builder.data
     settings = {f"data.{name}": value for name, value in data.model_dump(mode="json").items()}
     settings |= {f"evaluation.{name}": value for name, value in evaluation.model_dump(mode="json").items()}
-    renderer = builder.renderer_of(row)
-    if data.template is not None:
-        settings["data.template"] = _as_text(renderer, builder)
-    # A text with a line end is never taken for the name of a file.
-    settings["data.instruction"] = None if renderer.instruction is None else renderer.instruction + "\n"
-    prompt = _prompt(builder, row, renderer)
+    prompt: ChatPrompt | TextPrompt | IdsPrompt
+    if format_name == TOKENIZED:
+        settings |= {"data.format": "auto", "data.columns": {}}  # whatever comes is no such row, or says so itself
+        prompt = IdsPrompt()
+    else:
+        renderer = builder.renderer_of(row)
+        if data.template is not None:
+            settings["data.template"] = _as_text(renderer, builder)
+        settings["data.instruction"] = renderer.instruction
+        prompt = _prompt(builder, row, renderer)
     return Contract(
         how_to_use=_how_to_use(prompt),
         format=format_name,
@@ -159,7 +175,7 @@ def make_contract(
 def chat_template(builder: ExampleBuilder, row: Row) -> str | dict[str, str] | None:
     """The chat template of such rows as any program can use it, to be saved with the tokenizer; None where rows are no
     chats. Where the settings put the begin token before the text, the template writes it."""
-    renderer = builder.renderer_of(row)
+    renderer = None if builder.format_of(row) == TOKENIZED else builder.renderer_of(row)
     if not isinstance(renderer, ChatRenderer):
         return None
     begin = "{{- bos_token }}" if builder.encoder.begin(renderer.begins) else ""
@@ -260,8 +276,13 @@ def _generation(evaluation: EvaluationSection, model_defaults: GenerationConfig 
     return off | chosen
 
 
-def _how_to_use(prompt: ChatPrompt | TextPrompt) -> str:
+def _how_to_use(prompt: ChatPrompt | TextPrompt | IdsPrompt) -> str:
     """The contract in words, for whoever finds the file."""
+    if isinstance(prompt, IdsPrompt):
+        return (
+            "The model was trained on rows of token ids: make the ids of a question as those of the rows were made. "
+            "Call generate(**generation) and stop at stop_token_ids, which are also in generation_config.json."
+        )
     if isinstance(prompt, ChatPrompt):
         asking = [
             "The prompt is a chat: tokenizer.apply_chat_template(messages, add_generation_prompt=True, "

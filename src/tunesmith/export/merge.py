@@ -7,7 +7,7 @@ in place. Folding shard by shard stands in ``shards``, asking and judging in ``p
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,9 +17,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tunesmith.config.permissions import permissions_of
+from tunesmith.config.resolve import NO_PERMISSIONS
 from tunesmith.errors import ModelError, NumericsError, StorageError
 from tunesmith.export import proof, shards
 from tunesmith.export.card import run_folder_of, write_card
+from tunesmith.export.portable import write_old_names
 from tunesmith.export.save import save_model, write_generation_defaults
 from tunesmith.model import source
 from tunesmith.model.adapter_config import ADAPTER_CONFIG
@@ -68,6 +71,7 @@ def merge(
     base: BaseKind = "trained",
     base_model: str | None = None,
     max_shard_size: str = MAX_SHARD_SIZE,
+    permissions: Mapping[str, Any] = NO_PERMISSIONS,
 ) -> Merged:
     """Fold a run's adapter into its base and save the result as a plain model, if it is proven to be the same.
 
@@ -82,6 +86,7 @@ def merge(
         dtype: dtype of the merged weights.
         base_model: another place of the base.
         max_shard_size: largest weights file.
+        permissions: what today's command line permits, by path.
 
     Raises:
         ModelError: the folder holds no adapter, or adapter and base do not belong together.
@@ -93,7 +98,7 @@ def merge(
         raise ModelError("holds no adapter to merge", where=str(run))
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise StorageError("is there already", where=str(target), remedy="name a new folder for the merged model")
-    how = model_spec(folder, base=base_model, device_map="cpu")
+    how = model_spec(folder, base=base_model, device_map="cpu", permissions=permissions)
     with _stage(target) as stage:
         work = stage / ".proof"
         work.mkdir()
@@ -142,7 +147,7 @@ def write_merged(
     Returns:
         Why the base was held in memory as a whole; None where it was folded shard by shard.
     """
-    tokenizer = AutoTokenizer.from_pretrained(how.tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(how.tokenizer_folder, trust_remote_code=False)
     section = how.resolved.config.model
     shape = shards.open_base(how)
     fold, why_not = shards.fold(how, shape, original=base == "original")
@@ -157,6 +162,7 @@ def write_merged(
             shards.write_shards(fold, stage, getattr(torch, dtype), max_shard_size)
             write_generation_defaults(shards.generation_defaults(shape, section.revision), stage)
             tokenizer.save_pretrained(stage)
+            write_old_names(stage)
         except OSError as error:
             raise StorageError(f"cannot write: {error.strerror or error}", where=str(stage)) from error
     for name in COMPANIONS:
@@ -253,7 +259,11 @@ def _arithmetic(how: ModelSpec) -> str:
 
 def _on_the_original(how: ModelSpec) -> ModelSpec:
     unquantized = model_spec(
-        how.folder, base=how.resolved.config.model.model_name_or_path, device_map="cpu", quantized=False
+        how.folder,
+        base=how.resolved.config.model.model_name_or_path,
+        device_map="cpu",
+        quantized=False,
+        permissions=permissions_of(how.resolved.values()),
     )
     return replace(unquantized, precision=Precision("float32", "the proof"), weight_dtype=torch.float32)
 

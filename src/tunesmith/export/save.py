@@ -24,6 +24,7 @@ from tunesmith.config.schema import ModelSection
 from tunesmith.errors import StorageError
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract
+from tunesmith.export.portable import write_old_names
 from tunesmith.model import source
 from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.adapters import (
@@ -85,6 +86,7 @@ def save_model(
             expected = _write_full(model, stage, state_dict, max_shard_size)
         write_generation_defaults(getattr(model, "generation_config", None), stage)
         tokenizer.save_pretrained(stage)
+        write_old_names(stage)
         if contract is not None:
             inference.write(stage, contract)
         _verify(stage, expected)

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tunesmith.errors import ModelError
-from tunesmith.export.inference import GENERATION_DEFAULTS, ChatPrompt, Contract, TextPrompt
+from tunesmith.export.inference import GENERATION_DEFAULTS, ChatPrompt, Contract, IdsPrompt, TextPrompt
 from tunesmith.report.folder import read_json, write_json
 
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -33,14 +33,15 @@ def make_served_folder(model_folder: Path, target: Path, contract: Contract | No
         ModelError: there is no chat template and no contract to make one from.
         StorageError: ``target`` cannot be written.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, trust_remote_code=False)
     target.mkdir(parents=True)
     for file in model_folder.iterdir():
         if file.suffix == ".safetensors" or file.name in ("config.json", "model.safetensors.index.json"):
             (target / file.name).symlink_to(file.resolve())
-    if contract is None and not tokenizer.chat_template:
+    without = contract is None or isinstance(contract.prompt, IdsPrompt)
+    if without and not tokenizer.chat_template:
         raise ModelError(
-            "has neither a chat template nor an inference.json, so nothing says how a chat becomes a prompt",
+            "has neither a chat template nor an inference.json that says how a chat becomes a prompt",
             where=str(model_folder),
             remedy="give a model that was trained here, or one with a chat template",
         )
@@ -60,10 +61,12 @@ def decoding(contract: Contract, own: dict[str, Any]) -> dict[str, Any]:
     return kept | chosen | {"eos_token_id": contract.stop_token_ids}
 
 
-def served_template(prompt: ChatPrompt | TextPrompt, tokenizer: PreTrainedTokenizerBase) -> str:
+def served_template(prompt: ChatPrompt | TextPrompt | IdsPrompt, tokenizer: PreTrainedTokenizerBase) -> str:
     """The chat template that makes of a request's messages what the contract makes of a row."""
     if isinstance(prompt, TextPrompt):
         return _of_text(prompt, tokenizer)
+    if isinstance(prompt, IdsPrompt):
+        return str(tokenizer.get_chat_template())
     parts = [
         f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}"
         for name, value in prompt.chat_template_kwargs.items()
@@ -85,6 +88,8 @@ def losses(contract: Contract) -> list[str]:
     """What of the contract engines do not keep."""
     lost = []
     prompt = contract.prompt
+    if isinstance(prompt, IdsPrompt):
+        lost.append("the model was trained on token ids, so whether its chat template writes such prompts is not known")
     if contract.special_in_content != "allow":
         lost.append("content that spells a special token becomes that token; `predict` and `chat` keep it text")
     if isinstance(prompt, ChatPrompt) and prompt.content_as_parts:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import notices
+from tunesmith.config.permissions import permissions_of
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, ModelError, StorageError, TunesmithError
 from tunesmith.launch.interruption import interruptible
@@ -248,12 +249,17 @@ def work(job: dict[str, Any]) -> None:
         notices.notify(f"a worker died, and all of them were started again (restart {restarts})")
     try:
         _enter(job["folder"])
-        train(from_values(job["values"], job["origins"]), command=job["command"], listener=ray_listener)
+        train(_configuration(job), command=job["command"], listener=ray_listener)
     except TunesmithError as error:
         who = f"rank {rank()} on {socket.gethostname()}: " if num_processes() > 1 else ""
         failure = {"lines": [f"{who}{line}" for line in error.lines()], "exit_code": error.exit_code}
         ray.get(events.tell.remote("failed", failure))
         raise RuntimeError(error.line()) from None
+
+
+def _configuration(job: dict[str, Any]) -> Resolved:
+    """What the driver was told, permissions of its command line included."""
+    return from_values(job["values"], job["origins"], permissions=permissions_of(job["values"]))
 
 
 def _enter(folder: str) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tunesmith.config.permissions import permissions_of
 from tunesmith.errors import ModelError
 from tunesmith.evaluate.subject import Subject
 
@@ -72,12 +73,13 @@ def prepared(subject: Subject, name: str) -> Iterator[Served]:
     from tunesmith.model import source
     from tunesmith.model.load import model_spec
 
-    how = model_spec(subject.folder)
+    permissions = permissions_of(subject.resolved.values())
+    how = model_spec(subject.folder, base=subject.base, permissions=permissions)
     dtype = how.precision.dtype
     with tempfile.TemporaryDirectory(prefix="tunesmith-serve-") as home:
         if how.is_adapter:
             whole = Path(home) / "merged"
-            merge(how.folder, whole, dtype=dtype, questions=None)
+            merge(how.folder, whole, dtype=dtype, questions=None, base_model=subject.base, permissions=permissions)
         else:
             section = how.resolved.config.model
             whole = source.local_folder(source.locate(section.model_name_or_path, section.revision), section.revision)

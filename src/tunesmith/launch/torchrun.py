@@ -34,6 +34,7 @@ from tunesmith.report.record import now
 from tunesmith.train.processes import Processes
 from tunesmith.train.setup import set_up
 from tunesmith.train.signals import HANDLED, going_on
+from tunesmith.visible import visible
 
 LOG = "TUNESMITH_LOG"
 """Variable that holds the path of a rank's log."""
@@ -223,7 +224,7 @@ def _show(log: Path, start: int, over: threading.Event) -> None:
             line += stream.readline()
             if line.endswith("\n"):
                 if not line.startswith("error: "):
-                    print(line, end="", file=sys.stderr, flush=True)
+                    print(visible(line), end="", file=sys.stderr, flush=True)
                 line = ""
             elif last_look:
                 return

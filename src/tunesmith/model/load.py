@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from peft import PeftModel, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
-from tunesmith.config.recorded import problem_of
-from tunesmith.config.resolve import Resolved, from_values
+from tunesmith.config.recorded import in_place, problem_of
+from tunesmith.config.resolve import NO_PERMISSIONS, Resolved, from_values
 from tunesmith.config.schema import RunConfig
 from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ConfigError, ModelError
@@ -216,6 +216,7 @@ def model_spec(
     device_map: str | None = None,
     quantized: bool = True,
     trained: bool = True,
+    permissions: Mapping[str, Any] = NO_PERMISSIONS,
 ) -> ModelSpec:
     """Read how a model was trained and decide how it is loaded here; arguments are those of ``load_for_inference``.
 
@@ -225,6 +226,7 @@ def model_spec(
     folder = Path(name)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     record = _record(folder)
+    moved = base is not None
     settings = dict(record.get("settings", {}))
     if is_adapter and base is None and not settings:
         base = read_lora_config(folder).base_model_name_or_path
@@ -234,7 +236,9 @@ def model_spec(
     if base is not None:
         settings["model.model_name_or_path"] = base
     if not settings.get("model.model_name_or_path"):
-        raise ModelError("the adapter does not name its base", where=str(name), remedy="give the base")
+        raise ModelError("the adapter does not name its base", where=str(name), remedy="--base_model PATH names it")
+    if (is_adapter or not trained) and not moved:
+        _check_base_is_there(folder, settings)
     # The run's device says nothing about this machine, and one process answers, however many have trained.
     settings |= {"model.device_map": device_map or "auto", "launch.gpu_id": None}
     settings |= dict.fromkeys(("launch.strategy", "launch.deepspeed", "launch.accelerate_config"))
@@ -242,7 +246,8 @@ def model_spec(
         settings |= {"quantization.load_in_4bit": False, "quantization.load_in_8bit": False}
     # Evaluation may stand on another machine than training did: what was written for training yields here, aloud.
     try:
-        resolved = from_values(settings, dict.fromkeys(settings, f"{DEFAULT} of the run"))
+        origins = dict.fromkeys(settings, f"{DEFAULT} of the run")
+        resolved = from_values(settings, origins, permissions=permissions)
     except ConfigError as error:
         raise ModelError(f"the settings of its run cannot be used ({error})", where=str(name)) from error
     device = here(resolved)
@@ -261,6 +266,7 @@ def load_for_inference(
     device_map: str | None = None,
     quantized: bool = True,
     trained: bool = True,
+    permissions: Mapping[str, Any] = NO_PERMISSIONS,
 ) -> Inference:
     """A finished run, one of its checkpoints, an adapter, or any model, as it was trained.
 
@@ -275,12 +281,16 @@ def load_for_inference(
             devices only where one does not hold it.
         quantized: false loads the base without the run's quantization.
         trained: false loads the model of a run or an adapter as it was before training.
+        permissions: what today's command line permits, by path (see ``config/permissions.py``); a record gives none.
 
     Raises:
         ModelError: parts are missing, or the adapter does not belong to the base, or was changed.
         UnsafeError: something would run code, or open a pickle.
     """
-    return load_from_spec(model_spec(name, base=base, device_map=device_map, quantized=quantized, trained=trained))
+    how = model_spec(
+        name, base=base, device_map=device_map, quantized=quantized, trained=trained, permissions=permissions
+    )
+    return load_from_spec(how)
 
 
 def load_from_spec(how: ModelSpec) -> Inference:
@@ -348,8 +358,27 @@ def _record(folder: Path) -> dict[str, Any]:
             problem = problem_of(record)
             if problem is not None:
                 raise ModelError(f"the run's record cannot be used ({problem})", where=str(path))
-            return dict(record)
+            return dict(record) | {"settings": in_place(record["settings"], record, home)}
     return {}
+
+
+def _check_base_is_there(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse what needs a base that is not where it was.
+
+    Raises:
+        ModelError: it is not there; with the option that says where it is.
+    """
+    name = settings["model.model_name_or_path"]
+    if not isinstance(name, str) or Path(name).is_dir():
+        return  # what is wrong with it otherwise is said where it is opened
+    try:
+        source.locate(name, settings.get("model.revision"))
+    except ModelError as error:
+        raise ModelError(
+            f"its base model {name} cannot be found ({error.what})",
+            where=str(folder),
+            remedy="--base_model PATH says where it is now",
+        ) from error
 
 
 def _recorded_checksum(record: dict[str, Any], folder: Path) -> str | None:

@@ -18,6 +18,7 @@ from tunesmith.errors import ModelError
 from tunesmith.model.adapters import base_of
 from tunesmith.model.internals import attention_of, takes_attention_functions
 from tunesmith.model.precision import Precision
+from tunesmith.model.prefixes import attend_to_chains
 from tunesmith.model.separation import PROBE_LENGTH, prove_apart
 from tunesmith.notices import notify
 
@@ -36,6 +37,7 @@ def segmented_attention(
     attention_mask: torch.Tensor | None,
     *,
     segment_lengths: Sequence[int] | None = None,
+    segment_parents: Sequence[int] | None = None,
     sliding_window: int | None = None,
     **keywords: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -46,6 +48,7 @@ def segmented_attention(
         query: [1, heads, tokens, size]; key and value likewise, with their own number of heads.
         attention_mask: ignored where ``segment_lengths`` says how the row is divided.
         segment_lengths: tokens of each example; they are numbers of Python, so that no device has to be waited for.
+        segment_parents: where examples share beginnings, the segment that each segment follows, see ``prefixes``.
         sliding_window: tokens that a token sees, itself included; None for all before it.
         **keywords: dropout, scaling and whatever else the layer hands on.
 
@@ -62,6 +65,11 @@ def segmented_attention(
             module, query, key, value, attention_mask, sliding_window=sliding_window, **keywords
         )
     lengths = list(segment_lengths)
+    if segment_parents is not None:
+        chosen = {name: keywords[name] for name in ("dropout", "scaling") if name in keywords}
+        return attend_to_chains(
+            query, key, value, lengths, segment_parents, sliding_window=sliding_window, **chosen
+        ), None
     parts = [
         sdpa_attention_forward(module, q, k, v, _window_mask(q, sliding_window), **keywords)[0]
         for q, k, v in zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
@@ -142,9 +150,10 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
 
 
 def segments_obstacle(model: PreTrainedModel) -> str | None:
-    """Why ``segmented_attention`` cannot take the place of a model's own attention; None when it can."""
+    """Why neither ``segmented_attention`` nor FlashAttention can attend to each example of a row by itself; None when
+    one of them can."""
     config = model.config
-    if attention_of(model) not in ("sdpa", SEGMENTED):
+    if attention_of(model) not in ("sdpa", SEGMENTED, "flash_attention_2"):
         return f"attention is {attention_of(model)}"
     if not takes_attention_functions(model):
         return f"{type(model).__name__} takes no other attention function"

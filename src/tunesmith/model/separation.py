@@ -54,17 +54,26 @@ def prove_apart(
             f"{type(base).__name__} takes no positions, so several examples cannot stand in one row",
             remedy="set batching padded or length_grouped",
         )
-    device = device or base.device
-    if can_compute(base, device):
-        reaches = _reach(model, base, boundaries, precision)
-    else:
-        twin = small_twin(base, precision, device if device.type != "meta" else torch.device("cpu"))
-        reaches = _reach(twin, twin, boundaries, precision)
-    if reaches:
+    asked, its_base = asked_of(model, base, precision, device)
+    positions = torch.arange(PROBE_LENGTH).repeat(2)
+    row = {"input_ids": probe_ids(base, 2)[None], "position_ids": positions[None]} | boundaries
+    first, _second = reach(asked, its_base, row, precision).split(PROBE_LENGTH)
+    if first.any():
         raise ModelError(
             f"in {type(base).__name__} the examples of one row would see each other (attention {attention_of(base)})",
             remedy="set batching padded or length_grouped",
         )
+
+
+def asked_of(
+    model: torch.nn.Module, base: PreTrainedModel, precision: Precision, device: torch.device | None
+) -> tuple[torch.nn.Module, PreTrainedModel]:
+    """The model that answers for another, with and without adapters: itself where it can compute, else a small one."""
+    device = device or base.device
+    if can_compute(base, device):
+        return model, base
+    twin = small_twin(base, precision, device if device.type != "meta" else torch.device("cpu"))
+    return twin, twin
 
 
 def can_compute(model: PreTrainedModel, device: torch.device) -> bool:
@@ -115,12 +124,24 @@ def _keep_layers(config: PreTrainedConfig, number: int) -> None:
     config.num_hidden_layers = number
 
 
-def _reach(model: torch.nn.Module, base: PreTrainedModel, boundaries: dict[str, Any], precision: Precision) -> bool:
-    """Whether anything of the first example's tokens arrives at the logits of the second."""
+def probe_ids(base: PreTrainedModel, number: int) -> torch.Tensor:
+    """Tokens of ``number`` segments of PROBE_LENGTH, always the same."""
+    return torch.randint(num_embeddings(base), (number * PROBE_LENGTH,), generator=torch.Generator().manual_seed(0))
+
+
+def reach(model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], precision: Precision) -> torch.Tensor:
+    """Whether anything of each token of a row arrives at the logits of its last PROBE_LENGTH tokens, [tokens].
+
+    Args:
+        model: with its adapters; its training mode and its gradients stay what they are.
+        base: the same without adapters.
+        row: what the model is given, one row.
+        precision: format of its arithmetic.
+
+    Raises:
+        ModelError: the gradient is not finite, or nothing arrives from those tokens themselves.
+    """
     embeddings: Any = base.get_input_embeddings()
-    ids = torch.randint(num_embeddings(base), (2 * PROBE_LENGTH,), generator=torch.Generator().manual_seed(0))
-    positions = torch.arange(PROBE_LENGTH).repeat(2)
-    row = {"input_ids": ids[None], "position_ids": positions[None]} | boundaries
     row = {name: value.to(base.device) if isinstance(value, torch.Tensor) else value for name, value in row.items()}
     embedded: list[torch.Tensor] = []
 
@@ -133,16 +154,16 @@ def _reach(model: torch.nn.Module, base: PreTrainedModel, boundaries: dict[str, 
     model.eval()
     try:
         with torch.enable_grad(), precision.autocast(base.device):
-            logits = model(**row, use_cache=False).logits[0, PROBE_LENGTH:]
+            logits = model(**row, use_cache=False).logits[0, -PROBE_LENGTH:]
         (gradient,) = torch.autograd.grad(logits.float().square().sum(), embedded[0])
     finally:
         hook.remove()
         for module, training in modes.items():
             module.training = training
-    first, second = gradient[0].split(PROBE_LENGTH)
-    if not (second.isfinite().all() and second.any()):
+    own = gradient[0, -PROBE_LENGTH:]
+    if not (own.isfinite().all() and own.any()):
         raise ModelError(
             f"{type(base).__name__} gives no finite gradient, so that its examples in one row cannot be proved apart",
             remedy="set batching padded or length_grouped",
         )
-    return bool(first.ne(0).any())
+    return gradient[0].ne(0).any(dim=-1)

@@ -2,7 +2,8 @@
 
 A run writes under the names of ``NAMES`` and no others, and it begins only where nothing of somebody else stands under
 one of them. So all that is found there belongs to a run while it is unfinished; a finished one lists its files in
-``run.json``, and what came later is somebody else's again. Trackers' folders are theirs and stay.
+``run.json``, and what came later is somebody else's again. Of trackers that keep each run in a folder of its own, those
+that the record names go with the run.
 
 A run that is replaced is set aside in the folder (``.replaced``, its record last) and removed when the new one has
 something to show: a complete checkpoint or an end. Whatever happens before puts it back.
@@ -10,6 +11,7 @@ something to show: a complete checkpoint or an end. Whatever happens before puts
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from tunesmith.config.paths import inside
 from tunesmith.config.recorded import problem_of
 from tunesmith.errors import StorageError
 from tunesmith.report.folder import read_json, write_json
@@ -27,15 +30,26 @@ REPLACED = ".replaced"
 _REMOVING = ".removing"
 FILES = "files"
 """Key of the list in ``run.json``."""
+TRACKED = "tracker_folders"
+"""Another: folders of trackers, relative to the run folder, each of them this run's alone."""
+TENSORBOARD = "tensorboard"
+_TRACKERS = ("wandb",)
+"""Where such folders lie."""
 _MARK = ".set-aside"
 """Says of a folder that it was made by ``set_aside``."""
+_UNFINISHED = {
+    "running": "it runs, or was killed",
+    "failed": "it failed",
+    "interrupted": "it was interrupted",
+}
+"""Status of a run that has no finished model -> in words."""
 NAMES = (
     RECORD, "metrics.jsonl", "ledger.json", "evaluation", "gen_results", "curves.png", "inference.json",
     "proof.json", "README.md", "lora_weights", "checkpoint-[0-9]*", "abandoned-[0-9]*", "training_args.bin",
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json",
     "tokenizer.*", "tokenizer_config.json", "*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*",
     "merges.txt", "chat_template*", "additional_chat_templates", "adapter_model.bin", "pytorch_model*.bin",
-    ".saving", ".merged", ".*.part", REPLACED, _REMOVING,
+    TENSORBOARD, ".saving", ".merged", ".*.part", REPLACED, _REMOVING,
 )  # fmt: skip
 """Patterns of all that a run writes directly into its folder; a ``final_subdir`` comes on top."""
 
@@ -54,9 +68,45 @@ def is_finished(folder: Path) -> bool:
     return is_record(folder / RECORD) and read_json(folder / RECORD).get("status") == "finished"
 
 
+def check_finished(folder: Path) -> None:
+    """Refuse the model of a run that has not come to its end, and a checkpoint that was not written to its end.
+
+    What lies in such a folder may be the model of an earlier end, or half of one. A complete checkpoint is whole
+    whatever became of its run.
+
+    Args:
+        folder: a run folder, a folder in one, or any other, about which nothing is known.
+
+    Raises:
+        StorageError: with the checkpoint that can be used in its place.
+    """
+    if not folder.is_dir():
+        return
+    run = folder if (folder / RECORD).is_file() else folder.absolute().parent
+    if not is_record(run / RECORD):
+        return
+    if fnmatchcase(folder.name, "checkpoint-[0-9]*") and run != folder:
+        if not _is_manifest(folder / "manifest.json"):
+            raise StorageError("this checkpoint was not written to its end", where=str(folder), remedy=_instead(run))
+        return
+    status = read_json(run / RECORD).get("status")
+    if status in _UNFINISHED:
+        raise StorageError(
+            f"the run there is not finished ({_UNFINISHED[status]})",
+            where=str(run),
+            remedy=f"let it end (--resume_from_checkpoint latest), or {_instead(run)}",
+        )
+
+
+def _instead(run: Path) -> str:
+    complete = [path.parent for path in run.glob("checkpoint-*/manifest.json") if _is_manifest(path)]
+    newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return f"name a checkpoint: {newest}" if newest else "train again: it has no complete checkpoint"
+
+
 def found(folder: Path, final_subdir: str | None = None) -> list[str]:
     """Every file (and link) under a name of a run, relative to the folder; what was set aside is left out."""
-    patterns = NAMES + Path(final_subdir or "").parts[:1]
+    patterns = NAMES + tuple(map(glob.escape, Path(final_subdir or "").parts[:1]))
     names = [path for path in _entries(folder) if any(fnmatchcase(path.name, pattern) for pattern in patterns)]
     names = [path for path in names if path.name not in (REPLACED, _REMOVING)]
     return sorted(file.relative_to(folder).as_posix() for path in names for file in _files(path))
@@ -67,11 +117,32 @@ def belonging(folder: Path) -> list[str]:
     if not is_record(folder / RECORD):
         return []
     facts = read_json(folder / RECORD)
-    present = found(folder, facts["settings"].get("training.final_subdir"))
+    present = found(folder, _final_subdir(facts))
     listed = facts.get(FILES)
     if facts.get("status") != "finished" or not isinstance(listed, list):
         return present
     return sorted({RECORD} | (set(present) & {name for name in listed if isinstance(name, str)}))
+
+
+def tracked_folders(folder: Path) -> list[str]:
+    """Folders of trackers that the record in a folder names, as far as they are there."""
+    facts = read_json(folder / RECORD) if is_record(folder / RECORD) else {}
+    named = facts.get(TRACKED)
+    return [name for name in named if _is_tracked(folder, name)] if isinstance(named, list) else []
+
+
+def _is_tracked(folder: Path, name: Any) -> bool:
+    """Whether a record may name this: a folder of a tracker's run, reached without links."""
+    parts = Path(name).parts if isinstance(name, str) else ()
+    places = [folder.joinpath(*parts[: number + 1]) for number in range(len(parts))]
+    inside = len(parts) > 1 and parts[0] in _TRACKERS and ".." not in parts
+    return inside and all(place.is_dir() and not place.is_symlink() for place in places)
+
+
+def _all_of(folder: Path) -> list[str]:
+    """The files of the run in a folder, and those that trackers keep of it."""
+    kept = [file for name in tracked_folders(folder) for file in _files(folder / name)]
+    return belonging(folder) + [file.relative_to(folder).as_posix() for file in kept]
 
 
 def foreign(folder: Path, final_subdir: str | None = None) -> list[str]:
@@ -92,7 +163,7 @@ def record_files(folder: Path) -> None:
         StorageError: the record cannot be written.
     """
     facts: dict[str, Any] = read_json(folder / RECORD)
-    files = found(folder, facts["settings"].get("training.final_subdir"))
+    files = found(folder, _final_subdir(facts))
     write_json(folder / RECORD, facts | {FILES: files})
 
 
@@ -114,7 +185,7 @@ def set_aside(folder: Path) -> None:
     if (folder / REPLACED).exists():
         remove(folder)
         return
-    _move(folder, folder / REPLACED, belonging(folder))
+    _move(folder, folder / REPLACED, _all_of(folder))
     _mark(folder / REPLACED)
 
 
@@ -123,7 +194,7 @@ def put_back(folder: Path) -> bool:
     aside = folder / REPLACED
     if not is_record(aside / RECORD):
         return False
-    remove(folder)
+    remove(folder, open_trackers=True)
     _restore(folder)
     return True
 
@@ -161,15 +232,28 @@ def _is_manifest(path: Path) -> bool:
     return isinstance(manifest, dict) and {"step", "files"} <= manifest.keys()
 
 
-def remove(folder: Path) -> None:
-    """Remove the files of a run, the record last, and the folders that they leave empty."""
-    for name in _record_last(belonging(folder)):
+def remove(folder: Path, *, open_trackers: bool = False) -> None:
+    """Remove the files of a run, the record last, and the folders that they leave empty.
+
+    Args:
+        open_trackers: whether trackers still write into theirs, which then stay.
+    """
+    for name in _record_last(belonging(folder) if open_trackers else _all_of(folder)):
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             path.rmdir()  # an empty one
         else:
             path.unlink(missing_ok=True)
         _remove_empty(folder, path.parent)
+
+
+def _final_subdir(facts: dict[str, Any]) -> str | None:
+    """Where a record says that the finished model is, if that is a name inside the folder."""
+    named = facts["settings"].get("training.final_subdir")
+    try:
+        return inside(named) if isinstance(named, str) else None
+    except ValueError:
+        return None
 
 
 def _is_rank_log(path: Path) -> bool:

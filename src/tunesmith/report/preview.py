@@ -5,17 +5,15 @@ The page needs no network and runs no script; text from the data can neither bec
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tunesmith.data.preview import PreviewRow, Token
+from tunesmith.visible import visible
 
 TEMPLATE = "preview.html.jinja"
-HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Categories of characters that steer, hide or reorder text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +24,6 @@ class Cell:
     title: str
     lines: list[str]
     weight: str
-
-
-def visible_characters(text: str) -> str:
-    """Text in which every character that steers, hides or reorders is written as an escape; line ends stay."""
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    if character == "\n" or unicodedata.category(character) not in HIDDEN:
-        return character
-    if character == "\t":
-        return "⇥"
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def page(title: str, model: str, facts: Sequence[str], rows: Sequence[PreviewRow]) -> str:
@@ -58,9 +42,9 @@ def page(title: str, model: str, facts: Sequence[str], rows: Sequence[PreviewRow
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = [(row, visible_characters(row.source), visible_characters(row.note or ""), _cells(row)) for row in rows]
+    shown = [(row, visible(row.source), visible(row.note or ""), _cells(row)) for row in rows]
     return environment.get_template(TEMPLATE).render(
-        title=title, model=visible_characters(model), facts=[visible_characters(fact) for fact in facts], rows=shown
+        title=visible(title), model=visible(model), facts=[visible(fact) for fact in facts], rows=shown
     )
 
 
@@ -91,4 +75,4 @@ def _title(token: Token) -> str:
 
 def _lines(token: Token) -> list[str]:
     """An empty text is a token that is only a piece of a character."""
-    return visible_characters(token.text).split("\n") if token.text else ["·"]
+    return visible(token.text).split("\n") if token.text else ["·"]

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import notices
-from tunesmith.config.recorded import problem_of
+from tunesmith.config.draft import shown
+from tunesmith.config.recorded import STARTED_IN, in_place, problem_of, started_in
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, StorageError
 from tunesmith.report.folder import read_json, write_json
+from tunesmith.secrets import redacted_values
 
 RECORD = "run.json"
 TASK_FUNCTION = "evaluation.task_function"
@@ -56,31 +58,35 @@ def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[
     """Write the record of a run that is about to train."""
     write_json(
         folder / RECORD,
-        {
-            "status": "running",
-            "started": now(),
-            "command": shlex.join(command),
-            "settings": resolved.values(),
-            "origins": resolved.origins,
-            "settings_fingerprint": resolved.fingerprint(),
-            "versions": versions(),
-            **facts,
-            "notices": notices.collected(),
-        },
+        redacted_values(
+            {
+                "status": "running",
+                "started": now(),
+                "command": shlex.join(_as_written(word) for word in command),
+                STARTED_IN: started_in(folder),
+                "settings": resolved.values(),
+                "origins": resolved.origins,
+                "settings_fingerprint": resolved.fingerprint(),
+                "versions": versions(),
+                **facts,
+                "notices": notices.collected(),
+            }
+        ),
     )
 
 
 def close(folder: Path, status: str, facts: dict[str, Any]) -> None:
     """Add to the record how the run ended and what it found."""
     record = read_json(folder / RECORD)
-    write_json(folder / RECORD, record | {"status": status, "finished": now(), **facts, "notices": notices.collected()})
+    ended = {"status": status, "finished": now(), **facts, "notices": notices.collected()}
+    write_json(folder / RECORD, record | redacted_values(ended))
 
 
 def read_record(folder: str | Path) -> Record:
     """Read a run folder's record.
 
-    A task function that the run was given is left out of the settings (``facts`` still names it): whoever reads a
-    record must not run code because of it.
+    What the run was permitted is left out of the settings (``facts`` still names it): whoever reads a record must not
+    run code because of it.
 
     Raises:
         StorageError: the folder is not a run folder of ours, or its record is damaged.
@@ -92,12 +98,16 @@ def read_record(folder: str | Path) -> Record:
     problem = problem_of(facts)
     if problem is not None:
         raise StorageError(f"the run's record cannot be used ({problem})", where=str(folder / RECORD))
-    settings = {path: value for path, value in facts["settings"].items() if path != TASK_FUNCTION}
     try:
-        resolved = from_values(settings, facts.get("origins"))
+        resolved = from_values(in_place(facts["settings"], facts, folder), facts.get("origins"))
     except ConfigError as error:
         raise StorageError(f"the run's record cannot be used ({error})", where=str(folder / RECORD)) from error
     return Record(folder, resolved, facts)
+
+
+def _as_written(word: str) -> str:
+    """A word of a command; a path below the working directory as one that is relative to it."""
+    return shown(word) if word.startswith("/") and not word.startswith("//") else word
 
 
 def now() -> str:

@@ -11,10 +11,10 @@ from tunesmith.config.strategy import Strategy
 from tunesmith.errors import ModelError
 from tunesmith.model.device import Device
 from tunesmith.notices import notify
-from tunesmith.train.plan import Plan
 
 if TYPE_CHECKING:
     from tunesmith.model.precision import Precision
+    from tunesmith.train.plan import Plan
 
 
 def eval_interval(resolved: Resolved) -> tuple[str, int]:

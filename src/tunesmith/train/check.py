@@ -25,6 +25,7 @@ from tunesmith.errors import DataError, ModelError, StorageError
 from tunesmith.model import memory
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Machine, check_count, seen
+from tunesmith.model.layout import Layout, expected_layout
 from tunesmith.model.memory import GIB, BatchShape, HostMemory, Memory
 from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
@@ -48,6 +49,7 @@ class Report:
     ledger: dict[str, Any] | None = None
     ledger_lines: list[str] = field(default_factory=list)
     template: list[str] = field(default_factory=list)
+    layout: dict[str, Any] | None = None
     steps: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
 
@@ -85,8 +87,11 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
         report.steps = report.attempt(lambda: _steps(resolved, setup.plan)) if _optimizes(report, setup, gpu) else None
     if gpu is None and setup.has("precision"):
         report.attempt(lambda: choose_attention(resolved, setup.precision, setup.device))
-    if setup.has("precision"):
-        _check_memory(report, setup, elsewhere=gpu is not None)
+    layout = report.attempt(lambda: expected_layout(resolved))
+    if layout is not None:
+        report.layout = {"batching": layout.batching, "reason": layout.reason}
+    if setup.has("precision") and layout is not None:
+        _check_memory(report, setup, layout, elsewhere=gpu is not None)
     return report
 
 
@@ -170,16 +175,16 @@ def _template(setup: Setup) -> list[str]:
     return lines
 
 
-def _largest_batch(setup: Setup) -> BatchShape:
+def _largest_batch(setup: Setup, layout: Layout) -> BatchShape:
     """The batch of the longest rows; without data, rows of ``max_length`` of which every token is trained."""
     training, longest = setup.resolved.config.training, setup.resolved.config.data.max_length
     size = training.per_device_train_batch_size
     if not setup.has("data") or isinstance(setup.data.train, ExampleStream):
-        rows = size if training.batching in ("padded", "length_grouped") else 1
+        rows = size if layout.batching in ("padded", "length_grouped") else 1
         return BatchShape(rows, longest * size // rows, longest * size // rows)
-    rows_of_batches = BatchRows(setup.data.train, training.batching, longest)
+    rows_of_batches = BatchRows(setup.data.train, layout.batching, longest)
     order = sorted(range(len(rows_of_batches)), key=lambda index: -rows_of_batches.lengths[index])[:size]
-    collator = Collator(training.batching, setup.tokenizer.pad_token_id)
+    collator = Collator(layout.batching, setup.tokenizer.pad_token_id)
     batch = collator([rows_of_batches[index] for index in order])
     labelled = int((batch["labels"][:, 1:] != IGNORE_INDEX).any(dim=0).sum())
     return BatchShape(*batch["input_ids"].shape, labelled)
@@ -243,9 +248,9 @@ def _learning_rates(resolved: Resolved, plan: Plan) -> dict[int, float]:
 # memory and disk ------------------------------------------------------------------------------------------------------
 
 
-def _check_memory(report: Report, setup: Setup, *, elsewhere: bool) -> None:
+def _check_memory(report: Report, setup: Setup, layout: Layout, *, elsewhere: bool) -> None:
     """What a device, a machine and the disk have to hold; ``elsewhere``: the main memory there is not known."""
-    batch = _largest_batch(setup)
+    batch = _largest_batch(setup, layout)
     found = report.attempt(lambda: _estimate(setup, batch))
     if found is None:
         return

@@ -87,6 +87,8 @@ def problem(folder: Path) -> str | None:
         return f"{MANIFEST} has changed since it was written"
     for name, expected in files.items():
         path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            return f"{MANIFEST} names a file outside of the checkpoint ({name})"
         if not path.is_file():
             return f"{name} is missing"
         if _sha256(path) != expected:

@@ -23,6 +23,7 @@ from tunesmith.errors import ConfigError, ConfigErrors, StorageError
 from tunesmith.export.inference import chat_template
 from tunesmith.model import source
 from tunesmith.model.fingerprint import fingerprint
+from tunesmith.model.layout import expected_layout
 from tunesmith.report.folder import read_json, write_json
 from tunesmith.report.record import versions
 from tunesmith.train.arguments import eval_interval
@@ -104,7 +105,8 @@ class RunTerms:
         after the first step."""
         values = self.resolved.values()
         settings = {path: value for path, value in values.items() if path not in FREE and path not in BY_FACT}
-        return {"settings": settings, "facts": self._cheap | self._contents(), "versions": versions()}
+        layout = {"layout": expected_layout(self.resolved).batching}
+        return {"settings": settings, "facts": self._cheap | layout | self._contents(), "versions": versions()}
 
     def write(self, folder: Path, accepted: Sequence[dict[str, Any]]) -> None:
         """Put the terms into a checkpoint, and what was changed on the way to it."""
@@ -154,6 +156,9 @@ def written_terms(checkpoint: Path) -> Terms:
         isinstance(terms, dict) and all(isinstance(terms.get(key), dict) for key in ("settings", "facts", VERSIONS))
     ):
         raise StorageError(f"cannot resume: {CONTRACT} is damaged", where=str(checkpoint))
+    written = terms["settings"].pop("training.batching", None)  # the setting was the layout before it could be "auto"
+    if written is not None:
+        terms["facts"].setdefault("layout", written)
     return terms
 
 

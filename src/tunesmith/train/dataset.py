@@ -8,9 +8,15 @@ from typing import Any
 from datasets import Dataset
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.data.batching import BatchRows, filler, joined
+from tunesmith.data.batching import Batching, BatchRows, filler, joined
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
+
+
+def rows_layout(resolved: Resolved) -> Batching:
+    """The layout as far as it decides which examples share a row of the data set: ``auto`` leaves each in its own."""
+    wanted = resolved.config.training.batching
+    return "padded" if wanted == "auto" else wanted
 
 
 def training_rows(examples: Sequence[Example] | ExampleStream, resolved: Resolved, num_processes: int) -> Dataset:
@@ -22,7 +28,7 @@ def training_rows(examples: Sequence[Example] | ExampleStream, resolved: Resolve
     """
     if isinstance(examples, ExampleStream):
         return Dataset.from_dict({"row": range(len(examples))}).with_transform(ReadRows(examples))
-    rows = BatchRows(examples, resolved.config.training.batching, resolved.config.data.max_length)
+    rows = BatchRows(examples, rows_layout(resolved), resolved.config.data.max_length)
     rows_of_a_pass = resolved.config.training.per_device_train_batch_size * num_processes
     return _table(rows, fillers=-len(rows) % rows_of_a_pass if num_processes > 1 else 0)
 

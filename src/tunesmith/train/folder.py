@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith import notices
+from tunesmith.config.permissions import permissions_of
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import StorageError
@@ -60,6 +61,8 @@ def begin_folder(
         for later in (folder / EVALUATION).glob("step-*"):
             if int(later.name.partition("-")[2]) > resume.step:
                 shutil.rmtree(later)
+        kept = belongings.tracked_folders(folder)
+        facts = facts | {belongings.TRACKED: list(dict.fromkeys([*kept, *facts.get(belongings.TRACKED, [])]))}
     if resume is not None:
         facts = facts | {"resumed_from": {"checkpoint": resume.path.name, "step": resume.step}}
     try:
@@ -132,7 +135,9 @@ def save_models(
     stage = model_folder / ".merged"
     shutil.rmtree(stage, ignore_errors=True)
     try:
-        merge(adapter_folder, stage, dtype=precision.dtype, questions=questions_for(adapter_folder))
+        permissions = permissions_of(resolved.values())
+        questions = questions_for(adapter_folder, permissions=permissions)
+        merge(adapter_folder, stage, dtype=precision.dtype, questions=questions, permissions=permissions)
         for file in stage.iterdir():
             file.replace(model_folder / file.name)
     finally:

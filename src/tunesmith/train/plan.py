@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.train.arguments import eval_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ def make_plan(resolved: Resolved, num_batch_rows: int, num_processes: int) -> Pl
     """Count the steps, as transformers does: an incomplete last batch and an incomplete last accumulation both count.
 
     Raises:
-        ConfigError: the global batch size cannot be reached, or warmup is longer than the training.
+        ConfigError: the global batch size cannot be reached, warmup is longer than the training, or early stopping was
+            asked for and nothing is evaluated before the last step.
         DataError: there is nothing to train on.
     """
     training = resolved.config.training
@@ -52,4 +54,20 @@ def make_plan(resolved: Resolved, num_batch_rows: int, num_processes: int) -> Pl
             where=resolved.origins["training.warmup_steps"],
             remedy="shorten the warmup or train longer",
         )
+    _check_early_stopping(resolved, total, steps_per_epoch)
     return Plan(num_batch_rows, num_processes, accumulation, steps_per_epoch, total, warmup, per_pass * accumulation)
+
+
+def _check_early_stopping(resolved: Resolved, total: int, steps_per_epoch: int) -> None:
+    path = "training.early_stopping_patience"
+    strategy, steps = eval_interval(resolved)
+    interval = steps_per_epoch if strategy == "epoch" else steps
+    if strategy == "no" or not resolved.explicit(path) or resolved.config.training.early_stopping_patience is None:
+        return
+    if interval >= total:
+        raise ConfigError(
+            f"early stopping can never stop this run: its first evaluation would follow step {interval}, and step "
+            f"{total} is the last",
+            where=resolved.origins[path],
+            remedy="evaluate more often (eval_strategy steps, eval_steps), or leave out early_stopping_patience",
+        )

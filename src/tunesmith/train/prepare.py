@@ -34,7 +34,7 @@ from tunesmith.data.rows import iter_rows
 from tunesmith.data.selection import evaluation_rows, leaks, load_rows, refuse_leaks, without_leaks
 from tunesmith.data.store import ExampleStore, ExampleWriter
 from tunesmith.data.stream import ExampleStream
-from tunesmith.data.streamed import streamed_rows
+from tunesmith.data.streamed import Unchanged, streamed_rows
 from tunesmith.errors import ConfigError, DataError, StorageError
 from tunesmith.train.once import once_per_machine
 from tunesmith.train.plan import make_plan
@@ -222,8 +222,12 @@ def prepare_stream(resolved: Resolved, tokenizer: PreTrainedTokenizerBase, numbe
     if first_row is None:
         raise DataError("no training rows", remedy="the data holds no rows")
 
+    files = Unchanged(data)
+
     def rows(number: int) -> Iterator[Row]:
-        return without_leaks(streamed_rows(data, number), eval_rows, builder, allow=data.allow_leak)
+        files.check()
+        yield from without_leaks(streamed_rows(data, number), eval_rows, builder, allow=data.allow_leak)
+        files.check()
 
     packs = resolved.config.training.batching == "packed"
     stream = ExampleStream(rows, builder, number, data.max_length if packs else None)

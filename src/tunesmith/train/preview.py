@@ -18,6 +18,8 @@ from tunesmith.data.preview import PreviewRow, RowViewer, TokenReader, Which, ro
 from tunesmith.data.row import Row
 from tunesmith.data.selection import load_rows
 from tunesmith.data.stream import ExampleStream
+from tunesmith.model.layout import expected_layout
+from tunesmith.train.dataset import rows_layout
 from tunesmith.train.order import batches
 from tunesmith.train.prepare import data_section
 from tunesmith.train.processes import running
@@ -46,12 +48,11 @@ def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
     Raises:
         TunesmithError: as training would before it loads the model.
     """
-    training = resolved.config.training
     setup = set_up(resolved, running(), only=["data"])
     data = setup.data
     if isinstance(data.train, ExampleStream):
         return _first_of_stream(setup, data.train, number or MOST_BY_DEFAULT)
-    batch_rows = BatchRows(data.train, training.batching, resolved.config.data.max_length)
+    batch_rows = BatchRows(data.train, rows_layout(resolved), resolved.config.data.max_length)
     order = batches(resolved, batch_rows.lengths)
     collator, reader = _collator(setup), _reader(data.builder, data.first_row)
     shown: list[PreviewRow] = []
@@ -66,7 +67,7 @@ def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
         rows = rows_of_batch(batch, reader)[: wanted - len(shown)]
         shown += rows
         facts.append(
-            f"batch {index + 1} ({training.batching}): {len(batch['origins'])} examples in "
+            f"batch {index + 1} ({collator.batching}): {len(batch['origins'])} examples in "
             f"{shape.rows} x {shape.length} tokens{padding}"
         )
     account = data.train_ledger.total()
@@ -120,7 +121,7 @@ def _viewer(resolved: Resolved) -> tuple[RowViewer, list[Row], list[Row]]:
 
 
 def _collator(setup: Setup) -> Collator:
-    return Collator(setup.resolved.config.training.batching, setup.tokenizer.pad_token_id)
+    return Collator(expected_layout(setup.resolved).batching, setup.tokenizer.pad_token_id)
 
 
 def _reader(builder: ExampleBuilder, row: Row) -> TokenReader:

@@ -25,11 +25,11 @@ from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.save import make_portable
 from tunesmith.model.internals import attention_of
+from tunesmith.model.layout import settle_layout
 from tunesmith.model.load import load_model
 from tunesmith.model.memory import BatchShape, savers
 from tunesmith.model.new_tokens import new_token_ids, num_embeddings
 from tunesmith.model.parameters import trainable_parameters
-from tunesmith.model.segments import keep_examples_apart
 from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.report import belongings, record
@@ -69,6 +69,7 @@ from tunesmith.train.start import check_agreement, check_writable, completed
 from tunesmith.train.stopping import Stopping, TimeIsUp
 from tunesmith.train.strategy import check_tied, claim_deepspeed_fields, gathered_weights, release_zero3
 from tunesmith.train.trainer import Arguments, Trainer
+from tunesmith.train.workers import deaths_explained
 
 
 def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
@@ -163,7 +164,11 @@ def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     trainer.add_callback(stopping)
     set_seed(process_seed(setup.resolved.config.training.seed))
     try:
-        with recorded_end(setup, listener), memory_explained(setup, trainer=trainer):
+        with (
+            recorded_end(setup, listener),
+            memory_explained(setup, trainer=trainer),
+            deaths_explained(going_on(command)),
+        ):
             trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
             trainer.finish_weights()
             trackers.tell_losses(trainer.callback_handler.callbacks)
@@ -201,6 +206,7 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
     """The trainer with everything that the configuration asks for."""
     resolved, tokenizer = setup.resolved, setup.tokenizer
     training = resolved.config.training
+    layout = settle_layout(training.batching, model, setup.precision, arguments.device)
     tokenizer.chat_template = chat_template(setup.data.builder, setup.data.first_row) or tokenizer.chat_template
     trainer = Trainer(
         model=model,
@@ -208,7 +214,7 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
         processing_class=tokenizer,
         train_dataset=setup.rows,
         eval_dataset=setup.eval_rows,
-        data_collator=training_collator(setup, model, arguments.device),
+        data_collator=Collator(layout.batching, tokenizer.pad_token_id, boundaries=layout.boundaries),
         eval_collator=Collator("padded", tokenizer.pad_token_id),
         generation_metrics=setup.evaluator,
         generate_every=resolved.config.evaluation.generate_every,
@@ -217,6 +223,7 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
         complete_checkpoint=lambda saved: _complete(setup, model, contract, saved),
         callbacks=list(_callbacks(setup)),
     )
+    trainer.layout = layout
     trainer.resumed, trainer.rescheduled = setup.resume, setup.continuation.rescheduled
     trainer.remove_callback(PrinterCallback)
     trainer.callback_handler.callbacks = trackers.guard(trainer.callback_handler.callbacks)
@@ -244,6 +251,7 @@ def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     """Tell everybody that the first step follows, and begin the run folder."""
     folder = Path(setup.resolved.config.training.output_dir)
     facts = describe(setup, trainer) | {"trackers": trackers.run_ids()}
+    facts[belongings.TRACKED] = trackers.run_folders(folder)
     if setup.continuation.accepted:
         facts["accepted_changes"] = list(setup.continuation.accepted)
     trainer.add_callback(RunLog(folder, listener))
@@ -310,18 +318,6 @@ def recorded_end(setup: Setup, listener: Listener) -> Iterator[None]:
     listener.on_end()
 
 
-def training_collator(setup: Setup, model: Any, device: torch.device) -> Collator:
-    """The collator of training batches; where a row holds several examples, the model is made to keep them apart.
-
-    Raises:
-        ModelError: the model cannot keep them apart.
-    """
-    batching, pad_token_id = setup.resolved.config.training.batching, setup.tokenizer.pad_token_id
-    if batching in ("padded", "length_grouped"):
-        return Collator(batching, pad_token_id)
-    return Collator(batching, pad_token_id, boundaries=keep_examples_apart(model, setup.precision, device))
-
-
 def describe(setup: Setup, trainer: Trainer) -> dict[str, Any]:
     """Facts about a run that is about to start, for people and for ``run.json``."""
     resolved, data, precision = setup.resolved, setup.data, setup.precision
@@ -353,6 +349,7 @@ def describe(setup: Setup, trainer: Trainer) -> dict[str, Any]:
             "eval_fingerprint": data.eval_fingerprint,
             "template_date": data.builder.template_date,
         },
+        "layout": {"batching": trainer.layout.batching, "reason": trainer.layout.reason},
         "plan": asdict(setup.plan),
         "strategy": {"name": setup.strategy.name, "origin": setup.strategy.origin},
         "seeds": {"seed": trainer.args.seed, "data_seed": trainer.args.data_seed},

@@ -19,6 +19,7 @@ from tunesmith.report import belongings, record
 from tunesmith.report.folder import read_json
 from tunesmith.train import checkpoint
 from tunesmith.train.once import once_per_machine
+from tunesmith.train.pickles import check_pickles
 from tunesmith.train.plan import Plan
 from tunesmith.train.result import TrainResult, read_result
 
@@ -33,6 +34,7 @@ def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
     Raises:
         ConfigError: the folder holds a run, and nothing says what to do with it.
         StorageError: the folder cannot be written, or the checkpoint cannot be trusted.
+        UnsafeError: the checkpoint holds a pickle that could run code.
     """
     folder, asked = Path(resolved.config.training.output_dir), resolved.config.training.resume_from_checkpoint
     check_writable(folder)
@@ -46,7 +48,10 @@ def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
     unfinished = unfinished and not belongings.is_finished(folder) and not belongings.foreign(folder)
     if not own and not repeated and not unfinished:
         check_free(resolved)
-    return found if found is None else replace(found, stamps=stamps[found.path])
+    if found is None:
+        return None
+    check_pickles(found.path)
+    return replace(found, stamps=stamps[found.path])
 
 
 def completed(resolved: Resolved) -> TrainResult | None:

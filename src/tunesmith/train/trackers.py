@@ -22,6 +22,7 @@ from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.schema import TrainingSection
 from tunesmith.errors import ModelError
+from tunesmith.report.belongings import TENSORBOARD
 from tunesmith.report.folder import read_json
 from tunesmith.report.record import RECORD
 
@@ -103,10 +104,12 @@ def callbacks(resolved: Resolved, names: Sequence[str], *, resuming: bool = Fals
 
 
 def _tensorboard(output_dir: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
+    """A callback that opens its files when training begins: by then the run that is replaced has left the folder."""
     from transformers.integrations import TensorBoardCallback
 
-    return TensorBoardCallback(SummaryWriter(log_dir=str(output_dir / "tensorboard")))
+    callback = TensorBoardCallback()
+    callback.logging_dir = str(output_dir / TENSORBOARD)
+    return callback
 
 
 def _begin_wandb(resolved: Resolved, *, resuming: bool) -> None:
@@ -148,6 +151,16 @@ def run_ids() -> dict[str, str]:
     """Tracker -> id of the open run there, for ``run.json``: a run that is resumed goes on under it."""
     wandb = sys.modules.get("wandb")
     return {} if wandb is None or wandb.run is None or wandb.run.disabled else {"wandb": wandb.run.id}
+
+
+def run_folders(output_dir: Path) -> list[str]:
+    """Folders below the run folder, relative to it, that trackers keep the open run in under names of their own."""
+    wandb = sys.modules.get("wandb")
+    if not run_ids() or wandb is None:
+        return []
+    place = Path(wandb.run.dir).absolute().parent
+    home = output_dir.absolute()
+    return [place.relative_to(home).as_posix()] if place.is_relative_to(home) else []
 
 
 def _mode(folder: Path) -> Any:

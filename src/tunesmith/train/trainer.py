@@ -30,6 +30,7 @@ from tunesmith.data.batching import FilledSampler, LengthGroupedSampler
 from tunesmith.errors import ModelError, NumericsError
 from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
 from tunesmith.evaluate.untouched import untouched
+from tunesmith.model.layout import Layout
 from tunesmith.report import belongings
 from tunesmith.train import checkpoint, fsdp, space
 from tunesmith.train.resuming import ResumingTrainer
@@ -102,6 +103,7 @@ class Trainer(ResumingTrainer):
         # compute_loss divides by the tokens of the whole step, so the trainer must neither divide again nor keep the
         # count to itself (the accumulation fault of 2024).
         self.model_accepts_loss_kwargs = True
+        self.layout = Layout("padded", "nothing else was settled")
         self.step_origins: list[str] = []
         self.batch_shape: tuple[int, int] | None = None
         self._step_loss: torch.Tensor | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from tunesmith.cli.main import main
 from tunesmith.config.adjust import NEEDS_EVALUATION, has_evaluation
@@ -21,7 +21,8 @@ from tunesmith.config.convert import SUFFIXES, convert, needed
 from tunesmith.config.load import load, read
 from tunesmith.config.names import leaf_paths, leaf_type
 from tunesmith.config.paths import PATHS
-from tunesmith.config.resolve import COMMAND_LINE_ONLY, Resolved, from_values, resolve, schema_defaults
+from tunesmith.config.permissions import COMMAND_LINE_ONLY, permissions_of
+from tunesmith.config.resolve import Resolved, from_values, resolve, schema_defaults
 from tunesmith.config.schema import RunConfig
 from tunesmith.errors import ConfigError
 
@@ -58,7 +59,8 @@ def _strategy(annotation: Any) -> SearchStrategy[Any]:
         patterns = [limit.pattern for limit in limits if getattr(limit, "pattern", None)]
         if patterns:
             return st.from_regex(re.compile(patterns[0], re.ASCII), fullmatch=True)
-        return _strategy(arguments[0])
+        rules = [mark.func for mark in arguments[1:] if isinstance(mark, AfterValidator)]
+        return _strategy(arguments[0]).filter(lambda value: all(_takes(rule, value) for rule in rules))
     if origin in (typing.Union, types.UnionType):
         return st.one_of(*map(_strategy, arguments))
     if origin is typing.Literal:
@@ -74,6 +76,14 @@ def _strategy(annotation: Any) -> SearchStrategy[Any]:
     return plain[annotation]
 
 
+def _takes(rule: Callable[[Any], Any], value: Any) -> bool:
+    try:
+        rule(value)
+    except ValueError:
+        return False
+    return True
+
+
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={path: value_of(path) for path in leaf_paths() if path not in COMMAND_LINE_ONLY},
@@ -81,7 +91,8 @@ SETTINGS = st.fixed_dictionaries(
 
 
 def make(values: dict[str, Any]) -> Resolved:
-    return from_values(schema_defaults() | {"model.model_name_or_path": "some/model"} | values)
+    given = schema_defaults() | {"model.model_name_or_path": "some/model"} | values
+    return from_values(given, permissions=permissions_of(given))
 
 
 def back(text: str, dialect: str, folder: Path) -> Resolved:
@@ -173,7 +184,21 @@ def _choices(annotation: Any) -> list[Any]:
 def _other_value(path: str, current: Any) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
-    plain = (not current, 7, 0.25, 0.75, "x", "2024-05-06", ["wandb"], ["x"], [0.5], {"x": "y"}, {"x": "user"})
+    plain = (
+        not current,
+        7,
+        0.25,
+        0.75,
+        "x",
+        "2024-05-06",
+        ["wandb"],
+        ["x"],
+        [0.5],
+        {"x": "y"},
+        {"x": "user"},
+        {"x": 7},
+        {"x": 0.5},
+    )
     for value in (*_choices(leaf_type(path)), *plain):
         try:
             valid = TypeAdapter(leaf_type(path)).validate_python(value, strict=True)

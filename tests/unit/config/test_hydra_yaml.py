@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tunesmith import notices
+from tunesmith.config.environment import READABLE
 from tunesmith.config.load import detect_dialect, load
 from tunesmith.config.readers import hydra_yaml
 from tunesmith.config.readers.hydra_compose import compose, split_sweep
@@ -60,7 +61,7 @@ def test_values_of_the_document() -> None:
         "training.bf16": False,
         "training.fp16": False,
         "training.gradient_accumulation_steps": 2,
-        "training.batching": "padded",
+        "training.batching": "auto",
         "training.learning_rate": 1e-4,
         "training.logging_steps": 10,
         "training.lr_scheduler_type": "cosine",
@@ -394,6 +395,7 @@ def test_variables_of_the_environment_can_be_read(tmp_path: Path, monkeypatch: p
     )
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert read(file).config.training.output_dir == "/scratch/me/runs"
+    assert not any("KEY" in name or "TOKEN" in name for name in READABLE)
     from omegaconf import OmegaConf
 
     assert OmegaConf.create({"a": "${oc.env:SCRATCH}"}).a == "/scratch/me"  # the resolver is itself again

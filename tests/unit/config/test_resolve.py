@@ -69,7 +69,7 @@ def test_a_file_may_not_allow_itself_remote_code(config: Path) -> None:
 def test_packing_no_leaves_another_layout_alone(config: Path) -> None:
     assert load(config, ["--use_packing"]).config.training.batching == "packed"
     assert load(config, ["--batching", "length_grouped", "--no_packing"]).config.training.batching == "length_grouped"
-    assert load(config, ["--use_packing", "--no_use_packing"]).config.training.batching == "padded"
+    assert load(config, ["--use_packing", "--no_use_packing"]).config.training.batching == "auto"
 
 
 def test_the_fingerprint_is_of_values_not_of_origins(config: Path) -> None:

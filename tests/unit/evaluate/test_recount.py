@@ -31,6 +31,7 @@ from tunesmith.evaluate.tasks import (
     RagTask,
     ReasoningTask,
     Task,
+    ToolCallTask,
 )
 
 Predictions = list[dict[str, Any]]
@@ -195,6 +196,32 @@ def test_json_answers(tmp_path: Path) -> None:
         right = sum((answer or {}).get(name) == gold[name] for answer, gold in answers)
         assert found["per_field"][name] == {"accuracy": pytest.approx(right / 60), "support": 60}
     assert 0 < found["exact_match"] < found["schema_valid"] < 1
+
+
+def test_tool_calls(tmp_path: Path) -> None:
+    rng = random.Random(9)
+    golds = [[{"name": rng.choice(["f", "g"]), "arguments": {"n": n, "s": str(n)}} for n in range(1 + number % 2)]
+             for number in range(60)]  # fmt: skip
+    said = ["".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in calls)
+            for calls in mistaken(rng, golds)]  # fmt: skip
+    said[::10] = ["It rains."] * 6
+    said[5::10] = ["<tool_call>\n{broken\n</tool_call>"] * 6
+    predictions = evaluated(tmp_path, ToolCallTask(), golds, said)
+    found = figures(tmp_path)
+    again: dict[str, list[float]] = {"exact_match": [], "names_match": [], "calls_found": []}
+    for item in predictions:
+        calls = [json.dumps(json.loads(call), sort_keys=True) for call in re.findall(r"\{\".*\}", item["output"])]
+        wanted = [json.dumps(call, sort_keys=True) for call in item["reference"]]
+        names = [sorted(json.loads(call)["name"] for call in side) for side in (calls, wanted)]
+        again["exact_match"].append(Counter(calls) == Counter(wanted))
+        again["names_match"].append(names[0] == names[1])
+        again["calls_found"].append(sum((Counter(calls) & Counter(wanted)).values()) / len(wanted))
+    for name, values in again.items():
+        assert found[name] == pytest.approx(sum(values) / 60), name
+        assert 0.2 < found[name] < 0.9
+    assert found["mistakes"]["unreadable"] == 6
+    assert found["mistakes"]["no call"] == 6
+    assert set(found["confidence"]) == set(again)
 
 
 def test_a_function_of_ones_own(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tunesmith.config.names import (
     dtype_name,
     leaf_paths,
     modules,
-    newest,
+    newest_checkpoint,
     unset_is_empty,
 )
 from tunesmith.config.names import SPELLINGS as COMMON
@@ -65,7 +65,7 @@ SPELLINGS: dict[str, Spelling] = {
     "model.instruction_in_prompt": Spelling("data.instruction_in_prompt"),
     "input_key": Spelling("data.columns", column("prompt"), str | None, part="entry"),
     "output_key": Spelling("data.columns", column("completion"), str | None, part="entry"),
-    "resume_checkpoint": Spelling("training.resume_from_checkpoint", newest, bool | str | None),
+    "resume_checkpoint": Spelling("training.resume_from_checkpoint", newest_checkpoint, bool | str | None),
     "shuffle": Spelling("data.shuffle_seed", seed_or_nothing, int | bool | None),
 }
 """Names of this dialect; the rest are the schema's names and those of ``config/names.py``."""

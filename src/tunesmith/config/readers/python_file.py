@@ -1,31 +1,33 @@
 """Reader of Python configuration files (documents 1 and 2): module-level names are settings.
 
-The file is code, so it runs in a child process with a time limit, and only plain data comes back. This module never
-executes the file itself; lines are found by reading the source.
+The file is code, which whoever names it trusts. Still it runs in a child process with limits on time, memory, output
+and processes, which sees no secret of the environment, and only plain data comes back. A file in a folder of somebody
+else's (a model, a checkpoint, a download) is not run at all. Lines are found by reading the source.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tunesmith import notices
 from tunesmith.config.draft import Draft, Setting, dialect_defaults, shown
+from tunesmith.config.environment import passed_on
 from tunesmith.config.files import parse_json, read_bytes
+from tunesmith.config.foreign import foreign_folder, is_foreign
 from tunesmith.config.names import NameTable, Spelling, unknown_name
-from tunesmith.errors import ConfigError
+from tunesmith.config.readers import contained
+from tunesmith.errors import ConfigError, UnsafeError
 
 DIALECT = "python"
 TIME_LIMIT_S = 10.0
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Libraries that a file may import start no more threads than the child may have."""
 MOST_SAID = 2_000
 """Characters of what a file prints that are told."""
 
@@ -64,6 +66,7 @@ def read(path: str | Path) -> Draft:
 
     Raises:
         LoadError: the file is missing, fails or takes too long.
+        UnsafeError: it lies in a folder of a model, a run or a download.
     """
     file = Path(path)
     if not file.exists():
@@ -72,6 +75,13 @@ def read(path: str | Path) -> Draft:
         read_bytes(file)
     except OSError as error:
         raise LoadError(f"cannot read: {error.strerror or error}", where=shown(file)) from error
+    theirs = foreign_folder(file)
+    if theirs is not None:
+        raise UnsafeError(
+            f"is a Python file in {shown(theirs)}, a folder of a model, a run or a download, and is not run",
+            where=shown(file),
+            remedy="read it; if you trust it, copy it to a folder of yours",
+        )
     roots = _import_roots(file)
     values, odd = _run(file, roots)
     found = _assignments(file, roots, {})
@@ -109,9 +119,9 @@ def _not_plain(name: str, kind: str, origin: str) -> ConfigError:
 
 def _import_roots(file: Path) -> list[str]:
     """Folders from which ``from train.configs.default import *`` may resolve: the file's own, those above it, and the
-    working directory."""
-    folder = file.absolute().parent
-    return [str(folder), *(str(parent) for parent in folder.parents if parent != Path("/")), str(Path.cwd())]
+    working directory; none of them somebody else's."""
+    folders = [*(parent for parent in file.absolute().parents if parent != Path("/")), Path.cwd()]
+    return [str(folder) for folder in folders if not is_foreign(folder)]
 
 
 def _run(file: Path, roots: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -134,27 +144,16 @@ def _run(file: Path, roots: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _ended(command: list[str], file: Path) -> tuple[int, bytes, bytes]:
-    """Exit status and output of the child, which ends in time and whatever it started with it.
-
-    Output goes to files, whose size the child limits: a pipe would have to be emptied into our memory.
-    """
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
-        try:
-            returncode = child.wait(TIME_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            raise LoadError(
-                f"still running after {TIME_LIMIT_S:.0f} seconds",
-                where=shown(file),
-                remedy="a configuration file only sets names",
-            ) from None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        out.seek(0)
-        err.seek(0)
-        return returncode, out.read(), err.read()
+    """Exit status and output of the child, which ends in time and sees no secret."""
+    environment = passed_on() | dict.fromkeys(_ONE_THREAD, "1")
+    try:
+        return contained.run(command, environment, TIME_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        raise LoadError(
+            f"still running after {TIME_LIMIT_S:.0f} seconds",
+            where=shown(file),
+            remedy="a configuration file only sets names",
+        ) from None
 
 
 def _read_again(file: Path, roots: list[str]) -> set[str]:

@@ -14,13 +14,35 @@ import types
 
 MEMORY_BYTES = 4 * 2**30
 OUTPUT_BYTES = 4 * 2**20
+PROCESSES = 32
+"""Processes and threads that a file may have at a time, besides those that its user has already. Root's are not limited
+by the system; they end with the others."""
+CPU_SECONDS = 20
 
 
 def limit() -> None:
     """Take no more memory and write no more than a file that sets names can need."""
-    for kind, most in ((resource.RLIMIT_DATA, MEMORY_BYTES), (resource.RLIMIT_FSIZE, OUTPUT_BYTES)):
+    for kind, most in (
+        (resource.RLIMIT_DATA, MEMORY_BYTES),
+        (resource.RLIMIT_FSIZE, OUTPUT_BYTES),
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_NPROC, tasks() + PROCESSES),
+        (resource.RLIMIT_CORE, 0),
+    ):
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def tasks() -> int:
+    """Processes and threads of this user now."""
+    number = 0
+    for entry in os.scandir("/proc") if os.path.isdir("/proc") else ():
+        try:
+            if entry.name.isdigit() and entry.stat().st_uid == os.getuid():
+                number += len(os.listdir(f"/proc/{entry.name}/task"))
+        except OSError:  # it has ended meanwhile
+            continue
+    return number or 4096
 
 
 def plain(value: object) -> bool:
@@ -53,7 +75,10 @@ def failure(error: BaseException, file: str, folders: list[str]) -> dict[str, ob
         if frame.filename == file or os.path.dirname(frame.filename) in folders
     ]
     place = frames[-1] if frames else None
-    if isinstance(error, SystemExit):
+    if isinstance(error, KeyError) and os.path.basename(error_file(error)) in ("os.py", "<frozen os>"):
+        text = f"the environment variable {error} is not there"
+        remedy = "a configuration file sees few variables, and no secret; give such a value on the command line"
+    elif isinstance(error, SystemExit):
         text, remedy = f"called sys.exit({error.code!r})", "a configuration file only sets names"
     else:
         text, remedy = f"{type(error).__name__}: {error}", None
@@ -63,6 +88,12 @@ def failure(error: BaseException, file: str, folders: list[str]) -> dict[str, ob
         "line": place.lineno if place else None,
         "remedy": remedy,
     }
+
+
+def error_file(error: BaseException) -> str:
+    """The file in which an error was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename if frames else ""
 
 
 def main() -> None:

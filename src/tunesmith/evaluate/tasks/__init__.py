@@ -14,6 +14,7 @@ from tunesmith.evaluate.tasks.own_function import FunctionTask
 from tunesmith.evaluate.tasks.rag import RagTask
 from tunesmith.evaluate.tasks.reasoning import ReasoningTask
 from tunesmith.evaluate.tasks.table import TASKS, choose_task, detect_task
+from tunesmith.evaluate.tasks.tool_call import ToolCallTask
 
 __all__ = [
     "TASKS",
@@ -27,6 +28,7 @@ __all__ = [
     "RowLike",
     "ScoredAnswer",
     "Task",
+    "ToolCallTask",
     "choose_task",
     "detect_task",
 ]

@@ -45,6 +45,9 @@ class Task(ABC):
     wrong: str = "wrong answer"
     """The kind of mistake that a readable, wrong answer is."""
 
+    reads_control_tokens: bool = False
+    """Whether outputs are read, and shown, with the control tokens in them."""
+
     @abstractmethod
     def read(self, text: str) -> Answer:
         """What a generated text says."""
@@ -60,6 +63,14 @@ class Task(ABC):
     @abstractmethod
     def correct(self, answer: Answer, reference: Any) -> bool:
         """Whether the answer is right; an unreadable one never is."""
+
+    def check_own_answer(self, row: RowLike, text: str, reference: Any) -> None:  # noqa: B027 (most tasks need none)
+        """Stop where the row's own answer, as its template writes it, would not be right. Asked only where control
+        tokens are read: what a model learnt to write has to be readable.
+
+        Raises:
+            DataError: it would not.
+        """
 
     def score_answer(self, text: str, reference: Any) -> ScoredAnswer:
         """A generated text read, compared and scored."""

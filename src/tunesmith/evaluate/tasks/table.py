@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tunesmith.config.schema import EvaluationSection
 from tunesmith.errors import ConfigError, DataError
-from tunesmith.evaluate.answers import read_json
+from tunesmith.evaluate.answers import read_calls, read_json
 from tunesmith.evaluate.canonical import canonical_number
 from tunesmith.evaluate.tasks.base import RowLike, Task
 from tunesmith.evaluate.tasks.classification import LABEL_COLUMNS, ClassificationTask, label_set, stated_label
@@ -18,6 +18,7 @@ from tunesmith.evaluate.tasks.nli import NliTask
 from tunesmith.evaluate.tasks.own_function import FunctionTask
 from tunesmith.evaluate.tasks.rag import RagTask
 from tunesmith.evaluate.tasks.reasoning import ReasoningTask
+from tunesmith.evaluate.tasks.tool_call import ToolCallTask
 
 Maker = Callable[[EvaluationSection, Sequence[RowLike], Sequence[str | None]], Task]
 
@@ -44,6 +45,7 @@ TASKS: dict[str, Maker] = {
     "json": lambda evaluation, rows, completions: JsonTask(evaluation.json_schema),
     "reasoning": lambda evaluation, rows, completions: ReasoningTask(),
     "rag": lambda evaluation, rows, completions: RagTask(),
+    "tool_call": lambda evaluation, rows, completions: ToolCallTask(),
 }
 """Every task by its name, made from the settings, the rows and their own answers."""
 
@@ -80,6 +82,7 @@ def detect_task(format_name: str, rows: Sequence[RowLike], completions: Sequence
 
     The first that holds decides:
 
+    - ``tool_call``: every row ends in a tool call;
     - ``nli``: rows of that format, or most of the first rows speak of a ``predicted_label``;
     - ``reasoning``: most of the first rows have a marked final number (``####``, ``\\boxed``, "the answer is 5");
     - ``classification``: the rows state at most 10 different labels, at least 5 rows for each of them on average, and
@@ -88,6 +91,8 @@ def detect_task(format_name: str, rows: Sequence[RowLike], completions: Sequence
     - ``json``: every row's answer is a JSON object or array;
     - ``exact``: all others.
     """
+    if completions and all(map(_is_call, completions)):
+        return "tool_call"
     texts = [json.dumps(row.values, ensure_ascii=False, default=str) for row in rows[:_SAMPLE]]
     if format_name == "nli" or _most("predicted_label" in text for text in texts):
         return "nli"
@@ -115,6 +120,10 @@ def _have_classes(rows: Sequence[RowLike], stated: Sequence[str | None]) -> bool
         return False
     in_a_column = all(any(row.values.get(name) not in (None, "") for name in LABEL_COLUMNS) for row in rows)
     return in_a_column or not any(canonical_number(label) for label in labels)
+
+
+def _is_call(text: str | None) -> bool:
+    return text is not None and "<tool_call>" in text and bool(read_calls(text).value)
 
 
 def _is_json(text: str) -> bool:

@@ -38,7 +38,28 @@ def skeleton(resolved: Resolved, precision: Precision, dtype: torch.dtype | None
         ModelError: the model's configuration cannot be used, or the adapter does not fit it.
     """
     config = resolved.config
-    section = config.model
+    model = bare_skeleton(resolved, dtype or weights_dtype(resolved, precision))
+    if is_quantized(config.quantization):
+        _hold_in_few_bits(model, precision)
+    if config.adapter.use_lora:
+        adapter = lora_config(config.adapter)
+        check_targets(model, adapter)
+        adapter.init_lora_weights = True  # values do not matter here, and some kinds take them out of the weights
+        return cast(PreTrainedModel, attach_adapter(model, adapter))
+    return model
+
+
+def bare_skeleton(resolved: Resolved, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The run's model as it is built, without weights, adapter or quantization.
+
+    Args:
+        resolved: the run's configuration.
+        dtype: format of its weights.
+
+    Raises:
+        ModelError: the model's configuration cannot be used.
+    """
+    section = resolved.config.model
     located = source.locate(section.model_name_or_path, section.revision, kind="tokenizer")
     keywords: dict[str, Any] = {"trust_remote_code": source.may_run_code(section, located)}
     if section.revision and not Path(located).is_dir():
@@ -50,7 +71,7 @@ def skeleton(resolved: Resolved, precision: Precision, dtype: torch.dtype | None
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 model_config,
                 trust_remote_code=keywords["trust_remote_code"],
-                dtype=dtype or weights_dtype(resolved, precision),
+                dtype=dtype,
                 attn_implementation="eager" if section.attn_implementation == "eager" else None,
             )
     except ModelError:
@@ -58,13 +79,6 @@ def skeleton(resolved: Resolved, precision: Precision, dtype: torch.dtype | None
     except Exception as error:  # the library raises many kinds here, and all mean the same to the user
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"the model cannot be built ({reason[:400]})", where=section.model_name_or_path) from error
-    if is_quantized(config.quantization):
-        _hold_in_few_bits(model, precision)
-    if config.adapter.use_lora:
-        adapter = lora_config(config.adapter)
-        check_targets(model, adapter)
-        adapter.init_lora_weights = True  # values do not matter here, and some kinds take them out of the weights
-        return cast(PreTrainedModel, attach_adapter(model, adapter))
     return model
 
 

@@ -32,6 +32,8 @@ from tunesmith.evaluate.tasks import TASKS, ClassificationTask, FunctionTask, Js
         ("prompt_completion", {"prompt": "p", "completion": '{"a": 1}'}, '{"a": 1}', "json"),
         ("prompt_completion", {"prompt": "p", "completion": "17"}, "17", "exact"),
         ("messages", {"messages": [{"role": "user", "content": "5 apples"}]}, None, "exact"),
+        ("messages", {"messages": []}, 'so\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', "tool_call"),
+        ("messages", {"messages": []}, "the tag <tool_call> begins a call", "exact"),
     ],
 )
 def test_the_task_follows_from_the_rows(
@@ -65,7 +67,7 @@ def test_a_named_task_is_taken(row: Callable[..., Row], tmp_path: Path) -> None:
     rows = [row(label="x"), row(label="y")]
     names = [choose_task(EvaluationSection(task=name), "text", rows, [None] * 2).name for name in TASKS]
     assert names == list(TASKS)
-    assert len(names) == 6
+    assert len(names) == 7
     with pytest.raises(ConfigError, match="scores nothing"):
         choose_task(EvaluationSection(task="none"), "text", rows, [None] * 2)
     (tmp_path / "own.py").write_text("def score(output, row, reference):\n    return True\n", encoding="utf-8")

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tunesmith.config.coming_from.axolotl import AXOLOTL
+from tunesmith.config.coming_from.llama_factory import LLAMA_FACTORY
+from tunesmith.config.coming_from.tool import Tool
+from tunesmith.config.coming_from.torchtune import TORCHTUNE, interpolated
+from tunesmith.config.coming_from.trl import TRL
+from tunesmith.config.coming_from.unsloth import UNSLOTH
 from tunesmith.config.draft import Draft
-from tunesmith.config.foreign.axolotl import AXOLOTL
-from tunesmith.config.foreign.llama_factory import LLAMA_FACTORY
-from tunesmith.config.foreign.tool import Tool
-from tunesmith.config.foreign.torchtune import TORCHTUNE, interpolated
-from tunesmith.config.foreign.trl import TRL
-from tunesmith.config.foreign.unsloth import UNSLOTH
 from tunesmith.config.readers.yaml_lines import read_yaml
 
 TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in (TORCHTUNE, AXOLOTL, LLAMA_FACTORY, UNSLOTH, TRL)}

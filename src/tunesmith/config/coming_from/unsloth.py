@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunesmith.config.foreign.tool import NotHere, Tool, Written, gradient_checkpointing, wandb_project
+from tunesmith.config.coming_from.tool import NotHere, Tool, Written, gradient_checkpointing, wandb_project
 
 
 def _recognises(tree: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tunesmith.config.foreign.tool import NotHere, Tool, Written, gradient_checkpointing
+from tunesmith.config.coming_from.tool import NotHere, Tool, Written, gradient_checkpointing
 
 _LAYERS = {"output_proj": "o_proj", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _MLP = ["gate_proj", "up_proj", "down_proj"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunesmith.config.coming_from.tool import NotHere, Tool, Written, bf16, share, template
 from tunesmith.config.files import read_json
-from tunesmith.config.foreign.tool import NotHere, Tool, Written, bf16, share, template
 
 _COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "messages": "conversations"}
 """What its description of a data set calls a column -> what our format of such rows does."""
