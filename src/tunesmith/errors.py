@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -51,6 +52,10 @@ class ConfigError(TunesmithError):
     exit_code = 2
 
 
+MOST_TOLD = 20
+"""Problems of one configuration that are told."""
+
+
 class ConfigErrors(ConfigError):
     """Several configuration problems, found in one go."""
 
@@ -59,7 +64,15 @@ class ConfigErrors(ConfigError):
         super().__init__(" | ".join(problem.line() for problem in problems))
 
     def lines(self) -> list[str]:
-        return [problem.line() for problem in self.problems]
+        told = [problem.line() for problem in self.problems[:MOST_TOLD]]
+        more = len(self.problems) - len(told)
+        return [*told, f"and {more} more problems of the configuration"] if more else told
+
+
+def raise_together(problems: Sequence[ConfigError]) -> None:
+    """Raise what was found wrong with a configuration: a single problem as it is, several in one error."""
+    if problems:
+        raise problems[0] if len(problems) == 1 else ConfigErrors(problems)
 
 
 class DataError(TunesmithError):
@@ -67,16 +80,32 @@ class DataError(TunesmithError):
 
     exit_code = 3
 
+    def cause(self) -> str:
+        """What is wrong, whatever the row: the words without their numbers and without what the row itself holds."""
+        return re.sub(r"\d[\d,.]*|\[[^\]]*\]", "#", self.what)
+
 
 class DataErrors(DataError):
-    """Several wrong rows, found in one go."""
+    """Several wrong rows, found in one go; told by cause."""
 
     def __init__(self, problems: Sequence[DataError]) -> None:
         self.problems = tuple(problems)
-        super().__init__(" | ".join(problem.line() for problem in problems))
+        super().__init__(" | ".join(self.lines()))
 
     def lines(self) -> list[str]:
-        return [problem.line() for problem in self.problems]
+        """One line for each cause: its first row, what is wrong, and how many rows more have it."""
+        by_cause: dict[str, list[DataError]] = {}
+        for problem in self.problems:
+            by_cause.setdefault(problem.cause(), []).append(problem)
+        return [f"{found[0].line()}{_and_more(found)}" for found in by_cause.values()]
+
+
+def _and_more(found: Sequence[DataError]) -> str:
+    if len(found) == 1:
+        return ""
+    places = [str(problem.where).rpartition(":")[2] for problem in found[1:4]]
+    shown = f": {', '.join(places)}{' ...' if len(found) > 4 else ''}" if all(map(str.isdigit, places)) else ""
+    return f" (and {len(found) - 1:,} more{shown})"
 
 
 class ModelError(TunesmithError):

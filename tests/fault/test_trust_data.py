@@ -158,7 +158,7 @@ def test_begin_token_twice(attempt: Attempt, tmp_path: Path) -> None:
 
 def test_D10_wrong_columns(attempt: Attempt) -> None:
     rows = [{"frage": "a", "antwort": "b"}]
-    refused(attempt(rows), 3, 'rows.jsonl:1: the columns ["frage", "antwort"]', "rename yours with columns")
+    refused(attempt(rows), 3, 'rows.jsonl:1: the columns ["frage", "antwort"]', "--columns prompt=COLUMN")
     named = attempt(rows, columns='{"question": "frage", "answer": "antwort"}')
     assert named.code == 0, named
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.nli import nli_answer, nli_prompt
-from tunesmith.data.row import Row, as_string, keys_of, string_of, value_of
+from tunesmith.data.row import Row, as_string, keys_of, rename_advice, string_of, value_of
 from tunesmith.data.strict_json import json_type
 from tunesmith.data.tokenized import COLUMNS as TOKEN_COLUMNS
 from tunesmith.data.tokenized import TOKENIZED
@@ -292,7 +292,7 @@ def detect(row: Row) -> str:
     raise DataError(
         f"the columns {keys_of(row)} are no known format",
         where=row.where,
-        remedy=f"expected one of: {known}; rename yours with columns, {{expected name: name in the file}}",
+        remedy=f"expected one of: {known}; {rename_advice('prompt')}",
     )
 
 

@@ -51,7 +51,11 @@ BREACHES: dict[str, tuple[list[str], str]] = {
         "is missing at evaluations without generation",
     ),
     "sample_has_a_size": (["--generate_seed", "3"], "nothing says how large it is"),
-    "optimizer_of_named_modules": (["--optim", "galore_adamw"], "treats some modules apart"),
+    "optimizer_reads_its_arguments": (
+        ["--optim", "sgd", "--optim_args", "momentun=0.9"],
+        "the optimizer sgd reads no 'momentun'",
+    ),
+    "optimizer_of_named_modules": (["--optim", "galore_adamw"], "which is not offered here"),
     "plateau_needs_evaluation": (["--lr_scheduler_type", "reduce_lr_on_plateau"], "has no evaluation to watch"),
     "template_date_is_a_day": (["--template_date", "2026-02-30"], "template_date 2026-02-30 is no day"),
     "warmup_fits": (["--max_steps", "10", "--warmup_steps", "20"], "longer than the training"),
