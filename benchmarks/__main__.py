@@ -6,18 +6,36 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from benchmarks import generation, layouts, load, prepare
+from benchmarks import generation, layouts, load, prepare, training, training_side
 
 
 def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _training(options: argparse.Namespace, tokenizer: str) -> list[dict[str, Any]]:
+    """The comparison of training steps, for each work that was asked for."""
+    found = []
+    for work in options.work or ["synthetic"]:
+        for together in (False, True) if options.together else (False,):
+            _note(f"training steps: {work}{', rows that begin alike together' if together else ''}")
+            result = training.compare(
+                work, options.side or list(training_side.SIDES), rounds=options.rounds, steps=options.steps,
+                tokenizer=tokenizer, scale=options.scale, group_by_prefix=together, write=_note,
+            )  # fmt: skip
+            found.append(result)
+            print("Training steps", *training.table(result), "", sep="\n", flush=True)
+    if options.publish:
+        training.publish(found)
+    return found
+
+
 def main() -> None:
     """Run what was asked for, everything by default."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    comparisons = ("prepare", "large", "layouts", "generation", "load")
+    comparisons = ("prepare", "large", "layouts", "generation", "load", "training")
     parser.add_argument("what", nargs="*", choices=(*comparisons, []), help="comparisons to run (all)")
     parser.add_argument("--rows", type=int, default=30_000, help="rows that are prepared (30000)")
     parser.add_argument("--large", type=int, default=1_000_000, help="rows of the comparison large (1000000)")
@@ -25,9 +43,15 @@ def main() -> None:
     parser.add_argument("--millions", type=int, default=500, help="parameters of the comparison load (500)")
     parser.add_argument("--model", help="model folder of the comparison generation (nano-mistral)")
     parser.add_argument("--tokenizer", help="tokenizer folder (that of nano-mistral)")
+    parser.add_argument("--work", action="append", help=f"of training: {', '.join(training.WORKS)} (synthetic)")
+    parser.add_argument("--side", action="append", choices=tuple(training_side.SIDES), help="of training (all)")
+    parser.add_argument("--steps", type=int, default=6, help="of training: steps a turn (6)")
+    parser.add_argument("--scale", choices=tuple(training.SCALES), default="25M", help="of training: the model (25M)")
+    parser.add_argument("--together", action="store_true", help="of training: also with rows that begin alike together")
+    parser.add_argument("--publish", action="store_true", help="of training: write RESULTS.md and the README's table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
-    results = {}
+    results: dict[str, Any] = {}
     from tunesmith.model.source import locate
 
     tokenizer = options.tokenizer or locate("nano-mistral", None)
@@ -55,6 +79,8 @@ def main() -> None:
             _note(f"a model that two processes load, file in {dtype}")
             results[f"load_{dtype}"] = load.compare(options.millions, dtype, load.STRATEGIES, _note)
             print("Memory while loading", *load.table(results[f"load_{dtype}"]), "", sep="\n", flush=True)
+    if not options.what or "training" in options.what:
+        results["training"] = _training(options, tokenizer)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

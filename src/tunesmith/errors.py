@@ -6,10 +6,15 @@ An error says what is wrong, where it stands and what to do about it. Printing a
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tunesmith.secrets import redacted
+
+MOST_SAID = 1_000
+"""Characters of what a library says that are told."""
 
 
 class TunesmithError(Exception):
@@ -104,6 +109,26 @@ class Interrupted(TunesmithError):
     def __init__(self, what: str, *, signal_number: int, remedy: str | None = None) -> None:
         super().__init__(what, remedy=remedy)
         self.exit_code = 128 + signal_number
+
+
+def understood(error: Exception) -> TunesmithError:
+    """An error that nothing of ours has put into words, as one of ours: what the machine refuses has its own code, and
+    what is left is a bug (exit code 1)."""
+    if isinstance(error, TunesmithError):
+        return error
+    if isinstance(error, MemoryError):
+        return ModelError(
+            "this machine's memory does not hold what was asked for", remedy="ask for less, or use a larger machine"
+        )
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - a word, and no file
+            remedy = "free some, or set TMPDIR and cache_dir elsewhere"
+            return StorageError(f"no space left ({error.strerror})", where=str(where), remedy=remedy)
+        where = str(error.filename) if error.filename else None
+        return StorageError(error.strerror, where=where, remedy="check the path, its permissions and the free space")
+    said = redacted(" ".join(str(error).split()))[:MOST_SAID]  # half of a secret would not be known as one
+    return TunesmithError(f"{type(error).__name__}: {said}", remedy="--debug shows where")
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str, *, folder: Path | None = None) -> str:

@@ -19,6 +19,10 @@ NAMES = re.compile(
 SHORTEST = 8
 """Characters of the shortest value that is taken for a secret; a shorter one would be found in innocent words."""
 
+DUMPED = 6
+"""Variables with their values in one text from which on it is a dump of the environment."""
+_DUMP = "<environment>"
+
 
 def secret_in(text: str) -> str | None:
     """The name of an environment variable whose secret value stands in ``text``; None where none does."""
@@ -26,11 +30,25 @@ def secret_in(text: str) -> str | None:
 
 
 def redacted(text: str) -> str:
-    """``text`` with the name of the variable in the place of every secret value."""
+    """``text`` with the name of the variable in the place of every secret value, and without a dump of all variables
+    (``{'NAME': 'value', ...}``, or ``NAME=value``), of which many say more than their names tell."""
+    text = _without_dump(text)
     for name, value in _secrets():
         if value in text:
             text = text.replace(value, f"<{name}>")
     return text
+
+
+def _without_dump(text: str) -> str:
+    if len(text) < SHORTEST * DUMPED:
+        return text
+    spelled = [pair for name, value in os.environ.items() for pair in (f"{name!r}: {value!r}", f"{name}={value}")]
+    found = sorted((pair for pair in spelled if pair in text), key=len, reverse=True)
+    if len(found) < DUMPED:
+        return text
+    for pair in found:
+        text = text.replace(pair, _DUMP)
+    return re.sub(rf"{_DUMP}(?:[\s,;]*{_DUMP})*", _DUMP, text)
 
 
 def redacted_values(value: Any) -> Any:

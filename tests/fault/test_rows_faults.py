@@ -229,6 +229,21 @@ def test_a_column_that_formats_know_is_refused_where_it_is_not_read(call: Call, 
         refused(call([row | {"chat_template_kwargs": {"x": 1}}]), 3, "'chat_template_kwargs'")
 
 
+def test_a_row_brings_its_own_switches_of_the_template(call: Call, template: Callable[[str], Path]) -> None:
+    path = template(
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{{ eos_token }}"
+        "{% else %}{{ style if style is defined else 'plain' }} {{ m.content }} {% endif %}{% endfor %}"
+    )
+    chat = {"messages": [asked(), answer()]}
+    loud, told = {"style": "LOUD"}, json.dumps({"style": "LOUD"})
+    rows = [chat | {"chat_template_kwargs": loud}, chat | {"chat_template_kwargs": told}, chat]
+    assert sorted(call(rows, template=path).texts) == ["<s>LOUD q a</s>"] * 2 + ["<s>plain q a</s>"]
+    set_for_all = call(rows, template=path, chat_template_kwargs='{"style": "SET"}')
+    assert sorted(set_for_all.texts) == ["<s>LOUD q a</s>"] * 2 + ["<s>SET q a</s>"], "a row's own switch counts more"
+    refused(call([chat | {"chat_template_kwargs": {"stile": 1}}], template=path), 3, "rows.jsonl:1", "stile")
+    refused(call([chat | {"chat_template_kwargs": [1]}], template=path), 3, "must be an object")
+
+
 # answers
 
 
@@ -348,15 +363,30 @@ NOTED: dict[str, tuple[list[dict[str, Any]], dict[str, str]]] = {
     "a part that is left out": (CALL, {"template": "chatml", "unwritten": "report"}),
     "columns that are not read": ([{"prompt": "q", "completion": "a", "mood": "glad"}], {}),
     "words after the last answer": ([{"messages": [asked(), answer(), asked("r")]}], {}),
+    "tokens without an end": ([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "mood": "glad"}], {}),
+    "everything at once": (
+        [
+            {"messages": [asked(), answer("a <s> b")], "weight": 2.0, "mood": "glad"},
+            {"messages": [asked(), answer("a <s> b")], "weight": 2.0},
+            {"messages": [asked("long " * 40), answer("z")]},
+            {"messages": [asked("e"), answer(" ")]},
+            {"messages": [asked("w"), answer("g")], "weight": 0},
+        ],
+        {"max_length": "60", "too_long": "truncate_prompt", "empty_completion": "drop", "max_dropped": "0.5"},
+    ),
 }
 
 
 @pytest.mark.parametrize("name", NOTED)
 def test_all_verbs_say_the_same_about_rows(call: Call, name: str) -> None:
     rows, how = NOTED[name]
-    said = {verb: call(rows, verb, **how).notes for verb in ("check", "preview", "train")}
+    said: dict[str, list[str]] = {}
+    for verb in ("check", "preview", "train"):
+        outcome = call(rows, verb, **how)
+        assert outcome.code == 0, outcome
+        said[verb] = [text for text in notices.collected() if not text.startswith("attention: ")]  # of the model
     assert said["preview"] == said["check"] == said["train"]
-    assert len(said["check"]) >= 2
+    assert len(said["check"]) >= (7 if name == "everything at once" else 2)
 
 
 # which files, and what is cut of a row
@@ -396,3 +426,45 @@ def test_headers_and_system_message_are_not_cut(call: Call) -> None:
     assert cut.texts[0].count("<|im_start|>") == 3
     assert "one" not in cut.texts[0]
     assert any("lose the beginning of their prompt" in text for text in notices.collected())
+
+
+def test_the_frame_of_a_text_template_is_not_cut(call: Call) -> None:
+    rows = [{"prompt": "w0 " + "w " * 60, "completion": "done"}]
+    template = "HEAD {query} => {output}"
+    cut = call(rows, template=template, max_length=24, too_long="truncate_prompt")
+    assert cut.code == 0
+    assert cut.texts[0].startswith("<s>HEAD w w")
+    assert cut.texts[0].endswith(" => done</s>")
+    assert len(cut.rows[0]["tokens"]) in (23, 24)
+    refused(call(rows, template=template, max_length=5, too_long="truncate_prompt"), 3, "tokens remain")
+
+
+def test_every_cut_is_in_the_ledger_with_its_rule(call: Call, tmp_path: Path) -> None:
+    chat = [{"messages": [asked("long " * 20), answer(), asked("q"), answer("z")]}]
+    pair, text = [{"prompt": "w " * 60, "completion": "done " * 9}], [{"text": "word " * 100}]
+    for rows, policy, rule, how in (
+        (chat, "truncate_prompt", "turns", {}),
+        (pair, "truncate_prompt", "truncate_prompt", {}),
+        (pair, "truncate_completion", "truncate_completion", {"max_length": 70}),
+        (text, "split", "split", {"loss_on": "all"}),
+    ):
+        given = {"max_length": 40, "too_long": policy, "save_strategy": "no"} | how
+        assert call(rows, "train", **given).code == 0
+        ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
+        (account,) = ledger["training"]["sources"].values()
+        assert account["cut"] == {rule: [f"{tmp_path / 'rows.jsonl'}:1"]}
+
+
+def test_plain_texts_are_learnt_whole_and_asked_to_go_on(call: Call, tmp_path: Path) -> None:
+    """No marker says where an answer begins, and none is needed: every token is learnt, and a text goes on."""
+    rows = [{"text": "word " * 8}, {"text": "another text, of which every token is learnt"}]
+    for verb in ("check", "preview", "train"):
+        outcome = call(rows, verb, loss_on="all", save_strategy="no")
+        assert outcome.code == 0, outcome
+    contract = json.loads((tmp_path / "run" / "inference.json").read_text())
+    assert contract["prompt"]["cut_after"] is None
+    answers = tmp_path / "answers.jsonl"
+    assert (
+        main(["predict", str(tmp_path / "run"), str(tmp_path / "rows.jsonl"), str(answers), "--max_new_tokens=2"]) == 0
+    )
+    assert len(answers.read_text().splitlines()) == 2

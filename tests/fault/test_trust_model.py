@@ -186,3 +186,19 @@ def test_T16_every_adapter_weight_gets_a_gradient_with_checkpointing(base: Path,
     assert call("train", base, f"--train_data={rows}", "--gradient_checkpointing", "--learning_rate=0.1") == (0, "")
     tensors = load_file(tmp_path / "run" / WEIGHTS)
     assert all(tensor.abs().sum() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+
+
+MACHINE = {"fp16": "--fp16", "attn_implementation": "--attn_implementation=flash_attention_2",
+           "gpu_id": "--gpu_id=0", "device_map": "--device_map=cuda:0",
+           "tf32": "--tf32"}  # fmt: skip
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine can do all of it")
+@pytest.mark.parametrize("name", MACHINE)
+def test_C16_what_this_machine_cannot_do_is_refused_and_not_replaced(name: str, base: Path, call: Any) -> None:
+    """A device without bfloat16 is among the tests of ``model/device.py``."""
+    for verb in ("check", "train"):
+        code, said = call(verb, base, MACHINE[name])
+        assert code in (2, 4), said
+        assert len(said.splitlines()) == 1
+        assert name in said or MACHINE[name].partition("=")[2] in said

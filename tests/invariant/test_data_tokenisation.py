@@ -253,4 +253,4 @@ def test_nli_rows(builders: dict[str, ExampleBuilder], premise: str, hypothesis:
 
 
 def test_every_format_is_reachable() -> None:
-    assert len(FORMATS) == 8
+    assert len(FORMATS) == 9

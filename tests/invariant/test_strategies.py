@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import logged, resolved_from, run_training, story_rows, tensors, write_rows
 from tunesmith.launch.processes import planned
@@ -33,9 +34,10 @@ WAYS: dict[str, dict[str, Any]] = {
     },
     "nf4": {"lora_r": 4, "load_in_4bit": True},
     "packed": {"use_lora": False, "batching": "packed", "gradient_checkpointing": True},
+    "words": {"use_lora": False, "new_tokens": ["<note>", "<more>"]},
 }  # fmt: skip
 PAIRS = [(strategy, way) for strategy in STRATEGIES for way in ("full", "lora")] + [
-    ("ddp", "nf4"), ("fsdp2", "nf4"), ("ddp", "packed"), ("zero3", "packed"),
+    ("ddp", "nf4"), ("fsdp2", "nf4"), ("ddp", "packed"), ("zero3", "packed"), ("fsdp2", "words"), ("zero3", "words"),
 ]  # fmt: skip
 SLOW = 8
 """Seconds that one merge takes longer; the processes would wait for each other for two."""
@@ -77,7 +79,10 @@ def runs(stories_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     rows, eval_rows = story_rows(21), story_rows(7, seed=9)
     questions = folder / "questions.txt"
     questions.write_text("Once upon a time\nOne day, Tom\n", encoding="utf-8")
+    words = write_rows(folder / "words.jsonl", [with_words(row) for row in rows])
     ways = {way: settings | _questions(settings, questions) for way, settings in WAYS.items()}
+    for settings in ways.values():
+        settings |= {"train_data": words} if "new_tokens" in settings else {}
     alone = {
         way: run_training(
             folder / way, stories_model, rows, eval_rows=eval_rows, **COMMON, **settings, gradient_accumulation_steps=4
@@ -118,6 +123,11 @@ def outcome(folder: Path, name: str, rank: int) -> dict[str, Any]:
     """What a rank ended a run with."""
     found: dict[str, Any] = json.loads((folder / f"{name}-rank-{rank}.json").read_text())
     return found
+
+
+def with_words(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with tokens in it that the model does not know."""
+    return row | {"completion": row["completion"].replace(" saw", "<note>").replace(" happy", "<more>")}
 
 
 def _questions(settings: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -173,6 +183,19 @@ def test_saved_model_is_complete_and_that_of_one_process(runs: Runs, strategy: s
             load_for_inference(folder).model(ids).logits for folder in (runs.of(strategy, way), runs.alone[way])
         )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+def test_new_words_are_in_a_model_that_others_load(runs: Runs, strategy: str) -> None:
+    """Embedding and head have their rows, tied as before, and the tokenizer beside them knows the words."""
+    folder = runs.of(strategy, "words")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    (first, second) = tokenizer.convert_tokens_to_ids(["<note>", "<more>"])
+    assert model.config.vocab_size == len(model.get_input_embeddings().weight) == second + 1 == first + 2
+    base = AutoModelForCausalLM.from_pretrained(runs.settings[f"{strategy}-words"]["model_name_or_path"])
+    assert model.config.tie_word_embeddings == base.config.tie_word_embeddings
+    rows, mean = model.get_input_embeddings().weight[[first, second]], base.get_input_embeddings().weight.mean(dim=0)
+    assert (rows - mean).abs().amax(dim=1).min() > 1e-4, "both rows have learnt"
 
 
 @pytest.mark.parametrize(("strategy", "way"), PAIRS)

@@ -78,7 +78,7 @@ def lines(resolved: Resolved, report: Report) -> Iterator[str]:
     if report.template:
         yield from ("", "TEMPLATE", *(f"  {line}" for line in report.template))
     if report.layout is not None:
-        yield from ("", "BATCHES", f"  {report.layout['batching']}: {report.layout['reason']}")
+        yield from ("", "BATCHES", *_layout(report.layout))
     if report.steps is not None:
         yield from ("", "STEPS", *_steps(report.steps))
     if report.memory is not None:
@@ -87,6 +87,15 @@ def lines(resolved: Resolved, report: Report) -> Iterator[str]:
     yield ""
     number = sum(len(problem.lines()) for problem in report.problems)
     yield f"problems: {number}" if number else "no problems"
+
+
+def _layout(layout: dict[str, Any]) -> Iterator[str]:
+    yield f"  {layout['batching']}: {layout['reason']}"
+    if layout.get("tokens"):
+        yield (
+            f"  of {layout['tokens']:,} tokens in the first {layout['batches']} batches, {layout['computed']:,} are "
+            f"computed (factor {layout['computed'] / layout['tokens']:.2f})"
+        )
 
 
 def _steps(steps: dict[str, Any]) -> Iterator[str]:

@@ -12,8 +12,8 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.config.rule import Problem, Rules
 
 RULES = Rules()
-_ROOTS = ("/", "/home", "/mnt", "/media", "/opt", "/run", "/srv", "/tmp", "/var", "/var/lib", "/var/log", "/var/tmp",
-          "/usr", "/usr/local", "/usr/src", "/dev", "/dev/shm")  # fmt: skip
+_ROOTS = ("/", "/home", "/mnt", "/media", "/opt", "/run", "/srv", "/tmp", "/var", "/var/lib", "/var/log", "/var/tmp",  # noqa: S108 - refused
+          "/usr", "/usr/local", "/usr/src", "/dev", "/dev/shm")  # fmt: skip # noqa: S108
 """Folders of the system that are nobody's own, while those in them may be."""
 _TREES = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/sbin", "/usr/bin", "/usr/lib", "/usr/sbin",
           "/usr/share")  # fmt: skip

@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any
 
+from tunesmith.config.plain import shortened
 from tunesmith.errors import ConfigError, UnsafeError
 from tunesmith.secrets import secret_in
 
@@ -20,6 +21,8 @@ PATHS = frozenset(
 """Settings whose value is a path, or may be one."""
 _TEXTS = frozenset({"data.template", "data.instruction"})
 """Those that may be a text in place of a path: a template holds braces, a text blanks, and both stay as they are."""
+LONGEST_NAME, LONGEST_PATH = 255, 4096
+"""Bytes that systems give the name of a file and a whole path, its end counted."""
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -31,7 +34,7 @@ def expand(path: str, value: Any, where: str) -> Any:
         where: where the setting was written, for messages.
 
     Raises:
-        ConfigError: a variable is not set, or there is no such home folder.
+        ConfigError: a variable is not set, there is no such home folder, or no file can have such a name.
         UnsafeError: a variable holds a secret.
     """
     if path not in PATHS:
@@ -44,7 +47,14 @@ def expand(path: str, value: Any, where: str) -> Any:
     expanded = os.path.expanduser(text)  # a Path would drop what a glob needs
     if text.startswith("~") and expanded == text and re.match(r"~[^/]*(/|$)", text):
         raise ConfigError(f"no home folder is known for {text.split('/')[0]!r}", where=where, remedy="write it out")
+    if "://" not in expanded and _too_long(expanded):
+        raise ConfigError(f"{path} = {shortened(expanded)} is longer than a path can be", where=where)
     return expanded
+
+
+def _too_long(name: str) -> bool:
+    parts = [len(part.encode("utf-8", "surrogatepass")) for part in name.split("/")]
+    return sum(parts) + len(parts) > LONGEST_PATH or max(parts) > LONGEST_NAME
 
 
 def inside(name: str) -> str:

@@ -281,6 +281,9 @@ class TrainingSection(Section):
     """How examples are laid out in a batch; no layout lets one example see another. ``prefix_tree`` is ``unpadded`` and
     computes once what rows of a batch begin with in common. ``auto`` takes the first of ``prefix_tree``, ``unpadded``
     and ``padded`` that the model is proved to keep to."""
+    group_by_prefix: bool = False
+    """Keep rows that begin alike (the same premise, documents, examples) in one batch, in a seeded order of these
+    groups, so that ``prefix_tree`` has more to share."""
     remove_unused_columns: bool = True
     """Accepted for compatibility with transformers; tunesmith's batches never carry unused columns."""
     logging_steps: PositiveInt = 10

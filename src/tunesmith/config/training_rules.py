@@ -249,12 +249,25 @@ def streaming_reads_in_order(resolved: Resolved) -> Problem | None:
         ("training.max_steps", training.max_steps <= 0, "set max_steps: how many rows there are is not known"),
         ("data.dev_split", held_out, "give eval_data"),
         ("training.batching", training.batching == "length_grouped", "set batching auto, padded, packed or unpadded"),
+        ("training.group_by_prefix", training.group_by_prefix, "leave it out: rows are read in their order"),
         ("training.dataloader_num_workers", training.dataloader_num_workers > 0, "set dataloader_num_workers 0"),
     ):
         if hinders:
             return Problem(
                 ("data.streaming", path), f"streaming does not go with {path.rpartition('.')[2]} as it is", remedy
             )
+    return None
+
+
+@RULES.rule
+def one_order_of_rows(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    if training.group_by_prefix and training.batching in ("length_grouped", "packed"):
+        return Problem(
+            ("training.group_by_prefix", "training.batching"),
+            f"group_by_prefix and batching {training.batching} both decide which rows lie together",
+            "set batching auto, or leave group_by_prefix out",
+        )
     return None
 
 
@@ -294,8 +307,9 @@ def new_tokens_lie_on_every_device(resolved: Resolved) -> Problem | None:
     data, launch, model = resolved.config.data, resolved.config.launch, resolved.config.model
     if not data.new_tokens and not data.new_special_tokens:
         return None
+    spread = launch.strategy in ("fsdp2", "zero3")  # PEFT makes the rows of whole embeddings, or on CUDA alone
     hinders = {
-        "launch.strategy": launch.strategy in ("fsdp2", "zero3"),
+        "launch.strategy": spread and resolved.config.adapter.use_lora,
         "launch.deepspeed": launch.deepspeed is not None,
         "launch.accelerate_config": launch.accelerate_config is not None,
         "model.model_class": model.model_class is not None,
@@ -305,8 +319,9 @@ def new_tokens_lie_on_every_device(resolved: Resolved) -> Problem | None:
             name = path.partition(".")[2]
             return Problem(
                 (path, "data.new_tokens"),
-                f"new tokens do not go with {name} as it is",
-                "leave it out, or add the tokens to the model first and save it",
+                f"new tokens do not go with {name} as it is" + (" and an adapter" if name == "strategy" else ""),
+                "leave it out, or add the tokens to the model first and save it"
+                + ("; all weights can be trained (use_lora: false)" if name == "strategy" else ""),
             )
     return None
 

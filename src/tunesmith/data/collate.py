@@ -33,6 +33,9 @@ class Collator:
 
     Where examples have weights, ``weights`` has the shape of ``labels`` (float32, 0 at padding).
 
+    ``predicting``: batches also have ``predicting``, where the labels are: indices into rows x length of the positions
+    whose next token has one. Known here, they need not be asked of a device, which would have to be waited for.
+
     Each batch also has ``origins``: the addresses of its examples, which the trainer takes out before the forward pass.
     """
 
@@ -40,6 +43,7 @@ class Collator:
     pad_token_id: int
     pad_to_multiple_of: int | None = None
     boundaries: Boundaries = "positions"
+    predicting: bool = False
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any]
@@ -50,6 +54,10 @@ class Collator:
         else:
             lengths = [length for feature in features for length in _lengths(feature)]
             batch = _laid_end_to_end(features) | _boundaries(lengths, self.boundaries)
+        if self.predicting:
+            length = batch["labels"].shape[1]
+            rows, columns = (batch["labels"][:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+            batch["predicting"] = rows * length + columns
         batch["origins"] = [origin for feature in features for origin in _origins(feature)]
         return batch
 
@@ -104,6 +112,11 @@ def _tree(features: Sequence[Mapping[str, Any]]) -> list[Segment]:
     return prefix_tree(
         [feature["input_ids"] for feature in features], [shareable(feature["labels"]) for feature in features]
     )
+
+
+def sharing(features: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Tokens of a batch, and how many of them are computed where common beginnings are computed once."""
+    return sum(len(feature["input_ids"]) for feature in features), sum(map(len, _tree(features)))
 
 
 def _laid_as_tree(features: Sequence[Mapping[str, Any]], tree: Sequence[Segment]) -> dict[str, Any]:

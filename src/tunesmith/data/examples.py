@@ -37,7 +37,7 @@ from tunesmith.data.refused import Refused
 from tunesmith.data.rendered import Rendered
 from tunesmith.data.row import Row
 from tunesmith.data.shorten import shorten
-from tunesmith.data.templates import LiteralRenderer, Renderer, choose_renderer
+from tunesmith.data.templates import LiteralRenderer, Renderer, StringRenderer, choose_renderer
 from tunesmith.data.tokenized import TOKENIZED, TokenRows, check_settings
 from tunesmith.data.unwritten import THOUGHT_END, Unwritten
 from tunesmith.errors import DataError
@@ -376,7 +376,7 @@ class ExampleBuilder:
         if len(whole.input_ids) > limit and policy == "truncate_prompt" and self.format_of(row) != TOKENIZED:
             if self.format_of(row) == "rag":
                 return [self._with_fewer_documents(rename(row, self.data.columns), whole)]
-            if isinstance(self.renderer_of(row), ChatRenderer):
+            if isinstance(self.renderer_of(row), (ChatRenderer, StringRenderer)):
                 return [self._with_fewer_turns(row, whole)]
         example = fit(whole, limit, policy, self.encoder)
         return [] if example is None else [example]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
@@ -20,6 +21,10 @@ PACKAGES = {
     "abfss": "adlfs",
 }
 """Kinds of URL that are read, and the package that each needs."""
+
+
+BUFFER_BYTES = 2**18
+PRIVATE = "check the name; what is private needs credentials in the environment, and stores hide it without them"
 
 
 def is_url(name: str) -> bool:
@@ -49,7 +54,8 @@ def matching(url: str) -> list[str]:
         found = sorted(system.glob(path)) if any(sign in path for sign in "*?[") else [path]
         files = [name for name in found if system.isfile(name)]
         if not files:
-            raise DataError("no such file" if found == [path] else "no file matches this pattern", where=url)
+            what = "no such file" if found == [path] else "no file matches this pattern"
+            raise DataError(what, where=url, remedy=PRIVATE)
         return [str(system.unstrip_protocol(name)) for name in files]
 
 
@@ -72,7 +78,8 @@ def open_file(url: str) -> BinaryIO:
     """
     with _named(url):
         system, path = _system(url)
-        return cast(BinaryIO, system.open(path, "rb"))
+        # files of fsspec have no readline with a limit, without which a line could fill memory
+        return io.BufferedReader(system.open(path, "rb"), BUFFER_BYTES)
 
 
 def _system(url: str) -> tuple[Any, str]:
@@ -109,7 +116,7 @@ def _named(url: str) -> Iterator[None]:
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError("no such file", where=url) from error
+        raise DataError("no such file", where=url, remedy=PRIVATE) from error
     except Exception as error:
         raise unreadable(url, error) from error
 

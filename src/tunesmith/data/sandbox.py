@@ -91,6 +91,7 @@ class Child:
         self.owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self._source: str | None = None
+        self._waiting = b""
 
     def render(
         self,
@@ -127,10 +128,11 @@ class Child:
             self._process.kill()
             self._process.communicate()
         self._process = self._source = None
+        self._waiting = b""
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
-            self._source = None
+            self._source, self._waiting = None, b""
             self._process = subprocess.Popen(
                 [sys.executable, "-P", jinja_engine.__file__],
                 stdin=subprocess.PIPE,
@@ -142,22 +144,25 @@ class Child:
             )
         return self._process
 
-    @staticmethod
-    def _read(process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:
+    def _read(self, process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:
+        """The next ``size`` bytes of the answer. What comes with them waits: an answer is one read, not one for its
+        length and one for itself."""
         assert process.stdout is not None
         if size > MAX_ANSWER_BYTES:
             raise ValueError("the answer is too long")
-        pieces, missing, descriptor = [], size, process.stdout.fileno()
-        while missing:
+        pieces, missing, descriptor = [self._waiting], size - len(self._waiting), process.stdout.fileno()
+        while missing > 0:
             ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise TimeoutError
-            piece = os.read(descriptor, min(missing, 2**20))
+            piece = os.read(descriptor, 2**20)
             if not piece:
                 break
             pieces.append(piece)
             missing -= len(piece)
-        return b"".join(pieces)
+        found = b"".join(pieces)
+        self._waiting = found[size:]
+        return found[:size]
 
 
 _the_child: Child | None = None

@@ -66,7 +66,7 @@ def choose_renderer(tokenizer: PreTrainedTokenizerBase, data: DataSection, forma
         return LiteralRenderer(content, instruction, make_chat)
     if template is None and format_name == "nli":
         parts = parse_string_template(NLI_TEMPLATE.removeprefix("<s>").removesuffix("</s>"), "nli")
-        begins = True if tokenizer.bos_token == "<s>" else None
+        begins = True if tokenizer.bos_token == "<s>" else None  # noqa: S105 - a token of text
         return StringRenderer(parts, content, instruction, begins)
     if template is None or (not is_inline(template) and _is_chat(template)):
         return chat_renderer(tokenizer, data, template, content, instruction)

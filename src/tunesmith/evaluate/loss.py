@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.model.adapters import base_of
+from tunesmith.model.head import Head, asking
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,44 @@ def token_losses(
         nll = nll * weight
     correct = (logits.argmax(dim=-1) == targets) & labelled if count_correct else None
     return TokenLosses(nll, weight, labelled, correct)
+
+
+def labelled_losses(
+    model: torch.nn.Module,
+    inputs: dict[str, Any],
+    labels: torch.Tensor,
+    weights: torch.Tensor | None,
+    positions: torch.Tensor,
+    head: Head,
+) -> TokenLosses:
+    """The losses of ``token_losses`` for training: the head is asked for labelled positions of each row alone.
+
+    Args:
+        model: as there.
+        inputs: as there.
+        labels: [rows, length], IGNORE_INDEX where nothing is trained.
+        weights: [rows, length], or None.
+        positions: indices into rows x length of the positions that predict a labelled token, see ``predicting``.
+        head: how the model's head may be asked.
+
+    Returns:
+        losses of shape [1, positions].
+    """
+    targets = labels.flatten()[positions + 1]
+    with asking(base_of(_unwrapped(model)), head, positions, targets):
+        answer = model(**inputs, use_cache=False).logits
+    targets = targets.to(answer.device)
+    nll = answer.squeeze(-1) if head.scored else F.cross_entropy(answer[0].float(), targets, reduction="none")[None]
+    weight = torch.ones_like(nll) if weights is None else weights.flatten()[positions + 1][None].to(nll)
+    return TokenLosses(nll if weights is None else nll * weight, weight, torch.ones_like(nll, dtype=torch.bool), None)
+
+
+def _unwrapped(model: Any) -> torch.nn.Module:
+    """A model without what distributes it."""
+    while hasattr(model, "module"):
+        model = model.module
+    unwrapped: torch.nn.Module = model
+    return unwrapped
 
 
 def _is_spread(model: torch.nn.Module) -> bool:

@@ -87,7 +87,7 @@ def render(records: Records, kind: Kind) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown; every value goes through ``clean``
+        autoescape=False,  # noqa: S701 - Markdown; every value goes through ``clean``
     )
     environment.filters["clean"] = clean
     body = environment.get_template("card.md.jinja").render(
@@ -105,7 +105,7 @@ def render(records: Records, kind: Kind) -> str:
         proof=records.proof,
         command=clean(str(run.get("command", "")), code=True),
         versions=run.get("versions", {}),
-        finished=str(run.get("finished", ""))[:10],
+        finished=clean(str(run.get("finished", ""))[:10]),
     )
     return f"---\n{_front_matter(records, kind, base)}---\n\n{body}"
 

@@ -257,8 +257,15 @@ def _prompt(builder: ExampleBuilder, row: Row, renderer: Renderer) -> ChatPrompt
         before=before,
         after=after,
         begin_token_ids=builder.encoder.begin(builder.prompt_rendered(row).begins),
-        cut_after=(builder.data.completion_start or DEFAULT_MARKER) if format_name == "text" else None,
+        cut_after=_cut_after(builder, row) if format_name == "text" else None,
     )
+
+
+def _cut_after(builder: ExampleBuilder, row: Row) -> str | None:
+    """What ends the prompt in a row's text; None where the model learnt whole texts and goes on after any."""
+    marker = builder.data.completion_start or DEFAULT_MARKER
+    told = str(row.values.get(builder.data.columns.get("text", "text"), ""))
+    return None if builder.data.loss_on == "all" and marker not in told else marker
 
 
 def _as_text(renderer: Renderer, builder: ExampleBuilder) -> str:

@@ -182,13 +182,22 @@ def _own(resolved: Resolved, command: Sequence[str]) -> str:
 
 def _shell(words: Sequence[str]) -> str:
     """A command for a shell, one option a line where there are many."""
-    lines, line = [], shlex.quote(words[0])
+    lines, line = [], _quoted(words[0])
     for word in words[1:]:
         if word.startswith("--") and len(line) > 60:
             lines.append(line)
             line = "   "
-        line += f" {shlex.quote(word)}"
+        line += f" {_quoted(word)}"
     return " \\\n".join([*lines, line])
+
+
+def _quoted(word: str) -> str:
+    """A word for bash; one with a line end or another control character in bash's own escapes, so that no part of it
+    looks like a line of the file."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = word.encode("unicode_escape").decode().replace("'", "\\'")
+    return f"$'{escaped}'"
 
 
 def _render(template: str, job: Job, **values: Any) -> str:
@@ -198,9 +207,9 @@ def _render(template: str, job: Job, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # shell and YAML; every value is quoted by the filter of its language
+        autoescape=False,  # noqa: S701 - shell and YAML; every value is quoted by the filter of its language
     )
-    environment.filters |= {"yaml": _yaml_scalar, "shell": shlex.quote}
+    environment.filters |= {"yaml": _yaml_scalar, "shell": _quoted}
     return environment.get_template(f"{template}.jinja").render(job=job, mount=MOUNT, restarts=RESTARTS, **values)
 
 

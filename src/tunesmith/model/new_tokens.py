@@ -7,6 +7,7 @@ before they find their place, which ``make_room`` does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,13 +42,23 @@ def new_token_ids(tokenizer: PreTrainedTokenizerBase, data: DataSection) -> list
 def give_rows(model: PreTrainedModel, ids: Sequence[int]) -> None:
     """Rows of embedding and head for tokens that the model never saw, as the mean of all others: an average word."""
     make_room(model, max(ids) + 1)
-    with torch.no_grad():
-        for layer in _layers(model).values():
-            for value in (layer.weight, getattr(layer, "bias", None)):
-                if value is not None:
+    for layer in _layers(model).values():
+        for value in (layer.weight, getattr(layer, "bias", None)):
+            if value is not None and not value.is_meta:  # another process holds the values and hands them out
+                with torch.no_grad(), _whole(value):
                     others = torch.ones(len(value), dtype=torch.bool, device=value.device)
                     others[list(ids)] = False
                     value[list(ids)] = value[others].float().mean(dim=0).to(value.dtype)
+
+
+def _whole(value: torch.Tensor) -> AbstractContextManager[None]:
+    """Where a weight is whole and may be changed: ZeRO stage 3 leaves a piece of it in each process."""
+    if not hasattr(value, "ds_id"):
+        return nullcontext()
+    from deepspeed.zero import GatheredParameters
+
+    gathered: AbstractContextManager[None] = GatheredParameters([value], modifier_rank=0)
+    return gathered
 
 
 def make_room(model: PreTrainedModel, num_rows: int) -> None:

@@ -18,7 +18,7 @@ from transformers import get_scheduler
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.batching import BatchRows
-from tunesmith.data.collate import Collator
+from tunesmith.data.collate import Collator, sharing
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.stream import ExampleStream
 from tunesmith.errors import DataError, ModelError, StorageError
@@ -31,12 +31,16 @@ from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.train.arguments import eval_interval
 from tunesmith.train.optimization import check_optimization, make_arguments
+from tunesmith.train.order import batches
 from tunesmith.train.plan import Plan
 from tunesmith.train.processes import Processes, running
 from tunesmith.train.setup import Problems, Setup, set_up
 
 MOST_STEPS = 20_000
 """Steps for which the learning rate is computed one after the other; longer schedules are shown by their peak alone."""
+
+SHARING_BATCHES = 100
+"""Batches of which is counted how much they share."""
 
 T = TypeVar("T")
 
@@ -89,7 +93,7 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
         report.attempt(lambda: choose_attention(resolved, setup.precision, setup.device))
     layout = report.attempt(lambda: expected_layout(resolved))
     if layout is not None:
-        report.layout = {"batching": layout.batching, "reason": layout.reason}
+        report.layout = {"batching": layout.batching, "reason": layout.reason} | _sharing(setup, layout)
     if setup.has("precision") and layout is not None:
         _check_memory(report, setup, layout, elsewhere=gpu is not None)
     return report
@@ -162,13 +166,18 @@ def _template(setup: Setup) -> list[str]:
     if example is None:
         return [*lines, "it is dropped"]
     prompt = data.builder.prompt(row).input_ids
-    if example.cut is None and example.input_ids[: len(prompt)] != prompt:
+    begins = example.input_ids[: len(prompt)] == prompt
+    goes_on = prompt[: example.num_prompt_tokens] == example.input_ids[: example.num_prompt_tokens]
+    if example.cut is None and not begins and not (goes_on and len(prompt) > len(example.input_ids)):
         raise DataError("the prompt of inference is not the beginning of the training row", where=row.where)
     last = example.input_ids[-1]
-    begins = sum(number == tokenizer.bos_token_id for number in example.input_ids[:2])
+    num_begins = sum(number == tokenizer.bos_token_id for number in example.input_ids[:2])
     stops = data.builder.stop_token_ids(row)
-    lines.append(f"the prompt of inference ({len(prompt)} tokens) is the beginning of the training row")
-    lines.append(f"begin tokens: {begins}; {example.num_trained_tokens} of {len(example.input_ids)} tokens are trained")
+    said = "is the beginning of" if begins else "asks on after"
+    lines.append(f"the prompt of inference ({len(prompt)} tokens) {said} the training row")
+    lines.append(
+        f"begin tokens: {num_begins}; {example.num_trained_tokens} of {len(example.input_ids)} tokens are trained"
+    )
     trained = example.labels[-1] == last
     ends = f"ends with {tokenizer.convert_ids_to_tokens(last)!r}, {'trained' if trained else 'not trained'}"
     lines.append(ends + ("" if last in stops else "; generation does not stop there"))
@@ -184,10 +193,23 @@ def _largest_batch(setup: Setup, layout: Layout) -> BatchShape:
         return BatchShape(rows, longest * size // rows, longest * size // rows)
     rows_of_batches = BatchRows(setup.data.train, layout.batching, longest)
     order = sorted(range(len(rows_of_batches)), key=lambda index: -rows_of_batches.lengths[index])[:size]
-    collator = Collator(layout.batching, setup.tokenizer.pad_token_id)
+    # what rows share is counted for nothing: the longest ones need not be together
+    batching = "unpadded" if layout.batching == "prefix_tree" else layout.batching
+    collator = Collator(batching, setup.tokenizer.pad_token_id)
     batch = collator([rows_of_batches[index] for index in order])
     labelled = int((batch["labels"][:, 1:] != IGNORE_INDEX).any(dim=0).sum())
     return BatchShape(*batch["input_ids"].shape, labelled)
+
+
+def _sharing(setup: Setup, layout: Layout) -> dict[str, int]:
+    """Of the first batches in the trainer's order: their number, their tokens, and those that are computed."""
+    if layout.batching != "prefix_tree" or not setup.has("data", "rows") or "length" not in setup.rows.column_names:
+        return {}
+    columns, rows = setup.rows.with_format(None), BatchRows(setup.data.train, "padded", 0)
+    related = list(columns["family"])[: len(rows)] if "family" in columns.column_names else None
+    first = batches(setup.resolved, rows.lengths, related=related)[:SHARING_BATCHES]
+    found = [sharing([rows[at] for at in batch]) for batch in first]
+    return {"batches": len(found), "tokens": sum(a for a, _ in found), "computed": sum(b for _, b in found)}
 
 
 # steps ----------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.batching import Batching, BatchRows, filler, joined
+from tunesmith.data.families import families
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
 
@@ -29,8 +30,9 @@ def training_rows(examples: Sequence[Example] | ExampleStream, resolved: Resolve
     if isinstance(examples, ExampleStream):
         return Dataset.from_dict({"row": range(len(examples))}).with_transform(ReadRows(examples))
     rows = BatchRows(examples, rows_layout(resolved), resolved.config.data.max_length)
-    rows_of_a_pass = resolved.config.training.per_device_train_batch_size * num_processes
-    return _table(rows, fillers=-len(rows) % rows_of_a_pass if num_processes > 1 else 0)
+    size = resolved.config.training.per_device_train_batch_size
+    related = families(examples, size) if resolved.config.training.group_by_prefix else None
+    return _table(rows, fillers=-len(rows) % (size * num_processes) if num_processes > 1 else 0, related=related)
 
 
 def evaluation_rows(examples: Sequence[Example]) -> Dataset | None:
@@ -38,8 +40,11 @@ def evaluation_rows(examples: Sequence[Example]) -> Dataset | None:
     return _table(BatchRows(examples, "padded", 0)) if examples else None
 
 
-def _table(rows: BatchRows, fillers: int = 0) -> Dataset:
-    table = Dataset.from_dict({"row": range(len(rows) + fillers), "length": [*rows.lengths, *[0] * fillers]})
+def _table(rows: BatchRows, fillers: int = 0, related: Sequence[int] | None = None) -> Dataset:
+    columns: dict[str, Any] = {"row": range(len(rows) + fillers), "length": [*rows.lengths, *[0] * fillers]}
+    if related is not None:
+        columns["family"] = [*related, *[0] * fillers]
+    table = Dataset.from_dict(columns)
     return table.with_transform(ReadRows(rows))
 
 

@@ -12,15 +12,19 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.batching import LengthGroupedSampler
+from tunesmith.data.families import family_order
 
 
-def epoch_order(resolved: Resolved, lengths: Sequence[int], epoch: int = 0) -> list[int]:
+def epoch_order(
+    resolved: Resolved, lengths: Sequence[int], epoch: int = 0, related: Sequence[int] | None = None
+) -> list[int]:
     """Indices of the batch rows in the order of an epoch, over all processes.
 
     Args:
         resolved: the run's configuration.
         lengths: tokens of each batch row.
         epoch: counted from 0.
+        related: the family of each row, where they are kept together (``data/families.py``).
     """
     training = resolved.config.training
     seed = training.data_seed if training.data_seed is not None else training.seed
@@ -28,10 +32,14 @@ def epoch_order(resolved: Resolved, lengths: Sequence[int], epoch: int = 0) -> l
         sampler = LengthGroupedSampler(lengths, training.per_device_train_batch_size, seed)
         sampler.set_epoch(epoch)
         return list(sampler)
+    if related is not None:
+        return family_order(related, training.per_device_train_batch_size, seed + epoch)
     return list(RandomSampler(range(len(lengths)), generator=torch.Generator().manual_seed(seed + epoch)))
 
 
-def batches(resolved: Resolved, lengths: Sequence[int], epoch: int = 0) -> list[list[int]]:
+def batches(
+    resolved: Resolved, lengths: Sequence[int], epoch: int = 0, related: Sequence[int] | None = None
+) -> list[list[int]]:
     """The batches of an epoch as indices; of several processes, each takes the next one in turn."""
     size = resolved.config.training.per_device_train_batch_size
-    return list(BatchSampler(epoch_order(resolved, lengths, epoch), size, drop_last=False))
+    return list(BatchSampler(epoch_order(resolved, lengths, epoch, related), size, drop_last=False))

@@ -11,20 +11,21 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.data.batching import BatchRows, joined
-from tunesmith.data.collate import Collator
+from tunesmith.data.batching import Batching, BatchRows, joined
+from tunesmith.data.collate import Collator, sharing
 from tunesmith.data.examples import ExampleBuilder
+from tunesmith.data.families import families
 from tunesmith.data.preview import PreviewRow, RowViewer, TokenReader, Which, rows_of_batch, shape_of_batch
 from tunesmith.data.row import Row
 from tunesmith.data.selection import load_rows
 from tunesmith.data.stream import ExampleStream
-from tunesmith.model.layout import expected_layout
 from tunesmith.train.dataset import rows_layout
 from tunesmith.train.order import batches
 from tunesmith.train.prepare import data_section
 from tunesmith.train.processes import running
 from tunesmith.train.setup import Setup, set_up
 
+_TREES = ("auto", "prefix_tree")
 MOST_BY_DEFAULT = 8
 """Rows that are shown when nobody says how many."""
 
@@ -53,7 +54,9 @@ def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
     if isinstance(data.train, ExampleStream):
         return _first_of_stream(setup, data.train, number or MOST_BY_DEFAULT)
     batch_rows = BatchRows(data.train, rows_layout(resolved), resolved.config.data.max_length)
-    order = batches(resolved, batch_rows.lengths)
+    size = resolved.config.training.per_device_train_batch_size
+    related = families(data.train, size) if resolved.config.training.group_by_prefix else None
+    order = batches(resolved, batch_rows.lengths, related=related)
     collator, reader = _collator(setup), _reader(data.builder, data.first_row)
     shown: list[PreviewRow] = []
     facts: list[str] = []
@@ -67,8 +70,8 @@ def first_batches(resolved: Resolved, number: int | None = None) -> Preview:
         rows = rows_of_batch(batch, reader)[: wanted - len(shown)]
         shown += rows
         facts.append(
-            f"batch {index + 1} ({collator.batching}): {len(batch['origins'])} examples in "
-            f"{shape.rows} x {shape.length} tokens{padding}"
+            f"batch {index + 1} ({resolved.config.training.batching}): {len(batch['origins'])} examples in "
+            f"{shape.rows} x {shape.length} tokens{padding}{_shared(resolved, batch_rows, batch_indices)}"
         )
     account = data.train_ledger.total()
     facts.append(
@@ -120,8 +123,21 @@ def _viewer(resolved: Resolved) -> tuple[RowViewer, list[Row], list[Row]]:
     return viewer, train_rows, eval_rows
 
 
+def _shared(resolved: Resolved, rows: BatchRows, batch: list[int]) -> str:
+    """What a tree saves of a batch, in words; the rows themselves are shown whole."""
+    if resolved.config.training.batching not in _TREES:
+        return ""
+    tokens, computed = sharing([rows[at] for at in batch])
+    return f", {computed} where shared beginnings are computed once" if computed < tokens else ""
+
+
 def _collator(setup: Setup) -> Collator:
-    return Collator(expected_layout(setup.resolved).batching, setup.tokenizer.pad_token_id)
+    """The collator of the run's layout. Rows of a tree are shown as they lie without it, each whole; so are those of
+    ``auto``, for what it comes to is the model's to tell (``check`` asks its architecture), and no row depends on it.
+    """
+    batching = setup.resolved.config.training.batching
+    shown: Batching = "unpadded" if batching == "auto" or batching == "prefix_tree" else batching
+    return Collator(shown, setup.tokenizer.pad_token_id)
 
 
 def _reader(builder: ExampleBuilder, row: Row) -> TokenReader:

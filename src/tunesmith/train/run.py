@@ -24,6 +24,7 @@ from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.save import make_portable
+from tunesmith.model.head import inspect_head
 from tunesmith.model.internals import attention_of
 from tunesmith.model.layout import settle_layout
 from tunesmith.model.load import load_model
@@ -205,6 +206,8 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
     resolved, tokenizer = setup.resolved, setup.tokenizer
     training = resolved.config.training
     layout = settle_layout(training.batching, model, setup.precision, arguments.device)
+    head = inspect_head(model, setup.precision, arguments.device)
+    pad_token_id = tokenizer.pad_token_id
     tokenizer.chat_template = chat_template(setup.data.builder, setup.data.first_row) or tokenizer.chat_template
     trainer = Trainer(
         model=model,
@@ -212,8 +215,8 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
         processing_class=tokenizer,
         train_dataset=setup.rows,
         eval_dataset=setup.eval_rows,
-        data_collator=Collator(layout.batching, tokenizer.pad_token_id, boundaries=layout.boundaries),
-        eval_collator=Collator("padded", tokenizer.pad_token_id),
+        data_collator=Collator(layout.batching, pad_token_id, boundaries=layout.boundaries, predicting=True),
+        eval_collator=Collator("padded", pad_token_id),
         generation_metrics=setup.evaluator,
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
@@ -221,7 +224,7 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
         complete_checkpoint=lambda saved: _complete(setup, model, contract, saved),
         callbacks=list(_callbacks(setup)),
     )
-    trainer.layout = layout
+    trainer.layout, trainer.head = layout, head
     trainer.resumed, trainer.rescheduled = setup.resume, setup.continuation.rescheduled
     trainer.remove_callback(PrinterCallback)
     trainer.callback_handler.callbacks = trackers.guard(trainer.callback_handler.callbacks)

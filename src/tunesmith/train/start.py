@@ -215,10 +215,12 @@ def check_batches(found: checkpoint.Checkpoint, resolved: Resolved, plan: Plan, 
             where=resolved.origins["training.resume_from_checkpoint"],
             remedy=remedy,
         )
-    if training.batching == "length_grouped" and written.per_device_train_batch_size != rows:
+    orders = "group_by_prefix" if training.group_by_prefix else "length_grouped"
+    ordered = training.group_by_prefix or training.batching == "length_grouped"
+    if ordered and written.per_device_train_batch_size != rows:
         raise ConfigError(
             f"{found.path.name} was written with batches of {written.per_device_train_batch_size} rows, which decide "
-            f"the order of length_grouped, and this run has batches of {rows}",
+            f"the order of {orders}, and this run has batches of {rows}",
             where=resolved.origins["training.per_device_train_batch_size"],
             remedy=f"set per_device_train_batch_size {written.per_device_train_batch_size}",
         )

@@ -27,9 +27,18 @@ from typing_extensions import override
 
 from tunesmith.config.strategy import Strategy
 from tunesmith.data.batching import FilledSampler, LengthGroupedSampler
+from tunesmith.data.families import FamilySampler
 from tunesmith.errors import ModelError, NumericsError
-from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
+from tunesmith.evaluate.loss import (
+    keeps_logits,
+    label_weight,
+    labelled_losses,
+    row_totals,
+    token_figures,
+    token_losses,
+)
 from tunesmith.evaluate.untouched import untouched
+from tunesmith.model.head import Head
 from tunesmith.model.layout import Layout
 from tunesmith.report import belongings
 from tunesmith.train import checkpoint, fsdp, space
@@ -104,6 +113,7 @@ class Trainer(ResumingTrainer):
         # count to itself (the accumulation fault of 2024).
         self.model_accepts_loss_kwargs = True
         self.layout = Layout("padded", "nothing else was settled")
+        self.head: Head | None = None
         self.step_origins: list[str] = []
         self.batch_shape: tuple[int, int] | None = None
         self._step_loss: torch.Tensor | None = None
@@ -145,7 +155,7 @@ class Trainer(ResumingTrainer):
 
     @override
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Rows of like lengths together, where that is the layout; else transformers' random order.
+        """Rows of like lengths or beginnings together, where that was asked for; else transformers' random order.
 
         Rows of length 0 only fill the last batches up, see ``dataset.to_dataset``.
         """
@@ -154,8 +164,11 @@ class Trainer(ResumingTrainer):
             return super()._get_train_sampler(rows)
         lengths = list(rows.with_format(None)[self.args.length_column_name])
         number = len(lengths) - lengths.count(0)
-        if self.args.train_sampling_strategy == "group_by_length":
-            sampler: Any = LengthGroupedSampler(lengths[:number], self.args.train_batch_size, self.args.data_seed)
+        if "family" in rows.column_names:
+            related = list(rows.with_format(None)["family"])[:number]
+            sampler: Any = FamilySampler(related, self.args.train_batch_size, self.args.data_seed)
+        elif self.args.train_sampling_strategy == "group_by_length":
+            sampler = LengthGroupedSampler(lengths[:number], self.args.train_batch_size, self.args.data_seed)
         elif number == len(lengths):
             return super()._get_train_sampler(rows)
         else:  # the one that accelerate puts in the place of transformers'
@@ -196,7 +209,11 @@ class Trainer(ResumingTrainer):
         labels, weights = inputs.pop("labels"), inputs.pop("weights", None)
         rows, length = labels.shape
         self.batch_shape = (rows, length)
-        losses = token_losses(model, inputs, labels, weights, chosen_positions=self._chosen_positions)
+        positions = inputs.pop("predicting", None)
+        if self.head is None or positions is None:
+            losses = token_losses(model, inputs, labels, weights, chosen_positions=self._chosen_positions)
+        else:
+            losses = labelled_losses(model, inputs, labels, weights, positions, self.head)
         total = losses.weight.sum() if num_items_in_batch is None else num_items_in_batch
         total = torch.as_tensor(total).to(losses.nll)
         loss = losses.nll.sum() / (total + (total == 0))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from tunesmith.data.examples import ExampleBuilder, build_examples
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import IGNORE_INDEX, Example
 from tunesmith.data.row import Row
+from tunesmith.data.tokenized import read_tokens
 from tunesmith.errors import ConfigError, DataError
 
 TokenizerBase = PreTrainedTokenizerBase
@@ -176,3 +180,11 @@ def test_texts_are_the_same_as_ids(stories_tokenizer: TokenizerBase) -> None:
     )  # fmt: skip
     assert other.prompt(given).input_ids == builder.prompt(text).input_ids
     assert other.stop_token_ids(given) == builder.stop_token_ids(text)
+
+
+def test_the_row_of_the_page_is_one() -> None:
+    page = (Path(__file__).parents[3] / "docs/how_to/rows.md").read_text(encoding="utf-8")
+    (text,) = re.findall("```json\n(.*?)```", page, re.DOTALL)
+    tokens = read_tokens(row(**json.loads(text)))
+    assert tokens.trained == [False, False, False, True, True]
+    assert tokens.prompt == [1, 733, 16289]

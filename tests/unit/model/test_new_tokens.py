@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import run_training, tensors
@@ -79,6 +79,28 @@ def test_rows_are_trained_saved_and_merged(kind: str, more: dict[str, Any], sett
     assert tied is bool(base.config.tie_word_embeddings), "tied weights stay tied"
     read = AutoTokenizer.from_pretrained(work / "merged")
     assert read("<note>x", add_special_tokens=False).input_ids[0] == ids[0]
+
+
+@pytest.mark.parametrize("kind", ["mistral", "llama"])
+def test_peft_alone_loads_an_adapter_with_new_tokens(kind: str, settings: Settings, tmp_path: Path) -> None:
+    """As docs/how_to/rows.md says: AutoPeftModel makes room by itself, a PeftModel needs it made."""
+    resolved = settings(kind, new_tokens=TOKENS)
+    tokenizer = load_tokenizer(resolved.config.model, resolved.config.data)
+    ids = new_token_ids(tokenizer, resolved.config.data)
+    precision = choose_precision(resolved, here(resolved))
+    model = load_model(resolved, precision, here(resolved), new_tokens=ids)
+    for _, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    save_model(model, tokenizer, tmp_path, resolved.config.model)
+    text = torch.tensor([[5, *ids, 7]])
+    base = AutoModelForCausalLM.from_pretrained(resolved.config.model.model_name_or_path)
+    base.resize_token_embeddings(len(AutoTokenizer.from_pretrained(tmp_path)))
+    with torch.no_grad():
+        expected = model.eval()(text).logits
+        for other in (AutoPeftModelForCausalLM.from_pretrained(tmp_path), PeftModel.from_pretrained(base, tmp_path)):
+            found = other.eval()(text).logits
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_tokens_that_are_special_are_kept_out_of_content(settings: Settings) -> None:

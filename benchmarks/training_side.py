@@ -1,0 +1,163 @@
+"""One side of the comparison ``training`` in a process of its own: ``python -m benchmarks.training_side JOB RESULT``.
+
+Sides get the same model, seeds and batches; whatever trains, the clock is read when a torch optimizer has stepped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+STARTED = time.perf_counter()
+
+
+def main() -> None:
+    """Train as the job says, and write what was measured."""
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    torch.set_num_threads(1)
+    marks: list[tuple[float, float]] = []
+    hook = register_optimizer_step_post_hook(lambda *_: marks.append((time.process_time(), time.perf_counter())))
+    losses = SIDES[job["side"]](job)
+    hook.remove()
+    if len(marks) < len(losses) or len(losses) != job["steps"]:
+        raise SystemExit(f"{len(marks)} steps and {len(losses)} losses")
+    marks = marks[-len(losses) :]  # the engine tries an optimizer before it trains
+    cpu = [after[0] - before[0] for before, after in pairwise(marks)]
+    result = {
+        "losses": losses,
+        "seconds": cpu,
+        "first_cpu": marks[0][0],
+        "first_wall": marks[0][1] - STARTED,
+        "whole_cpu": time.process_time(),
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
+
+
+def tunesmith(job: dict[str, Any], **more: Any) -> list[float]:
+    """The engine, by its settings; ``more`` over the defaults."""
+    from tunesmith.config.resolve import from_values
+    from tunesmith.train.run import train
+
+    run = Path(job["folder"]) / "runs" / f"{job['side']}-{os.getpid()}"
+    train(from_values(settings(job) | {f"training.{name}": value for name, value in more.items()} | {
+        "training.output_dir": str(run)}), command=["benchmark"])  # fmt: skip
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def settings(job: dict[str, Any]) -> dict[str, Any]:
+    """The engine's settings of a job."""
+    return {
+        "model.model_name_or_path": job["model"],
+        "data.train_data": job["rows"],
+        "data.max_length": 512,
+        "data.too_long": "drop",
+        "data.max_dropped": 1.0,
+        "data.max_duplicates": 1.0,
+        "data.cache": False,
+        "training.output_dir": str(Path(job["folder"]) / "out"),
+        "training.max_steps": job["steps"],
+        "training.per_device_train_batch_size": job["batch_size"],
+        "training.learning_rate": 2e-4,
+        "training.lr_scheduler_type": "constant",
+        "training.warmup_ratio": 0.0,
+        "training.weight_decay": 0.0,
+        "training.logging_steps": 1,
+        "training.save_strategy": "no",
+        "training.seed": job["seed"],
+        "training.group_by_prefix": job["group_by_prefix"],
+        "adapter.use_lora": True,
+        "adapter.lora_r": LORA["r"],
+        "adapter.lora_alpha": LORA["lora_alpha"],
+        "adapter.lora_dropout": 0.0,
+        "adapter.target_modules": LORA["target_modules"],
+    }
+
+
+def adapted(job: dict[str, Any], *, wrapped: bool = True) -> Any:
+    """The model with a fresh adapter, drawn as the engine draws it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, set_seed
+
+    set_seed(job["seed"])
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA)) if wrapped else model
+
+
+def by_hand(job: dict[str, Any], layout: str) -> list[float]:
+    """A loop of ``loops.py``."""
+    from benchmarks import loops
+
+    return list(loops.train(adapted(job), job["batches"], layout, 2e-4))
+
+
+def _arguments(job: dict[str, Any]) -> dict[str, Any]:
+    """Keywords that transformers' Trainer and TRL's have in common."""
+    return {
+        "output_dir": str(Path(job["folder"]) / "runs" / f"{job['side']}-{os.getpid()}"), "max_steps": job["steps"],
+        "per_device_train_batch_size": job["batch_size"], "learning_rate": 2e-4, "lr_scheduler_type": "constant",
+        "weight_decay": 0.0, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+        "seed": job["seed"], "train_sampling_strategy": "sequential", "use_cpu": True, "bf16": False,
+    }  # fmt: skip
+
+
+def _rows(job: dict[str, Any]) -> Any:
+    from datasets import Dataset
+
+    rows = [row for batch in job["batches"] for row in batch]
+    return Dataset.from_list([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows])
+
+
+def trainer(job: dict[str, Any]) -> list[float]:
+    """transformers' Trainer with the model's own loss."""
+    import transformers as t
+
+    from benchmarks import loops
+
+    trained = t.Trainer(
+        model=adapted(job), args=t.TrainingArguments(**_arguments(job)), train_dataset=_rows(job),
+        data_collator=loops.padded,
+    )  # fmt: skip
+    trained.train()
+    return [line["loss"] for line in trained.state.log_history if "loss" in line]
+
+
+def trl(job: dict[str, Any]) -> list[float]:
+    """TRL's SFTTrainer as it is."""
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    trained = SFTTrainer(
+        model=adapted(job), args=SFTConfig(**_arguments(job), gradient_checkpointing=False, max_length=None),
+        train_dataset=_rows(job), processing_class=AutoTokenizer.from_pretrained(job["model"]),
+    )  # fmt: skip
+    trained.train()
+    return [line["loss"] for line in trained.state.log_history if "loss" in line]
+
+
+SIDES: dict[str, Any] = {
+    "tunesmith": tunesmith,
+    "tunesmith unpadded": lambda job: tunesmith(job, batching="unpadded"),
+    "tunesmith padded": lambda job: tunesmith(job, batching="padded"),
+    "loop unpadded": lambda job: by_hand(job, "unpadded"),
+    "loop padded": lambda job: by_hand(job, "padded"),
+    "Trainer": trainer,
+    "TRL": trl,
+}
+"""Name -> what trains as a job says and returns its losses."""
+
+if __name__ == "__main__":
+    main()

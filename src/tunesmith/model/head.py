@@ -1,0 +1,187 @@
+"""The output head, asked for labelled positions alone; a frozen one gives losses and their gradients in one pass.
+
+Logits of a whole batch are the largest tensor of a step. Under an adapter the head is not trained, so all that leaves
+it is the gradient with respect to the hidden states: softmax less one-hot, times the head's weight. It is computed with
+the loss, a chunk of positions after the other, and no logits outlive their chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+from tunesmith.model.adapters import base_of
+from tunesmith.model.precision import Precision
+from tunesmith.model.separation import asked_of, probe_ids
+
+CHUNK_LOGITS = 2**23
+"""Logits that are there at the same time, unless a single position has more."""
+
+
+@dataclass(slots=True)
+class Head:
+    """How the head of a model may be asked.
+
+    Attributes:
+        plain: whether the model's logits are what the head gives, and nothing is done to them afterwards.
+        scored: whether the last answer were losses (one pass) and not logits.
+    """
+
+    plain: bool
+    scored: bool = False
+
+
+def inspect_head(model: torch.nn.Module, precision: Precision, device: torch.device | None = None) -> Head | None:
+    """How a model's head may be asked for chosen positions; None where the model does not allow it.
+
+    The model itself tells: it is given, in place of what its head has computed, a choice of it, and must answer with
+    the logits of this choice, to the bit.
+
+    Args:
+        model: with its adapters.
+        precision: format of its arithmetic.
+        device: the one that will compute; None where the weights lie.
+    """
+    asked, base = asked_of(model, base_of(model), precision, device)
+    head = base.get_output_embeddings()
+    if head is None:
+        return None
+    given: list[torch.Tensor] = []
+    with _in_evaluation(asked), torch.no_grad(), precision.autocast(base.device):
+        hook = head.register_forward_hook(lambda _head, _inputs, output: given.append(output))
+        try:
+            whole = _logits(asked, base)
+        finally:
+            hook.remove()
+        if len(given) != 1 or given[0].shape[:2] != whole.shape[:2]:
+            return None
+        chosen = torch.tensor([7, 2, 9], device=given[0].device)
+        with _answering(head, lambda _hidden: given[0][:, chosen]):
+            part = _logits(asked, base)
+    if part.shape[1] != len(chosen) or not torch.equal(part, whole[:, chosen]):
+        return None
+    return Head(plain=whole.dtype == given[0].dtype and torch.equal(whole, given[0]))
+
+
+def _logits(model: torch.nn.Module, base: PreTrainedModel) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids=probe_ids(base, 1)[None].to(base.device), use_cache=False).logits
+    return logits
+
+
+@contextmanager
+def _in_evaluation(model: torch.nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _answering(module: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Let a module answer by another function; it is called as ever, with all hooks."""
+    former = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if former is not None:  # a library had put its own there
+            module.forward = former
+
+
+@contextmanager
+def asking(model: PreTrainedModel, head: Head, positions: torch.Tensor, targets: torch.Tensor) -> Iterator[None]:
+    """Inside, the model's ``logits`` are those of chosen positions, [1, positions, vocabulary]; or, where
+    ``head.scored`` says so afterwards, the losses of their targets, [1, positions, 1].
+
+    Args:
+        model: without adapters.
+        head: what ``inspect_head`` found.
+        positions: indices into rows x length, [positions].
+        targets: the token that follows each, [positions].
+    """
+    module: Any = model.get_output_embeddings()
+    original = module.forward
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        chosen = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device))
+        head.scored = head.plain and _is_frozen(module) and _compute_dtype(chosen) != torch.float16
+        if not head.scored:
+            answer: torch.Tensor = original(chosen[None])
+            return answer
+        weight, bias = _in_compute_dtype(chosen, module.weight), _in_compute_dtype(chosen, module.bias)
+        nll: torch.Tensor = FrozenHeadLoss.apply(chosen, weight, bias, targets.to(hidden.device))  # type: ignore[no-untyped-call]
+        return nll[None, :, None]
+
+    with _answering(module, forward):
+        yield
+
+
+def _is_frozen(module: Any) -> bool:
+    """Whether a head is a linear layer and no more, nothing of which is trained; of fp16 see ``FrozenHeadLoss``."""
+    managed = hasattr(module, "_hf_hook")  # accelerate brings weights only while the module itself computes
+    return type(module) is torch.nn.Linear and not managed and not any(one.requires_grad for one in module.parameters())
+
+
+def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
+    """The type in which a linear layer would compute."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def _in_compute_dtype(hidden: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor | None:
+    return None if weight is None else weight.to(_compute_dtype(hidden))
+
+
+class FrozenHeadLoss(torch.autograd.Function):
+    """Cross-entropy of a linear head that is not trained, for each position; the gradient is made with the loss.
+
+    Arithmetic is that of the ordinary way: logits in the type of the weight, softmax in float32. In float16 the loss
+    scaler's factor would come too late for small probabilities, so nobody calls it there.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Losses in float32, [positions].
+
+        Args:
+            ctx: what backward reads.
+            hidden: [positions, size].
+            weight: [vocabulary, size].
+            bias: [vocabulary], or None.
+            targets: [positions].
+        """
+        wanted = ctx.needs_input_grad[0]
+        chunk = max(CHUNK_LOGITS // weight.shape[0], 1)
+        losses, gradients = [], []
+        with torch.autocast(hidden.device.type, enabled=False):
+            for states, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+                logits = F.linear(states.to(weight.dtype), weight, bias)
+                kind, ids = logits.dtype, ids[:, None]
+                scores = logits.float()
+                total = scores.logsumexp(dim=-1, keepdim=True)
+                losses.append((total - scores.gather(1, ids)).squeeze(1))
+                if wanted:
+                    probabilities = scores.sub_(total).exp_()
+                    probabilities.scatter_add_(1, ids, probabilities.new_full(ids.shape, -1.0))
+                    gradients.append((probabilities.to(kind) @ weight).to(hidden.dtype))
+        if wanted:
+            ctx.save_for_backward(torch.cat(gradients) if gradients else torch.zeros_like(hidden))
+        return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        """Gradients with respect to the hidden states; nothing else is trained."""
+        (gradient,) = ctx.saved_tensors
+        return (gradient * upstream[0][:, None]).to(gradient.dtype), None, None, None
