@@ -140,6 +140,7 @@ def ending(setup: Setup, trainer: Trainer, contract: Contract, started: float, *
     folder = Path(setup.resolved.config.training.output_dir)
     with failure_recorded(folder), storage_faults(folder, "the finished model"):
         if is_main_process() and isinstance(setup.data.train, ExampleStream):
+            setup.data.train.catch_up(trainer.state.global_step * setup.plan.global_batch_size)
             write_ledger(folder, setup.data)
         weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
         release_zero3()
