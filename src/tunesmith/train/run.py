@@ -24,9 +24,9 @@ from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.save import make_portable
-from tunesmith.model.head import inspect_head
+from tunesmith.model.head import Head, inspect_head
 from tunesmith.model.internals import attention_of
-from tunesmith.model.layout import settle_layout
+from tunesmith.model.layout import Layout, expected_layout, settle_layout
 from tunesmith.model.load import load_model
 from tunesmith.model.memory import BatchShape, savers
 from tunesmith.model.new_tokens import new_token_ids, num_embeddings
@@ -208,8 +208,7 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
     """The trainer with everything that the configuration asks for."""
     resolved, tokenizer = setup.resolved, setup.tokenizer
     training = resolved.config.training
-    layout = settle_layout(training.batching, model, setup.precision, arguments.device)
-    head = inspect_head(model, setup.precision, arguments.device)
+    layout, head = layout_and_head(setup, model, arguments.device)
     pad_token_id = tokenizer.pad_token_id
     tokenizer.chat_template = chat_template(setup.data.builder, setup.data.first_row) or tokenizer.chat_template
     trainer = Trainer(
@@ -233,6 +232,20 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
     trainer.callback_handler.callbacks = trackers.guard(trainer.callback_handler.callbacks)
     trainer.check_strategy(setup.strategy)
     return trainer
+
+
+def layout_and_head(setup: Setup, model: Any, device: torch.device) -> tuple[Layout, Head | None]:
+    """How batches lie and how the head is asked, of the model itself; another package's class is asked for nothing that
+    nobody set.
+
+    Raises:
+        ModelError: the layout that is set cannot be had.
+    """
+    wanted = setup.resolved.config.training.batching
+    if setup.resolved.config.model.model_class is not None:
+        layout = expected_layout(setup.resolved)
+        return layout if wanted == "auto" else settle_layout(wanted, model, setup.precision, device), None
+    return settle_layout(wanted, model, setup.precision, device), inspect_head(model, setup.precision, device)
 
 
 def _complete(setup: Setup, model: Any, contract: Contract, saved: Path) -> None:

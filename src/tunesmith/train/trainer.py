@@ -29,14 +29,8 @@ from tunesmith.config.strategy import Strategy
 from tunesmith.data.batching import FilledSampler, LengthGroupedSampler
 from tunesmith.data.families import FamilySampler
 from tunesmith.errors import ModelError, NumericsError
-from tunesmith.evaluate.loss import (
-    keeps_logits,
-    label_weight,
-    labelled_losses,
-    row_totals,
-    token_figures,
-    token_losses,
-)
+from tunesmith.evaluate import loss as losses_of
+from tunesmith.evaluate.loss import keeps_logits, label_weight, row_totals, token_figures, token_losses
 from tunesmith.evaluate.untouched import untouched
 from tunesmith.model.head import Head
 from tunesmith.model.layout import Layout
@@ -213,7 +207,7 @@ class Trainer(ResumingTrainer):
         if self.head is None or positions is None:
             losses = token_losses(model, inputs, labels, weights, chosen_positions=self._chosen_positions)
         else:
-            losses = labelled_losses(model, inputs, labels, weights, positions, self.head)
+            losses = losses_of.labelled_losses(model, inputs, labels, weights, positions, self.head)
         total = losses.weight.sum() if num_items_in_batch is None else num_items_in_batch
         total = torch.as_tensor(total).to(losses.nll)
         loss = losses.nll.sum() / (total + (total == 0))
