@@ -180,9 +180,10 @@ def said_twice(settings: Sequence[Setting]) -> Iterator[ConfigError]:
         ):
             continue
         yield ConfigError(
-            f"{setting.name} and {other.name} are two names of one setting",
-            where=f"{other.origin}, {setting.origin}" if other.origin != setting.origin else setting.origin,
-            remedy="leave one of them out",
+            f"{other.name} = {shortened(other.value)} ({other.origin}) and {setting.name} = {shortened(setting.value)} "
+            "are two names of one setting",
+            where=setting.origin,
+            remedy="write one of them",
         )
 
 
