@@ -147,7 +147,7 @@ def test_F29_memory_that_runs_out_names_the_settings_to_change(
         train()
     line = stopped.value.line()
     assert stopped.value.exit_code == 4
-    assert "ran out of memory at step 3, with a batch of 2 x " in line
+    assert "ran out of memory at step 3, with a batch of 1 x " in line  # two rows, end to end
     assert "checkpoint-2 is kept" in line
     assert "gradient_checkpointing: true, per_device_train_batch_size: 1 with gradient_accumulation_steps: 2" in line
     assert checkpoint.find(tmp_path / "run", "latest") is not None
