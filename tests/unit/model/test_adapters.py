@@ -151,6 +151,7 @@ def test_a_portable_pissa_adapter_keeps_its_patterns(mistral: Any, settings: Set
     section = settings(
         target_modules=["q_proj", "v_proj"],
         init_lora_weights="pissa",
+        lora_dropout=0.0,
         lora_r=4,
         rank_pattern={"q_proj": 2},
         alpha_pattern={"v_proj": 16},
