@@ -59,6 +59,7 @@ BREACHES: dict[str, tuple[list[str], str]] = {
     "plateau_needs_evaluation": (["--lr_scheduler_type", "reduce_lr_on_plateau"], "has no evaluation to watch"),
     "template_date_is_a_day": (["--template_date", "2026-02-30"], "template_date 2026-02-30 is no day"),
     "warmup_fits": (["--max_steps", "10", "--warmup_steps", "20"], "longer than the training"),
+    "one_order_of_rows": (["--group_by_prefix", "--batching", "packed"], "both decide which rows lie together"),
     "known_optimizer": (["--optim", "adamw_torhc"], "unknown optimizer"),
     "safe_output_dir": (["--output_dir", "."], "is no folder of its own"),
     "global_batch_divides": (["--global_batch_size", "10", "--batch_size", "4"], "is not a multiple"),
