@@ -59,6 +59,8 @@ def compare(
     Raises:
         SystemExit: the sides' losses differ, or a side ended with an error.
     """
+    from tunesmith.data.collate import sharing
+
     with tempfile.TemporaryDirectory() as name:
         job = prepare(Path(name), work, steps, tokenizer, scale, group_by_prefix=group_by_prefix)
         found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
@@ -67,10 +69,12 @@ def compare(
                 found[side].append(run(job | {"side": side}))
                 write(f"  {side}: {statistics.median(found[side][-1]['seconds']):.2f} CPU-s a step")
         check_losses(found)
-        tokens = sum(len(row["input_ids"]) for batch in job["batches"] for row in batch)
+        found_shared = [sharing(batch) for batch in job["batches"]]
+        tokens, computed = (sum(counts) for counts in zip(*found_shared, strict=True))
     return {
         "work": work + (", rows that begin alike together" if group_by_prefix else ""), "steps": steps,
-        "rounds": rounds, "scale": scale, "tokens_a_step": tokens / steps, "batch_size": job["batch_size"],
+        "rounds": rounds, "scale": scale, "tokens_a_step": tokens / steps, "computed": computed / tokens,
+        "batch_size": job["batch_size"],
         "sides": {side: summary(turns) for side, turns in found.items()},
     }  # fmt: skip
 
@@ -165,6 +169,8 @@ def table(result: dict[str, Any]) -> list[str]:
     """The figures of ``compare`` as lines of Markdown."""
     mark = result["sides"].get(MARK)
     title = f"| {result['work']}, {result['tokens_a_step']:,.0f} tokens a step"
+    if result.get("computed", 1.0) < 1.0:
+        title += f", {result['computed']:.0%} of them computed where beginnings are shared"
     lines = [
         f"{title} | CPU-s a step (least - most) | to the mark | first step, CPU-s | peak GiB |",
         "|---|---|---|---|---|",
