@@ -15,11 +15,13 @@ from typing import Any
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved, from_values
-from tunesmith.model.memory import GIB, BatchShape, Memory, estimate, precision_elsewhere
+from tunesmith.model.memory import GIB, BatchShape, Memory, estimate
+from tunesmith.model.precision import Precision
 
 TARGET = Path(__file__).parents[1] / "docs" / "memory.md"
 GPU_COUNTS = (1, 2, 4, 8)
 BATCH = BatchShape(rows=1, length=2048, labelled=1024)
+PRECISION = Precision("bfloat16", "a CUDA device with bfloat16")
 TOLERANCE = 0.02
 """How far formula and fit check may be apart: the formula knows no scales of small tensors."""
 
@@ -143,7 +145,7 @@ def rows(models: dict[str, dict[str, Any]], gpu_counts: tuple[int, ...]) -> Iter
 
 
 def _cell(resolved: Resolved, shape: dict[str, Any], method: str, strategy: str, gpus: int) -> str:
-    found = estimate(resolved, precision_elsewhere(resolved), BATCH, cuda=True, num_processes=gpus, strategy=strategy)
+    found = estimate(resolved, PRECISION, BATCH, cuda=True, num_processes=gpus, strategy=strategy)
     expected = formula(method, strategy, gpus, counts(shape, found))
     measured = found.weights + found.gradients + found.optimizer
     if abs(measured - expected) > TOLERANCE * max(expected, GIB):

@@ -6,10 +6,16 @@ An error says what is wrong, where it stands and what to do about it. Printing a
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tunesmith.secrets import redacted
+
+MOST_SAID = 1_000
+"""Characters of what a library says that are told."""
 
 
 class TunesmithError(Exception):
@@ -46,6 +52,10 @@ class ConfigError(TunesmithError):
     exit_code = 2
 
 
+MOST_TOLD = 20
+"""Problems of one configuration that are told."""
+
+
 class ConfigErrors(ConfigError):
     """Several configuration problems, found in one go."""
 
@@ -54,7 +64,15 @@ class ConfigErrors(ConfigError):
         super().__init__(" | ".join(problem.line() for problem in problems))
 
     def lines(self) -> list[str]:
-        return [problem.line() for problem in self.problems]
+        told = [problem.line() for problem in self.problems[:MOST_TOLD]]
+        more = len(self.problems) - len(told)
+        return [*told, f"and {more} more problems of the configuration"] if more else told
+
+
+def raise_together(problems: Sequence[ConfigError]) -> None:
+    """Raise what was found wrong with a configuration: a single problem as it is, several in one error."""
+    if problems:
+        raise problems[0] if len(problems) == 1 else ConfigErrors(problems)
 
 
 class DataError(TunesmithError):
@@ -62,16 +80,32 @@ class DataError(TunesmithError):
 
     exit_code = 3
 
+    def cause(self) -> str:
+        """What is wrong, whatever the row: the words without their numbers and without what the row itself holds."""
+        return re.sub(r"\d[\d,.]*|\[[^\]]*\]", "#", self.what)
+
 
 class DataErrors(DataError):
-    """Several wrong rows, found in one go."""
+    """Several wrong rows, found in one go; told by cause."""
 
     def __init__(self, problems: Sequence[DataError]) -> None:
         self.problems = tuple(problems)
-        super().__init__(" | ".join(problem.line() for problem in problems))
+        super().__init__(" | ".join(self.lines()))
 
     def lines(self) -> list[str]:
-        return [problem.line() for problem in self.problems]
+        """One line for each cause: its first row, what is wrong, and how many rows more have it."""
+        by_cause: dict[str, list[DataError]] = {}
+        for problem in self.problems:
+            by_cause.setdefault(problem.cause(), []).append(problem)
+        return [f"{found[0].line()}{_and_more(found)}" for found in by_cause.values()]
+
+
+def _and_more(found: Sequence[DataError]) -> str:
+    if len(found) == 1:
+        return ""
+    places = [str(problem.where).rpartition(":")[2] for problem in found[1:4]]
+    shown = f": {', '.join(places)}{' ...' if len(found) > 4 else ''}" if all(map(str.isdigit, places)) else ""
+    return f" (and {len(found) - 1:,} more{shown})"
 
 
 class ModelError(TunesmithError):
@@ -104,6 +138,26 @@ class Interrupted(TunesmithError):
     def __init__(self, what: str, *, signal_number: int, remedy: str | None = None) -> None:
         super().__init__(what, remedy=remedy)
         self.exit_code = 128 + signal_number
+
+
+def understood(error: Exception) -> TunesmithError:
+    """An error that nothing of ours has put into words, as one of ours: what the machine refuses has its own code, and
+    what is left is a bug (exit code 1)."""
+    if isinstance(error, TunesmithError):
+        return error
+    if isinstance(error, MemoryError):
+        return ModelError(
+            "this machine's memory does not hold what was asked for", remedy="ask for less, or use a larger machine"
+        )
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - a word, and no file
+            remedy = "free some, or set TMPDIR and cache_dir elsewhere"
+            return StorageError(f"no space left ({error.strerror})", where=str(where), remedy=remedy)
+        where = str(error.filename) if error.filename else None
+        return StorageError(error.strerror, where=where, remedy="check the path, its permissions and the free space")
+    said = redacted(" ".join(str(error).split()))[:MOST_SAID]  # half of a secret would not be known as one
+    return TunesmithError(f"{type(error).__name__}: {said}", remedy="--debug shows where")
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str, *, folder: Path | None = None) -> str:

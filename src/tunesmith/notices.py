@@ -14,6 +14,7 @@ from tunesmith.secrets import redacted
 from tunesmith.visible import visible
 
 _collected: list[str] = []
+_kinds: set[str] = set()
 
 
 def _to_stderr(text: str) -> None:
@@ -24,11 +25,13 @@ def _to_stderr(text: str) -> None:
 _listener: Callable[[str], None] = _to_stderr
 
 
-def notify(text: str) -> None:
-    """Tell the user ``text`` once, without secrets; the same text is not repeated within one process."""
+def notify(text: str, *, kind: str | None = None) -> None:
+    """Tell the user ``text``, without secrets; in one process no text is said twice, and one of each ``kind``."""
     text = redacted(text)
-    if text in _collected:
+    if text in _collected or kind in _kinds:
         return
+    if kind is not None:
+        _kinds.add(kind)
     _collected.append(text)
     _listener(text)
 
@@ -47,3 +50,4 @@ def listen(listener: Callable[[str], None]) -> None:
 def clear() -> None:
     """Forget what was said: a new run in the same process starts with a clean page."""
     _collected.clear()
+    _kinds.clear()

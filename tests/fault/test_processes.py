@@ -153,8 +153,10 @@ def test_two_processes_from_one_command(whole: Started) -> None:
     }  # fmt: skip
 
 
-def test_a_killed_rank_ends_the_run_and_is_named(start: Start, settings: dict[str, Any], tmp_path: Path) -> None:
-    """F10. Then one process continues, and two again (F16): every step has the loss it has in two processes."""
+def test_F10_F16_a_killed_rank_ends_the_run_and_other_numbers_of_processes_go_on(
+    start: Start, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Then one process continues, and two again: every step has the loss it has in two processes."""
     run = tmp_path / "run"
     plain = settings | {"lora_dropout": 0.0}
     started = start([*TUNESMITH, *flags(plain, num_processes=2, output_dir=run)], tmp_path)
@@ -272,10 +274,10 @@ def test_a_host_that_is_killed_and_comes_back(
     assert_same_end(run, whole)
 
 
-def test_a_signal_to_the_launcher_stops_every_rank_after_the_same_step(
+def test_F7_F8_a_signal_to_the_launcher_stops_every_rank_after_the_same_step(
     start: Start, settings: dict[str, Any], whole: Started, tmp_path: Path
 ) -> None:
-    """F7, F8 with several processes; nobody can tell from the end that the run was interrupted."""
+    """Nobody can tell from the end that the run was interrupted."""
     run = tmp_path / "run"
     command = [*TUNESMITH, *flags(settings, num_processes=2, output_dir=run, max_restarts=1)]
     started = start(command, tmp_path)
@@ -298,10 +300,9 @@ def test_a_signal_to_the_launcher_stops_every_rank_after_the_same_step(
     assert_same_end(run, whole)
 
 
-def test_a_signal_to_one_of_the_ranks_of_torchrun_stops_both(
+def test_F9_a_signal_to_one_of_the_ranks_of_torchrun_stops_both(
     start: Start, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """F9."""
     run = tmp_path / "run"
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
     started = start([*torchrun, "-m", "tunesmith", "train", *flags(settings, output_dir=run)], tmp_path)

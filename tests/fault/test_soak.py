@@ -10,7 +10,7 @@ from pathlib import Path
 SOAK = Path(__file__).parents[2] / "scripts" / "soak.py"
 
 
-def test_f1_five_kills_at_random_times_change_nothing(stories_model: Path) -> None:
+def test_F1_five_kills_at_random_times_change_nothing(stories_model: Path) -> None:
     """LoRA with dropout, checkpoints between two logged steps. A process of its own, since it forks the runs."""
     done = subprocess.run(
         [sys.executable, str(SOAK), "--kinds", "lora", "--kills", "5", "--model", str(stories_model), "--json"],

@@ -19,7 +19,8 @@ import torch
 from helpers import logged, run_training, story_rows, tensors, write_rows
 from tunesmith.data.collate import Collator
 from tunesmith.errors import ConfigError, DataError, NumericsError, StorageError
-from tunesmith.report import belongings
+from tunesmith.report import belongings, record
+from tunesmith.report.belongings import is_finished
 from tunesmith.train import checkpoint
 from tunesmith.train.trainer import Trainer
 
@@ -136,6 +137,18 @@ def test_D26_data_in_memory_is_what_the_run_began_with(
     during(monkeypatch, 3, lambda: write_rows(tmp_path / "again" / "train.jsonl", story_rows(3, seed=1)))
     train(tmp_path / "again", max_steps=6)
     assert logged(tmp_path / "again" / "run", *KEYS) == logged(tmp_path / "whole" / "run", *KEYS)
+
+
+def test_the_account_of_a_stream_is_whole_after_a_kill_behind_the_last_step(train: Train, tmp_path: Path) -> None:
+    """Found by ``make soak``: no step was left, so no row was read, and the account held one."""
+    train(tmp_path, streaming=True)
+    run = tmp_path / "run"
+    before = (run / "ledger.json").read_bytes()
+    record.close(run, "running", {})
+    (run / "adapter_model.safetensors").unlink()
+    train(tmp_path, streaming=True, resume_from_checkpoint="auto")
+    assert is_finished(run)
+    assert (run / "ledger.json").read_bytes() == before
 
 
 # ---- early stopping

@@ -6,6 +6,8 @@ import gzip
 import json
 import lzma
 import os
+import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +81,7 @@ def test_rows_that_are_right_are_trained(attempt: Attempt) -> None:
     assert (outcome.code, outcome.errors, outcome.started) == (0, [], True)
 
 
-def test_d16_completion_beyond_the_limit(attempt: Attempt, tmp_path: Path) -> None:
+def test_D16_completion_beyond_the_limit(attempt: Attempt, tmp_path: Path) -> None:
     rows = story_rows(4)
     rows[2]["completion"] = " word" * 90
     outcome = attempt(rows, max_length="128")
@@ -88,7 +90,7 @@ def test_d16_completion_beyond_the_limit(attempt: Attempt, tmp_path: Path) -> No
     assert attempt(rows, max_length=needed).code == 0
 
 
-def test_d17_end_token_cut(attempt: Attempt, stories_tokenizer: Any) -> None:
+def test_D17_end_token_cut(attempt: Attempt, stories_tokenizer: Any) -> None:
     """A row for which one place is missing, that of the end token."""
 
     def length(row: dict[str, str]) -> int:
@@ -102,7 +104,7 @@ def test_d17_end_token_cut(attempt: Attempt, stories_tokenizer: Any) -> None:
     assert attempt(rows, max_length=str(longest + 1)).code == 0
 
 
-def test_d17_an_answer_that_is_cut_is_counted_and_said(attempt: Attempt, tmp_path: Path) -> None:
+def test_D17_an_answer_that_is_cut_is_counted_and_said(attempt: Attempt, tmp_path: Path) -> None:
     rows = story_rows(4)
     rows[2]["completion"] = " word" * 300
     outcome = attempt(rows, max_length="200", too_long="truncate_completion")
@@ -115,7 +117,7 @@ def test_d17_an_answer_that_is_cut_is_counted_and_said(attempt: Attempt, tmp_pat
     assert ledger["training"]["total"]["end_beyond_limit"] == 1
 
 
-def test_d18_marker_not_found(attempt: Attempt) -> None:
+def test_D18_marker_not_found(attempt: Attempt) -> None:
     rows = [{"text": nli_text("P", "H", "t", n)} for n in (0, 1)]
     outcome = attempt([*rows, {"text": "Q: 1 + 1? A: 2"}])
     refused(outcome, 3, "rows.jsonl:3: the text has no '[/INST]'", "set completion_start")
@@ -124,7 +126,7 @@ def test_d18_marker_not_found(attempt: Attempt) -> None:
     refused(outcome, 3, "rows.jsonl:2: completion_start 'So:' (token ids [", "leave it unset")
 
 
-def test_d19_no_assistant_turn(attempt: Attempt) -> None:
+def test_D19_no_assistant_turn(attempt: Attempt) -> None:
     outcome = attempt([chat(*ONE_TURN), chat(("user", "q"))])
     refused(outcome, 3, "rows.jsonl:2: no assistant turn", "add the answer")
 
@@ -137,7 +139,7 @@ def test_d19_no_assistant_turn(attempt: Attempt) -> None:
         ([("user", "q"), ("robot", "a")], "messages[1].role is 'robot'"),
     ],
 )
-def test_d19_turns_that_do_not_follow(attempt: Attempt, turns: list[tuple[str, str]], words: str) -> None:
+def test_D19_turns_that_do_not_follow(attempt: Attempt, turns: list[tuple[str, str]], words: str) -> None:
     refused(attempt([chat(*ONE_TURN), chat(*turns)]), 3, "rows.jsonl:2: ", words)
 
 
@@ -154,20 +156,20 @@ def test_begin_token_twice(attempt: Attempt, tmp_path: Path) -> None:
     refused(outcome, 2, "twice.txt", "begin token <s> twice", "write it once")
 
 
-def test_d10_wrong_columns(attempt: Attempt) -> None:
+def test_D10_wrong_columns(attempt: Attempt) -> None:
     rows = [{"frage": "a", "antwort": "b"}]
-    refused(attempt(rows), 3, 'rows.jsonl:1: the columns ["frage", "antwort"]', "rename yours with columns")
+    refused(attempt(rows), 3, 'rows.jsonl:1: the columns ["frage", "antwort"]', "--columns prompt=COLUMN")
     named = attempt(rows, columns='{"question": "frage", "answer": "antwort"}')
     assert named.code == 0, named
 
 
-def test_d9_a_column_that_is_missing_in_one_row(attempt: Attempt) -> None:
+def test_D9_a_column_that_is_missing_in_one_row(attempt: Attempt) -> None:
     rows = story_rows(3)
     del rows[1]["completion"]
     refused(attempt(rows), 3, 'rows.jsonl:2: no "completion"; the row has ["prompt"]', "columns")
 
 
-def test_d22_evaluation_rows_among_the_training_rows(attempt: Attempt, tmp_path: Path) -> None:
+def test_D22_evaluation_rows_among_the_training_rows(attempt: Attempt, tmp_path: Path) -> None:
     rows = story_rows(6)
     held = write_rows(tmp_path / "held.jsonl", [*story_rows(9, seed=4)[7:], {**rows[4], "completion": " other"}])
     outcome = attempt(rows, eval_data=held, eval_steps="1")
@@ -179,7 +181,7 @@ def test_d22_evaluation_rows_among_the_training_rows(attempt: Attempt, tmp_path:
     assert [pair[0].rsplit("/", 1)[1] for pair in ledger["evaluation"]["leaks"]] == ["held.jsonl:3"]
 
 
-def test_d24_labels_of_one_class(attempt: Attempt, tmp_path: Path) -> None:
+def test_D24_labels_of_one_class(attempt: Attempt, tmp_path: Path) -> None:
     rows = [{"premise": f"P{n}", "hypothesis": "H", "thought_process": "t", "predicted_label": 1} for n in range(4)]
     outcome = attempt(rows)
     assert outcome.code == 0
@@ -237,7 +239,7 @@ def test_a_prompt_and_completion_need_no_chat_template_that_works(attempt: Attem
     assert attempt(story_rows(2)).code == 0
 
 
-def test_d20_special_tokens_in_content(attempt: Attempt) -> None:
+def test_D20_special_tokens_in_content(attempt: Attempt) -> None:
     rows = story_rows(3)
     rows[1]["prompt"] += "</s>"
     outcome = attempt(rows, special_in_content="error")
@@ -288,6 +290,9 @@ BROKEN = {
     "d8 digits": (b'{"prompt": "a", "completion": "b", "weight": ' + b"9" * 400 + b"}\n", (":1: ", "400 digits")),
     "d9 missing key": (GOOD + b'{"prompt": "a"}\n', (':2: no "completion"',)),
     "d11 number": (b'{"prompt": "a", "completion": 5}\n', (":1: ", "completion", "a number")),
+    "d11 null": (b'{"prompt": "a", "completion": null}\n', (":1: ", "completion")),
+    "d11 list of numbers": (b'{"question": "a", "answer": [5]}\n', (":1: ", "answer")),
+    "d11 number among turns": (b'{"messages": [{"role": "user", "content": 5}]}\n', (":1: ", "messages[0].content")),
     "d11 object": (b'{"prompt": "a", "completion": {"a": 1}}\n', (":1: ", "completion")),
     "d13 empty": (b"", ("no examples",)),
     "d13 blanks": (b"\n \n\n", ("no examples",)),
@@ -296,32 +301,141 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_d1_to_d14_rows_that_cannot_be_read(attempt: Attempt, tmp_path: Path, name: str) -> None:
+def test_D1_D2_D3_D5_D6_D7_D8_D9_D11_D13_D14_rows_that_cannot_be_read(
+    attempt: Attempt, tmp_path: Path, name: str
+) -> None:
     content, words = BROKEN[name]
     (tmp_path / "own.jsonl").write_bytes(content)
     refused(attempt([], train_data=str(tmp_path / "own.jsonl")), 3, "own.jsonl", *words)
 
 
-def test_d4_marks_and_line_ends_are_accepted(tmp_path: Path) -> None:
+def test_D4_marks_and_line_ends_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD.replace(b"\n", b"\r\n") + b"\n" + GOOD)
     notices.clear()
     assert [row.where.rpartition(":")[2] for row in read_rows(str(tmp_path / "own.jsonl"))] == ["1", "3"]
     assert any("1 blank lines" in line for line in notices.collected())
 
 
-def test_d23_nothing_is_left_to_train_on(attempt: Attempt) -> None:
+def test_D12_a_column_that_some_rows_have_is_told_once_and_counted(attempt: Attempt, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = list(story_rows(5))
+    for number in (1, 3):
+        rows[number] |= {"source": "web"}
+    outcome = attempt(rows)
+    assert outcome.code == 0
+    named, counted = [line for line in outcome.notes if "source" in line]
+    assert named.endswith("rows.jsonl: columns that are not read: source")
+    assert counted.endswith("rows.jsonl: the column 'source' stands in 2 of 5 rows only and is not read")
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
+    assert ledger["training"]["total"]["unused_columns"] == {"source": 2}
+
+
+def test_D15_an_empty_prompt(attempt: Attempt) -> None:
+    """Text rows need no prompt; where a row has the place of one and nothing in it, that is said with the row."""
+    outcome = attempt([{"text": "Lily had a ball."}, {"text": "Tom had a dog."}], loss_on="all")
+    assert (outcome.code, [line for line in outcome.notes if "is empty" in line]) == (0, [])
+    rows = story_rows(3)
+    rows[1]["prompt"], rows[2]["prompt"] = "", ""
+    outcome = attempt(rows, overwrite_output_dir="true")
+    assert outcome.code == 0
+    (note,) = [line for line in outcome.notes if "is empty" in line]
+    assert "rows.jsonl:2: the prompt is empty" in note
+    assert attempt([{"prompt": [], "completion": "b"}], output_dir="never").code == 3
+
+
+def test_D21_equal_rows_are_counted_and_dropped_on_request(attempt: Attempt, tmp_path: Path) -> None:
+    rows = [*story_rows(4), story_rows(1)[0]]
+    outcome = attempt(rows)
+    assert outcome.code == 0
+    assert [line for line in outcome.notes if "1 rows repeat" in line and "rows.jsonl:5 = " in line]
+    total = json.loads((tmp_path / "run" / "ledger.json").read_text())["training"]["total"]
+    assert (total["duplicates"], total["kept"]) == (1, 5)
+    assert attempt(rows, duplicates="drop", overwrite_output_dir="true").code == 0
+    total = json.loads((tmp_path / "run" / "ledger.json").read_text())["training"]["total"]
+    assert (total["duplicates"], total["kept"]) == (1, 4)
+
+
+def test_D22_prompts_that_differ_in_blanks_and_forms_of_letters_are_the_same(attempt: Attempt, tmp_path: Path) -> None:
+    rows = story_rows(3)
+    held = write_rows(
+        tmp_path / "held.jsonl",
+        [{"prompt": " Once upon\n a time, " + rows[1]["prompt"][18:].replace("h", "ｈ"), "completion": "x"}],
+    )
+    refused(attempt(rows, eval_data=held), 3, "1 evaluation prompts occur", "held.jsonl:1 = ", "rows.jsonl:2")
+
+
+def test_D23_nothing_is_left_to_train_on_or_to_judge(attempt: Attempt, tmp_path: Path) -> None:
     refused(attempt(story_rows(1), dev_split="0.5"), 3, "leaves none to train on", "dev_split: 0")
+    rows = story_rows(3)
+    refused(attempt(rows, eval_data=write_rows(tmp_path / "none.jsonl", [])), 3, "none.jsonl", "no examples")
+    refused(attempt(rows, eval_data=str(tmp_path / "rows.jsonl")), 3, "rows.jsonl")
 
 
-def test_d27_a_pipe_and_a_device_are_no_data(attempt: Attempt, tmp_path: Path) -> None:
+def test_D25_fewer_rows_than_a_batch_are_trained(attempt: Attempt, tmp_path: Path) -> None:
+    """No incomplete batch is dropped, so one row is one step of each pass."""
+    outcome = attempt(story_rows(1), max_steps="-1", num_train_epochs="2", per_device_train_batch_size="8")
+    assert outcome.code == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["total_steps"] == 2
+
+
+def test_D26_a_file_that_changes_is_read_again_whatever_its_size_and_time(attempt: Attempt, tmp_path: Path) -> None:
+    rows, cache = story_rows(4), {"cache_dir": str(tmp_path / "cache"), "overwrite_output_dir": "true"}
+    assert attempt(rows, **cache).code == 0
+    times = os.stat(tmp_path / "rows.jsonl")
+    assert [line for line in attempt(rows, **cache).notes if "is taken from" in line]
+    changed = [{**row, "completion": row["completion"].replace("saw", "ate")} for row in rows]
+    write_rows(tmp_path / "rows.jsonl", changed)
+    assert os.stat(tmp_path / "rows.jsonl").st_size == times.st_size
+    os.utime(tmp_path / "rows.jsonl", ns=(times.st_atime_ns, times.st_mtime_ns))
+    outcome = attempt([], train_data=str(tmp_path / "same" / ".." / "rows.jsonl"), **cache)
+    assert not [line for line in outcome.notes if "is taken from" in line]
+
+
+def test_D27_a_pipe_and_a_device_are_no_data(attempt: Attempt, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "zero.json").symlink_to("/dev/zero")
     for name in ("pipe.jsonl", "zero.json"):
         refused(attempt([], train_data=str(tmp_path / name)), 3, name, "is a pipe or a device, not a file")
 
 
+@pytest.mark.parametrize("name", ["rows.zip", "rows.tar", "rows.tar.gz", "rows.jsonl.zip", "rows.tgz", "rows.7z"])
+def test_D27_no_archive_is_unpacked(attempt: Attempt, tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("../rows.jsonl", GOOD)
+    refused(attempt([], train_data=str(tmp_path / name)), 3, name, "is not a kind of data file")
+    assert not (tmp_path.parent / "rows.jsonl").exists()
+
+
+def test_D27_a_saved_data_set_stays_in_its_folder(attempt: Attempt, tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (tmp_path / "data.arrow").write_bytes(b"")
+    (folder / "link.arrow").symlink_to(tmp_path / "data.arrow")
+    for name in ("../data.arrow", str(tmp_path / "data.arrow"), "link.arrow"):
+        (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+        refused(attempt([], train_data=str(folder)), 3, str(folder), "in its own folder")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/rows.jsonl", "nowhere://bucket/rows.jsonl", "https://u:p@h/r.jsonl"]
+)
+def test_D27_a_url_that_cannot_be_used_is_told_at_once(attempt: Attempt, url: str) -> None:
+    started = time.monotonic()
+    outcome = attempt([], train_data=url)
+    refused(outcome, 2 if "@" in url else 3, url.rpartition("@")[2])
+    assert ":p@" not in outcome.errors[0]
+    assert time.monotonic() - started < 10
+
+
+def test_D27_links_and_paths_upwards_are_the_users_own(attempt: Attempt, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    write_rows(tmp_path / "own.jsonl", story_rows(2))
+    (tmp_path / "deep" / "link.jsonl").symlink_to("../own.jsonl")
+    for name in ("deep/../own.jsonl", "deep/link.jsonl"):
+        assert attempt([], train_data=str(tmp_path / name), overwrite_output_dir="true").code == 0
+
+
 @pytest.mark.parametrize(("ending", "open_file"), [("gz", gzip.open), ("xz", lzma.open)])
-def test_d27_a_bomb_ends_early(attempt: Attempt, tmp_path: Path, ending: str, open_file: Callable[..., Any]) -> None:
+def test_D27_a_bomb_ends_early(attempt: Attempt, tmp_path: Path, ending: str, open_file: Callable[..., Any]) -> None:
     path = tmp_path / f"bomb.jsonl.{ending}"
     with open_file(path, "wb") as file:
         for _ in range(5):
@@ -333,12 +447,12 @@ def test_d27_a_bomb_ends_early(attempt: Attempt, tmp_path: Path, ending: str, op
 
 
 @pytest.mark.parametrize("name", ["d28.jsonl", "d28.json", "d28.txt", "d28.csv"])
-def test_d28_a_line_of_a_gigabyte(attempt: Attempt, tmp_path: Path, name: str) -> None:
+def test_D28_a_line_of_a_gigabyte(attempt: Attempt, tmp_path: Path, name: str) -> None:
     with (tmp_path / name).open("wb") as file:
         file.truncate(2**30)
     refused(attempt([], train_data=str(tmp_path / name)), 3, name, "larger than" if name[-4:] == "json" else "longer")
 
 
 def test_names_that_cannot_be_files(attempt: Attempt, tmp_path: Path) -> None:
-    refused(attempt([], train_data=f"{tmp_path}/{'a' * 5000}.jsonl"), 3, "File name too long")
+    refused(attempt([], train_data=f"{tmp_path}/{'a' * 5000}.jsonl"), 2, "longer than a path can be")
     refused(attempt([], train_data=f"{tmp_path}/a\0.jsonl"), 2, "train_data holds a NUL character")

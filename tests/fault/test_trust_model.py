@@ -186,3 +186,42 @@ def test_T16_every_adapter_weight_gets_a_gradient_with_checkpointing(base: Path,
     assert call("train", base, f"--train_data={rows}", "--gradient_checkpointing", "--learning_rate=0.1") == (0, "")
     tensors = load_file(tmp_path / "run" / WEIGHTS)
     assert all(tensor.abs().sum() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+
+
+MACHINE = {"fp16": "--fp16", "attn_implementation": "--attn_implementation=flash_attention_2",
+           "gpu_id": "--gpu_id=0", "device_map": "--device_map=cuda:0",
+           "tf32": "--tf32"}  # fmt: skip
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine can do all of it")
+@pytest.mark.parametrize("name", MACHINE)
+def test_C16_what_this_machine_cannot_do_is_refused_and_not_replaced(name: str, base: Path, call: Any) -> None:
+    """A device without bfloat16 is among the tests of ``model/device.py``."""
+    for verb in ("check", "train"):
+        code, said = call(verb, base, MACHINE[name])
+        assert code in (2, 4), said
+        assert len(said.splitlines()) == 1
+        assert name in said or MACHINE[name].partition("=")[2] in said
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "named"),
+    [
+        (f"model_name_or_path={'a' * 5000}", 2, "longer than a path can be"),
+        (f"tokenizer_name_or_path={'a/' * 3000}", 2, "longer than a path can be"),
+        (f"template={'a' * 300}", 2, "longer than a path can be"),
+        (f"resume_from_checkpoint=x/{'a' * 300}", 2, "longer than a path can be"),
+        ('lr_scheduler_kwargs={"foo": 1}', 2, "foo"),
+        ('lr_scheduler_kwargs={"num_cycles": "x"}', 2, "cosine"),
+        ("lora_r=65536", 4, "rank 65536"),
+        ("dtype=float8", 2, "dtype"),
+        ("bnb_4bit_compute_dtype=int8", 2, "bnb_4bit_compute_dtype"),
+        ("layers_to_transform=7", 4, "layers_to_transform"),
+    ],
+    ids=lambda value: str(value)[:25],
+)
+def test_C3_values_that_only_the_model_can_refuse(setting: str, code: int, named: str, base: Path, call) -> None:
+    more = ["--lr_scheduler_type=cosine"] if "num_cycles" in setting else []
+    for verb in ("check", "train"):
+        found, said = call(verb, base, f"--{setting}", *more)
+        assert (found, named in said, len(said.splitlines())) == (code, True, 1), said

@@ -196,7 +196,6 @@ def _interrupted(train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_F27_a_hub_that_says_nothing_is_given_up_in_time(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F28, an upload that fails, is in the tests of ``export/hub.py``."""
     import huggingface_hub
     from huggingface_hub import constants
 

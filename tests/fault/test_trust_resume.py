@@ -98,7 +98,7 @@ def terms() -> contract.Terms:
 
 
 @pytest.mark.parametrize("path", [path for path in leaf_paths() if path not in ONE_VALUE])
-def test_f15_every_setting_is_refused_by_name_or_listed_with_a_reason(path, terms):
+def test_F15_every_setting_is_refused_by_name_or_listed_with_a_reason(path, terms):
     """Generated from the schema: a new setting is refused until a table says why it may change."""
     resolved = resolved_from(model_name_or_path="m", allow_changed=[flat(path)])
     value = another_value(path, resolved.values()[path])
@@ -126,7 +126,7 @@ def test_f15_every_setting_is_refused_by_name_or_listed_with_a_reason(path, term
 
 
 @pytest.mark.parametrize("group", ["versions", "facts"])
-def test_f15_a_library_or_file_of_another_version_is_refused_by_name(group, terms):
+def test_F15_a_library_or_file_of_another_version_is_refused_by_name(group, terms):
     name = {"versions": "torch", "facts": "base"}[group]
     found = contract.changes(terms, terms | {group: terms[group] | {name: "2"}})
     with pytest.raises(ConfigError, match=f"{name}: .* -> 2"):
@@ -134,7 +134,7 @@ def test_f15_a_library_or_file_of_another_version_is_refused_by_name(group, term
     contract.accept(found, "checkpoint-2", resolved_from(model_name_or_path="m", allow_changed=[name]))
 
 
-def test_f15_what_follows_from_an_accepted_change_needs_no_name_of_its_own(terms):
+def test_F15_what_follows_from_an_accepted_change_needs_no_name_of_its_own(terms):
     settings = terms["settings"] | {"data.max_length": 2}
     new = terms | {"settings": settings, "facts": terms["facts"] | {"examples": ["b", None], "total_steps": 3}}
     assert [change.path for change in contract.changes(terms, new)] == ["data.max_length"]
@@ -143,7 +143,7 @@ def test_f15_what_follows_from_an_accepted_change_needs_no_name_of_its_own(terms
 # resumed runs ---------------------------------------------------------------------------------------------------------
 
 
-def test_f15_d26_changed_settings_and_data_are_refused_and_nothing_is_touched(broken_off, stories):
+def test_F15_D26_changed_settings_and_data_are_refused_and_nothing_is_touched(broken_off, stories):
     before = {path: path.read_bytes() for path in sorted((broken_off / "run").rglob("*")) if path.is_file()}
     write_rows(broken_off / "train.jsonl", story_rows(ROWS, seed=1))
     with pytest.raises(ConfigError) as refused:
@@ -159,7 +159,7 @@ def test_f15_d26_changed_settings_and_data_are_refused_and_nothing_is_touched(br
     assert {path: path.read_bytes() for path in sorted((broken_off / "run").rglob("*")) if path.is_file()} == before
 
 
-def test_f15_free_settings_change_nothing(broken_off, finished, stories, tmp_path):
+def test_F15_free_settings_change_nothing(broken_off, finished, stories, tmp_path):
     moved = tmp_path / "elsewhere.jsonl"
     shutil.copy(broken_off / "train.jsonl", moved)
     run = go_on(
@@ -171,7 +171,7 @@ def test_f15_free_settings_change_nothing(broken_off, finished, stories, tmp_pat
     assert (run / "checkpoint-3").is_dir(), "the intervals of this run count, not the checkpoint's"
 
 
-def test_f15_an_accepted_learning_rate_is_the_one_that_is_used_and_is_recorded(broken_off, stories):
+def test_F15_an_accepted_learning_rate_is_the_one_that_is_used_and_is_recorded(broken_off, stories):
     run = go_on(broken_off, stories, learning_rate=1e-5, allow_changed=["learning_rate"])
     rates = dict(logged(run, "step", "learning_rate"))
     assert rates[3] == pytest.approx(1e-5 * 2 / 4)
@@ -181,14 +181,14 @@ def test_f15_an_accepted_learning_rate_is_the_one_that_is_used_and_is_recorded(b
     assert json.loads((run / "checkpoint-4" / "contract.json").read_text())["accepted"] == accepted
 
 
-def test_f15_a_longer_run_follows_the_longer_schedule_from_its_first_step(finished, stories, tmp_path):
+def test_F15_a_longer_run_follows_the_longer_schedule_from_its_first_step(finished, stories, tmp_path):
     shutil.copytree(finished, tmp_path / "longer")
     run = go_on(tmp_path / "longer", stories, max_steps=6)
     rates = dict(logged(run, "step", "learning_rate"))
     assert [rates[5], rates[6]] == [pytest.approx(1e-3 * 2 / 6), pytest.approx(1e-3 * 1 / 6)]
 
 
-def test_f15_a_longer_run_with_an_endless_schedule_equals_one_that_was_never_stopped(tmp_path, stories):
+def test_F15_a_longer_run_with_an_endless_schedule_equals_one_that_was_never_stopped(tmp_path, stories):
     rows, settings = story_rows(ROWS), COMMON | {"lr_scheduler_type": "constant"}
     run_training(tmp_path / "short", stories, rows, **(settings | {"max_steps": 2}))
     run_training(tmp_path / "short", stories, rows, **settings, resume_from_checkpoint="latest")
@@ -197,7 +197,7 @@ def test_f15_a_longer_run_with_an_endless_schedule_equals_one_that_was_never_sto
     assert steps_of(tmp_path / "short" / "run") == steps_of(tmp_path / "whole" / "run")
 
 
-def test_f17_a_checkpoint_at_the_end_of_an_epoch_between_two_logged_steps(tmp_path, stories):
+def test_F17_a_checkpoint_at_the_end_of_an_epoch_between_two_logged_steps(tmp_path, stories):
     """Two epochs of 3 steps; the checkpoint lies after step 3, and lines are logged after 1, 2, 4 and 6."""
     rows, settings = story_rows(6), COMMON | {"max_steps": 6, "save_steps": 3, "logging_steps": 2}
     run_training(tmp_path / "whole", stories, rows, **settings)
@@ -235,7 +235,7 @@ def without_its_last_step(folder: Path, copy: Path) -> Path:
     return copy / "run"
 
 
-def test_f18_early_stopping_and_the_best_model_go_on_over_a_resume(stopped, stories, tmp_path):
+def test_F18_early_stopping_and_the_best_model_go_on_over_a_resume(stopped, stories, tmp_path):
     run = without_its_last_step(stopped, tmp_path / "again")
     again = run_training(
         tmp_path / "again", stories, story_rows(8), eval_rows=story_rows(4, 1), **STOPPING,
@@ -248,7 +248,7 @@ def test_f18_early_stopping_and_the_best_model_go_on_over_a_resume(stopped, stor
     assert logged(run, "step", "eval_loss") == logged(stopped / "run", "step", "eval_loss")
 
 
-def test_f23_a_damaged_best_checkpoint_is_named_and_the_next_best_is_the_result(stopped, stories, tmp_path):
+def test_F23_a_damaged_best_checkpoint_is_named_and_the_next_best_is_the_result(stopped, stories, tmp_path):
     run = without_its_last_step(stopped, tmp_path / "again")
     best = json.loads((run / "run.json").read_text())["best"]["step"]
     assert best < 3, "the checkpoint that is continued must be another one"
@@ -272,7 +272,7 @@ FILES = (
 
 @pytest.mark.parametrize("how", ["truncated", "removed", "flipped"])
 @pytest.mark.parametrize("name", FILES)
-def test_f3_f4_each_file_of_a_checkpoint_damaged_in_turn(finished, tmp_path, name, how):
+def test_F3_F4_each_file_of_a_checkpoint_damaged_in_turn(finished, tmp_path, name, how):
     """The one before is taken and the bad file is named; what is taken is trained on in the tests above."""
     from tunesmith.train.start import starting_point
 
@@ -297,13 +297,13 @@ def test_f3_f4_each_file_of_a_checkpoint_damaged_in_turn(finished, tmp_path, nam
     assert "continuing from checkpoint-2" in said
 
 
-def test_f3_every_file_of_a_checkpoint_is_among_those_that_are_damaged(finished):
+def test_F3_every_file_of_a_checkpoint_is_among_those_that_are_damaged(finished):
     found = {path.name for path in (finished / "run" / "checkpoint-4").iterdir()}
     others = {"README.md", "inference.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
     assert found - others - {"chat_template.jinja"} == set(FILES)
 
 
-def test_f4_what_changes_between_check_and_load_is_refused(broken_off, stories, monkeypatch):
+def test_F4_what_changes_between_check_and_load_is_refused(broken_off, stories, monkeypatch):
     from tunesmith.train import run as recipe
 
     load_model = recipe.load_model
@@ -333,7 +333,7 @@ def best_of(folder: Path, bad: dict[int, str], steps: tuple[int, ...] = (1, 2, 3
     )
 
 
-def test_f20_an_evaluation_that_is_no_number_is_never_the_best(tmp_path):
+def test_F20_an_evaluation_that_is_no_number_is_never_the_best(tmp_path):
     assert best_of(tmp_path, {}).step == 2
     assert notices.collected() == []
 

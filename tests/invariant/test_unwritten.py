@@ -1,4 +1,8 @@
-"""Whatever a chat holds is in its text, or the run says that it is not: random rows on every installed template."""
+"""Whatever a chat holds is in its text, or the run says that it is not: random rows on every installed template.
+
+That it finds faults was shown on the code before there was such a check (5a6cc9b): of 400 of these rows, 78 lost a name
+without a word, 76 an unknown key, 66 thoughts, 57 content, 18 tools and 7 calls.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config import describe
 from tunesmith.config.draft import COMMAND_LINE
-from tunesmith.config.load import READERS, load
+from tunesmith.config.load import DIALECTS, load
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, TunesmithError
 
@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> int:
     parser = VerbParser("check", "Check everything short of training: settings, data, steps, memory and disk.")
     parser.add_argument("file", nargs="?", help="configuration file")
     parser.add_argument("--config", help="the same, as an option")
-    parser.add_argument("--dialect", choices=sorted(READERS), help="dialect of the file; detected when left out")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), help="dialect of the file; detected when left out")
     parser.add_argument("--gpu", metavar="SIZE", help="plan for devices of this memory (24GB) or name (RTX 3090)")
     parser.add_argument("--nodes", type=int, metavar="M", help="plan for M machines; how they meet need not be said")
     parser.add_argument("--json", action="store_true", help='print {"ledger", "layout", "steps", "memory", "problems"}')

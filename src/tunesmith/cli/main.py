@@ -5,7 +5,6 @@ Verbs are imported only when they are called, so that help and configuration err
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import os
@@ -16,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tunesmith.cli.output import say, tell
-from tunesmith.errors import ModelError, StorageError, TunesmithError
+from tunesmith.errors import understood
 from tunesmith.secrets import redacted
 from tunesmith.train import processes
 from tunesmith.visible import one_line
@@ -80,11 +79,6 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     """Run ``action``; print what goes wrong as one line a problem and return the exit code."""
     try:
         return action()
-    except TunesmithError as error:
-        if debug:
-            tell(traceback.format_exc())
-        _report(error.lines(), error.exit_code)
-        return error.exit_code
     except KeyboardInterrupt:
         tell("interrupted")
         return 130
@@ -94,24 +88,9 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     except Exception as error:
         if debug:
             tell(traceback.format_exc())
-        what, exit_code = _unforeseen(error)
-        _report([what], exit_code)
-        return exit_code
-
-
-def _unforeseen(error: Exception) -> tuple[str, int]:
-    """Words and exit code of an error that nothing of ours has put into words."""
-    if isinstance(error, MemoryError):
-        what = "this machine's memory does not hold what was asked for; ask for less, or use a larger machine"
-        return what, ModelError.exit_code
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = error.filename or os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - a word, and no file
-        remedy = "free some, or set TMPDIR and cache_dir elsewhere"
-        return f"{where}: no space left ({error.strerror}); {remedy}", StorageError.exit_code
-    if isinstance(error, OSError) and error.errno and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}; check the path, its permissions and the free space", StorageError.exit_code
-    return f"{type(error).__name__}: {' '.join(str(error).split())}; --debug shows where", 1
+        told = understood(error)
+        _report(told.lines(), told.exit_code)
+        return told.exit_code
 
 
 def _report(problems: Sequence[str], exit_code: int) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser, permissions_in
 from tunesmith.cli.output import say, say_json, tell
+from tunesmith.errors import ModelError
+
+_ADAPTER = "adapter_config.json"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -36,6 +39,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_permissions()
     options = parser.parse_all(argv)
+    _check_adapter(Path(options.run))
     environment.prepare()
     from tunesmith.evaluate.prompts import questions_for
     from tunesmith.export import gguf
@@ -68,6 +72,30 @@ def run(argv: Sequence[str]) -> int:
             tell(line)
     say(str(merged.path))
     return 0
+
+
+def _check_adapter(folder: Path) -> None:
+    """Say of a folder without an adapter what it is, before anything is loaded.
+
+    Raises:
+        ModelError: there is nothing to merge, or it is merged already.
+    """
+    if not folder.is_dir() or (folder / _ADAPTER).is_file():
+        return
+    whole = any(folder.glob("*.safetensors"))
+    inner = sorted(
+        path.parent for path in folder.glob(f"*/{_ADAPTER}") if not path.parent.name.startswith("checkpoint")
+    )
+    if whole and inner:
+        raise ModelError(
+            "is merged already: training left the merged model here",
+            where=str(folder),
+            remedy=f"use it as it is; its adapter alone lies in {inner[0]}",
+        )
+    if whole:
+        raise ModelError("is a whole model, with no adapter to merge", where=str(folder), remedy="use it as it is")
+    if inner:
+        raise ModelError("holds its adapter in a folder of its own", where=str(folder), remedy=f"merge {inner[0]}")
 
 
 def describe(proof: dict[str, Any]) -> list[str]:

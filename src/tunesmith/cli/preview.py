@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
-from tunesmith.config.load import READERS, load
+from tunesmith.config.load import DIALECTS, load
 from tunesmith.visible import visible as safe
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
     parser = VerbParser("preview", "Show what a run trains on, token by token, without loading the model.")
     parser.add_argument("file", nargs="?", help="configuration file")
     parser.add_argument("--config", help="the same, as an option")
-    parser.add_argument("--dialect", choices=sorted(READERS), help="dialect of the file; detected when left out")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), help="dialect of the file; detected when left out")
     parser.add_argument("--num", type=_count, metavar="N", help="rows to show; the first batch, at most 8, otherwise")
     parser.add_argument("--row", type=_count, metavar="N", help="the row at line N of its file")
     parser.add_argument("--where", choices=("cut", "dropped", "longest"), help="such rows instead of the first batches")

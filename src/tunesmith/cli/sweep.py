@@ -9,7 +9,7 @@ from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.draft import Draft
-from tunesmith.config.load import READERS, read
+from tunesmith.config.load import DIALECTS, read
 from tunesmith.config.names import NameTable
 from tunesmith.errors import Interrupted
 
@@ -75,7 +75,7 @@ def _parser() -> VerbParser:
     parser = VerbParser("sweep", DESCRIPTION)
     parser.add_argument("file", nargs="?", help="configuration file")
     parser.add_argument("--config", dest="config", help="the same, as an option")
-    parser.add_argument("--dialect", choices=sorted(READERS), help="dialect of the file; detected when left out")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), help="dialect of the file; detected when left out")
     parser.add_argument("--param", action="append", default=[], help="NAME=VALUE,VALUE or NAME=LOW..HIGH[:log]")
     parser.add_argument("--metric", required=True, help="what decides: loss, eval_loss, eval_macro_f1 ...")
     parser.add_argument("--mode", choices=("max", "min"), help="direction; unset, min for losses and max for others")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
-from tunesmith.config.load import READERS, load
+from tunesmith.config.load import DIALECTS, load
 from tunesmith.config.resolve import Resolved
 from tunesmith.train.signals import watching
 
@@ -21,7 +21,7 @@ def run(argv: Sequence[str]) -> int:
     parser = VerbParser("train", "Fine-tune a model.")
     parser.add_argument("file", nargs="?", help="configuration file")
     parser.add_argument("--config", dest="config", help="the same, as an option")
-    parser.add_argument("--dialect", choices=sorted(READERS), help="dialect of the file; detected when left out")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), help="dialect of the file; detected when left out")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options, settings = parser.split(argv)
     resolved = load(options.file or options.config, settings, dialect=options.dialect)

@@ -68,6 +68,19 @@ def has_evaluation(values: dict[str, Any]) -> bool:
     return bool(rows) and values["training.eval_strategy"] != "no"
 
 
+def evaluation_is_optional(values: dict[str, Any], origins: dict[str, str]) -> None:
+    """Document 3 calls evaluation optional: early stopping that somebody wrote ends without evaluation rows, aloud."""
+    if has_evaluation(values):
+        return
+    for path, off in NEEDS_EVALUATION.items():
+        if values[path] not in (off, None):
+            notices.notify(
+                f"no evaluation rows, so {path.partition('.')[2]} ({origins[path]}) has nothing to watch: off"
+            )
+            values[path] = off
+            origins[path] += " (off: no evaluation)"
+
+
 def _defaults_need_evaluation(values: dict[str, Any], origins: dict[str, str]) -> None:
     """A dialect's early stopping and best model wait for evaluation rows: without them nothing can be chosen."""
     if has_evaluation(values):

@@ -133,8 +133,9 @@ def _entries(value: dict[str, Any], before: Any, candidates: Iterable[str], name
     written: Written = []
     now = before
     for name in candidates:
-        convert_one = names.find(name, name).convert
-        if convert_one is None:
+        spelling = names.find(name, name)
+        convert_one = spelling.convert
+        if convert_one is None or spelling.part != "entry":
             continue
         for given in value.values():
             then = convert_one(given, now)

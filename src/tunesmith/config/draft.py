@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tunesmith.config.names import NameTable, Spelling
+from tunesmith.errors import ConfigError
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
@@ -35,6 +37,19 @@ class Draft:
     """The spellings that belong to this dialect, for overrides that follow."""
     align_saves: bool = False
     """Whether ``save_steps`` is moved to the next multiple of ``eval_steps`` when the best model is wanted."""
+    evaluation_optional: bool = False
+    """Whether early stopping and the best model that somebody asked for wait for evaluation rows, and end without."""
+    left: tuple[tuple[str, str, str], ...] = ()
+    """(key, place, reason) of what a file of another program says and nothing here means."""
+    problems: tuple[ConfigError, ...] = ()
+    """What the reader found wrong, names that no setting has above all; told together with wrong values."""
+
+
+def apart(found: Iterable[Setting | ConfigError]) -> tuple[tuple[Setting, ...], tuple[ConfigError, ...]]:
+    """What a reader found, settings and problems mixed in the order of the file, each by itself."""
+    mixed = list(found)
+    problems = tuple(one for one in mixed if isinstance(one, ConfigError))
+    return tuple(one for one in mixed if isinstance(one, Setting)), problems
 
 
 def dialect_defaults(values: dict[str, Any], names: NameTable, dialect: str) -> tuple[Setting, ...]:

@@ -5,13 +5,20 @@ Spellings that belong to one dialect stand in that dialect's reader. This module
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from tunesmith.config.answered import ANSWERS, ANY, answer
 from tunesmith.config.schema import SECTIONS
 from tunesmith.errors import ConfigError, did_you_mean
+
+TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
+"""What ``report_to: all`` asks for, as far as it is installed."""
 
 Convert = Callable[[Any, Any], Any]
 """(value as written, value in force so far) -> value for the schema."""
@@ -25,6 +32,8 @@ class Spelling:
     convert: Convert | None = None
     type: Any = None
     """Type of the value as written; None means the type of the leaf."""
+    part: Literal["entry", "switch"] | None = None
+    """What of the setting this spelling says, where it is not the whole: an entry of a mapping, or one choice."""
 
 
 def leaf_type(path: str) -> Any:
@@ -53,9 +62,11 @@ def batching_when(layout: str) -> Convert:
 
 
 def one_or_many(value: Any, current: Any) -> Any:
-    """Conversion of ``report_to``: one name, several (as a list or with commas), ``none`` or nothing at all."""
-    if value in (None, "", "none", "None", []):
+    """Conversion of ``report_to``: one name, several (a list, or with commas), ``all``, ``none`` or nothing."""
+    if value in (None, "", "none", "None", [], ["none"]):
         return []
+    if value in ("all", ["all"]):
+        return [name for name in TRACKERS if importlib.util.find_spec(name) is not None]
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
@@ -64,6 +75,57 @@ def newest_checkpoint(value: Any, current: Any) -> Any:
     if isinstance(value, bool):
         return "latest" if value else None
     return value
+
+
+def entry(key: str) -> Convert:
+    """Conversion of one entry of a mapping (``lr_scheduler_kwargs.min_lr``)."""
+
+    def convert(value: Any, current: Any) -> Any:
+        return {**(current or {}), key: value}
+
+    return convert
+
+
+def modules(value: Any, current: Any) -> Any:
+    """Conversion of modules by name: names in one text, with commas between them, are a list; a regular expression
+    (recognised by characters that no name has) and ``all-linear`` stay as they are."""
+    if not isinstance(value, str) or value == "all-linear" or re.search(r"[\\^$*+?(|]", value):
+        return value
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def arguments_of_optimizer(value: Any, current: Any) -> Any:
+    """Conversion of ``optim_args``: a mapping, or transformers' text ``name=value,name=value``."""
+    if value is None:
+        return {}
+    if not isinstance(value, str) or "=" not in value:
+        return value
+    return {name.strip(): _plain(text.strip()) for name, _, text in (one.partition("=") for one in value.split(","))}
+
+
+def _plain(text: str) -> Any:
+    """A number or a switch where the text is one."""
+    try:
+        found = json.loads(text.lower())
+    except ValueError:
+        return text
+    return found if isinstance(found, bool | int | float) else text
+
+
+def choice(yes: str, no: str) -> Convert:
+    """Conversion of a yes/no spelling that chooses between two values; left empty, it chooses nothing."""
+
+    def convert(value: Any, current: Any) -> Any:
+        if isinstance(value, bool):
+            return yes if value else no
+        return current if value is None else value
+
+    return convert
+
+
+def unset_is_empty(value: Any, current: Any) -> Any:
+    """Conversion of a mapping that a file leaves empty."""
+    return {} if value is None else value
 
 
 def unset_is_zero(value: Any, current: Any) -> Any:
@@ -118,7 +180,11 @@ SPELLINGS: dict[str, Spelling] = {
     "attention": Spelling("model.attn_implementation"),
     # adapter
     "lora_rank": Spelling("adapter.lora_r"),
-    "lora_target_modules": Spelling("adapter.target_modules"),
+    "target_modules": Spelling("adapter.target_modules", modules),
+    "lora_target_modules": Spelling("adapter.target_modules", modules),
+    "exclude_modules": Spelling("adapter.exclude_modules", modules),
+    "rank_pattern": Spelling("adapter.rank_pattern", unset_is_empty),
+    "alpha_pattern": Spelling("adapter.alpha_pattern", unset_is_empty),
     # data
     "train_file": Spelling("data.train_data"),
     "data_file": Spelling("data.train_data"),
@@ -133,6 +199,9 @@ SPELLINGS: dict[str, Spelling] = {
     "cutoff_len": Spelling("data.max_length"),
     "chat_template": Spelling("data.template"),
     "max_samples": Spelling("data.limit"),
+    "train_on_inputs": Spelling("data.loss_on", choice("all", "completion"), bool | None, part="switch"),
+    "completion_only_loss": Spelling("data.loss_on", choice("completion", "all"), bool | None, part="switch"),
+    "assistant_only_loss": Spelling("data.loss_on", choice("assistant", "completion"), bool | None, part="switch"),
     "max_train_samples": Spelling("data.limit"),
     "max_eval_samples": Spelling("data.eval_limit"),
     # training
@@ -149,12 +218,14 @@ SPELLINGS: dict[str, Spelling] = {
     "evaluation_strategy": Spelling("training.eval_strategy", epoch_or_steps, str),
     "eval_strategy": Spelling("training.eval_strategy", epoch_or_steps, str),
     "save_strategy": Spelling("training.save_strategy", epoch_or_steps, str),
-    "packing": Spelling("training.batching", batching_when("packed"), bool),
-    "use_packing": Spelling("training.batching", batching_when("packed"), bool),
-    "padding_free": Spelling("training.batching", batching_when("unpadded"), bool),
-    "group_by_length": Spelling("training.batching", batching_when("length_grouped"), bool),
-    "resume": Spelling("training.resume_from_checkpoint", newest_checkpoint),
-    "resume_from_checkpoint": Spelling("training.resume_from_checkpoint", newest_checkpoint),
+    "packing": Spelling("training.batching", batching_when("packed"), bool, part="switch"),
+    "use_packing": Spelling("training.batching", batching_when("packed"), bool, part="switch"),
+    "padding_free": Spelling("training.batching", batching_when("unpadded"), bool, part="switch"),
+    "group_by_length": Spelling("training.batching", batching_when("length_grouped"), bool, part="switch"),
+    "max_grad_norm": Spelling("training.max_grad_norm", unset_is_zero, float | None),
+    "optim_args": Spelling("training.optim_args", arguments_of_optimizer),
+    "resume_from_checkpoint": Spelling("training.resume_from_checkpoint", newest_checkpoint, bool | str | None),
+    "resume": Spelling("training.resume_from_checkpoint", newest_checkpoint, bool | str | None),
     "time_limit": Spelling("training.time_limit", seconds, str | float | None),
     # tracking
     "report_to": Spelling("tracking.report_to", one_or_many, str | list[str] | None),
@@ -168,6 +239,12 @@ SPELLINGS: dict[str, Spelling] = {
 }
 
 
+ANSWERED: dict[str, Spelling] = {
+    name: Spelling("training.remove_unused_columns", answer(name), Any, part="switch") for name in (*ANSWERS, *ANY)
+}
+"""Names of other programs that change nothing here; a value that wants something is refused with the equivalent."""
+
+
 class NameTable:
     """Looks names up: a dialect's spellings first, then dotted paths, flat standard names and common spellings."""
 
@@ -179,14 +256,20 @@ class NameTable:
         for name, spelling in SPELLINGS.items():
             if spelling.path.partition(".")[2] == name:  # a standard name whose values need conversion
                 self._table[spelling.path] = spelling
+        self._table |= ANSWERED
         self._table |= dialect or {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._table
+        return name in self._table or self._entry(name) is not None
 
     def names(self) -> list[str]:
         """Every accepted spelling, sorted."""
         return sorted(self._table)
+
+    @property
+    def table(self) -> Mapping[str, Spelling]:
+        """Every accepted spelling and what it stands for; entries of mappings (``columns.prompt``) are accepted too."""
+        return self._table
 
     def find(self, name: str, where: str) -> Spelling:
         """The spelling called ``name``.
@@ -194,13 +277,37 @@ class NameTable:
         Raises:
             ConfigError: no setting has that name; the error suggests the nearest ones.
         """
-        if name in self._table:
-            return self._table[name]
-        raise unknown_name(name, self._table, where)
+        found = self._table.get(name) or self._entry(name)
+        if found is None:
+            raise unknown_name(name, self._table, where)
+        return found
+
+    def _entry(self, name: str) -> Spelling | None:
+        """The spelling of one entry of a mapping: ``columns.prompt``."""
+        for above, dot, key in ((name[:end], ".", name[end + 1 :]) for end, one in enumerate(name) if one == "."):
+            whole = self._table.get(above)
+            if dot and key and whole is not None and is_mapping(whole.path) and whole.part is None:
+                inner = typing.get_args(leaf_type(whole.path))[1]
+                return Spelling(whole.path, entry(key), inner, part="entry")
+        return None
 
 
-def unknown_name(name: str, known: Mapping[str, Any], where: str) -> ConfigError:
+def is_mapping(path: str) -> bool:
+    """Whether a setting is a mapping of names to values."""
+    return typing.get_origin(leaf_type(path)) is dict
+
+
+class UnknownName(ConfigError):
+    """A name that no setting has; ``meant`` are the paths of those that may have been meant."""
+
+    def __init__(self, name: str, where: str, remedy: str, meant: frozenset[str] = frozenset()) -> None:
+        self.meant = meant
+        super().__init__(f"unknown setting {name!r}", where=where, remedy=remedy)
+
+
+def unknown_name(name: str, known: Mapping[str, Spelling | None], where: str) -> UnknownName:
     """The error for a name that no setting has, with the nearest known names."""
     last = name.rpartition(".")[2]
     remedy = did_you_mean(name, known, did_you_mean(last, known, "see `tunesmith config --list`"))
-    return ConfigError(f"unknown setting {name!r}", where=where, remedy=remedy)
+    meant = frozenset(spelling.path for one, spelling in known.items() if spelling and f"{one!r}" in remedy)
+    return UnknownName(name, where, remedy, meant)

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from tunesmith.config.draft import COMMAND_LINE, Setting
 from tunesmith.config.files import parse_json
 from tunesmith.config.names import NameTable, Spelling, leaf_type
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, raise_together
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _NOTHING = {"none", "null", "~", ""}
@@ -25,26 +25,43 @@ def parse_overrides(tokens: Sequence[str], names: NameTable) -> list[Setting]:
     """Turn the settings on a command line into drafted ones; a later one beats an earlier one.
 
     Raises:
-        ConfigError: a name is unknown, a value is missing, or a token is neither a setting nor a value.
+        ConfigError: a name is unknown, a value is missing, or a token is neither a setting nor a value; all are told.
     """
-    settings = []
+    settings, problems = read_overrides(tokens, names)
+    raise_together(problems)
+    return settings
+
+
+def read_overrides(tokens: Sequence[str], names: NameTable) -> tuple[list[Setting], list[ConfigError]]:
+    """The settings on a command line as drafted ones, and what is wrong with the others."""
+    settings: list[Setting] = []
+    problems: list[ConfigError] = []
     rest = list(tokens)
     while rest:
         token = rest.pop(0)
-        if token.startswith("--"):
-            settings.append(_long_option(token, rest, names))
-        elif "=" in token:
-            name, _, text = token.partition("=")
-            name = _plain(name)
-            spelling = names.find(name, COMMAND_LINE)
-            settings.append(Setting(name, parse_value(text, spelling), COMMAND_LINE, spelling))
-        else:
-            raise ConfigError(
-                f"do not know what to do with {token!r}",
-                where=COMMAND_LINE,
-                remedy="settings are written --name value or section.name=value",
-            )
-    return settings
+        try:
+            settings.append(_setting(token, rest, names))
+        except ConfigError as problem:
+            problems.append(problem)
+            if token.startswith("--") and "=" not in token:  # whatever its values were
+                while rest and not rest[0].startswith("--") and "=" not in rest[0]:
+                    rest.pop(0)
+    return settings, problems
+
+
+def _setting(token: str, rest: list[str], names: NameTable) -> Setting:
+    if token.startswith("--"):
+        return _long_option(token, rest, names)
+    if "=" in token:
+        name, _, text = token.partition("=")
+        name = _plain(name)
+        spelling = names.find(name, COMMAND_LINE)
+        return Setting(name, parse_value(text, spelling), COMMAND_LINE, spelling)
+    raise ConfigError(
+        f"do not know what to do with {token!r}",
+        where=COMMAND_LINE,
+        remedy="settings are written --name value or section.name=value",
+    )
 
 
 def _long_option(token: str, rest: list[str], names: NameTable) -> Setting:
@@ -104,6 +121,13 @@ def _first_valid(readings: Iterator[Any], spelling: Spelling) -> Any:
     return candidates[0]
 
 
+def _number(text: str) -> Any:
+    for read in (_strict_json, float):
+        with contextlib.suppress(ValueError):
+            return read(text)
+    return text
+
+
 def _readings(text: str) -> Iterator[Any]:
     for read in (_strict_json, float):
         with contextlib.suppress(ValueError):
@@ -114,7 +138,12 @@ def _readings(text: str) -> Iterator[Any]:
         yield None
     yield text
     inside = text.strip().removeprefix("[").removesuffix("]")
-    yield from _lists([part.strip().strip("'\"") for part in inside.split(",") if part.strip()])
+    parts = [part.strip().strip("'\"") for part in inside.split(",") if part.strip()]
+    yield from _lists(parts)
+    if parts and all("=" in part for part in parts):  # columns: prompt=question,completion=answer
+        pairs = [part.partition("=")[::2] for part in parts]
+        yield _unique([(key.strip(), _number(value.strip())) for key, value in pairs])
+        yield _unique([(key.strip(), value.strip()) for key, value in pairs])
 
 
 def _lists(parts: list[str]) -> Iterator[list[Any]]:

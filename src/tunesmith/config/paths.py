@@ -1,4 +1,4 @@
-"""``~`` and ``$VAR`` in settings that are paths: read once, here, so that they mean the same in every source."""
+"""``~`` and ``${VAR}`` in settings: read once, here, so that they mean the same in every source."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import re
 from typing import Any
 
-from tunesmith.errors import ConfigError, UnsafeError
-from tunesmith.secrets import secret_in
+from tunesmith.config.environment import variable
+from tunesmith.config.plain import shortened
+from tunesmith.errors import ConfigError
 
 PATHS = frozenset(
     {
@@ -20,31 +21,67 @@ PATHS = frozenset(
 """Settings whose value is a path, or may be one."""
 _TEXTS = frozenset({"data.template", "data.instruction"})
 """Those that may be a text in place of a path: a template holds braces, a text blanks, and both stay as they are."""
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+LONGEST_NAME, LONGEST_PATH = 255, 4096
+"""Bytes that systems give the name of a file and a whole path, its end counted."""
+_VERBATIM = frozenset(
+    {
+        "data.completion_start", "data.new_tokens", "data.new_special_tokens", "data.columns", "data.roles",
+        "data.chat_template_kwargs", "evaluation.labels", "model.eos_token", "model.pad_token",
+    }
+)  # fmt: skip
+"""Settings that may hold any characters, and mean them."""
+_NAMED = r"\$\{(?:oc\.env:)?(\w+)(?:,\s*([^{}$]*))?\}"
+_VARIABLE = re.compile(rf"(?<!\\){_NAMED}")
+_IN_PATHS = re.compile(rf"(?<!\\)(?:{_NAMED}|\$(\w+))")
 
 
 def expand(path: str, value: Any, where: str) -> Any:
-    """The value of a setting with its home folder and environment variables put in; lists entry by entry.
+    """The value of a setting with its environment variables put in, lists and mappings entry by entry.
+
+    ``${VAR}``, ``${oc.env:VAR}`` and ``${oc.env:VAR,default}`` are read in every setting but texts for the model;
+    ``$VAR`` and ``~`` in paths alone. A backslash before the dollar keeps it.
 
     Args:
-        path: the setting's path; any that is no path keeps its value.
+        path: the setting's path.
+        value: as somebody wrote it.
         where: where the setting was written, for messages.
 
     Raises:
-        ConfigError: a variable is not set, or there is no such home folder.
-        UnsafeError: a variable holds a secret.
+        ConfigError: a variable is not set, there is no such home folder, or no file can have such a name.
+        UnsafeError: a variable may hold a secret.
     """
-    if path not in PATHS:
+    if path in _VERBATIM:
         return value
     if isinstance(value, list):
         return [expand(path, one, where) for one in value]
-    if not isinstance(value, str) or (path in _TEXTS and re.search(r"[\s{<]", re.sub(r"\$\{\w+\}", "", value))):
+    if isinstance(value, dict):
+        return {key: expand(path, one, where) for key, one in value.items()}
+    if not isinstance(value, str) or (path in _TEXTS and re.search(r"[\s{<]", _VARIABLE.sub("", value))):
         return value
-    text = _VARIABLE.sub(lambda match: _variable(match[1] or match[2], value, where), value)
+    pattern = _IN_PATHS if path in PATHS else _VARIABLE
+    text = pattern.sub(lambda match: _put_in(match, value, where), value)
+    if path not in PATHS:
+        return text
     expanded = os.path.expanduser(text)  # a Path would drop what a glob needs
     if text.startswith("~") and expanded == text and re.match(r"~[^/]*(/|$)", text):
         raise ConfigError(f"no home folder is known for {text.split('/')[0]!r}", where=where, remedy="write it out")
+    if "://" not in expanded and _too_long(expanded):
+        raise ConfigError(f"{path} = {shortened(expanded)} is longer than a path can be", where=where)
     return expanded
+
+
+def _too_long(name: str) -> bool:
+    parts = [len(part.encode("utf-8", "surrogatepass")) for part in name.split("/")]
+    return sum(parts) + len(parts) > LONGEST_PATH or max(parts) > LONGEST_NAME
+
+
+def _put_in(match: re.Match[str], value: str, where: str) -> str:
+    groups = match.groups()
+    name = groups[0] or groups[-1]
+    try:
+        return variable(name, where) if groups[1] is None else variable(name, where, groups[1])
+    except ConfigError as error:
+        raise ConfigError(f"{value!r} {error.what}", where=where, remedy=error.remedy) from None
 
 
 def inside(name: str) -> str:
@@ -56,13 +93,3 @@ def inside(name: str) -> str:
     if name.startswith(("/", "~")) or ".." in re.split(r"[/\\]", name) or re.search(r"[\x00-\x1f\x7f\\:]", name):
         raise ValueError("must be the name of a folder inside output_dir")
     return name
-
-
-def _variable(name: str, value: str, where: str) -> str:
-    if name not in os.environ:
-        raise ConfigError(f"{value!r} names the variable {name}, which is not set", where=where, remedy="set it")
-    if secret_in(os.environ[name]):
-        raise UnsafeError(
-            f"{value!r} names the variable {name}, which holds a secret", where=where, remedy="settings are stored"
-        )
-    return os.environ[name]

@@ -4,31 +4,27 @@ Every leaf has one path (``training.learning_rate``) and one flat name, its last
 schema and is Hugging Face's name wherever Hugging Face has one. This module reads no file and imports no torch.
 """
 
+# ruff: noqa: RUF012 - pydantic copies the defaults of its models
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from tunesmith.config.kinds import (
+    DType,
+    Expression,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Seed,
+    Share,
+)
+from tunesmith.config.launch_section import LaunchSection
 from tunesmith.config.marks import Permission
 from tunesmith.config.paths import inside
-
-PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
-NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What every generator of random numbers takes, numpy's included."""
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-class Section(BaseModel):
-    """A group of settings: frozen, strictly typed, closed to unknown names."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
 
 class ModelSection(Section):
@@ -71,8 +67,15 @@ class AdapterSection(Section):
     """Scale: updates are multiplied by alpha / r (by alpha / sqrt(r) with rsLoRA)."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout before the adapters."""
-    target_modules: list[str] | Literal["all-linear"] = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    """Modules that get adapters, each of which must occur in the model; or ``all-linear``."""
+    target_modules: list[str] | Literal["all-linear"] | Expression = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    """Modules that get adapters, each of which must occur in the model; ``all-linear``; or a regular expression for the
+    whole name (``.*layers\\.[0-3]\\..*q_proj``)."""
+    exclude_modules: list[str] | Expression | None = None
+    """Modules that get none, though ``target_modules`` names them; a list, or a regular expression."""
+    rank_pattern: dict[str, PositiveInt] = {}
+    """Ranks of single modules other than ``lora_r``: {end of the module's name: rank}."""
+    alpha_pattern: dict[str, PositiveFloat] = {}
+    """Scales of single modules other than ``lora_alpha``: {end of the module's name: alpha}."""
     modules_to_save: list[str] | None = None
     """Modules that are trained whole and saved with the adapter."""
     bias: Literal["none", "all", "lora_only"] = "none"
@@ -269,6 +272,10 @@ class TrainingSection(Section):
     """Gradients are scaled down to this global norm; 0 switches clipping off."""
     optim: str = "adamw_torch"
     """Optimizer, by transformers' name (``paged_adamw_8bit``, ``adamw_torch_fused``, ``adafactor`` ...)."""
+    optim_args: dict[str, str | bool | int | float] = {}
+    """Further arguments of the optimizer (``momentum`` of ``sgd``, ``alpha`` of ``ademamix`` ...)."""
+    neftune_noise_alpha: PositiveFloat | None = None
+    """Noise on the embeddings of training rows (NEFTune, Jain et al. 2023); 5 is common."""
     bf16: bool | None = None
     """Compute in bfloat16; when neither bf16 nor fp16 is set the device decides, and says so."""
     fp16: bool | None = None
@@ -296,8 +303,8 @@ class TrainingSection(Section):
     """Steps between evaluations; unset means ``logging_steps``."""
     eval_on_start: bool = False
     """Evaluate once before the first step."""
-    save_strategy: Literal["no", "steps", "epoch"] = "steps"
-    """When to write a checkpoint."""
+    save_strategy: Literal["no", "steps", "epoch", "best"] = "steps"
+    """When to write a checkpoint; ``best`` does after each evaluation that is the best one so far."""
     save_steps: PositiveInt = 500
     """Steps between checkpoints."""
     save_total_limit: PositiveInt | None = None
@@ -399,37 +406,6 @@ class TrackingSection(Section):
         """The trackers in force: ``report_to`` corrected by ``use_wandb``."""
         names: list[str] = [name for name in self.report_to if name != "wandb" or self.use_wandb is not False]
         return [*names, "wandb"] if self.use_wandb and "wandb" not in names else names
-
-
-class LaunchSection(Section):
-    """Devices, processes and machines."""
-
-    gpu_id: NonNegativeInt | None = None
-    """The accelerator to use, counted within ``CUDA_VISIBLE_DEVICES``; unset means all visible ones."""
-    distributed_training: bool = False
-    """One process for each visible accelerator; written as false, one process, which ``device_map`` auto spreads."""
-    num_processes: PositiveInt | None = None
-    """Processes to start on each machine; unset, what the launcher started, else one for each visible accelerator
-    (one in all where ``gpu_id`` or ``device_map`` chooses a device, or ``distributed_training`` is written false)."""
-    strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = None
-    """How several processes share the work: copies of the model (``ddp``), or its states spread over them."""
-    nodes: PositiveInt = 1
-    """Machines that train together."""
-    node_rank: NonNegativeInt | None = None
-    """Number of this machine among them, from 0; rank 0, which writes the run folder, is on machine 0."""
-    rendezvous: str | None = None
-    """``HOST:PORT`` of machine 0, where the machines meet; the same on all of them."""
-    max_restarts: NonNegativeInt = 0
-    """How often all processes are started again, from the newest complete checkpoint, after one has died; above 0, the
-    same command also continues an unfinished run in ``output_dir``."""
-    engine: Literal["torchrun", "ray"] = "torchrun"
-    """What starts the processes."""
-    deepspeed: str | None = None
-    """DeepSpeed configuration: a JSON file, or the name of one that tunesmith brings (``zero3-offload-cpu`` ...)."""
-    nvme_path: str | None = None
-    """Folder on an NVMe disk, for the DeepSpeed configuration ``zero3-offload-nvme``."""
-    accelerate_config: str | None = None
-    """Configuration file of accelerate, as ``accelerate config`` writes it, for the processes that tunesmith starts."""
 
 
 class RunConfig(Section):

@@ -71,7 +71,15 @@ def early_stopping_needs_evaluation(resolved: Resolved) -> Problem | None:
 @RULES.rule
 def best_model_needs_evaluation(resolved: Resolved) -> Problem | None:
     training = resolved.config.training
-    if not training.load_best_model_at_end or evaluates(resolved):
+    if evaluates(resolved):
+        return None
+    if training.save_strategy == "best":
+        return Problem(
+            ("training.save_strategy", "training.eval_strategy", "data.eval_data"),
+            "save_strategy best has no evaluation to choose by",
+            "give eval_data (or dev_split), or save_strategy steps",
+        )
+    if not training.load_best_model_at_end:
         return None
     return Problem(
         ("training.load_best_model_at_end", "training.eval_strategy", "data.eval_data"),
@@ -83,7 +91,7 @@ def best_model_needs_evaluation(resolved: Resolved) -> Problem | None:
 @RULES.rule
 def best_model_is_saved(resolved: Resolved) -> Problem | None:
     training = resolved.config.training
-    if not (training.load_best_model_at_end and evaluates(resolved)):
+    if not (training.load_best_model_at_end and evaluates(resolved)) or training.save_strategy == "best":
         return None
     eval_by = "steps" if training.eval_strategy == "auto" else training.eval_strategy
     eval_steps = training.eval_steps or training.logging_steps
@@ -183,6 +191,35 @@ def known_optimizer(resolved: Resolved) -> Problem | None:
     return Problem(("training.optim",), f"unknown optimizer {optim!r}", remedy)
 
 
+_OPTIM_ARGS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("sgd",), ("momentum", "dampening", "weight_decay", "nesterov")),
+    (("adagrad",), ("lr_decay", "weight_decay", "eps")),
+    (("rmsprop",), ("momentum", "alpha", "eps", "weight_decay", "centered")),
+    (
+        ("ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit"),
+        ("beta1", "beta2", "beta3", "alpha", "eps", "t_alpha", "t_beta3"),
+    ),
+    (("adamw_torch_4bit", "adamw_torch_8bit"), ("block_size", "bf16_stochastic_round")),
+    (("schedule_free_radam", "schedule_free_adamw", "schedule_free_sgd"), ("weight_lr_power", "r")),
+    (("grokadamw",), ("alpha_init", "lamb", "gamma", "grokking_signal_decay_rate", "gradient_clipping")),
+    (("stable_adamw",), ("max_lr", "kahan_sum", "decouple_lr")),
+)
+"""Optimizers and the arguments that transformers reads for them; all others it would drop in silence."""
+
+
+@RULES.rule
+def optimizer_reads_its_arguments(resolved: Resolved) -> Problem | None:
+    training = resolved.config.training
+    known = next((arguments for names, arguments in _OPTIM_ARGS if training.optim in names), ())
+    lost = [name for name in training.optim_args if name not in known]
+    if not lost:
+        return None
+    remedy = did_you_mean(lost[0], known, f"it reads {', '.join(known)}" if known else "leave optim_args out")
+    return Problem(
+        ("training.optim_args", "training.optim"), f"the optimizer {training.optim} reads no {lost[0]!r}", remedy
+    )
+
+
 @RULES.rule
 def optimizer_of_named_modules(resolved: Resolved) -> Problem | None:
     optim = resolved.config.training.optim
@@ -190,8 +227,8 @@ def optimizer_of_named_modules(resolved: Resolved) -> Problem | None:
         return None
     return Problem(
         ("training.optim",),
-        f"{optim} treats some modules apart (optim_target_modules), and there is no setting that names them",
-        "set optim adamw_torch, or paged_adamw_8bit for smaller states",
+        f"{optim} trains all weights of some modules in a smaller space, which is not offered here",
+        "train adapters (use_lora true), or set optim paged_adamw_8bit or adafactor for smaller states",
     )
 
 

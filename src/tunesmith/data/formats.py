@@ -11,7 +11,7 @@ from typing import Any
 
 from tunesmith.data.conversation import ASSISTANT, Conversation, Message
 from tunesmith.data.nli import nli_answer, nli_prompt
-from tunesmith.data.row import Row, as_string, keys_of, string_of, value_of
+from tunesmith.data.row import Row, as_string, keys_of, rename_advice, string_of, value_of
 from tunesmith.data.strict_json import json_type
 from tunesmith.data.tokenized import COLUMNS as TOKEN_COLUMNS
 from tunesmith.data.tokenized import TOKENIZED
@@ -43,7 +43,8 @@ Format = Callable[[Row, FormatOptions], Conversation]
 
 
 def text(row: Row, options: FormatOptions) -> Conversation:
-    """``text``: a row that brings its own template; the completion begins after the marker's last match."""
+    """``text``: a row that brings its own template; the completion begins after the marker's last match. A text without
+    one that is trained whole has no prompt in training; to generate, it is the prompt itself."""
     raw = string_of(row, "text")
     body, begins = strip_markers(raw, options.bos_token, options.eos_token)
     _note_foreign_markers(raw, options)
@@ -70,8 +71,8 @@ def text(row: Row, options: FormatOptions) -> Conversation:
             where=row.where,
             remedy="the model would learn to stop there; keep it at the end of the text only",
         )
-    turns = (Message("user", prompt), Message(ASSISTANT, completion))
-    return Conversation(turns, literal=True, controls=True, begins=begins)
+    both = (Message("user", prompt), Message(ASSISTANT, completion))
+    return Conversation(both, literal=True, controls=True, begins=begins)
 
 
 def strip_markers(raw: str, bos_token: str | None, eos_token: str | None) -> tuple[str, bool]:
@@ -105,7 +106,8 @@ def prompt_completion(row: Row, options: FormatOptions) -> Conversation:
         return _chat(row, [*given, *(read_turns(row, answer_key, options.roles) if answered else [])], options)
     prompt = string_of(row, "prompt", "completion")
     if options.need_answer and not prompt:
-        notify("some prompts are empty; their completions are learnt without any context")
+        text = f"{row.where}: the prompt is empty, as others may be; their completions are learnt without any context"
+        notify(text, kind=f"empty prompts of {row.source}")
     return _pair(row, prompt, answer_key, options, literal=True)
 
 
@@ -290,7 +292,7 @@ def detect(row: Row) -> str:
     raise DataError(
         f"the columns {keys_of(row)} are no known format",
         where=row.where,
-        remedy=f"expected one of: {known}; rename yours with columns, {{expected name: name in the file}}",
+        remedy=f"expected one of: {known}; {rename_advice('prompt')}",
     )
 
 

@@ -47,6 +47,6 @@ class Refused:
                 f"{self.num_too_long} rows are longer than max_length {self.max_length}",
                 remedy=f"max_length: {self.longest} fits them all",
             )
-            raise DataErrors([*self.problems.found, *self.too_long, summary])
+            raise DataErrors([*self.problems.found, *self.too_long[:1], summary])
         self.problems.found += self.too_long
         self.problems.stop()

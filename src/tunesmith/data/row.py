@@ -9,6 +9,8 @@ from tunesmith.data.strict_json import json_type
 from tunesmith.errors import DataError, DataErrors
 
 MAX_PROBLEMS = 20
+MOST_COUNTED = 10_000
+"""Wrong rows of a source after which nobody counts on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,17 @@ def value_of(row: Row, key: str, *others: str) -> Any:
         raise DataError(
             f'no "{key}"; the row has {keys_of(row)}',
             where=row.where,
-            remedy=f"expected {expected}; rename other columns with columns, {{{key}: name in the file}}",
+            remedy=f"expected {expected}; {rename_advice(key)}",
         )
     value = row.values[key]
     if value is None:
         raise DataError(f'"{key}" is null', where=row.where, remedy="write a text or remove the row")
     return value
+
+
+def rename_advice(key: str, column: str = "COLUMN") -> str:
+    """How to say, on a command line and in YAML, which column of a file holds what a format calls ``key``."""
+    return f"where another column holds it: --columns {key}={column} (YAML: dataset: columns: {{{key}: {column}}})"
 
 
 def string_of(row: Row, key: str, *others: str) -> str:
@@ -70,14 +77,16 @@ def keys_of(row: Row) -> str:
 
 
 class Problems:
-    """Collects errors of one source and stops after ``MAX_PROBLEMS``."""
+    """Collects errors of one source and stops once ``MAX_PROBLEMS`` of them have different causes, or after many."""
 
     def __init__(self) -> None:
         self.found: list[DataError] = []
+        self._causes: set[str] = set()
 
     def add(self, problem: DataError) -> None:
         self.found.append(problem)
-        if len(self.found) >= MAX_PROBLEMS:
+        self._causes.add(problem.cause())
+        if len(self._causes) >= MAX_PROBLEMS or len(self.found) >= MOST_COUNTED:
             self.stop()
 
     def stop(self) -> None:

@@ -167,7 +167,8 @@ def _merge(layers: list[Draft]) -> Draft:
     """The layers on top of each other; without any, the minimal defaults."""
     if layers:
         settings = tuple(setting for layer in layers for setting in layer.settings)
-        return Draft(python_file.DIALECT, settings, layers[0].defaults, python_file.NAMES)
+        problems = tuple(problem for layer in layers for problem in layer.problems)
+        return Draft(python_file.DIALECT, settings, layers[0].defaults, python_file.NAMES, problems=problems)
     dialect = dialect_defaults(python_file.DEFAULTS, python_file.NAMES, "Python configs (document 2)")
     minimal = dialect_defaults(MINIMAL_DEFAULTS, python_file.NAMES, "last resort: no file could be loaded")
     return Draft(python_file.DIALECT, (), (*dialect, *minimal), python_file.NAMES)

@@ -15,11 +15,11 @@ from pathlib import Path
 from tunesmith.cli.main import guarded
 from tunesmith.cli.output import say, say_file, tell
 from tunesmith.config.draft import COMMAND_LINE, Setting
+from tunesmith.config.load import resolve_checked
 from tunesmith.config.names import Spelling
 from tunesmith.config.readers import hydra_yaml
 from tunesmith.config.readers.hydra_compose import Composition, compose, split_sweep
-from tunesmith.config.resolve import Resolved, resolve
-from tunesmith.config.rules import check
+from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, UnsafeError
 
 CONFIG_DIR = "configs"
@@ -112,9 +112,7 @@ def _resolve(composition: Composition, folder: Path, *, allow_remote_code: bool)
     flags = []
     if allow_remote_code:
         flags.append(Setting("--allow_remote_code", True, COMMAND_LINE, Spelling("model.allow_remote_code")))
-    resolved = resolve(draft, flags)
-    check(resolved)
-    return resolved
+    return resolve_checked(draft, flags)
 
 
 def _shown(composition: Composition, options: Namespace) -> str:

@@ -19,7 +19,7 @@ from tunesmith.config.load import resolve_draft
 from tunesmith.config.readers import flat_json
 from tunesmith.config.resolve import Resolved, resolve
 from tunesmith.config.schema import DataSection
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, did_you_mean, raise_together
 from tunesmith.report.folder import write_json
 from tunesmith.train.processes import is_main_process
 
@@ -33,8 +33,29 @@ CONFIG_FILE = "training_config.json"
 """The run's settings under the names of document 3, beside the finished model."""
 
 
+class _KnownKeywords(type):
+    """Tells whoever calls a class with a keyword that it does not have which one may have been meant."""
+
+    def __call__(cls, *args: Any, **keywords: Any) -> Any:
+        names = [one.name for one in fields(cls)]  # type: ignore[arg-type]
+        wrong = [
+            ConfigError(f"unknown setting {name!r}", where=cls.__name__, remedy=_keyword_advice(name, names))
+            for name in keywords
+            if name not in names
+        ]
+        raise_together(wrong)
+        return super().__call__(*args, **keywords)
+
+
+def _keyword_advice(name: str, fields_of_document: list[str]) -> str:
+    if name in flat_json.NAMES:
+        return f"give it to ModelTrainer: ModelTrainer(config, {name}=...)"
+    near = did_you_mean(name, fields_of_document, "")
+    return near or did_you_mean(name, flat_json.NAMES.names(), "see `tunesmith config --list`")
+
+
 @dataclass
-class TrainingConfig:
+class TrainingConfig(metaclass=_KnownKeywords):
     """Settings of a training run, with document 3's names and defaults.
 
     A field that holds its default counts as not written: a default that the machine cannot honour changes with a

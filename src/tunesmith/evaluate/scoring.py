@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.schema import EvaluationSection
 from tunesmith.data.formats import rename
-from tunesmith.data.row import Row
+from tunesmith.data.row import Problems, Row
 from tunesmith.data.tokenized import TOKENIZED
-from tunesmith.errors import DataError, DataErrors
+from tunesmith.errors import DataError
 from tunesmith.evaluate.intervals import confidence_intervals
 from tunesmith.evaluate.metrics import mean
 from tunesmith.evaluate.mistakes import collect_mistakes, kinds_of_mistakes
@@ -24,8 +24,6 @@ from tunesmith.evaluate.tasks import ScoredAnswer, Task, choose_task
 if TYPE_CHECKING:
     from tunesmith.data.examples import ExampleBuilder
     from tunesmith.evaluate.generate import Generation
-
-_MAX_PROBLEMS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def references(builder: ExampleBuilder, rows: Sequence[Row], task: Task) -> list
         DataError: rows do not say so; up to 20 are listed.
     """
     found: list[Any] = []
-    problems: list[DataError] = []
+    problems = Problems()
     for row in rows:
         try:
             renamed = rename(row, builder.data.columns)
@@ -77,11 +75,8 @@ def references(builder: ExampleBuilder, rows: Sequence[Row], task: Task) -> list
             if task.reads_control_tokens:
                 _check_own_answer(builder, row, task, found[-1])
         except DataError as problem:
-            problems.append(problem)
-            if len(problems) == _MAX_PROBLEMS:
-                break
-    if problems:
-        raise problems[0] if len(problems) == 1 else DataErrors(problems)
+            problems.add(problem)
+    problems.stop()
     return found
 
 

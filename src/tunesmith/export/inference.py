@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from tunesmith.config.kinds import Section
 from tunesmith.config.resolve import from_values
-from tunesmith.config.schema import EvaluationSection, Section
+from tunesmith.config.schema import EvaluationSection
 from tunesmith.data.chat_template import ChatRenderer
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.formats import DEFAULT_MARKER, QUERIES

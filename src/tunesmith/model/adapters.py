@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,9 @@ def lora_config(section: AdapterSection) -> LoraConfig:
             lora_alpha=int(section.lora_alpha) if whole else section.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=section.lora_dropout,
             target_modules=section.target_modules,
+            exclude_modules=section.exclude_modules,
+            rank_pattern=dict(section.rank_pattern),
+            alpha_pattern=dict(section.alpha_pattern),
             modules_to_save=section.modules_to_save,
             bias=section.bias,
             fan_in_fan_out=section.fan_in_fan_out,
@@ -100,6 +103,7 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
     names = [name for name, _ in model.named_modules()]
     check_patterns(config, names)
     targets = [] if isinstance(config.target_modules, str) else sorted(config.target_modules or ())
+    _check_every_pattern(config, names)
     for setting, wanted in (("target_modules", targets), ("modules_to_save", config.modules_to_save or [])):
         lost = [target for target in wanted if not any(_matches(name, target) for name in names)]
         if lost:
@@ -109,7 +113,7 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
             )
     head = model.get_output_embeddings()
     head_names = [name for name, part in model.named_modules() if part is head and head is not None]
-    if any(_matches(name, target) for name in head_names for target in targets):
+    if any(_is_target(name, config) for name in head_names):
         raise ModelError(
             f"target_modules: the output head ({head_names[0]}) cannot carry an adapter in training",
             remedy="leave it out, or train it whole with modules_to_save",
@@ -118,6 +122,45 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
         raise ModelError(
             f"init_lora_weights {config.init_lora_weights} takes its values out of the weights, which are quantized",
             remedy="switch the quantization off, or set init_lora_weights true",
+        )
+
+
+def _is_target(name: str, config: LoraConfig) -> bool:
+    """Whether the settings give the module an adapter; ``all-linear`` leaves the head out by itself."""
+    if _covers(config.exclude_modules, name):
+        return False
+    return config.target_modules != "all-linear" and _covers(config.target_modules, name)
+
+
+def _covers(wanted: str | Collection[str] | None, name: str) -> bool:
+    """Whether a regular expression matches the whole name, or a list holds its end."""
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, name) is not None
+    return any(_matches(name, target) for target in wanted or ())
+
+
+def _check_every_pattern(config: LoraConfig, names: list[str]) -> None:
+    """Refuse what PEFT would pass over in silence: an expression or a pattern of no module, an exclusion of nothing."""
+    expressions = {"target_modules": config.target_modules, "exclude_modules": config.exclude_modules}
+    lost = [
+        (setting, wanted)
+        for setting, wanted in expressions.items()
+        if isinstance(wanted, str) and wanted != "all-linear" and not any(_covers(wanted, name) for name in names)
+    ]
+    if not isinstance(config.exclude_modules, str):
+        given = sorted(config.exclude_modules or ())
+        lost += [("exclude_modules", one) for one in given if not any(_matches(name, one) for name in names)]
+    for setting, pattern in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        ends = [re.compile(rf"(.*\.)?({key})") for key in pattern or {}]
+        lost += [
+            (setting, key)
+            for key, end in zip(pattern or {}, ends, strict=True)
+            if not any(end.fullmatch(name) for name in names)
+        ]
+    if lost:
+        setting, wanted = lost[0]
+        raise ModelError(
+            f"{setting}: {wanted!r} matches no module of this model", remedy=f"the model's layers are {few(names)}"
         )
 
 
@@ -186,6 +229,8 @@ def portable_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> tupl
     values = config.to_dict()
     factor = 2**0.5 if config.use_rslora else 2  # keeps alpha / r, or alpha / sqrt(r), what it was
     values |= {"init_lora_weights": True, "r": 2 * config.r, "lora_alpha": config.lora_alpha * factor}
+    values["rank_pattern"] = {name: 2 * rank for name, rank in (config.rank_pattern or {}).items()}
+    values["alpha_pattern"] = {name: alpha * factor for name, alpha in (config.alpha_pattern or {}).items()}
     return portable, LoraConfig(
         **{key: value for key, value in values.items() if key in LoraConfig.__dataclass_fields__}
     )

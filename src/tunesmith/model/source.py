@@ -51,9 +51,9 @@ def locate(name: str, revision: str | None = None, *, kind: Literal["model", "to
         ModelError: nothing is there, or the hub does not answer within ``HUB_DEADLINE`` seconds.
         UnsafeError: the weights are pickle files.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     embedded = assets.embedded_model(name)
-    if folder.is_dir() and embedded is None:
+    if os.path.isdir(folder) and embedded is None:  # a Path would raise at a name that is too long
         _check_number_of_layers(folder)
         if kind == "model":
             check_model_folder(folder)
@@ -62,7 +62,7 @@ def locate(name: str, revision: str | None = None, *, kind: Literal["model", "to
         if not (embedded / "config.json").is_file():
             raise ModelError(f"the embedded model {name} is not in this installation", remedy="reinstall tunesmith")
         return str(embedded)
-    if folder.exists():
+    if os.path.exists(folder):
         raise ModelError("is a file, not a model folder", where=name, remedy="name the folder that holds it")
     if _looks_like_path(name):
         raise ModelError("no such model folder", where=name, remedy=_nearest(folder))
@@ -252,7 +252,7 @@ def _looks_like_path(name: str) -> bool:
 
 def _nearest(folder: Path) -> str:
     parent = folder.absolute().parent
-    if not parent.is_dir():
+    if not os.path.isdir(parent):
         return f"there is no folder {parent} either"
     folders = [path.name for path in parent.iterdir() if path.is_dir()]
     return did_you_mean(folder.name, folders, "check the path", folder=folder.parent)

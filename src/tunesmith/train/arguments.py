@@ -33,7 +33,8 @@ def best_metric(resolved: Resolved) -> str | None:
     training = resolved.config.training
     if eval_interval(resolved)[0] == "no":
         return None
-    if not (training.load_best_model_at_end or training.early_stopping_patience or training.metric_for_best_model):
+    decides = training.load_best_model_at_end or training.save_strategy == "best"
+    if not (decides or training.early_stopping_patience or training.metric_for_best_model):
         return None
     metric = training.metric_for_best_model or "eval_loss"
     return metric if metric.startswith("eval_") else f"eval_{metric}"
@@ -119,6 +120,7 @@ def sft_keywords(
         "tf32": resolved.config.training.tf32,
         "use_cpu": device.use_cpu,
         "device_index": device.index,
+        "ddp_timeout": resolved.config.launch.ddp_timeout,
         "dataloader_pin_memory": device.kind == "cuda",
         "restore_callback_states_from_checkpoint": resuming,
         **_batches(resolved, plan),
@@ -164,6 +166,8 @@ def _optimization(resolved: Resolved, plan: Plan) -> dict[str, Any]:
         "adam_epsilon": training.adam_epsilon,
         "max_grad_norm": training.max_grad_norm,
         "optim": training.optim,
+        "optim_args": ",".join(f"{name}={value}" for name, value in training.optim_args.items()) or None,
+        "neftune_noise_alpha": training.neftune_noise_alpha,
         "activation_checkpointing": training.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False} if training.gradient_checkpointing else None,
         "average_tokens_across_devices": True,

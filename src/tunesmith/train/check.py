@@ -235,6 +235,9 @@ def num_checkpoints(resolved: Resolved, plan: Plan) -> int:
     training = resolved.config.training
     if training.save_strategy == "no":
         return 0
+    if training.save_strategy == "best":  # at most one for each evaluation
+        by, every = eval_interval(resolved)
+        return plan.total_steps // every if by == "steps" else math.ceil(plan.total_steps / plan.steps_per_epoch)
     if training.save_strategy == "epoch":
         return math.ceil(plan.total_steps / plan.steps_per_epoch)
     return plan.total_steps // training.save_steps + bool(plan.total_steps % training.save_steps)

@@ -80,6 +80,22 @@ def connected() -> bool:
     return torch.distributed.is_initialized()
 
 
+def connect_with_itself() -> None:
+    """Make a single process a group of its own, in which DeepSpeed exchanges its pieces; needs no port or launcher."""
+    import torch
+    import torch.distributed
+
+    if num_processes() > 1 or torch.distributed.is_initialized():
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+    if "LOCAL_RANK" not in os.environ:  # DeepSpeed asks for it, and nobody else while the run lasts
+        os.environ["LOCAL_RANK"] = "0"
+        _LENT.append("LOCAL_RANK")
+
+
+_LENT: list[str] = []
+"""Variables that a process has only while it is a group of its own."""
 _LEFT: list[object] = []
 """Groups that this process has left."""
 
@@ -91,6 +107,8 @@ def disconnect() -> None:
     """
     import torch.distributed
 
+    while _LENT:
+        os.environ.pop(_LENT.pop(), None)
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     # A group that is freed joins its threads with Python's lock held, and a thread that still frees a tensor of the

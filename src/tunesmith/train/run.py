@@ -54,6 +54,7 @@ from tunesmith.train.folder import (
 from tunesmith.train.lock import held
 from tunesmith.train.optimization import check_optimization, make_arguments
 from tunesmith.train.processes import (
+    connect_with_itself,
     connected,
     disconnect,
     is_main_process,
@@ -139,6 +140,7 @@ def ending(setup: Setup, trainer: Trainer, contract: Contract, started: float, *
     folder = Path(setup.resolved.config.training.output_dir)
     with failure_recorded(folder), storage_faults(folder, "the finished model"):
         if is_main_process() and isinstance(setup.data.train, ExampleStream):
+            setup.data.train.catch_up(trainer.state.global_step * setup.plan.global_batch_size)
             write_ledger(folder, setup.data)
         weights = gathered_weights(trainer.accelerator.unwrap_model(trainer.model))
         release_zero3()
@@ -193,6 +195,8 @@ def inference_contract(setup: Setup, model: Any) -> Contract:
 def trainer_arguments(setup: Setup) -> Arguments:
     """The trainer's configuration. Making it connects the processes, among which weights may be spread while they
     load."""
+    if setup.strategy.uses_deepspeed:
+        connect_with_itself()
     in_pieces = loads_in_pieces(setup.resolved, setup.strategy, setup.processes.total)
     keywords = setup.arguments | strategy_keywords(setup.strategy, in_pieces=in_pieces)
     arguments = make_arguments(setup.resolved, keywords)

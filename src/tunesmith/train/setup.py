@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import TunesmithError, understood
 from tunesmith.train.processes import Processes, environment_of
 
 if TYPE_CHECKING:
@@ -102,13 +102,13 @@ class Problems(list[TunesmithError]):
     """What went wrong, in the order in which it was met."""
 
     def attempt(self, action: Callable[[], T], otherwise: T | None = None) -> T | None:
-        """The result of ``action``, or ``otherwise`` and one more problem."""
+        """The result of ``action``, or ``otherwise`` and one more problem, unless an earlier one says the same."""
         try:
             return action()
-        except TunesmithError as problem:
-            self.append(problem)
         except Exception as error:  # a library's own kind of refusal; training would end with it too
-            self.append(TunesmithError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+            problem = understood(error)
+            if problem.lines() not in [known.lines() for known in self]:
+                self.append(problem)
         return otherwise
 
 

@@ -16,6 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from pydantic import AfterValidator, BaseModel
 
 from tunesmith.cli.main import main
+from tunesmith.config.adjust import NEEDS_EVALUATION, has_evaluation
 from tunesmith.config.convert import SUFFIXES, convert, needed
 from tunesmith.config.load import load, read
 from tunesmith.config.names import leaf_paths, leaf_type
@@ -110,6 +111,8 @@ def valid(values: dict[str, Any]) -> Resolved:
         values["training.fp16"] = False
     if values.get("training.eval_steps"):
         values["training.save_steps"] = 2 * values["training.eval_steps"]
+    if not has_evaluation(make(values).values()):
+        values |= NEEDS_EVALUATION
     return make(values)
 
 
@@ -150,6 +153,7 @@ def test_every_setting_survives(dialect: str, tmp_path: Path) -> None:
     assert len(changed) == len(leaf_paths()) - 6  # peft_type and task_type have one value only
     changed["quantization.load_in_8bit"] = changed["training.fp16"] = False
     changed["training.eval_steps"] = changed["training.save_steps"]
+    changed["training.eval_strategy"] = "steps"  # early stopping ends without
     resolved = make(changed)
     for path in changed:
         assert path.endswith(("load_in_8bit", "fp16")) or resolved.values()[path] != base.values()[path]
@@ -180,7 +184,21 @@ def _choices(annotation: Any) -> list[Any]:
 def _other_value(path: str, current: Any) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
-    plain = (not current, 7, 0.25, 0.75, "x", "2024-05-06", ["wandb"], ["x"], [0.5], {"x": "y"}, {"x": "user"})
+    plain = (
+        not current,
+        7,
+        0.25,
+        0.75,
+        "x",
+        "2024-05-06",
+        ["wandb"],
+        ["x"],
+        [0.5],
+        {"x": "y"},
+        {"x": "user"},
+        {"x": 7},
+        {"x": 0.5},
+    )
     for value in (*_choices(leaf_type(path)), *plain):
         try:
             valid = TypeAdapter(leaf_type(path)).validate_python(value, strict=True)

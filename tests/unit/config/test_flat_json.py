@@ -139,7 +139,7 @@ def test_keywords_and_a_file_give_the_same_run(tmp_path: Path) -> None:
         ("", 1, "not valid JSON"),
         ('{\n\n"seed": 1,\n"seed": 2}', 4, "'seed' stands twice (first in line 3)"),
         ('{\n"learning_rat": 1e-4}', 2, "did you mean 'learning_rate'"),
-        ('{\n"training": {"seed": 1}}', 2, "'training.seed'"),
+        ('{\n"training": {"sed": 1}}', 2, "'sed'"),
         ('{"seed":\n1,\n"seed ": 2}', 3, "unknown setting 'seed '"),
         ('{\n"learning_rate": {"value": 1}}', 2, "learning_rate = {'value': 1}"),
         ('{\n"learning_rate": "2e-5"}', 2, "learning_rate = '2e-5'"),
@@ -256,7 +256,6 @@ def test_a_default_gives_way_to_what_somebody_wrote(tmp_path: Path, flags: list[
         ('{"fp16": true, "bf16": true}', "bf16 and fp16 are both on"),
         ('{"load_in_4bit": true, "load_in_8bit": true}', "load_in_4bit and load_in_8bit are both on"),
         ('{"load_in_4bit": true, "use_lora": false}', "full fine-tuning"),
-        ('{"early_stopping_patience": 5}', "early stopping has no evaluation"),
     ],
 )
 def test_written_contradictions_are_errors(tmp_path: Path, text: str, part: str) -> None:

@@ -388,7 +388,7 @@ def test_files_that_reach_for_code_or_secrets(
     assert not canary.exists()
 
 
-def test_declared_variables_of_the_environment_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_environment_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRATCH", "/scratch/me")
     file = write(
         tmp_path, MODEL + "train:\n  output_dir: ${oc.env:SCRATCH}/runs\n  run_name: ${oc.env:SLURM_JOB_ID,none}\n"

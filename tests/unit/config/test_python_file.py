@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith import notices
 from tunesmith.config.load import load
 from tunesmith.config.readers import python_file
 from tunesmith.config.readers.python_file import LoadError
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, ConfigErrors
 
 
 @pytest.fixture
@@ -117,14 +118,14 @@ def test_what_a_file_prints_does_not_mix_with_its_settings(write) -> None:
 @pytest.mark.parametrize("value", ["{1, 2}", "object()", "b'x'", "[object()]"])
 def test_only_plain_data_comes_back(write, value: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        python_file.read(write(f"seed = 1\nlora_r = {value}\n"))
+        load(write(f"model_id = 'm'\nlora_r = {value}\n"))
     assert caught.value.where == "run.py:2"
     assert not isinstance(caught.value, LoadError)
 
 
 def test_an_unknown_name_is_no_load_error(write) -> None:
     with pytest.raises(ConfigError) as caught:
-        python_file.read(write('model_id = "m"\nlearning_rat = 1\n'))
+        load(write('model_id = "m"\nlearning_rat = 1\n'))
     assert caught.value.where == "run.py:2"
     assert "'learning_rate'" in (caught.value.remedy or "")
     assert not isinstance(caught.value, LoadError)
@@ -137,3 +138,61 @@ def test_tuples_are_lists_and_false_is_false(write) -> None:
     assert config.adapter.target_modules == ["q_proj", "v_proj"]
     assert config.tracking.use_wandb is False
     assert config.training.gradient_checkpointing is False
+
+
+def test_helpers_that_the_file_reads_itself_are_passed_over_and_said(write) -> None:
+    """As people write these files: a folder on ``sys.path``, paths, numbers that others follow from."""
+    write("import os\nroot = os.path.dirname(__file__)\ntrain_data = os.path.join(root, 'rows.jsonl')\n", "base.py")
+    path = write(
+        "from __future__ import annotations\nimport os, sys\nfrom pathlib import Path\n"
+        "here = Path(__file__).parent\nsys.path.insert(0, str(here))\nfrom base import *\n"
+        "rows_of_a_step = 32\nbatch_size = 4\ngrad_accumulation_steps = rows_of_a_step // batch_size\n"
+        "_private = 3\nmodel_id = here / 'model'\nfor size in (8, 16):\n    lora_r = size\n"
+    )
+    notices.clear()
+    found = {name: value for name, (value, _) in written(path).items()}
+    assert found.pop("train_data").endswith("rows.jsonl")
+    assert found == {
+        "batch_size": 4,
+        "grad_accumulation_steps": 8,
+        "model_id": str(path.parent / "model"),
+        "lora_r": 16,
+    }
+    (said,) = notices.collected()
+    assert all(name in said for name in ("root", "here", "rows_of_a_step", "_private", "size"))
+    assert python_file.read(path).problems == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "learning_rat = 1e-4\n",
+        "learning_rat = 1e-4\nlearning_rat = learning_rat * 2\n",
+        "learning_rat = 1\nlearning_rat += 1\n",
+    ],
+)
+def test_a_name_that_nobody_else_reads_is_an_error_with_its_suggestion(write, text: str) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
+        load(write('model_id = "m"\n' + text))
+
+
+def test_all_mistakes_of_a_file_and_a_command_line_are_told_at_once(write) -> None:
+    path = write('model_id = "m"\nlearning_rat = 1\nlora_r = 0\nseed = object()\nfp16 = bf16 = True\n')
+    with pytest.raises(ConfigErrors) as caught:
+        load(path, ["--batch_sise", "3", "--max_steps", "x", "stray"])
+    told = " ".join(caught.value.lines())
+    for words in (
+        "'learning_rat'",
+        "lora_r = 0",
+        "seed is a object",
+        "both on",
+        "'batch_sise'",
+        "max_steps",
+        "'stray'",
+    ):
+        assert words in told
+    assert len(caught.value.lines()) == 7
+
+
+def test_a_known_name_stays_a_setting_though_the_file_reads_it(write) -> None:
+    assert set(written(write("batch_size = 2\nlora_r = batch_size * 4\n"))) == {"batch_size", "lora_r"}

@@ -80,11 +80,13 @@ def test_columns_are_renamed_for_prompts_references_and_examples(stories_tokeniz
     assert ledger.to_dict()["sources"]["f"]["list_answers"] == 1
 
 
-def test_wrong_rows_are_listed_up_to_twenty(stories_tokenizer: Any) -> None:
+def test_wrong_rows_are_told_by_cause(stories_tokenizer: Any) -> None:
     rows = [pair(line, completion=5 if line > 3 else " a") for line in range(1, 40)]
     with pytest.raises(DataErrors) as caught:
         build_examples(rows, ExampleBuilder(stories_tokenizer, DataSection()), Ledger())
-    assert [line.split(": ")[0] for line in caught.value.lines()] == [f"f.jsonl:{line}" for line in range(4, 24)]
+    (line,) = caught.value.lines()
+    assert line.startswith("f.jsonl:4: ")
+    assert line.endswith("(and 35 more: 5, 6, 7 ...)")
 
 
 def test_too_long_rows_are_counted_to_the_end(stories_tokenizer: Any) -> None:
@@ -97,7 +99,7 @@ def test_too_long_rows_are_counted_to_the_end(stories_tokenizer: Any) -> None:
     with pytest.raises(DataErrors) as caught:
         build_examples(rows, builder, Ledger())
     lines = caught.value.lines()
-    assert len(lines) == 21
+    assert len(lines) == 2
     assert lines[0].startswith(f"f.jsonl:11: {lengths[10]} tokens, max_length is {lengths[9]}")
     assert "30 rows are longer" in lines[-1]
     assert f"max_length: {lengths[-1]} fits them all" in lines[-1]
@@ -151,8 +153,10 @@ def test_completion_start_of_a_template_is_an_error_when_it_never_occurs(mistral
     assert mistral_tokenizer.decode([label for label in example.labels if label != IGNORE_INDEX]) == "5</s>"
     with pytest.raises(DataErrors) as caught:
         build_examples(rows, ExampleBuilder(mistral_tokenizer, DataSection(completion_start="Nie:")), Ledger())
-    assert [line[:3] for line in caught.value.lines()] == ["f:1", "f:2", "f:3"]
-    assert "token ids [" in caught.value.lines()[0]
+    (line,) = caught.value.lines()
+    assert line.startswith("f:1: ")
+    assert line.endswith("(and 2 more: 2, 3)")
+    assert "token ids [" in line
 
 
 def test_chunks_change_nothing(stories_tokenizer: Any) -> None:

@@ -111,7 +111,8 @@ def test_text_without_marker_is_refused_unless_loss_is_on_all() -> None:
     assert "completion_start" in said
     assert "loss_on: all" in said
     assert turns(read("text", {"text": "once"}, whole_text=True)) == [("user", ""), ("assistant", "once")]
-    refusal("text", {"text": "once"}, whole_text=True, need_answer=False)
+    asked = read("text", {"text": "once"}, whole_text=True, need_answer=False)
+    assert turns(asked) == [("user", "once")], "what was learnt whole goes on after any text"
 
 
 def test_text_with_doubled_begin_or_inner_end_token_is_refused() -> None:

@@ -44,13 +44,14 @@ def test_an_escaped_surrogate_pair_and_a_written_out_escape_are_text(tmp_path: P
     assert read_rows(path)[0].values == {"text": "\U0001f600 \\u0000"}
 
 
-def test_twenty_broken_lines_are_listed_at_once(tmp_path: Path) -> None:
+def test_broken_lines_are_told_by_cause(tmp_path: Path) -> None:
     path = write(tmp_path, b"{}\n" + b"{oops\n" * 30)
     with pytest.raises(DataErrors) as caught:
         read_rows(path)
     listed = caught.value.lines()
-    assert len(listed) == 20
-    assert [line.split(": ")[0] for line in listed] == [f"{path}:{number}" for number in range(2, 22)]
+    assert len(listed) == 1
+    assert listed[0].startswith(f"{path}:2: ")
+    assert listed[0].endswith("(and 29 more: 3, 4, 5 ...)")
 
 
 def test_a_cut_last_line_looks_truncated(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_dry_run_sends_nothing(trained: Path, server: Hub, capsys) -> None:
 
 
 @pytest.mark.parametrize("broken", ["/api/whoami-v2", "/api/repos/create", "/api/models/me/my-model/commit"])
-def test_server_out_of_order_leaves_everything_in_place(broken: str, trained: Path, server: Hub, capsys) -> None:
+def test_F28_server_out_of_order_leaves_everything_in_place(broken: str, trained: Path, server: Hub, capsys) -> None:
     server.broken_path = broken
     before = snapshot(trained)
     assert main(["push", str(trained), REPOSITORY]) == 6
@@ -237,7 +237,7 @@ def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         hub.uploads(tmp_path)
 
 
-def test_training_uploads_at_its_end_and_is_finished_when_that_fails(
+def test_F28_training_uploads_at_its_end_and_is_finished_when_that_fails(
     stories_model: Path, server: Hub, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"max_steps": 1, "push_to_hub": True, "hub_model_id": REPOSITORY}

@@ -6,7 +6,7 @@ It reads strict JSON and knows where each key stands; what the values mean is th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,10 +14,9 @@ from tunesmith.config.draft import Draft, Setting, dialect_defaults, shown
 from tunesmith.config.files import read_bytes
 from tunesmith.config.names import NameTable, Spelling
 from tunesmith.config.schema import SECTIONS
-from tunesmith.errors import ConfigError, ConfigErrors
+from tunesmith.errors import ConfigError
 
 DIALECT = "json"
-MAX_PROBLEMS = 20
 
 SPELLINGS: dict[str, Spelling] = {
     "log_every_n_steps": Spelling("training.logging_steps"),
@@ -83,8 +82,7 @@ def read(path: str | Path) -> Draft:
     """The settings of a flat JSON file, each with file and line.
 
     Raises:
-        ConfigError: the file is missing, is not strict JSON, holds something else than one object, has a key twice, or
-            has keys that no setting has; every unknown key is in the error.
+        ConfigError: the file is missing, is not strict JSON, holds something else than one object, or has a key twice.
     """
     file = shown(path)
     text = _read_text(Path(path), file)
@@ -102,9 +100,6 @@ def from_keywords(values: Mapping[str, Any], origin: str = "TrainingConfig") -> 
     Args:
         values: value by name, under any accepted spelling.
         origin: where they were written, as errors and run.json will say it.
-
-    Raises:
-        ConfigError: a name that no setting has.
     """
     return _draft((name, value, origin) for name, value in values.items())
 
@@ -112,28 +107,33 @@ def from_keywords(values: Mapping[str, Any], origin: str = "TrainingConfig") -> 
 def _draft(written: Iterator[tuple[str, Any, str]]) -> Draft:
     settings: list[Setting] = []
     problems: list[ConfigError] = []
-    for name, value, origin in written:
+    for name, value, origin in _flat(written):
         try:
-            settings.append(_setting(name, value, origin))
+            settings.append(Setting(name, value, origin, NAMES.find(name, origin)))
         except ConfigError as problem:
             problems.append(problem)
-            if len(problems) == MAX_PROBLEMS:
-                break
-    if problems:
-        raise problems[0] if len(problems) == 1 else ConfigErrors(problems)
     defaults = dialect_defaults(DEFAULTS, NAMES, "TrainingConfig (document 3)")
-    return Draft(DIALECT, tuple(settings), defaults, NAMES, align_saves=True)
+    return Draft(
+        DIALECT, tuple(settings), defaults, NAMES, align_saves=True, evaluation_optional=True, problems=tuple(problems)
+    )
 
 
-def _setting(name: str, value: Any, origin: str) -> Setting:
-    if name in SECTIONS and isinstance(value, dict):
-        inner = next(iter(value), "name")
-        raise ConfigError(
-            f"{name!r} holds nested settings, and this file is flat",
-            where=origin,
-            remedy=f"write {inner!r} (or '{name}.{inner}') at the top level",
-        )
-    return Setting(name, value, origin, NAMES.find(name, origin))
+GROUPS: dict[str, dict[str, str]] = {
+    **{key: {"r": "lora_r", "rank": "lora_r"} for key in ("lora", "lora_config", "peft_config")},
+    **{key: {} for key in ("quantization_config", "bnb_config", *SECTIONS)},
+}
+"""Keys below which settings may stand together, and names that they have there alone."""
+
+
+def _flat(written: Iterable[tuple[str, Any, str]]) -> Iterator[tuple[str, Any, str]]:
+    """Settings of a group (``lora_config``, ``training``) under the names that they have by themselves."""
+    for name, value, origin in written:
+        if name in GROUPS and isinstance(value, dict):
+            for key, inner in value.items():
+                named = GROUPS[name].get(str(key), str(key))
+                yield f"{name}.{named}" if name in SECTIONS and f"{name}.{named}" in NAMES else named, inner, origin
+        else:
+            yield name, value, origin
 
 
 def _read_text(path: Path, file: str) -> str:

@@ -1,13 +1,13 @@
 """Composition of a Hydra configuration: Hydra parses and merges, and every value keeps the place where it was written.
 
-What comes out is plain data. Nothing that a file names is imported, no environment variable outside a short list is
+What comes out is plain data. Nothing that a file names is imported, no environment variable that may be a secret is
 read, and Hydra's own folders, logging, launchers and callbacks are never used. Which key means what is
 ``hydra_yaml.py``'s.
 """
 
 from __future__ import annotations
 
-import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +19,10 @@ import yaml
 
 from tunesmith import notices
 from tunesmith.config.draft import COMMAND_LINE, shown
-from tunesmith.config.environment import READABLE
+from tunesmith.config.environment import variable
+from tunesmith.config.readers.hydra_names import NAMES
 from tunesmith.config.readers.yaml_lines import read_yaml
-from tunesmith.errors import ConfigError, TunesmithError, UnsafeError
+from tunesmith.errors import ConfigError, TunesmithError, UnsafeError, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -146,24 +147,11 @@ def _hydra(folder: Path) -> Iterator[Any]:
 
 @contextmanager
 def _guarded_environment() -> Iterator[None]:
-    """Let ``${oc.env:NAME}`` read the declared variables alone: settings are stored and shown, secrets are not."""
+    """Let ``${oc.env:NAME}`` read no variable that may be a secret: settings are stored and shown."""
     from omegaconf import OmegaConf
     from omegaconf.resolvers import oc
 
-    missing = object()
-
-    def read(name: str, default: Any = missing) -> Any:
-        if name not in READABLE:
-            raise UnsafeError(
-                f"${{oc.env:{name}}} is not read: it may be a secret, and settings are stored with the run",
-                remedy=f"readable are {', '.join(READABLE)}; give other values on the command line",
-            )
-        if name not in os.environ and default is missing:
-            remedy = f"set it, or write ${{oc.env:{name},default}}"
-            raise ConfigError(f"the environment variable {name} is not set", remedy=remedy)
-        return os.environ.get(name, default)
-
-    OmegaConf.register_new_resolver("oc.env", read, replace=True)
+    OmegaConf.register_new_resolver("oc.env", lambda name, *default: variable(name, None, *default), replace=True)
     try:
         yield
     finally:
@@ -204,9 +192,21 @@ def _in_our_words(primary: Path | None) -> Iterator[None]:
         lines = dict.fromkeys(line.strip() for cause in chain[:2] for line in str(cause).splitlines())
         internal = ("full_key", "object_type", "reference_type")
         words = " ".join(line for line in lines if line and not line.startswith(internal))
+        remedy = _known_key(words)
         if not isinstance(error, (HydraException, OmegaConfBaseException, AssertionError)):
             words = f"cannot be composed ({type(error).__name__}: {words})"
-        raise ConfigError(words, where=where) from None
+        raise ConfigError(words, where=COMMAND_LINE if remedy else where, remedy=remedy) from None
+
+
+def _known_key(words: str) -> str | None:
+    """What to do about an override of a key that the files do not hold, which Hydra refuses: it may be a setting."""
+    refused = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", words)
+    if refused is None:
+        return None
+    key = refused[1]
+    if key in NAMES:
+        return f"the setting exists and no file has it yet: write +{key}=..."
+    return did_you_mean(key, NAMES.table, "see `tunesmith config --list`")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import importlib.metadata
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tunesmith.config.draft import Draft, Setting, dialect_defaults, shown
-from tunesmith.config.names import SPELLINGS as COMMON
-from tunesmith.config.names import Convert, NameTable, Spelling, dtype_name, leaf_paths, leaf_type
+import yaml
+
+from tunesmith.config.draft import Draft, Setting, apart, dialect_defaults, shown
+from tunesmith.config.names import Spelling, is_mapping, leaf_type, unknown_name, unset_is_zero
+from tunesmith.config.overrides import parse_value
 from tunesmith.config.readers.hydra_compose import Composition, compose
+from tunesmith.config.readers.hydra_names import HOMES, NAMES, SPELLINGS
 from tunesmith.config.schema import SECTIONS
 from tunesmith.errors import ConfigError, UnsafeError
 
@@ -38,60 +42,7 @@ _OTHER_CALL_KEYS = ("_partial_", "_args_", "_recursive_", "_convert_")
 """Hydra's other words for creating objects; tunesmith creates none."""
 
 
-def column(expected: str) -> Convert:
-    """Conversion of ``input_key`` and ``output_key``: one entry of ``data.columns``, none for the usual name."""
-
-    def convert(value: Any, current: Any) -> Any:
-        others = {name: given for name, given in (current or {}).items() if name != expected}
-        return others if value in (None, expected) else others | {expected: value}
-
-    return convert
-
-
-def seed_or_nothing(value: Any, current: Any) -> Any:
-    """Conversion of ``shuffle``: its value is the seed; ``false`` means no shuffling."""
-    return None if value is False else value
-
-
-SPELLINGS: dict[str, Spelling] = {
-    "model.load_in_4bit": Spelling("quantization.load_in_4bit"),
-    "model.load_in_8bit": Spelling("quantization.load_in_8bit"),
-    "model.quantization_config.load_in_4bit": Spelling("quantization.load_in_4bit"),
-    "model.quantization_config.load_in_8bit": Spelling("quantization.load_in_8bit"),
-    "model.quantization_config.bnb_4bit_quant_type": Spelling("quantization.bnb_4bit_quant_type"),
-    "model.quantization_config.bnb_4bit_use_double_quant": Spelling("quantization.bnb_4bit_use_double_quant"),
-    "model.quantization_config.bnb_4bit_compute_dtype": Spelling(
-        "quantization.bnb_4bit_compute_dtype", dtype_name, str | None
-    ),
-    "model.lora.r": Spelling("adapter.lora_r"),
-    "model.lora.lora_alpha": Spelling("adapter.lora_alpha"),
-    "model.lora.lora_dropout": Spelling("adapter.lora_dropout"),
-    "model.lora.target_modules": Spelling("adapter.target_modules"),
-    "model.lora.modules_to_save": Spelling("adapter.modules_to_save"),
-    "model.lora.bias": Spelling("adapter.bias"),
-    "model.lora.fan_in_fan_out": Spelling("adapter.fan_in_fan_out"),
-    "model.lora.use_rslora": Spelling("adapter.use_rslora"),
-    "model.lora.use_dora": Spelling("adapter.use_dora"),
-    "model.lora.init_lora_weights": Spelling("adapter.init_lora_weights"),
-    "model.lora.layers_pattern": Spelling("adapter.layers_pattern"),
-    "model.lora.layers_to_transform": Spelling("adapter.layers_to_transform"),
-    "model.lora.peft_type": Spelling("adapter.peft_type"),
-    "model.lora.task_type": Spelling("adapter.task_type"),
-    "model.max_sequence_len": Spelling("data.max_length"),
-    "model.completion_start": Spelling("data.completion_start"),
-    "model.instruction_in_prompt": Spelling("data.instruction_in_prompt"),
-    "input_key": Spelling("data.columns", column("prompt"), str | None),
-    "output_key": Spelling("data.columns", column("completion"), str | None),
-    "resume_checkpoint": Spelling("training.resume_from_checkpoint"),
-    "shuffle": Spelling("data.shuffle_seed", seed_or_nothing, int | bool | None),
-}
-"""Names of this dialect; the rest are the schema's names and those of ``config/names.py``."""
-
-HOMES: dict[str, tuple[str, ...]] = {
-    "model": ("model", "quantization"),
-    "train": ("training", "evaluation", "tracking", "launch"),
-}
-"""Section of the document -> the schema's sections whose settings may stand in it."""
+__all__ = ["DEFAULTS", "DIALECT", "NAMES", "SPELLINGS", "draft", "read"]
 
 DEFAULTS: dict[str, Any] = {
     "adapter.use_lora": False,
@@ -119,21 +70,6 @@ DEFAULTS: dict[str, Any] = {
 describes them."""
 
 
-def _names() -> NameTable:
-    table: dict[str, Spelling] = {}
-    for section, inside in HOMES.items():
-        for path in leaf_paths():
-            if path.split(".")[0] in inside:
-                table[f"{section}.{path.split('.')[1]}"] = Spelling(path)
-        for name, spelling in COMMON.items():
-            if spelling.path.split(".")[0] in inside:
-                table[f"{section}.{name}"] = spelling
-    return NameTable(table | SPELLINGS)
-
-
-NAMES = _names()
-
-
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
     """Compose the configuration file ``path`` and return its settings.
 
@@ -142,7 +78,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
         overrides: in Hydra's grammar.
 
     Raises:
-        ConfigError: the file or an override is wrong, or a name is unknown.
+        ConfigError: the file or an override is wrong.
         UnsafeError: a ``_target_`` is not in the table, or an environment variable may be secret.
     """
     file = Path(path)
@@ -161,9 +97,24 @@ def draft(composition: Composition, folder: Path) -> Draft:
         folder: the configuration's folder; prompt files are looked for there too, and in the folders above it.
     """
     refuse_targets(composition)
-    settings = [_at_home(setting, folder) for setting in _settings(composition, (), composition.tree)]
+    settings, problems = apart(_settings(composition, (), composition.tree))
     defaults = dialect_defaults(DEFAULTS, NAMES, "Hydra configs (document 4)")
-    return Draft(DIALECT, tuple(settings), defaults, NAMES)
+    written = yaml.safe_load(composition.text)
+    at_home = tuple(_at_home(_typed(setting, _at(written, setting.name)), folder) for setting in settings)
+    return Draft(DIALECT, at_home, defaults, NAMES, problems=problems)
+
+
+def _typed(setting: Setting, written: Any) -> Setting:
+    """A variable of the environment is text; where a number or a switch is wanted, it is read as on a command line."""
+    if not isinstance(setting.value, str) or "${oc.env:" not in str(written):
+        return setting
+    return replace(setting, value=parse_value(setting.value, setting.spelling))
+
+
+def _at(tree: Any, name: str) -> Any:
+    for part in name.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def allowed_targets(place: str) -> tuple[str, ...]:
@@ -217,7 +168,9 @@ def _mappings(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ..
             yield from _mappings(path, inside)
 
 
-def _settings(composition: Composition, above: tuple[str, ...], tree: dict[str, Any]) -> Iterator[Setting]:
+def _settings(
+    composition: Composition, above: tuple[str, ...], tree: dict[str, Any]
+) -> Iterator[Setting | ConfigError]:
     for key, value in tree.items():
         path = (*above, str(key))
         name, where = ".".join(path), composition.where(path)
@@ -232,12 +185,14 @@ def _settings(composition: Composition, above: tuple[str, ...], tree: dict[str, 
             if value is not None:
                 yield Setting(name, value, where, Spelling("training.hub_model_id"))
                 yield Setting(name, True, where, Spelling("training.push_to_hub"))
-        elif isinstance(value, dict) and (name not in NAMES or not _is_mapping(NAMES.find(name, where))):
+        elif isinstance(value, dict) and not (name in NAMES and is_mapping(NAMES.find(name, where).path)):
             yield from _settings(composition, path, value)
-        elif value is not None or name not in _SECTIONS:
+        elif name in NAMES:
             spelling = NAMES.find(name, where)
             if value is not None or _says_something(spelling):
                 yield Setting(name, value, where, spelling)
+        elif value is not None or name not in _SECTIONS:
+            yield unknown_name(name, NAMES.table, where)
 
 
 _USE_LORA = Spelling("adapter.use_lora")
@@ -245,12 +200,10 @@ _DEFAULT_PATHS = frozenset(NAMES.find(name, name).path for name in DEFAULTS)
 _SECTIONS = frozenset({*TARGETS, *HOMES, *SECTIONS})
 
 
-def _is_mapping(spelling: Spelling) -> bool:
-    return spelling.convert is None and "dict" in str(leaf_type(spelling.path))
-
-
 def _says_something(spelling: Spelling) -> bool:
     """Whether a key left empty is more than a setting that nobody made: it takes a documented default back."""
+    if spelling.convert is unset_is_zero:
+        return True
     return spelling.path in _DEFAULT_PATHS and type(None) in typing.get_args(leaf_type(spelling.path))
 
 

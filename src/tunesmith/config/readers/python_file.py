@@ -20,7 +20,7 @@ from tunesmith.config.draft import Draft, Setting, dialect_defaults, shown
 from tunesmith.config.environment import passed_on
 from tunesmith.config.files import parse_json, read_bytes
 from tunesmith.config.foreign import foreign_folder, is_foreign
-from tunesmith.config.names import NameTable, Spelling
+from tunesmith.config.names import NameTable, Spelling, unknown_name
 from tunesmith.config.readers import contained
 from tunesmith.errors import ConfigError, UnsafeError
 
@@ -61,9 +61,11 @@ class LoadError(ConfigError):
 def read(path: str | Path) -> Draft:
     """Run a Python configuration file in a child process and return its settings with file and line.
 
+    A name that begins with an underscore, or that no setting has and the file itself reads, is a helper: passed over.
+    What is not plain data, and other names that no setting has, are problems of the draft.
+
     Raises:
         LoadError: the file is missing, fails or takes too long.
-        ConfigError: the file leaves something that is not plain data, or sets a name that no setting has.
         UnsafeError: it lies in a folder of a model, a run or a download.
     """
     file = Path(path)
@@ -81,14 +83,38 @@ def read(path: str | Path) -> Draft:
             remedy="read it; if you trust it, copy it to a folder of yours",
         )
     roots = _import_roots(file)
-    values = _run(file, roots)
-    lines = assignment_lines(file, roots)
-    settings = []
-    for name, value in values.items():
-        origin = lines.get(name, shown(file))
-        settings.append(Setting(name, value, origin, NAMES.find(name, origin)))
+    values, odd = _run(file, roots)
+    found = _assignments(file, roots, {})
+    settings: list[Setting] = []
+    problems: list[ConfigError] = []
+    helpers: list[str] = []
+    for name in (*values, *odd):
+        origin = _origin(found.get(name), file)
+        if name.startswith("_") or (name not in NAMES and name in _read_again(file, roots)):
+            helpers.append(name)
+        elif name in odd:
+            problems.append(_not_plain(name, odd[name], origin))
+        elif name in NAMES:
+            settings.append(Setting(name, values[name], origin, NAMES.find(name, origin)))
+        else:
+            problems.append(unknown_name(name, NAMES.table, origin))
+    if helpers:
+        are = "is no setting" if len(helpers) == 1 else "are no settings"
+        notices.notify(f"{shown(file)}: {', '.join(helpers)} {are} but the file's own, and passed over")
     defaults = dialect_defaults(DEFAULTS, NAMES, "Python configs (document 2)")
-    return Draft(DIALECT, tuple(settings), defaults, NAMES)
+    return Draft(DIALECT, tuple(settings), defaults, NAMES, problems=tuple(problems))
+
+
+def _origin(place: tuple[Path, int] | None, file: Path) -> str:
+    return f"{shown(place[0])}:{place[1]}" if place else shown(file)
+
+
+def _not_plain(name: str, kind: str, origin: str) -> ConfigError:
+    return ConfigError(
+        f"{name} is a {kind}; a setting is a number, a text, true or false, None, a list or a dict",
+        where=origin,
+        remedy="begin the name with an underscore if it is only a helper",
+    )
 
 
 def _import_roots(file: Path) -> list[str]:
@@ -98,7 +124,8 @@ def _import_roots(file: Path) -> list[str]:
     return [str(folder) for folder in folders if not is_foreign(folder)]
 
 
-def _run(file: Path, roots: list[str]) -> dict[str, Any]:
+def _run(file: Path, roots: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The plain values that the file leaves, and the kinds of the others, by name."""
     child = Path(__file__).with_name("run_python_file.py")
     command = [sys.executable, "-I", str(child), str(file.absolute()), json.dumps(roots)]
     returncode, stdout, stderr = _ended(command, file)
@@ -113,17 +140,7 @@ def _run(file: Path, roots: list[str]) -> dict[str, Any]:
     if "error" in result:
         where = shown(result["file"]) + (f":{result['line']}" if result["line"] else "")
         raise LoadError(result["error"], where=where, remedy=result.get("remedy"))
-    odd = result["not_plain"]
-    if odd:
-        lines = assignment_lines(file, roots)
-        name, kind = next(iter(odd.items()))
-        raise ConfigError(
-            f"{name} is a {kind}; a setting is a number, a text, true or false, None, a list or a dict",
-            where=lines.get(name, shown(file)),
-            remedy="begin the name with an underscore if it is only a helper",
-        )
-    values: dict[str, Any] = result["values"]
-    return values
+    return result["values"], result["not_plain"]
 
 
 def _ended(command: list[str], file: Path) -> tuple[int, bytes, bytes]:
@@ -139,17 +156,35 @@ def _ended(command: list[str], file: Path) -> tuple[int, bytes, bytes]:
         ) from None
 
 
-def assignment_lines(file: Path, roots: list[str]) -> dict[str, str]:
-    """Where each module-level name of a Python file was last assigned (``file:line``), star imports followed."""
-    return {name: f"{shown(path)}:{line}" for name, (path, line) in _assignments(file, roots, set()).items()}
+def _read_again(file: Path, roots: list[str]) -> set[str]:
+    """The names that a file, or one whose names it takes over, uses somewhere besides giving them their own value."""
+    files: dict[Path, ast.Module] = {}
+    _assignments(file, roots, files)
+    used: set[str] = set()
+    for tree in files.values():
+        waiting: list[ast.AST] = [tree]
+        while waiting:
+            node = waiting.pop()
+            own = set(_assigned_names(node)) if isinstance(node, ast.stmt) else set()
+            if own:
+                used |= {name for name in _loaded(node) if name not in own}
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                used.add(node.id)
+            if not own or isinstance(node, ast.For | ast.With):
+                waiting.extend(ast.iter_child_nodes(node))
+    return used
 
 
-def _assignments(file: Path, roots: list[str], seen: set[Path]) -> dict[str, tuple[Path, int]]:
+def _loaded(node: ast.AST) -> Iterator[str]:
+    return (inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load))
+
+
+def _assignments(file: Path, roots: list[str], seen: dict[Path, ast.Module]) -> dict[str, tuple[Path, int]]:
+    """Where each module-level name was last assigned, star imports followed; ``seen`` gets the source of every file."""
     if file in seen or not file.is_file():
         return {}
-    seen.add(file)
     try:
-        tree = ast.parse(read_bytes(file))
+        tree = seen[file] = ast.parse(read_bytes(file))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     found: dict[str, tuple[Path, int]] = {}
@@ -177,15 +212,17 @@ def _module_level(tree: ast.Module) -> Iterator[ast.stmt]:
             waiting[:0] = [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)]
 
 
-def _assigned_names(statement: ast.stmt) -> Iterator[str]:
+def _assigned_names(statement: ast.AST) -> Iterator[str]:
     targets: list[ast.expr] = []
     if isinstance(statement, ast.Assign):
         targets = statement.targets
     elif isinstance(statement, ast.AnnAssign | ast.AugAssign | ast.For):
         targets = [statement.target]
+    elif isinstance(statement, ast.With):
+        targets = [item.optional_vars for item in statement.items if item.optional_vars is not None]
     for target in targets:
         for node in ast.walk(target):
-            if isinstance(node, ast.Name):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 yield node.id
 
 

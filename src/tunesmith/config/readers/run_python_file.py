@@ -1,10 +1,11 @@
-"""The child process of the Python reader: runs one configuration file and writes its plain public names as JSON.
+"""The child process of the Python reader: runs one configuration file and writes its plain names as JSON.
 
 Started as a script by its path, isolated (``python -I``); it imports nothing of tunesmith.
 """
 
 import json
 import os
+import pathlib
 import resource
 import runpy
 import sys
@@ -53,6 +54,17 @@ def plain(value: object) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
+def as_data(value: object) -> object:
+    """A path as its text; everything else as it is."""
+    return str(value) if isinstance(value, pathlib.PurePath) else value
+
+
+def is_setting(name: str, value: object) -> bool:
+    """Whether a name may be a setting: no dunder, and neither code nor a mark of ``from __future__``."""
+    kinds = types.ModuleType | types.FunctionType | types.BuiltinFunctionType | type
+    return not name.startswith("__") and not isinstance(value, kinds) and type(value).__module__ != "__future__"
+
+
 def failure(error: BaseException, file: str, folders: list[str]) -> dict[str, object]:
     """What went wrong, with the innermost line that lies in the configuration or a file it imports."""
     if isinstance(error, SyntaxError):
@@ -97,11 +109,7 @@ def main() -> None:
     except BaseException as error:
         result = failure(error, file, roots)
     else:
-        public = {
-            name: value
-            for name, value in names.items()
-            if not name.startswith("_") and not isinstance(value, types.ModuleType | types.FunctionType | type)
-        }
+        public = {name: as_data(value) for name, value in names.items() if is_setting(name, value)}
         result = {
             "values": {name: value for name, value in public.items() if plain(value)},
             "not_plain": {name: type(value).__name__ for name, value in public.items() if not plain(value)},

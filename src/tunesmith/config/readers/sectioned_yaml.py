@@ -9,9 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tunesmith.config.draft import Draft, Setting, dialect_defaults
+from tunesmith.config.draft import Draft, Setting, apart, dialect_defaults
+from tunesmith.config.names import (
+    ANSWERED,
+    Convert,
+    NameTable,
+    Spelling,
+    UnknownName,
+    leaf_paths,
+    modules,
+    unknown_name,
+    unset_is_empty,
+)
 from tunesmith.config.names import SPELLINGS as COMMON
-from tunesmith.config.names import Convert, NameTable, Spelling, leaf_paths, unknown_name
 from tunesmith.config.readers.yaml_lines import Lines, read_yaml
 from tunesmith.config.schema import SECTIONS as SCHEMA_SECTIONS
 from tunesmith.errors import ConfigError
@@ -39,7 +49,10 @@ SPELLINGS: dict[str, Spelling] = {
     "model.use_lora": Spelling("adapter.use_lora"),
     "model.lora_config.r": Spelling("adapter.lora_r"),
     "model.lora_config.lora_alpha": Spelling("adapter.lora_alpha"),
-    "model.lora_config.target_modules": Spelling("adapter.target_modules"),
+    "model.lora_config.target_modules": Spelling("adapter.target_modules", modules),
+    "model.lora_config.exclude_modules": Spelling("adapter.exclude_modules", modules),
+    "model.lora_config.rank_pattern": Spelling("adapter.rank_pattern", unset_is_empty),
+    "model.lora_config.alpha_pattern": Spelling("adapter.alpha_pattern", unset_is_empty),
     "model.lora_config.lora_dropout": Spelling("adapter.lora_dropout"),
     "model.lora_config.bias": Spelling("adapter.bias"),
     "model.lora_config.task_type": Spelling("adapter.task_type"),
@@ -54,8 +67,8 @@ SPELLINGS: dict[str, Spelling] = {
     "dataset.name": Spelling("data.train_data"),
     "dataset.subset": Spelling("data.subset"),
     "dataset.split": Spelling("data.train_split"),
-    "dataset.question_column": Spelling("data.columns", renamed_column("question"), str | None),
-    "dataset.answer_column": Spelling("data.columns", renamed_column("answer"), str | None),
+    "dataset.question_column": Spelling("data.columns", renamed_column("question"), str | None, part="entry"),
+    "dataset.answer_column": Spelling("data.columns", renamed_column("answer"), str | None, part="entry"),
     "training.epochs": Spelling("training.num_train_epochs"),
 }
 """Names of this dialect, each with its section; the rest are the schema's names and those of ``config/names.py``."""
@@ -93,6 +106,8 @@ def _section_table() -> dict[str, Spelling]:
         for name, spelling in COMMON.items():
             if spelling.path.split(".")[0] in inside:
                 table[f"{section}.{name}"] = spelling
+    for section in ("model", "dataset", "training"):
+        table |= {f"{section}.{name}": spelling for name, spelling in ANSWERED.items()}
     return table | SPELLINGS
 
 
@@ -105,19 +120,22 @@ def read(path: str | Path) -> Draft:
     """Read a file of sections.
 
     Raises:
-        ConfigError: the file is not a mapping of sections, or a section or name is unknown.
+        ConfigError: the file is not a mapping of sections.
         UnsafeError: a tag asks for a Python object.
     """
     document = read_yaml(path)
     if not isinstance(document.value, dict):
         raise ConfigError("no sections in this file", where=document.file, remedy="it begins with `model:`")
     sections = {name.partition(".")[0] for name in _TABLE}
-    settings: list[Setting] = []
+    found: list[Setting | ConfigError] = []
     for section, inside in document.value.items():
         if section not in sections:
-            raise unknown_section(section, document.where(section))
-        settings.extend(_settings(document, (section,), inside))
-    return Draft(DIALECT, tuple(settings), dialect_defaults(DEFAULTS, NAMES, "YAML configs (document 5)"), NAMES)
+            found.append(unknown_section(section, document.where(section)))
+        else:
+            found.extend(_settings(document, (section,), inside))
+    settings, problems = apart(found)
+    defaults = dialect_defaults(DEFAULTS, NAMES, "YAML configs (document 5)")
+    return Draft(DIALECT, settings, defaults, NAMES, problems=problems)
 
 
 def unknown_section(name: str, where: str) -> ConfigError:
@@ -131,16 +149,17 @@ def unknown_section(name: str, where: str) -> ConfigError:
     return ConfigError(f"unknown section {name!r}", where=where, remedy=remedy)
 
 
-def _settings(document: Lines, above: tuple[str, ...], inside: Any) -> Iterator[Setting]:
+def _settings(document: Lines, above: tuple[str, ...], inside: Any) -> Iterator[Setting | ConfigError]:
     """The settings below one section, ``lora_config`` included."""
     if inside is None:
         return
     if not isinstance(inside, dict):
         name = ".".join(above)
-        raise ConfigError(
+        yield ConfigError(
             f"{name} holds a value, not settings", where=document.where(*above), remedy=f"write `{above[-1]}:` and "
             "its settings indented below it"
         )  # fmt: skip
+        return
     for key, value in inside.items():
         path = (*above, key)
         name, where = ".".join(path), document.where(*path)
@@ -149,7 +168,7 @@ def _settings(document: Lines, above: tuple[str, ...], inside: Any) -> Iterator[
         elif any(known.startswith(f"{name}.") for known in _TABLE):
             yield from _settings(document, path, value)
         else:
-            raise _misplaced(name, where)
+            yield _misplaced(name, where)
 
 
 def _misplaced(name: str, where: str) -> ConfigError:
@@ -158,5 +177,5 @@ def _misplaced(name: str, where: str) -> ConfigError:
     homes = [known for known in _TABLE if known.rpartition(".")[2] == key]
     if homes:
         return ConfigError(f"{name!r} is in the wrong section", where=where, remedy=f"write it as {homes[0]}")
-    near = unknown_name(key, {known.rpartition(".")[2]: None for known in _TABLE}, where)
-    return ConfigError(f"unknown setting {name!r}", where=where, remedy=near.remedy)
+    near = unknown_name(key, {known.rpartition(".")[2]: spelling for known, spelling in _TABLE.items()}, where)
+    return UnknownName(name, where, near.remedy or "", near.meant)
