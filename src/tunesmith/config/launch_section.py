@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from tunesmith.config.kinds import NonNegativeInt, PositiveInt, Section
 
@@ -14,12 +16,12 @@ class LaunchSection(Section):
     """The accelerator to use, counted within ``CUDA_VISIBLE_DEVICES``; unset means all visible ones."""
     distributed_training: bool = False
     """One process for each visible accelerator; written as false, one process, which ``device_map`` auto spreads."""
-    num_processes: PositiveInt | None = None
+    num_processes: Annotated[int, Field(gt=0, le=1024)] | None = None
     """Processes to start on each machine; unset, what the launcher started, else one for each visible accelerator
     (one in all where ``gpu_id`` or ``device_map`` chooses a device, or ``distributed_training`` is written false)."""
     strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = None
     """How several processes share the work: copies of the model (``ddp``), or its states spread over them."""
-    nodes: PositiveInt = 1
+    nodes: Annotated[int, Field(gt=0, le=65_536)] = 1
     """Machines that train together."""
     node_rank: NonNegativeInt | None = None
     """Number of this machine among them, from 0; rank 0, which writes the run folder, is on machine 0."""

@@ -126,7 +126,8 @@ def try_to_resolve(draft: Draft, overrides: Sequence[Setting] = ()) -> Attempt:
     config = _validated(values, wrong)
     meant = {path for problem in draft.problems if isinstance(problem, UnknownName) for path in problem.meant}
     broken = {problem.path for problem in problems if isinstance(problem, WrongValue)}
-    return Attempt(Resolved(config, origins), (*problems, *wrong.values()), frozenset({*wrong, *meant, *broken}))
+    news = [problem for path, problem in wrong.items() if path not in broken]  # what was refused is not "not set"
+    return Attempt(Resolved(config, origins), (*problems, *news), frozenset({*wrong, *meant, *broken}))
 
 
 def _value(setting: Setting, current: Any) -> Any:
@@ -175,9 +176,8 @@ def said_twice(settings: Sequence[Setting]) -> Iterator[ConfigError]:
             continue  # a switch that is off leaves the others alone
         other = said.setdefault(key, setting)
         means_the_same = setting.spelling.part is None or setting.spelling.convert is other.spelling.convert
-        if (setting.value == other.value and means_the_same) or (
-            other.spelling.part and setting.spelling.part == "entry"
-        ):
+        same = other is setting or setting.value == other.value  # not a number differs from itself
+        if (same and means_the_same) or (other.spelling.part and setting.spelling.part == "entry"):
             continue
         yield ConfigError(
             f"{other.name} = {shortened(other.value)} ({other.origin}) and {setting.name} = {shortened(setting.value)} "

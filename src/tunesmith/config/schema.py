@@ -88,7 +88,7 @@ class AdapterSection(Section):
     """Weight-decomposed adaptation (DoRA, Liu et al. 2024)."""
     init_lora_weights: str | bool = True
     """Initial values: true (zero B), ``gaussian``, ``pissa``, ``pissa_niter_16`` (Meng et al. 2024), ``olora`` ..."""
-    loraplus_lr_ratio: PositiveFloat | None = None
+    loraplus_lr_ratio: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """Learning rate of B over that of A (LoRA+, Hayou et al. 2024)."""
     layers_pattern: str | list[str] | None = None
     """Name of the list of layers, when ``layers_to_transform`` is used and PEFT cannot find it."""

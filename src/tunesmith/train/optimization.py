@@ -45,6 +45,8 @@ def check_optimization(resolved: Resolved, arguments: Arguments, device: Device,
     with _refusals(resolved, "training.optim", f"the optimizer {optim} cannot be made", ModelError):
         cls, keywords = transformers.Trainer.get_optimizer_cls_and_kwargs(arguments, layer)  # type: ignore[arg-type]
         keywords.pop("model", None)  # of those that keep it, in the place of the parameters
+        if "lr" in keywords:  # the largest that a weight gets
+            keywords["lr"] *= resolved.config.adapter.loraplus_lr_ratio or 1.0
         optimizer = cls(layer.parameters(), **keywords)
     written = "training.lr_scheduler_kwargs"
     where = written if resolved.explicit(written) else "training.lr_scheduler_type"

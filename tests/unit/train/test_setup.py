@@ -92,6 +92,20 @@ def test_an_error_of_a_library_is_a_problem_too() -> None:
     problems = Problems()
     assert problems.attempt(lambda: int("x"), 7) == 7
     assert problems[0].line().startswith("ValueError: invalid literal")
+    problems.attempt(lambda: int("x"))
+    assert len(problems) == 1, "the same is told once"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(PermissionError(13, "Permission denied", "/x"), 6), (MemoryError(), 4), (RuntimeError(), 1)]
+)
+def test_what_the_machine_refuses_has_its_code(error: Exception, code: int) -> None:
+    def refused() -> None:
+        raise error
+
+    problems = Problems()
+    problems.attempt(refused)
+    assert [problem.exit_code for problem in problems] == [code]
 
 
 # processes
