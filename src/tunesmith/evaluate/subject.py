@@ -170,7 +170,7 @@ def _of_adapter(name: str, path: Path, settings: Sequence[str]) -> Subject:
     from tunesmith.model.adapter_config import read_lora_config
 
     # a name that is missing is no fault of the settings: ``model_spec`` refuses it, unless they give one
-    named = read_lora_config(path).base_model_name_or_path or ""
+    named = read_lora_config(path).base_model_name_or_path or "unknown"
     base = {"model.model_name_or_path": named}
     return _trained(name, path, *_with_settings(from_values(base | settings_of(path)), settings), None)
 
