@@ -67,7 +67,7 @@ def steps_of(run: Path) -> list[tuple[Any, ...]]:
 CANDIDATES = (
     False, True, 0, 1, 2, 3, 7, 0.25, 0.5, 1.5, "x", "2026-01-01", "all", "none", "report", "merge", "text", "constant",
     "fp4", "float32", "eager", "packed", "steps", "epoch", "all_exhausted", "drop", "lora_only", "zero3", "ray",
-    "exact", "transformers", "assistant", "allow", ["x"], {"x": "y"}, {"x": "user"}, [1.0], ["wandb"],
+    "exact", "transformers", "assistant", "allow", ["x"], {"x": "y"}, {"x": "user"}, {"x": 2}, [1.0], ["wandb"],
 )  # fmt: skip
 
 
