@@ -21,6 +21,8 @@ SLACK = 0.1
 """Share of the reference's own error: two correct orders of summation differ, and a wrong rounding adds far more."""
 LOSS_SLACK = 2e-4
 """Relative: the errors of a mean over many tokens cancel by chance, down to nothing in the reference, too."""
+SHARED_SLACK = 1e-3
+"""The same where rows share their beginning: what it is rounded by is one error, in every row, and cancels less."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,11 @@ def reference(stories_model: Path) -> Step:
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "padded": {"per_device_train_batch_size": ROWS},
+    "padded": {"per_device_train_batch_size": ROWS, "batching": "padded"},
+    "shared beginnings": {"per_device_train_batch_size": ROWS, "batching": "prefix_tree"},
     "unpadded": {"per_device_train_batch_size": ROWS, "batching": "unpadded"},
     "packed": {"per_device_train_batch_size": ROWS, "batching": "packed"},
-    "accumulated": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": ROWS},
+    "accumulated": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": ROWS, "batching": "padded"},
     "unpadded, accumulated, recomputed": {
         "per_device_train_batch_size": 2, "gradient_accumulation_steps": ROWS // 2, "batching": "unpadded",
         "gradient_checkpointing": True,
@@ -106,7 +109,7 @@ def test_bf16_is_as_near_to_the_truth_as_a_plain_loop(
     allowed, found = reference.errors(truth), step.errors(truth)
     assert allowed[1] > 1e-3  # it is bfloat16 that is measured
     assert found[1] > 1e-3
-    assert found[0] <= allowed[0] + LOSS_SLACK
+    assert found[0] <= allowed[0] + (SHARED_SLACK if name == "shared beginnings" else LOSS_SLACK)
     assert found[1] <= allowed[1] * (1 + SLACK)
 
 
