@@ -148,9 +148,11 @@ def test_completion_start_without_a_match_masks_rows_in_silence(stories_tokenize
     ids = stories_tokenizer("<|assistant|>", add_special_tokens=False)["input_ids"]
     with pytest.raises(DataError) as caught:
         build_examples(rows, builder, Ledger())
-    lines = caught.value.lines()
-    assert [line.split(": ")[0] for line in lines] == ["rows.jsonl:3", "rows.jsonl:4", "rows.jsonl:5"]
-    assert all("'<|assistant|>'" in line and str(ids) in line for line in lines)
+    (line,) = caught.value.lines()
+    assert line.startswith("rows.jsonl:3: ")
+    assert line.endswith("(and 2 more: 4, 5)")
+    assert "'<|assistant|>'" in line
+    assert str(ids) in line
 
 
 def test_an_empty_answer_is_trained_in_place_of_a_missing_one(stories_tokenizer: Any) -> None:

@@ -217,7 +217,7 @@ def test_a_library_user_gets_typed_errors(stories_model: Path, tmp_path: Path, r
         trainer().train("absent.json")
     with pytest.raises(ModelError, match="no_such_layer"):
         trainer(lora_target_modules=["no_such_layer"]).train(TRAIN_FILE)
-    with pytest.raises(TypeError, match="learning_rat"):
+    with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
         recipe.TrainingConfig(learning_rat=1)
 
 
