@@ -28,6 +28,7 @@ from tunesmith.evaluate.tasks import NliTask
 from tunesmith.model.load import load_for_inference
 from tunesmith.report import record
 from tunesmith.report.folder import read_json, read_jsonl
+from tunesmith.train.checkpoint import Batches, commit
 
 
 def recount(folder: Path) -> dict[str, Any]:
@@ -140,6 +141,7 @@ def run_folder(real_data: Path, esnli: Path, tmp_path: Path) -> Path:
     )
     adapted.save_pretrained(folder)
     adapted.save_pretrained(folder / "checkpoint-3")
+    commit(folder / "checkpoint-3", Batches(1, 1, 1))
     return folder
 
 
