@@ -82,12 +82,13 @@ def connected() -> bool:
 
 def connect_with_itself() -> None:
     """Make a single process a group of its own, in which DeepSpeed exchanges its pieces; needs no port or launcher."""
-    import torch
     import torch.distributed
+
+    from tunesmith.model.device import seen
 
     if num_processes() > 1 or torch.distributed.is_initialized():
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if seen(count_only=True).count else "gloo"
     torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
     if "LOCAL_RANK" not in os.environ:  # DeepSpeed asks for it, and nobody else while the run lasts
         os.environ["LOCAL_RANK"] = "0"
