@@ -23,8 +23,6 @@ from typing import Any
 
 def main(file: str) -> None:
     plan = json.loads(Path(file).read_text(encoding="utf-8"))
-    if any(str(settings.get("strategy")).startswith("zero") for settings in plan["runs"].values()):
-        leave_sums_to_gloo()
     agent = {name: os.environ[name] for name in ("MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")}
     for number, (name, settings) in enumerate(plan["runs"].items()):
         # A run ends its group of processes; the next one meets as ranks do that were started again, at a port of its
@@ -34,18 +32,6 @@ def main(file: str) -> None:
             outcome = train_one(settings | {"output_dir": str(Path(plan["folder"], name))})
         result = Path(plan["folder"], f"{name}-rank-{os.environ['RANK']}.json")
         result.write_text(json.dumps(outcome | {"ended": time.time()}), encoding="utf-8")
-
-
-def leave_sums_to_gloo() -> None:
-    """Let DeepSpeed sum as it does where its operator for shared memory cannot be built.
-
-    Compiling that operator takes a minute of a core in every new environment, and its processes wait for each other
-    in busy loops, which take the cores from what they wait for. It serves CPUs alone.
-    """
-    from deepspeed import ops
-
-    assert "deepspeed_shm_comm" in ops.__compatible_ops__
-    ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 @contextmanager

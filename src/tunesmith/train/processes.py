@@ -95,6 +95,17 @@ def connect_with_itself() -> None:
         _LENT.append("LOCAL_RANK")
 
 
+def leave_sums_to_gloo() -> None:
+    """Let DeepSpeed sum on CPUs by torch's own group of processes.
+
+    Else it compiles an operator for shared memory, a minute of a core in every new environment, whose processes then
+    wait for each other in busy loops, which take the cores from what they wait for.
+    """
+    from deepspeed import ops
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 _LENT: list[str] = []
 """Variables that a process has only while it is a group of its own."""
 _LEFT: list[object] = []

@@ -58,6 +58,7 @@ from tunesmith.train.processes import (
     connected,
     disconnect,
     is_main_process,
+    leave_sums_to_gloo,
     process_seed,
     running,
     use_fresh_store,
@@ -196,6 +197,8 @@ def trainer_arguments(setup: Setup) -> Arguments:
     """The trainer's configuration. Making it connects the processes, among which weights may be spread while they
     load."""
     if setup.strategy.uses_deepspeed:
+        if setup.device.kind == "cpu":
+            leave_sums_to_gloo()
         connect_with_itself()
     in_pieces = loads_in_pieces(setup.resolved, setup.strategy, setup.processes.total)
     keywords = setup.arguments | strategy_keywords(setup.strategy, in_pieces=in_pieces)

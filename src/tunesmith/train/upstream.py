@@ -43,6 +43,12 @@ class Touched:
 
 TOUCHED: tuple[Touched, ...] = (
     Touched(
+        "deepspeed.ops.__compatible_ops__",
+        "on CPUs it compiles an operator that waits in busy loops, see processes.leave_sums_to_gloo",
+        "https://github.com/deepspeedai/DeepSpeed/blob/master/deepspeed/comm/torch.py",
+        "deepspeed<0.20",
+    ),
+    Touched(
         "torch.distributed.distributed_c10d._world",
         "a group that is freed while its threads work waits for them for ever, see processes.disconnect",
         "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/csrc/distributed/c10d/ProcessGroupGloo.cpp",

@@ -9,7 +9,7 @@ import pytest
 import torch.distributed
 
 from helpers import logged, run_training, story_rows, tensors
-from tunesmith.train.processes import connect_with_itself, disconnect
+from tunesmith.train.processes import connect_with_itself, disconnect, leave_sums_to_gloo
 
 SHORT: dict[str, Any] = {"max_steps": 3, "per_device_train_batch_size": 2, "target_modules": "all-linear"}
 
@@ -71,3 +71,20 @@ def test_a_process_can_be_a_group_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     disconnect()
     assert not torch.distributed.is_initialized()
     assert "LOCAL_RANK" not in os.environ
+
+
+def test_deepspeed_compiles_nothing_to_sum_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks this table before it builds the operator; a name that is gone would let it compile again."""
+    import importlib
+    import inspect
+
+    from deepspeed import ops
+    from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
+
+    monkeypatch.setattr(ops, "__compatible_ops__", dict(ops.__compatible_ops__))
+    assert ShareMemCommBuilder.NAME in ops.__compatible_ops__
+    assert "__compatible_ops__.get(builder.NAME" in inspect.getsource(
+        importlib.import_module("deepspeed.comm.torch").build_shm_op
+    )
+    leave_sums_to_gloo()
+    assert ops.__compatible_ops__[ShareMemCommBuilder.NAME] is False
