@@ -19,7 +19,7 @@ from peft.tuners.lora import Embedding, Linear
 from peft.tuners.lora.layer import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
@@ -29,7 +29,7 @@ from tunesmith.model import source
 from tunesmith.model.adapter_config import read_lora_config
 from tunesmith.model.adapters import load_adapter_strictly
 from tunesmith.model.headers import INDEX, read_headers
-from tunesmith.model.internals import keeps_some_weights_in_float32
+from tunesmith.model.internals import keeps_some_weights_in_float32, without_weights
 from tunesmith.model.load import ModelSpec
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.quantize import quantization_config, rounded_as_loaded
@@ -60,10 +60,7 @@ def open_base(how: ModelSpec) -> Base:
     found = open_checked(section)
     folder = source.local_folder(found.located, section.revision)
     files = {name: header.file for name, header in read_headers(folder).items()}
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            found.config, dtype=torch.float32, trust_remote_code=found.keywords["trust_remote_code"]
-        )
+    model = without_weights(found.config, dtype=torch.float32, trust_remote_code=found.keywords["trust_remote_code"])
     return Base(files, model, found.located)
 
 

@@ -7,8 +7,11 @@ docs/decisions/private_api.md lists them with those of the other rooms.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 
@@ -61,3 +64,32 @@ def spreading_config() -> Any | None:
     integration: Any = sys.modules.get("transformers.integrations.deepspeed")  # importing it imports DeepSpeed
     reference = None if integration is None else integration._hf_deepspeed_config_weak_ref
     return None if reference is None else reference()
+
+
+@contextmanager
+def not_spread() -> Iterator[None]:
+    """Let transformers build models whole meanwhile: while ZeRO-3 trains, it would cut up whatever one process builds,
+    and wait there for the others, which build nothing."""
+    known = spreading_config()
+    if known is None:
+        yield
+        return
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(known)
+
+
+def without_weights(config: PreTrainedConfig, **keywords: Any) -> PreTrainedModel:
+    """A model of this configuration without weights (the meta device), built in this process alone.
+
+    Args:
+        config: the model's configuration.
+        **keywords: of ``AutoModelForCausalLM.from_config``.
+    """
+    with torch.device("meta"), not_spread():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **keywords)
+    return model

@@ -14,12 +14,12 @@ import ctypes
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy
-from tunesmith.model.internals import spreading_config
+from tunesmith.model.internals import not_spread
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.quantize import is_quantized
 
@@ -56,22 +56,13 @@ def opens_files(strategy: Strategy) -> bool:
 @contextmanager
 def loading(strategy: Strategy, *, in_pieces: bool) -> Iterator[None]:
     """Tell transformers meanwhile whether the weights that it loads are to be spread."""
-    known = spreading_config()
     before = {name: os.environ.get(name) for name in FSDP_LOADS_IN_PIECES}
     if in_pieces:
         _tell_fsdp2() if strategy.name == "fsdp2" else _connect_deepspeed()
-    elif known is not None:
-        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-        unset_hf_deepspeed_config()
     try:
-        with memory_returned() if in_pieces else nullcontext():
+        with memory_returned() if in_pieces else not_spread():
             yield
     finally:
-        if known is not None:
-            from transformers.integrations.deepspeed import set_hf_deepspeed_config
-
-            set_hf_deepspeed_config(known)
         for name, value in before.items():
             os.environ.pop(name, None)
             os.environ |= {} if value is None else {name: value}

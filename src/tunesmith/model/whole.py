@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -30,6 +30,7 @@ from tunesmith.errors import ModelError
 from tunesmith.model import headers, source
 from tunesmith.model.digests import check_finite
 from tunesmith.model.headers import FLOATING, Header, few
+from tunesmith.model.internals import without_weights
 from tunesmith.model.quantize import check_not_quantized
 
 MANY_LAYERS = 512
@@ -107,10 +108,9 @@ def check_headers(
     """``check_whole`` for headers that were read elsewhere."""
     _check_number_of_layers(found, config, where)
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                deepcopy(config), dtype=torch.float32, trust_remote_code=trust_remote_code, attn_implementation="eager"
-            )
+        model = without_weights(
+            deepcopy(config), dtype=torch.float32, trust_remote_code=trust_remote_code, attn_implementation="eager"
+        )
     except Exception as error:  # the library raises many kinds here, and all mean the same to the user
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"the model cannot be built from its configuration ({reason[:400]})", where=where) from error

@@ -11,12 +11,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import LlamaConfig
 from transformers.integrations import deepspeed
 from transformers.integrations.fsdp import is_fsdp_enabled
 
 from helpers import resolved_from
 from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.model import spread
+from tunesmith.model.internals import without_weights
 from tunesmith.model.memory import host
 from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.spread import loading, loads_in_pieces, memory_returned, opens_files
@@ -98,6 +100,20 @@ def test_nothing_is_lost_when_memory_goes_back(tmp_path: Path) -> None:
         assert torch.equal(mapped["a"], tensors["a"])
     assert torch.equal(mapped["a"], tensors["a"])
     assert torch.equal(mapped["b"], tensors["b"] + 1)
+
+
+def test_shapes_are_built_whole_while_zero3_trains(zero3_known: Any) -> None:
+    """One process asks for them, at a save; cut up, it would wait for the others for ever."""
+    model = without_weights(LlamaConfig(num_hidden_layers=1, hidden_size=32, intermediate_size=8, vocab_size=8))
+    assert not any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    assert model.lm_head.weight.shape == (8, 32)
+    assert deepspeed.is_deepspeed_zero3_enabled()
+
+
+def test_one_function_builds_shapes() -> None:
+    root = Path(spread.__file__).parents[1]
+    users = [path.name for path in root.rglob("*.py") if "AutoModelForCausalLM.from_config" in path.read_text()]
+    assert users == ["internals.py"]
 
 
 def test_weights_that_zero3_spread_count_whole() -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.model import source
 from tunesmith.model.adapters import attach_adapter, check_targets, lora_config
+from tunesmith.model.internals import without_weights
 from tunesmith.model.parameters import tensor_bytes
 from tunesmith.model.precision import Precision, weights_dtype
 from tunesmith.model.quantize import check_not_quantized, is_quantized
@@ -67,13 +68,12 @@ def bare_skeleton(resolved: Resolved, dtype: torch.dtype = torch.float32) -> Pre
     try:
         model_config = AutoConfig.from_pretrained(located, **keywords)
         check_not_quantized(model_config, section.model_name_or_path)
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                model_config,
-                trust_remote_code=keywords["trust_remote_code"],
-                dtype=dtype,
-                attn_implementation="eager" if section.attn_implementation == "eager" else None,
-            )
+        model = without_weights(
+            model_config,
+            trust_remote_code=keywords["trust_remote_code"],
+            dtype=dtype,
+            attn_implementation="eager" if section.attn_implementation == "eager" else None,
+        )
     except ModelError:
         raise
     except Exception as error:  # the library raises many kinds here, and all mean the same to the user
