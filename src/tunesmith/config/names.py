@@ -245,6 +245,20 @@ ANSWERED: dict[str, Spelling] = {
 """Names of other programs that change nothing here; a value that wants something is refused with the equivalent."""
 
 
+def in_sections(homes: Mapping[str, tuple[str, ...]]) -> dict[str, Spelling]:
+    """Every ``section.name`` of a dialect that has sections, by the common names.
+
+    Args:
+        homes: section of the dialect -> the schema's sections whose settings may stand in it.
+    """
+    table: dict[str, Spelling] = {}
+    for section, inside in homes.items():
+        of_schema = (path.split(".") for path in leaf_paths())
+        table |= {f"{section}.{name}": Spelling(f"{home}.{name}") for home, name in of_schema if home in inside}
+        table |= {f"{section}.{name}": one for name, one in SPELLINGS.items() if one.path.split(".")[0] in inside}
+    return table
+
+
 class NameTable:
     """Looks names up: a dialect's spellings first, then dotted paths, flat standard names and common spellings."""
 

@@ -10,12 +10,11 @@ from tunesmith.config.names import (
     NameTable,
     Spelling,
     dtype_name,
-    leaf_paths,
+    in_sections,
     modules,
     newest_checkpoint,
     unset_is_empty,
 )
-from tunesmith.config.names import SPELLINGS as COMMON
 
 
 def column(expected: str) -> Convert:
@@ -78,14 +77,8 @@ HOMES: dict[str, tuple[str, ...]] = {
 
 
 def _names() -> NameTable:
-    table: dict[str, Spelling] = {}
-    for section, inside in HOMES.items():
-        for path in leaf_paths():
-            if path.split(".")[0] in inside:
-                table[f"{section}.{path.split('.')[1]}"] = Spelling(path)
-        for name, spelling in COMMON.items():
-            if spelling.path.split(".")[0] in inside:
-                table[f"{section}.{name}"] = spelling
+    table = in_sections(HOMES)
+    for section in HOMES:
         table |= {f"{section}.{name}": spelling for name, spelling in ANSWERED.items()}
     return NameTable(table | SPELLINGS)
 

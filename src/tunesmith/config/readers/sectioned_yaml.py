@@ -16,12 +16,11 @@ from tunesmith.config.names import (
     NameTable,
     Spelling,
     UnknownName,
-    leaf_paths,
+    in_sections,
     modules,
     unknown_name,
     unset_is_empty,
 )
-from tunesmith.config.names import SPELLINGS as COMMON
 from tunesmith.config.readers.yaml_lines import Lines, read_yaml
 from tunesmith.config.schema import SECTIONS as SCHEMA_SECTIONS
 from tunesmith.errors import ConfigError
@@ -97,15 +96,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 
 def _section_table() -> dict[str, Spelling]:
     """Every ``section.name`` that a file may hold."""
-    homes = HOMES | {section: (section,) for section in SCHEMA_SECTIONS if section not in HOMES}
-    table: dict[str, Spelling] = {}
-    for section, inside in homes.items():
-        for path in leaf_paths():
-            if path.split(".")[0] in inside:
-                table[f"{section}.{path.split('.')[1]}"] = Spelling(path)
-        for name, spelling in COMMON.items():
-            if spelling.path.split(".")[0] in inside:
-                table[f"{section}.{name}"] = spelling
+    table = in_sections(HOMES | {section: (section,) for section in SCHEMA_SECTIONS if section not in HOMES})
     for section in ("model", "dataset", "training"):
         table |= {f"{section}.{name}": spelling for name, spelling in ANSWERED.items()}
     return table | SPELLINGS
