@@ -8,16 +8,11 @@ from typing import Any
 from datasets import Dataset
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.data.batching import Batching, BatchRows, filler, joined
+from tunesmith.data.batching import BatchRows, filler, joined
 from tunesmith.data.families import families
 from tunesmith.data.masking import Example
 from tunesmith.data.stream import ExampleStream
-
-
-def rows_layout(resolved: Resolved) -> Batching:
-    """The layout as far as it decides which examples share a row of the data set: ``auto`` leaves each in its own."""
-    wanted = resolved.config.training.batching
-    return "padded" if wanted == "auto" else wanted
+from tunesmith.train.order import rows_layout
 
 
 def training_rows(examples: Sequence[Example] | ExampleStream, resolved: Resolved, num_processes: int) -> Dataset:

@@ -11,8 +11,14 @@ import torch
 from torch.utils.data import BatchSampler, RandomSampler
 
 from tunesmith.config.resolve import Resolved
-from tunesmith.data.batching import LengthGroupedSampler
+from tunesmith.data.batching import Batching, LengthGroupedSampler
 from tunesmith.data.families import family_order
+
+
+def rows_layout(resolved: Resolved) -> Batching:
+    """The layout as far as it decides which examples share a row of the data set: ``auto`` leaves each in its own."""
+    wanted = resolved.config.training.batching
+    return "padded" if wanted == "auto" else wanted
 
 
 def epoch_order(

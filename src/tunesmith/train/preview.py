@@ -19,8 +19,7 @@ from tunesmith.data.preview import PreviewRow, RowViewer, TokenReader, Which, ro
 from tunesmith.data.row import Row
 from tunesmith.data.selection import load_rows
 from tunesmith.data.stream import ExampleStream
-from tunesmith.train.dataset import rows_layout
-from tunesmith.train.order import batches
+from tunesmith.train.order import batches, rows_layout
 from tunesmith.train.prepare import data_section
 from tunesmith.train.processes import running
 from tunesmith.train.setup import Setup, set_up
