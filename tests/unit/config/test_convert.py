@@ -59,6 +59,9 @@ def _strategy(annotation: Any) -> SearchStrategy[Any]:
         patterns = [limit.pattern for limit in limits if getattr(limit, "pattern", None)]
         if patterns:
             return st.from_regex(re.compile(patterns[0], re.ASCII), fullmatch=True)
+        highest = [limit.le for limit in limits if getattr(limit, "le", None) is not None]
+        if arguments[0] is int and highest:
+            return st.integers(1, int(min(highest)))
         rules = [mark.func for mark in arguments[1:] if isinstance(mark, AfterValidator)]
         return _strategy(arguments[0]).filter(lambda value: all(_takes(rule, value) for rule in rules))
     if origin in (typing.Union, types.UnionType):
