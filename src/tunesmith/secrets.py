@@ -15,13 +15,20 @@ from typing import Any
 NAMES = re.compile(
     r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|API_?KEY|KEY|KEY_ID|DSN)(?:_|$)", re.IGNORECASE
 )
-"""Names of environment variables that hold secrets."""
+"""Names of environment variables that hold secrets: their values are looked for wherever words are written."""
+SUSPECTS = re.compile(r"TOKEN(?!IZER)|KEY|SECRET|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|(?:^|_)AUTH(?:_|$)", re.IGNORECASE)
+"""Names that may stand for one: refusing to read too many costs a setting, hiding their values would cost words."""
 SHORTEST = 8
 """Characters of the shortest value that is taken for a secret; a shorter one would be found in innocent words."""
 
 DUMPED = 6
 """Variables with their values in one text from which on it is a dump of the environment."""
 _DUMP = "<environment>"
+
+
+def may_be_secret(name: str) -> bool:
+    """Whether an environment variable of this name is better not read into a setting."""
+    return bool(SUSPECTS.search(name))
 
 
 def secret_in(text: str) -> str | None:

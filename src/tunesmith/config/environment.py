@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 
 from tunesmith.config.urls import has_credentials
 from tunesmith.errors import ConfigError, UnsafeError
-from tunesmith.secrets import secret_in
+from tunesmith.secrets import may_be_secret, secret_in
 
 READABLE = (
     "CUDA_VISIBLE_DEVICES", "HF_HOME", "HOME", "HOSTNAME", "LOCAL_RANK", "RANK", "SCRATCH", "SLURM_ARRAY_TASK_ID",
@@ -16,7 +15,6 @@ READABLE = (
 """What the code of a configuration file may read; none of them holds a secret."""
 NEEDED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")
 """What a child process needs besides, to run at all."""
-_SECRET = re.compile(r"TOKEN(?!IZER)|KEY|SECRET|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|(?:^|_)AUTH(?:_|$)", re.IGNORECASE)
 _MISSING = object()
 
 
@@ -33,7 +31,7 @@ def variable(name: str, where: str | None = None, default: object = _MISSING) ->
         ConfigError: it is not set, and there is no default.
     """
     value = os.environ.get(name, "")
-    if _SECRET.search(name) or secret_in(value) or has_credentials(value):
+    if may_be_secret(name) or secret_in(value) or has_credentials(value):
         raise UnsafeError(
             f"the environment variable {name} is not read: it may hold a secret, and settings are stored with the run",
             where=where,
