@@ -24,7 +24,7 @@ from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
 from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
-from tunesmith.model.adapters import attach_adapter, base_of, load_adapter_strictly, lora_config
+from tunesmith.model.adapters import base_of, load_adapter_strictly, lora_config, new_adapter
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
 from tunesmith.model.internals import supports_sdpa
@@ -89,7 +89,7 @@ def load_model(
         adapter = lora_config(config.adapter)
         if new_tokens:
             trained_rows(model, adapter, new_tokens)
-        model = attach_adapter(model, adapter)
+        model = new_adapter(model, adapter, written=resolved.explicit("adapter.target_modules"))
     if config.training.gradient_checkpointing:
         enable_checkpointing(model)
     align_types(model)

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.model import source
-from tunesmith.model.adapters import attach_adapter, check_targets, lora_config
+from tunesmith.model.adapters import lora_config, new_adapter
 from tunesmith.model.internals import without_weights
 from tunesmith.model.parameters import tensor_bytes
 from tunesmith.model.precision import Precision, weights_dtype
@@ -44,9 +44,8 @@ def skeleton(resolved: Resolved, precision: Precision, dtype: torch.dtype | None
         _hold_in_few_bits(model, precision)
     if config.adapter.use_lora:
         adapter = lora_config(config.adapter)
-        check_targets(model, adapter)
-        adapter.init_lora_weights = True  # values do not matter here, and some kinds take them out of the weights
-        return cast(PreTrainedModel, attach_adapter(model, adapter))
+        written = resolved.explicit("adapter.target_modules")
+        return cast(PreTrainedModel, new_adapter(model, adapter, written=written, values=False))
     return model
 
 
