@@ -5,7 +5,7 @@ Nothing is downloaded. The sizes are the least at which every kind of layer of t
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ SIZES: dict[str, Any] = {
     "hidden_size": 64, "d_model": 64, "n_embd": 64, "dim_model": 64,
     "intermediate_size": 96, "ffn_dim": 96, "n_inner": 96, "moe_intermediate_size": 32, "ffn_hidden_size": 96,
     "shared_expert_intermediate_size": 32, "moe_shared_expert_intermediate_size": 32, "shared_intermediate_size": 32,
-    "dense_intermediate_size": 96, "intermediate_size_mlp": 96, "expert_ffn_hidden_size": 32, "attention_hidden_size": 64,
+    "dense_intermediate_size": 96, "intermediate_size_mlp": 96, "expert_ffn_hidden_size": 32,
+    "attention_hidden_size": 64,
     "num_hidden_layers": 4, "n_layer": 4, "num_layers": 4, "n_layers": 4,
     "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4, "num_key_value_heads": 2, "num_kv_heads": 2,
     "head_dim": 16, "kv_channels": 16, "attention_head_dim": 16,
@@ -103,8 +104,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("gemma3_text", {"layer_types": ["sliding_attention", "full_attention"] * 2}),
     Kind("gemma3n_text", {"layer_types": ["sliding_attention", "full_attention"] * 2, "intermediate_size": [96] * 4,
                           "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0]}),
-    Kind("gemma4_text", {"layer_types": ["sliding_attention", "full_attention"] * 2, "global_head_dim": 16, "head_dim": 16,
-                         "num_key_value_heads": 2}),
+    Kind("gemma4_text", {"layer_types": ["sliding_attention", "full_attention"] * 2, "global_head_dim": 16,
+                         "head_dim": 16,                         "num_key_value_heads": 2}),
     Kind("glm"),
     Kind("glm4"),
     Kind("glm4_moe"),
@@ -209,6 +210,7 @@ def configuration(kind: Kind) -> Any:
     Raises:
         ValueError: the installed transformers does not know it.
     """
+    from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if kind.name not in CONFIG_MAPPING:
@@ -219,12 +221,10 @@ def configuration(kind: Kind) -> Any:
     for name, value in SIZES.items():
         if name in kind.drop:
             continue
-        try:
-            known = getattr(usual, name, None)
-        except Exception:  # a setting of single layers; transformers has a kind of its own for asking the whole
-            continue
-        if isinstance(known, int) and not isinstance(known, bool):
-            small[name] = value
+        with suppress(AttributeError, AmbiguousGlobalPerLayerAttributeError):  # some belong to single layers
+            known = getattr(usual, name)
+            if isinstance(known, int) and not isinstance(known, bool):
+                small[name] = value
     return library(**small | kind.settings)
 
 

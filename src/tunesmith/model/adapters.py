@@ -29,7 +29,6 @@ from tunesmith.model.internals import names_taken_as_they_are, translate_names
 from tunesmith.model.new_tokens import make_room, num_embeddings, rows_wanted
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.roles import is_linear
-from tunesmith.model.targets import settle_targets
 from tunesmith.notices import notify
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -184,29 +183,6 @@ def check_rank(model: PreTrainedModel, config: LoraConfig) -> None:
             f"the adapter's rank {rank} is greater than any of the model's layers is wide",
             remedy="set a smaller lora_r",
         )
-
-
-def new_adapter(
-    model: PreTrainedModel, config: LoraConfig, *, written: bool = True, values: bool = True
-) -> PeftModel:
-    """Put the adapter of a run on its model: the settings' words for weights become names, see ``settle_targets``.
-
-    Args:
-        model: without adapters.
-        config: the settings; it is changed.
-        written: whether somebody wrote ``target_modules``.
-        values: false for a model whose weights do not matter: some initial values are taken out of them.
-
-    Raises:
-        ModelError: as ``settle_targets`` and ``attach_adapter``.
-    """
-    ruled = settle_targets(model, config, written=written)
-    check_targets(model, config)
-    if not values:
-        config.init_lora_weights = True
-    adapted: Any = attach_adapter(model, config)
-    adapted.ruled_targets = ruled
-    return adapted  # type: ignore[no-any-return]
 
 
 def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:

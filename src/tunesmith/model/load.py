@@ -24,9 +24,10 @@ from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
 from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
-from tunesmith.model.adapters import base_of, load_adapter_strictly, lora_config, new_adapter
+from tunesmith.model.adapters import base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
+from tunesmith.model.fresh import leave_out_silent, new_adapter
 from tunesmith.model.internals import supports_sdpa
 from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.new_tokens import give_rows, trained_rows
@@ -89,7 +90,8 @@ def load_model(
         adapter = lora_config(config.adapter)
         if new_tokens:
             trained_rows(model, adapter, new_tokens)
-        model = new_adapter(model, adapter, written=resolved.explicit("adapter.target_modules"))
+        fresh = new_adapter(model, adapter, written=resolved.explicit("adapter.target_modules"))
+        model = leave_out_silent(fresh, adapter, precision, torch.device(str(device)))
     if config.training.gradient_checkpointing:
         enable_checkpointing(model)
     align_types(model)

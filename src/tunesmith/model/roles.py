@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -186,7 +187,7 @@ def _role(path: Path, text: torch.nn.Module) -> Role:
     inside = False
     if text is not path[0][1] and not any(module is text for _, module in path):
         return "other_modality"
-    for (_, owner), (name, module) in zip(path, path[1:], strict=False):
+    for (_, owner), (name, module) in pairwise(path):
         inside = inside or isinstance(owner, torch.nn.ModuleList)
         if not inside:
             continue  # the model around its layers
@@ -233,9 +234,7 @@ def _is_bias(name: str) -> bool:
 # obstacles ------------------------------------------------------------------------------------------------------------
 
 
-def _obstacle(
-    path: Path, name: str, role: Role, shape: torch.Size, *, several: bool, in_module: bool
-) -> str | None:
+def _obstacle(path: Path, name: str, role: Role, shape: torch.Size, *, several: bool, in_module: bool) -> str | None:
     """Why no adapter can sit on a weight."""
     module = path[-1][1]
     if role in ("vector", "convolution", "embedding", "head"):

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from tunesmith.errors import ModelError
 from tunesmith.model.internals import names_that_peft_renames
 from tunesmith.model.precision import mutates_base
-from tunesmith.model.roles import PATTERNS, Weight, weights_of
+from tunesmith.model.roles import PATTERNS, Weight
 from tunesmith.notices import notify
 
 ALL_LINEAR = "all-linear"
@@ -41,7 +41,9 @@ class Chosen:
     """By ``all-linear``, a role, or a default that follows the architecture."""
 
 
-def settle_targets(model: PreTrainedModel, config: LoraConfig, *, written: bool) -> frozenset[str]:
+def settle_targets(
+    model: PreTrainedModel, config: LoraConfig, weights: Sequence[Weight], *, written: bool
+) -> frozenset[str]:
     """Put into an adapter's configuration the names of the weights that its settings mean on this model.
 
     A configuration of plain names of layers stays as it is. Where PEFT itself would take a name for something else
@@ -50,6 +52,7 @@ def settle_targets(model: PreTrainedModel, config: LoraConfig, *, written: bool)
     Args:
         model: without adapters; weights are not needed.
         config: the adapter's settings; it is changed.
+        weights: those of the model.
         written: whether somebody wrote ``target_modules``; a default gives way to the architecture's own names.
 
     Returns:
@@ -61,7 +64,6 @@ def settle_targets(model: PreTrainedModel, config: LoraConfig, *, written: bool)
     words = _words(config.target_modules)
     if words is None and not config.target_parameters:
         return frozenset()
-    weights = weights_of(model)
     if not written and words is not None and not _all_there(words, weights):
         notify(
             f"target_modules is left at {', '.join(words)}, which this model does not have: its attention layers get "
@@ -72,7 +74,7 @@ def settle_targets(model: PreTrainedModel, config: LoraConfig, *, written: bool)
         return frozenset()
     chosen = _choose(words or [], weights, config)
     kept = _without_excluded(chosen, weights, config)
-    _write_names(model, config, [*kept.written.values(), *kept.ruled.values()], weights, keep=words is None)
+    name_weights(model, config, {*kept.written, *kept.ruled}, weights, keep_modules=words is None)
     return frozenset(weight.target for weight in kept.ruled.values())
 
 
@@ -87,9 +89,7 @@ def _all_there(words: Sequence[str], weights: Sequence[Weight]) -> bool:
     return all(word in (ALL_LINEAR, *PATTERNS) or any(_ends(w.target, word) for w in weights) for word in words)
 
 
-def _needs_rule(
-    words: Sequence[str], model: PreTrainedModel, weights: Sequence[Weight], config: LoraConfig
-) -> bool:
+def _needs_rule(words: Sequence[str], model: PreTrainedModel, weights: Sequence[Weight], config: LoraConfig) -> bool:
     """Whether some word is more than the name of layers as PEFT understands it."""
     excluded = [] if isinstance(config.exclude_modules, str) else list(config.exclude_modules or ())
     if config.target_parameters or any(word in PATTERNS or word == ALL_LINEAR for word in (*words, *excluded)):
@@ -172,7 +172,7 @@ def _fused(word: str, words: Sequence[str], weights: Sequence[Weight]) -> list[W
         if leaf in pair and lost and any(_ends(w.name, "gate_up_proj") for w in whole):
             raise ModelError(
                 f"target_modules: the experts hold {' and '.join(pair)} in one parameter, and {lost[0]} is not named",
-                remedy=f"name both, or use experts for all of their weights and shared_experts, mlp for the others'",
+                remedy="name both, or use experts for all of their weights and shared_experts, mlp for the others'",
             )
     return whole
 
@@ -237,19 +237,29 @@ def _layer(name: str, config: LoraConfig) -> int | None:
 # names ----------------------------------------------------------------------------------------------------------------
 
 
-def _write_names(
-    model: PreTrainedModel, config: LoraConfig, kept: Sequence[Weight], weights: Sequence[Weight], *, keep: bool
+def name_weights(
+    model: PreTrainedModel,
+    config: LoraConfig,
+    chosen: Collection[str],
+    weights: Sequence[Weight],
+    *,
+    keep_modules: bool = False,
 ) -> None:
-    """Names of the chosen weights as ``target_modules`` and ``target_parameters``, as short as they stay clear.
+    """Put weights into ``target_modules`` and ``target_parameters``, under names as short as they stay clear.
 
     Args:
-        keep: leave ``target_modules``, a regular expression, as it is.
+        model: without adapters.
+        config: the adapter's configuration; it is changed.
+        chosen: names of weights.
+        weights: all weights of the model.
+        keep_modules: leave ``target_modules``, a regular expression, as it is.
     """
+    kept = [weight for weight in weights if weight.name in chosen]
     renamed = names_that_peft_renames(model)
     modules = {w.target for w in kept if w.in_module and w.target.rpartition(".")[2] not in renamed}
     parameters = {w.name for w in kept} - {f"{target}.weight" for target in modules}
     everything = {name for name, _ in model.named_modules() if name}
-    if not keep:
+    if not keep_modules:
         config.target_modules = set(shortest(modules, everything))
         config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     config.target_parameters = shortest(parameters, {weight.name for weight in weights}) or None

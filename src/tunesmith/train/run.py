@@ -24,6 +24,7 @@ from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.save import make_portable
+from tunesmith.model.fresh import coverage_of
 from tunesmith.model.head import Head, inspect_head
 from tunesmith.model.internals import attention_of
 from tunesmith.model.layout import Layout, expected_layout, settle_layout
@@ -369,6 +370,7 @@ def describe(setup: Setup, trainer: Trainer) -> dict[str, Any]:
             "eval_fingerprint": data.eval_fingerprint,
             "template_date": data.builder.template_date,
         },
+        "coverage": coverage_of(trainer.accelerator.unwrap_model(trainer.model)),
         "layout": {"batching": trainer.layout.batching, "reason": trainer.layout.reason},
         "plan": asdict(setup.plan),
         "strategy": {"name": setup.strategy.name, "origin": setup.strategy.origin},

@@ -12,7 +12,8 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.model import source
-from tunesmith.model.adapters import lora_config, new_adapter
+from tunesmith.model.adapters import lora_config
+from tunesmith.model.fresh import new_adapter
 from tunesmith.model.internals import without_weights
 from tunesmith.model.parameters import tensor_bytes
 from tunesmith.model.precision import Precision, weights_dtype
