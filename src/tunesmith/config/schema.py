@@ -266,6 +266,8 @@ class TrainingSection(Section):
     """Share of all steps over which the learning rate rises from 0."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate rises from 0; when positive it beats ``warmup_ratio``."""
+    router_aux_loss_coef: NonNegativeFloat | None = None
+    """Factor of the loss that keeps a model's experts equally busy; unset, it is not added."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9

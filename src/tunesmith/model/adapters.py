@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -25,10 +24,10 @@ from tunesmith.errors import ModelError, UnsafeError
 from tunesmith.model.adapter_config import ADAPTER_CONFIG, check_patterns, read_lora_config
 from tunesmith.model.fingerprint import is_fingerprint_of
 from tunesmith.model.headers import few
-from tunesmith.model.internals import names_taken_as_they_are, translate_names
+from tunesmith.model.internals import names_taken_as_they_are
 from tunesmith.model.new_tokens import make_room, num_embeddings, rows_wanted
+from tunesmith.model.placing import drop_out, prepare_for_peft
 from tunesmith.model.precision import mutates_base
-from tunesmith.model.roles import is_linear
 from tunesmith.notices import notify
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -197,62 +196,20 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """
     check_targets(model, config)
     check_rank(model, config)
-    dropout, named = _prepare_for_peft(model, config)
+    dropout, named = prepare_for_peft(model, config)
     try:
         with names_taken_as_they_are():
             adapted = get_peft_model(model, config)
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"the adapter does not fit the model ({error})") from error
     config.target_modules, config.target_parameters = named
-    _drop_out(adapted, dropout, config)
+    drop_out(adapted, dropout, config)
     _check_layers(adapted, config)
     _hold_trained_layers_in_float32(adapted)
     if mutates_base(config.init_lora_weights):
         holder: Any = adapted
         holder.initial_adapter = {name: tensor.clone() for name, tensor in adapter_tensors(adapted).items()}
     return adapted
-
-
-def _prepare_for_peft(model: PreTrainedModel, config: LoraConfig) -> tuple[float, tuple[Any, Any]]:
-    """Name each weight as PEFT is to treat it here; returns the dropout and the names under which it is saved."""
-    translate_names(model, config)
-    dropout, named = config.lora_dropout, (config.target_modules, config.target_parameters)
-    if not config.target_parameters:
-        return dropout, named
-    layers, bare = set(), set()
-    for name in _parameter_names(model):
-        if any(_matches(name, target) for target in config.target_parameters):
-            layer, _, own = name.rpartition(".")
-            linear = own == "weight" and is_linear(model.get_submodule(layer))
-            (layers if linear else bare).add(layer if linear else name)
-    if layers and not isinstance(config.target_modules, str):
-        config.target_modules = set(config.target_modules or ()) | layers
-        config.target_parameters = sorted(bare) or None
-    else:
-        config.target_parameters = sorted(bare | {f"{layer}.weight" for layer in layers})
-    config.lora_dropout = 0.0
-    return dropout, named
-
-
-def _parameter_names(model: torch.nn.Module) -> Iterator[str]:
-    """Names of all parameters, those that stand packed behind a parametrization under their own."""
-    for name, _ in model.named_parameters():
-        place, _, rest = name.partition(".parametrizations.")
-        yield f"{place}.{rest.partition('.')[0]}" if rest else name
-
-
-def _drop_out(adapted: PeftModel, dropout: float, config: LoraConfig) -> None:
-    """Give the layers the dropout that PEFT refuses beside bare parameters, and say where there is none."""
-    if not dropout or config.lora_dropout == dropout:
-        return
-    reached = False
-    for layer in adapted.modules():
-        if isinstance(layer, ParamWrapper):
-            reached = True
-        elif isinstance(layer, LoraLayer) and "default" in layer.lora_dropout:
-            layer.lora_dropout["default"] = torch.nn.Dropout(dropout)
-    if reached:
-        notify(f"lora_dropout {dropout:g} acts on layers; experts that lie in one parameter have none (PEFT)")
 
 
 def adapter_tensors(model: PeftModel, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:

@@ -37,6 +37,7 @@ from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.report import belongings, record
 from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, strategy_keywords
+from tunesmith.train.balance import tell_unused
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
 from tunesmith.train.checkpoint import MANIFEST, Checkpoint, list_checkpoints
 from tunesmith.train.folder import (
@@ -227,10 +228,12 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
+        router_aux_loss_coef=training.router_aux_loss_coef,
         complete_checkpoint=lambda saved: _complete(setup, model, contract, saved),
         callbacks=list(_callbacks(setup)),
     )
     trainer.layout, trainer.head = layout, head
+    tell_unused(trainer.accelerator.unwrap_model(trainer.model), training.router_aux_loss_coef)
     trainer.resumed, trainer.rescheduled = setup.resume, setup.continuation.rescheduled
     trainer.remove_callback(PrinterCallback)
     trainer.callback_handler.callbacks = trackers.guard(trainer.callback_handler.callbacks)
