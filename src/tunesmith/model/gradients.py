@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 
 from tunesmith.errors import ModelError
 from tunesmith.model.adapters import attach_adapter
 from tunesmith.model.new_tokens import num_embeddings
 from tunesmith.model.precision import Precision
+from tunesmith.model.roles import is_linear
 from tunesmith.model.separation import can_compute, small_twin
 
 SHORT, LONG = 24, 288
 """Tokens of the row that is asked first, and of the one that is asked where some adapter got nothing: layers that
 compress what lies far behind are silent in short rows."""
-
-_OF_ADAPTER = re.compile(r"\.(?:base_layer\.)*lora_(?:embedding_)?[AB]\b.*$")
 
 
 def without_gradient(adapted: PeftModel, precision: Precision, device: torch.device | None = None) -> list[str]:
@@ -43,7 +43,7 @@ def without_gradient(adapted: PeftModel, precision: Precision, device: torch.dev
     place = place if place.type != "meta" else torch.device("cpu")
     twin = small_twin(base, precision, place)
     silent = {_anywhere(name) for name in _silent(_with_adapter(twin, adapted), precision)}
-    return [name for name in dict.fromkeys(_places(adapted)) if _anywhere(name) in silent]
+    return [name for name in _places(adapted) if _anywhere(name) in silent]
 
 
 def _with_adapter(twin: Any, adapted: PeftModel) -> PeftModel:
@@ -54,14 +54,22 @@ def _with_adapter(twin: Any, adapted: PeftModel) -> PeftModel:
     parameters = sorted(config.target_parameters or ()) or None  # type: ignore[union-attr]
     bare = {name for name, _ in twin.named_parameters()}
     parameters = [end for end in parameters or () if any(name.endswith(f".{end}") for name in bare)] or None
-    modules = [name for name in layers if isinstance(twin.get_submodule(name), torch.nn.Linear)]
+    modules = [name for name in layers if is_linear(twin.get_submodule(name))]
     return attach_adapter(twin, LoraConfig(task_type="CAUSAL_LM", target_modules=modules, target_parameters=parameters))
 
 
-def _places(adapted: PeftModel) -> list[str]:
-    """The module of every trained adapter weight, as the base names it."""
-    names = (name for name, weight in adapted.named_parameters() if weight.requires_grad and "lora_" in name)
-    return [_OF_ADAPTER.sub("", name).removeprefix("base_model.model.") for name in names]
+def _places(adapted: PeftModel) -> dict[str, list[torch.nn.Parameter]]:
+    """Target of every adapter (a layer, or a bare parameter) -> its trained weights."""
+    found: dict[str, list[torch.nn.Parameter]] = {}
+    for name, layer in adapted.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        place = name.removeprefix("base_model.model.").replace(".base_layer", "")
+        if isinstance(layer, ParamWrapper):
+            place = f"{place}.{layer.parameter_name}"
+        parts = (part for part_name in layer.adapter_layer_names for part in [getattr(layer, part_name, None)] if part)
+        found[place] = [weight for part in parts for weight in part.parameters() if weight.requires_grad]
+    return found
 
 
 def _anywhere(name: str) -> str:
@@ -79,7 +87,8 @@ def _silent(adapted: PeftModel, precision: Precision) -> list[str]:
 
 def _asked(adapted: PeftModel, precision: Precision, length: int) -> list[str]:
     base: Any = adapted.get_base_model()
-    trained = [(name, w) for name, w in adapted.named_parameters() if w.requires_grad and "lora_" in name]
+    places = _places(adapted)
+    trained = [(place, weight) for place, weights in places.items() for weight in weights]
     positions = getattr(base.config.get_text_config(), "max_position_embeddings", None) or length
     numbers = torch.Generator().manual_seed(0)
     ids = torch.randint(num_embeddings(base), (1, min(length, positions)), generator=numbers).to(base.device)
@@ -99,5 +108,4 @@ def _asked(adapted: PeftModel, precision: Precision, length: int) -> list[str]:
     finally:
         for module, training in modes.items():
             module.training = training
-    silent = [name for (name, _), gradient in zip(trained, gradients, strict=True) if gradient is None]
-    return list(dict.fromkeys(_OF_ADAPTER.sub("", name).removeprefix("base_model.model.") for name in silent))
+    return list(dict.fromkeys(place for (place, _), one in zip(trained, gradients, strict=True) if one is None))

@@ -6,6 +6,7 @@ docs/decisions/private_api.md lists them with those of the other rooms.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,6 +107,19 @@ def names_that_peft_renames(model: torch.nn.Module) -> frozenset[str]:
     kind = getattr(getattr(model, "config", None), "model_type", None)
     family = conversion._MODEL_TO_CONVERSION_PATTERN.get(kind)
     return frozenset(conversion._MOE_TARGET_MODULE_MAPPING.get(family, {}))
+
+
+def leave_weights_alone(model: PreTrainedModel) -> None:
+    """Switch off that a model divides some of its weights whenever it is put into evaluation mode.
+
+    RWKV does, against overflow in float16: packed weights cannot be divided, and adapters would not be.
+    https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/rwkv/modeling_rwkv.py
+    """
+    for module in model.modules():
+        part: Any = module
+        if hasattr(part, "_rescale_layers"):
+            part.config = copy.deepcopy(part.config)  # the model's own is saved with it
+            part.config.rescale_every = 0
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from transformers import PreTrainedModel
 
 from tunesmith.model.internals import translate_names
+from tunesmith.model.packed import let_peft_adapt_packed_weights
 from tunesmith.model.roles import is_linear
 from tunesmith.notices import notify
 
@@ -35,6 +36,7 @@ def prepare_for_peft(model: PreTrainedModel, config: LoraConfig) -> tuple[float,
     else:
         config.target_parameters = sorted(bare | {f"{layer}.weight" for layer in layers})
     config.lora_dropout = 0.0
+    let_peft_adapt_packed_weights()
     return dropout, named
 
 

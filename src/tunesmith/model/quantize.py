@@ -6,7 +6,7 @@ It loads nothing and trains nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import QuantizationSection
 from tunesmith.errors import ModelError
+from tunesmith.model.packed import packed_weights, packing
 from tunesmith.model.precision import Precision
 from tunesmith.notices import notify
 
@@ -32,17 +33,18 @@ def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
 
 
 def quantization_config(
-    section: QuantizationSection, precision: Precision, *, spread: bool = False
+    section: QuantizationSection, precision: Precision, *, spread: bool = False, heads: Sequence[str] = ("lm_head",)
 ) -> BitsAndBytesConfig | None:
     """The quantization as bitsandbytes takes it (QLoRA, Dettmers et al. 2023; LLM.int8, 2022); None for none.
 
     4-bit layers multiply in ``bnb_4bit_compute_dtype``, which follows the run's precision unless it is set. Linear
     layers are quantized, the output head and everything that is not linear stay as they are.
     """
+    skip = [*section.llm_int8_skip_modules, *heads] if section.llm_int8_skip_modules else None
     if section.load_in_8bit:
         _say_casts_once()
         notify("int8 layers round their inputs to 8 bits by way of float16, whatever the precision of the run")
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
     if not section.load_in_4bit:
         return None
     wanted = section.bnb_4bit_compute_dtype
@@ -53,7 +55,20 @@ def quantization_config(
         bnb_4bit_use_double_quant=section.bnb_4bit_use_double_quant,
         bnb_4bit_compute_dtype=compute,
         bnb_4bit_quant_storage=compute if spread else torch.uint8,
+        llm_int8_skip_modules=skip,
     )
+
+
+def freeze_for_adapters(model: PreTrainedModel) -> None:
+    """Freeze a quantized base; norms and other vectors are computed with in float32, and no matrix is blown up to it.
+
+    PEFT's ``prepare_model_for_kbit_training`` holds everything that is not packed in float32: embeddings, head, and
+    experts that stay in 16 bits.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+        if parameter.is_floating_point() and parameter.dim() < 2 and not hasattr(parameter, "quant_state"):
+            parameter.data = parameter.data.float()
 
 
 def _say_casts_once() -> None:
@@ -95,6 +110,7 @@ def dequantized_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Ten
             weight = _dequantized(module)
             # Conv1D layers hold (in, out) and were transposed when they were quantized
             yield f"{name}.weight", weight.T if module.source_cls is Conv1D else weight
+    yield from packed_weights(model)
 
 
 def use_dequantized_weights(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:
@@ -132,15 +148,20 @@ def rounded_as_loaded(
     Args:
         skeleton: the unquantized model on the meta device; it is changed.
     """
+    from bitsandbytes.functional import dequantize_4bit
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    with packing():
+        quantizer: Any = AutoHfQuantizer.from_config(config, pre_quantized=False)
     quantizer.preprocess_model(model=skeleton, device_map=None)
     quantize = quantizer.get_quantize_ops()
 
     def rounded(name: str, weight: torch.Tensor) -> torch.Tensor:
         if not quantizer.param_needs_quantization(skeleton, name):
             return weight
+        if name in getattr(quantizer, "packed", ()):
+            bits = quantize.convert({name: [weight]}, full_layer_name=name, model=skeleton)[name]
+            return dequantize_4bit(bits.data, bits.quant_state)
         layer = skeleton.get_submodule(name.rpartition(".")[0])
         empty = layer.weight
         layer.weight = quantize.convert({name: [weight]}, full_layer_name=name, model=skeleton)[name]
