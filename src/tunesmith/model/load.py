@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,20 @@ from tunesmith.model.adapters import base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
 from tunesmith.model.fresh import leave_out_silent, new_adapter
-from tunesmith.model.internals import leave_weights_alone, supports_sdpa
+from tunesmith.model.internals import leave_weights_alone, supports_sdpa, without_weights
 from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.new_tokens import give_rows, trained_rows
-from tunesmith.model.packed import packing
+from tunesmith.model.packed import packable, packing
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
-from tunesmith.model.quantize import freeze_for_adapters, is_quantized, keep_one_4bit_kernel, quantization_config
+from tunesmith.model.quantize import (
+    check_promise,
+    freeze_for_adapters,
+    is_quantized,
+    keep_one_4bit_kernel,
+    quantization_config,
+)
+from tunesmith.model.roles import weights_of
 from tunesmith.model.spread import loading, loads_in_pieces, opens_files
 from tunesmith.model.whole import judge, open_checked
 
@@ -129,7 +137,17 @@ def load_base(
         "use_safetensors": True,
         "output_loading_info": True,
     }
-    experts = packing() if quantization is not None and strategy.name == "ddp" else nullcontext()
+    if quantization is not None:
+        bare = without_weights(deepcopy(found.config), trust_remote_code=found.keywords["trust_remote_code"])
+        weights = weights_of(bare)
+        check_promise(resolved.config.quantization, weights, bare)
+        if strategy.name == "fsdp2" and resolved.config.quantization.load_in_4bit and packable(weights, bare):
+            raise ModelError(
+                f"{type(bare).__name__} holds experts in one parameter, which cannot be spread in 4 bits",
+                where=strategy.origin,
+                remedy="set strategy ddp",
+            )
+    experts = packing() if quantization is not None else nullcontext()
     with loading(strategy, in_pieces=in_pieces), experts:
         model, info = _open(AutoModelForCausalLM.from_pretrained, found.located, section.model_name_or_path, keywords)
     judge(info, section.model_name_or_path)

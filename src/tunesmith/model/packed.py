@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tunesmith.model.roles import Weight, weights_of
+from tunesmith.model.roles import READ_PAST, Weight, weights_of
 
 
 def packable(weights: Sequence[Weight], model: PreTrainedModel, skip: Sequence[str] = ()) -> list[Weight]:
@@ -35,6 +35,43 @@ def packable(weights: Sequence[Weight], model: PreTrainedModel, skip: Sequence[s
     return found
 
 
+def kept_whole(weights: Sequence[Weight], model: PreTrainedModel, skip: Sequence[str] = ()) -> list[str]:
+    """Names of layers that no quantization may touch: the head, those whose weight is read past the layer (packed bits
+    mean nothing there), and those that the settings name.
+
+    Args:
+        weights: those of the model.
+        model: before anything on it is quantized.
+        skip: parts of names.
+    """
+    layers = [weight for weight in weights if weight.in_module]
+    head = model.get_output_embeddings()
+    found = [name for name, part in model.named_modules() if part is head and head is not None]
+    found += [w.target for w in layers if w.obstacle == READ_PAST or any(part in w.name for part in skip)]
+    return list(dict.fromkeys(found))
+
+
+def wide(weights: Sequence[Weight], model: PreTrainedModel, skip: Sequence[str], *, eight: bool) -> list[Weight]:
+    """Matrices beside embeddings and head that a quantization leaves as they are.
+
+    Args:
+        weights: those of the model.
+        model: before anything on it is quantized.
+        skip: parts of names that the settings leave out.
+        eight: whether it is the one in 8 bits, which knows linear layers alone.
+    """
+    whole = set(kept_whole(weights, model, skip))
+    packed = set() if eight else {weight.name for weight in packable(weights, model, skip)}
+    plain = {name for name, part in model.named_modules() if type(part) in (torch.nn.Linear, Conv1D)} - whole
+    return [
+        weight
+        for weight in weights
+        if weight.role not in ("vector", "embedding", "head", "convolution")
+        and weight.name not in packed
+        and not (weight.name.endswith(".weight") and weight.name.rpartition(".")[0] in plain)
+    ]
+
+
 def _own_class(layer: torch.nn.Module) -> bool:
     """Whether a linear layer is of a class that bitsandbytes does not replace."""
     kind = type(layer)
@@ -43,19 +80,29 @@ def _own_class(layer: torch.nn.Module) -> bool:
 
 @contextmanager
 def packing() -> Iterator[None]:
-    """Let transformers pack such weights while it loads a model in 4 bits.
+    """Let transformers pack such weights while it loads a model in 4 bits, and leave alone what must stay whole.
 
-    Its quantizer knows linear layers alone, and takes one class from a table:
+    Its quantizers know linear layers alone, and it takes their classes from a table:
     https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/quantizers/auto.py
     """
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
-    known = AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"]
-    AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = _quantizer()
+    known = {name: AUTO_QUANTIZER_MAPPING[name] for name in ("bitsandbytes_4bit", "bitsandbytes_8bit")}
+    eight = type("Quantizer", (_LeavesWhole, known["bitsandbytes_8bit"]), {})
+    AUTO_QUANTIZER_MAPPING.update({"bitsandbytes_4bit": _quantizer(), "bitsandbytes_8bit": eight})
     try:
         yield
     finally:
-        AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = known
+        AUTO_QUANTIZER_MAPPING.update(known)
+
+
+class _LeavesWhole:
+    """The part of a quantizer that says which layers it leaves as they are."""
+
+    def get_modules_to_not_convert(self, model: Any, skip_modules: Any = None, *others: Any, **keywords: Any) -> Any:
+        library: Any = super()
+        found = library.get_modules_to_not_convert(model, skip_modules, *others, **keywords)
+        return [*found, *kept_whole(weights_of(model), model)]
 
 
 def _quantizer() -> Any:
@@ -81,7 +128,7 @@ def _quantizer() -> Any:
                 done[name] = weight.to(tensor.device)
             return done
 
-    class Quantizer(Bnb4BitHfQuantizer):
+    class Quantizer(_LeavesWhole, Bnb4BitHfQuantizer):  # type: ignore[misc]
         packed: frozenset[str] = frozenset()
 
         def _process_model_before_weight_loading(self, model: Any, device_map: Any = None, **keywords: Any) -> None:

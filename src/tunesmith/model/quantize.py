@@ -6,6 +6,7 @@ It loads nothing and trains nothing.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,8 +17,10 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import QuantizationSection
 from tunesmith.errors import ModelError
-from tunesmith.model.packed import packed_weights, packing
+from tunesmith.model.headers import few
+from tunesmith.model.packed import packed_weights, packing, wide
 from tunesmith.model.precision import Precision
+from tunesmith.model.roles import Weight
 from tunesmith.notices import notify
 
 
@@ -33,14 +36,14 @@ def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
 
 
 def quantization_config(
-    section: QuantizationSection, precision: Precision, *, spread: bool = False, heads: Sequence[str] = ("lm_head",)
+    section: QuantizationSection, precision: Precision, *, spread: bool = False
 ) -> BitsAndBytesConfig | None:
     """The quantization as bitsandbytes takes it (QLoRA, Dettmers et al. 2023; LLM.int8, 2022); None for none.
 
     4-bit layers multiply in ``bnb_4bit_compute_dtype``, which follows the run's precision unless it is set. Linear
     layers are quantized, the output head and everything that is not linear stay as they are.
     """
-    skip = [*section.llm_int8_skip_modules, *heads] if section.llm_int8_skip_modules else None
+    skip = list(section.llm_int8_skip_modules) if section.llm_int8_skip_modules else None
     if section.load_in_8bit:
         _say_casts_once()
         notify("int8 layers round their inputs to 8 bits by way of float16, whatever the precision of the run")
@@ -57,6 +60,36 @@ def quantization_config(
         bnb_4bit_quant_storage=compute if spread else torch.uint8,
         llm_int8_skip_modules=skip,
     )
+
+
+def check_promise(section: QuantizationSection, weights: Sequence[Weight], model: PreTrainedModel) -> int:
+    """Say how much of a model its quantization leaves in 16 bits; returns the number of these weights.
+
+    Args:
+        section: the settings.
+        weights: those of the model.
+        model: before anything on it is quantized; weights are not needed.
+
+    Raises:
+        ModelError: more than half of the model would stay, and nobody named it.
+    """
+    skip = section.llm_int8_skip_modules or ()
+    left = wide(weights, model, skip, eight=section.load_in_8bit)
+    count, total = sum(weight.count for weight in left), sum(weight.count for weight in weights)
+    unasked = [weight for weight in left if not any(part in weight.name for part in skip)]
+    names = few(list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", weight.target) for weight in left)))
+    said = f"{2 * count / 2**30:.2f} GiB of weights stay in 16 bits ({count / total:.0%} of the model: {names})"
+    if sum(weight.count for weight in unasked) > total / 2:
+        bits = "8" if section.load_in_8bit else "4"
+        raise ModelError(
+            f"load_in_{bits}bit would be no quantization: {said}",
+            remedy="set load_in_4bit, which packs experts as well"
+            if section.load_in_8bit
+            else "switch the quantization off",
+        )
+    if count:
+        notify(said)
+    return count
 
 
 def freeze_for_adapters(model: PreTrainedModel) -> None:

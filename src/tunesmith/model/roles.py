@@ -42,6 +42,8 @@ _SHARED = re.compile(r"shared_?(expert|mlp)", re.IGNORECASE)
 _HARMLESS = r"(?!\[|\.(?:dtype|device|shape|ndim|data_ptr|is_cuda|is_meta|requires_grad)\b)"
 """What code may ask of a weight without computing with it, or for a way of computing that nobody trains by (pieces of
 layers that were spread over devices in pretraining)."""
+READ_PAST = "its code reads the weight past the layer"
+"""Obstacle of a linear layer that is not only called: an adapter on it would be left out, and packed bits read."""
 _STICKY = frozenset(["experts", "shared_experts", "router", "indexer", "convolution"])
 
 
@@ -244,7 +246,7 @@ def _obstacle(path: Path, name: str, role: Role, shape: torch.Size, *, several: 
     if in_module:
         owner = path[-2][1]
         if _mentions(owner, rf"self\.{re.escape(path[-1][0])}\.weight\b{_HARMLESS}"):
-            return "its code reads the weight past the layer"
+            return READ_PAST
         return None
     if isinstance(module, torch.nn.Linear):
         return f"{type(module).__name__} does not multiply as a linear layer does"
