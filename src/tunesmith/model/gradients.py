@@ -97,7 +97,7 @@ def _asked(adapted: PeftModel, precision: Precision, length: int) -> list[str]:
     try:
         with torch.enable_grad(), precision.autocast(base.device):
             logits = adapted(input_ids=ids, use_cache=False).logits
-        loss = logits.float().square().mean()
+            loss = logits.float().square().mean()
         gradients = torch.autograd.grad(loss, [weight for _, weight in trained], allow_unused=True)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
