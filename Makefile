@@ -62,7 +62,8 @@ fuzz: install
 			tests/invariant/test_fuzz.py tests/invariant/test_fuzz_code.py tests/invariant/test_odd_settings.py \
 			|| exit 1; done
 
-# Kills runs of every kind at random times, 50 in all, and compares what is left to the bit. SOAK_HOURS=2 fills two hours.
+# Kills runs of every kind at random times, 50 in all, and compares what is left to the bit. SOAK_HOURS=2 fills two hours;
+# with SOAK_LOG=FILE they may be ended at any time and the next call goes on with them.
 soak: install
 	@$(BIN)/python scripts/soak.py
 
