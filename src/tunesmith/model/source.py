@@ -5,7 +5,6 @@ It loads no weights; a name is resolved, and folders are looked at, before anyth
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith import assets
+from tunesmith.config.files import parse_json, read_bytes
 from tunesmith.config.schema import ModelSection
 from tunesmith.errors import ModelError, UnsafeError, did_you_mean
 from tunesmith.model.headers import SINGLE, few, weight_files
@@ -21,6 +21,8 @@ from tunesmith.notices import notify
 HUB_DEADLINE = 8.0
 """Seconds after which the hub counts as out of reach."""
 
+MAX_CONFIG_BYTES = 2**26
+"""Of a file of settings beside a model; a tokenizer's list of added tokens may be long."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _FETCHED = (
     "config.json",
@@ -159,8 +161,8 @@ def read_json(located: str, file_name: str, revision: str | None = None) -> dict
     if path is None or not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8"))
+    except (OSError, ValueError) as error:
         raise ModelError(f"not valid JSON ({error})", where=str(path)) from error
     if not isinstance(content, dict):
         raise ModelError(f"holds a {type(content).__name__}, not an object of settings", where=str(path))
