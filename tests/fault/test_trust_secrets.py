@@ -86,6 +86,37 @@ def test_S1_texts_lose_the_values_of_secrets(monkeypatch: pytest.MonkeyPatch) ->
         assert os.environ["PATH"] not in secrets.redacted(dump)
 
 
+HIDDEN = {
+    "HTTPS_PROXY": ("http://me:pa55%2Fword99@proxy:3128", "pa55%2Fword99", "pa55/word99"),
+    "DATABASE_URL": ("postgres://user:of-the-database@host/rows", "of-the-database"),
+    "PGPASSWORD": ("of-the-server-1",), "SSHPASS": ("of-the-shell-1",), "MYSQL_PWD": ("of-the-tables-1",),
+    "GITHUB_PAT": ("of-the-forge-1",), "HFTOKEN": ("of-the-hub-0001",), "SMTP_PASS": ("of-the-post-01",),
+    "AZURE_STORAGE_CONNECTION_STRING": ("AccountName=mine;AccountKey=0000000",), "NPM_AUTH": ("of-the-shelf-1",),
+    "ANYTHING": ("xoxb-123456789012345678901234",), "ELSE": ("eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.SflKxwRJSMeKKF2QT4",),
+    "AWS_SECRET_ACCESS_KEY": ("sen/ti+nel/of-the-cloud", "sen%2Fti%2Bnel%2Fof-the-cloud"),
+    "DEPLOY_KEY": ("-----BEGIN KEY-----\nb3BlbnNzaC1rZXktdjEAAAA\n-----END KEY-----", "b3BlbnNzaC1rZXktdjEAAAA",
+                   "-----BEGIN KEY----- b3BlbnNzaC1rZXktdjEAAAA -----END KEY-----"),
+}  # fmt: skip
+"""Variables that hold a secret, each with its value and with what of it texts may hold."""
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_S1_secrets_of_other_names_and_spellings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value, *parts = HIDDEN[name]
+    monkeypatch.setenv(name, value)
+    for spelled in (value, *parts, json.dumps(value), repr(value)):
+        text = secrets.redacted(f"a {spelled} b")
+        assert f"<{name}>" in text
+        assert not [part for part in parts or [value] if part in text]
+    assert secrets.secret_in(f"x {value} y") == name
+
+
+@pytest.mark.parametrize("name", ["PWD", "OLDPWD", "TOKENIZERS_PARALLELISM", "KEYBOARD", "COMPASS", "BYPASS", "AUTHOR"])
+def test_S1_names_that_only_sound_like_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "plain-words-of-mine")
+    assert secrets.redacted("plain-words-of-mine") == "plain-words-of-mine"
+
+
 @pytest.fixture(scope="module")
 def project(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that a project leaves under a home full of secrets: a run with W&B offline, its evaluation, a merge,

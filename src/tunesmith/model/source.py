@@ -35,6 +35,8 @@ _FETCHED = (
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 MOST_LAYERS = 1_000
 """More layers than any model has; the library takes time and memory for each as soon as it reads a configuration."""
+MOST_LABELS = 1_000_000
+"""Likewise: a configuration names each label when it is read."""
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers")
 
 
@@ -56,7 +58,7 @@ def locate(name: str, revision: str | None = None, *, kind: Literal["model", "to
     folder = Path(os.path.expanduser(name))
     embedded = assets.embedded_model(name)
     if os.path.isdir(folder) and embedded is None:  # a Path would raise at a name that is too long
-        _check_number_of_layers(folder)
+        _check_counts(folder)
         if kind == "model":
             check_model_folder(folder)
         return str(folder)
@@ -219,12 +221,12 @@ def loading_keywords(section: ModelSection, located: str) -> dict[str, Any]:
     return {"trust_remote_code": may_run_code(section, located)} | revision
 
 
-def _check_number_of_layers(folder: Path) -> None:
+def _check_counts(folder: Path) -> None:
     config = read_json(str(folder), "config.json")
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for name in _LAYER_COUNTS:
+        for name, most in [*((name, MOST_LAYERS) for name in _LAYER_COUNTS), ("num_labels", MOST_LABELS)]:
             value = part.get(name)
-            if isinstance(value, int | float) and value > MOST_LAYERS:
+            if isinstance(value, int | float) and value > most:
                 raise ModelError(
                     f"{name} {value} is more than any model has",
                     where=str(folder / "config.json"),
@@ -283,7 +285,7 @@ def _locate_on_hub(name: str, revision: str | None, kind: str) -> str:
         return name
     cached = _cached_folder(name, revision)
     if cached is not None:
-        _check_number_of_layers(cached)
+        _check_counts(cached)
         if kind == "model":
             check_model_folder(cached)
         notify(f"{name}: the hub was not asked ({trouble}); the copy in the local cache is used")
