@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.config.files import read_bytes
+from tunesmith.config.files import parse_json, read_bytes
 from tunesmith.errors import StorageError
 from tunesmith.notices import notify
 from tunesmith.report.folder import MAX_BYTES, append_jsonl, write_jsonl
@@ -134,7 +134,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
     except ValueError:
         return None
     return entry if isinstance(entry, dict) and entry.keys() == FIELDS else None
