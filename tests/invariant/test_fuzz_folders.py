@@ -33,9 +33,9 @@ fuzzed = hypothesis.settings(max_examples=EXAMPLES, deadline=None)
 KEYS = [
     *leaf_paths(), "settings", "origins", "settings_fingerprint", "status", "files", "tracker_folders", "data",
     "result", "best", "best_checkpoint", "adapter", "folder", "checksum", "started_in", "step", "batches", "sha256",
-    "facts", "versions", "accepted", "global_step", "log_history", "stateful_callbacks", "losses", "last_logged_step", "epoch",
-    "total_steps", "r", "lora_alpha", "target_modules", "peft_type", "base_model_name_or_path", "fingerprint", "index",
-    "rank_pattern", "modules_to_save", "layers_to_transform", "token_ids", "stopped", "template", "system", "../x", "",
+    "facts", "versions", "accepted", "global_step", "log_history", "stateful_callbacks", "losses", "last_logged_step",
+    "epoch", "total_steps", "r", "lora_alpha", "target_modules", "peft_type", "base_model_name_or_path", "index",
+    "fingerprint", "rank_pattern", "modules_to_save", "layers_to_transform", "token_ids", "stopped", "template", "system", "../x",
 ]  # fmt: skip
 ODD = ["\0", "\ud800", "../x", "/etc/passwd", "~", "${x}", "running", "finished", "(a+)+$", "\x1b[2J", "*", "LORA"]
 scalars = st.one_of(
@@ -56,6 +56,8 @@ RECORD = {
     "settings_fingerprint": "x",
     "status": "running",
 }
+
+WHOLE = {"global_step": 2, "max_steps": 3, "log_history": [], "losses": [1.0], "last_logged_step": 1}
 
 
 def texts(whole: dict[str, Any]) -> st.SearchStrategy[bytes]:
