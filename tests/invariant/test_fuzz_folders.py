@@ -35,7 +35,7 @@ KEYS = [
     "result", "best", "best_checkpoint", "adapter", "folder", "checksum", "started_in", "step", "batches", "sha256",
     "facts", "versions", "accepted", "global_step", "log_history", "stateful_callbacks", "losses", "last_logged_step",
     "epoch", "total_steps", "r", "lora_alpha", "target_modules", "peft_type", "base_model_name_or_path", "index",
-    "fingerprint", "rank_pattern", "modules_to_save", "layers_to_transform", "token_ids", "stopped", "template", "system", "../x",
+    "fingerprint", "rank_pattern", "modules_to_save", "layers_to_transform", "token_ids", "stopped", "template", "../x",
 ]  # fmt: skip
 ODD = ["\0", "\ud800", "../x", "/etc/passwd", "~", "${x}", "running", "finished", "(a+)+$", "\x1b[2J", "*", "LORA"]
 scalars = st.one_of(
