@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, BinaryIO
 
@@ -22,6 +22,8 @@ from jinja2.utils import Namespace
 MAX_RENDERED_CHARACTERS = 16 * 2**20
 MAX_MEMORY_BYTES = 2**30
 HEADER = struct.Struct(">I")
+GIVEN = ("messages", "tools", "add_generation_prompt")
+"""Names that every template is given."""
 
 PrefixPoints = Sequence[tuple[int, bool]]
 """(number of messages, whether to add the generation prompt), one for each text that is wanted."""
@@ -90,6 +92,18 @@ class Engine:
         first = self._text(source, variables, messages, tools, whole)
         return first, [_beyond(first, self._text(source, variables, messages, tools, cut)) for cut in others]
 
+    def names_read(self, source: str) -> frozenset[str]:
+        """Names that a template looks up among those it is given, without running any of it; what every row has and
+        what the template itself sets first is not among them.
+        """
+        try:
+            names = list(_names(self._environment.parse(source)))
+        except (TemplateError, RecursionError):
+            return frozenset()
+        first = dict(reversed(names))
+        known = {"loop", *GIVEN, *self._environment.globals}
+        return frozenset(name for name, read in first.items() if read and name not in known)
+
     def _text(
         self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cut: tuple[int, bool]
     ) -> str:
@@ -99,9 +113,8 @@ class Engine:
         text: str = self._templates[source].render(
             messages=messages[:number],
             tools=tools or None,
-            documents=None,
             add_generation_prompt=prompt,
-            **variables,
+            **({"documents": None} | variables),
         )
         if len(text) > MAX_RENDERED_CHARACTERS:
             raise ValueError(f"it writes more than {MAX_RENDERED_CHARACTERS} characters")
@@ -123,6 +136,20 @@ def _beyond(whole: str, text: str) -> tuple[int, str]:
         else:
             differs = middle
     return same, text[same:]
+
+
+def _names(node: nodes.Node) -> Iterator[tuple[str, bool]]:
+    """The names in a template in the order in which they are met, and whether they are read there and not set."""
+    if isinstance(node, nodes.Name):
+        yield node.name, node.ctx == "load"
+    elif isinstance(node, nodes.Macro):
+        yield node.name, False
+    inner = list(node.iter_child_nodes())
+    if isinstance(node, (nodes.Assign, nodes.For)):  # what is set comes after what it is set to
+        source = node.node if isinstance(node, nodes.Assign) else node.iter
+        inner = [source, node.target, *(child for child in inner if child is not source and child is not node.target)]
+    for child in inner:
+        yield from _names(child)
 
 
 def _refuse_underscore(name: object) -> None:

@@ -12,6 +12,7 @@ import select
 import subprocess
 import sys
 import time
+from functools import lru_cache
 from typing import Any
 
 from tunesmith.data import jinja_engine
@@ -82,6 +83,13 @@ def render_shared(
         except Exception as error:  # a template raises what it likes
             raise TemplateRefusal(str(error)) from error
     return _child().render(source, variables, messages, tools, cuts, today)
+
+
+@lru_cache(maxsize=16)
+def names_read(source: str) -> frozenset[str]:
+    """The names that a chat template looks up in what it is given besides messages and tools; those of a template that
+    cannot be read are none, for it renders nothing either."""
+    return _engine.names_read(source)
 
 
 class Child:
