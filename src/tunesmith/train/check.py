@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -132,12 +132,12 @@ def machine_of(resolved: Resolved, gpu: str, processes: Processes) -> Machine:
 @contextmanager
 def nothing_left(folder: Path) -> Iterator[None]:
     """Afterwards the folders that were made to see whether they can be made are gone again."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if path.name != ".." and not path.exists()]
     try:
         yield
     finally:
         for path in missing:
-            if path.is_dir():
+            with suppress(OSError):  # somebody has put something there meanwhile
                 path.rmdir()
 
 

@@ -66,6 +66,7 @@ from tunesmith.train.processes import (
     use_fresh_store,
 )
 from tunesmith.train.result import TrainResult, model_folder_of
+from tunesmith.train.resuming import check_trainer_state
 from tunesmith.train.setup import Setup, set_up
 from tunesmith.train.signals import Halt, Signals, going_on, watching
 from tunesmith.train.space import check_before_training, storage_faults
@@ -99,6 +100,8 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
             belongings.heal(folder)
         complete = completed(resolved)
         if complete:
+            if resolved.config.training.push_to_hub and is_main_process():
+                push_finished(resolved)
             return complete
         with watching() as signals:
             return _train(resolved, command, listener or Silent(), signals)
@@ -121,6 +124,8 @@ def _train(resolved: Resolved, command: Sequence[str], listener: Listener, signa
     contract = inference_contract(setup, model)
     trainer = build_trainer(setup, model, contract, arguments)
     check_agreement(setup.resume, setup.data.train_fingerprint)
+    if setup.resume:
+        check_trainer_state(setup.resume.path)
     go_on = going_on(command)
     with signals.waiting(f"the newest complete checkpoint is whole; go on with: {go_on}"):
         try:
@@ -416,7 +421,7 @@ def finalize(
         result = {"steps": state.global_step, "seconds": round(seconds, 1), "metrics": metrics}
         best_checkpoint = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
         kept = {"best": best, "best_checkpoint": best_checkpoint} | adapter_record(resolved)
-        record.close(folder, "finished", {"result": result, **kept})
+        record.add(folder, {"result": result, "finished": record.now(), **kept})
         write_cards(resolved)
         close_folder(folder)
         if training.push_to_hub:
