@@ -161,7 +161,16 @@ def _files_of_folder(folder: Path, split: str) -> list[Path]:
     if not entries:
         raise DataError("the folder holds no data files", where=str(folder), remedy=f"it needs files in {KINDS}")
     chosen = of_split(entries, split, str(folder), lambda path: path.name)
+    _say_folders_left(folder, entries)
     return [file for entry in chosen for file in (_all_of_folder(entry) if entry.is_dir() else [entry])]
+
+
+def _say_folders_left(folder: Path, entries: list[Path]) -> None:
+    """Folders of data inside, which are not named after a split, stay unread."""
+    others = (path for path in sorted(folder.iterdir()) if path.is_dir() and path not in entries)
+    left = [path.name for path in others if not path.name.startswith(".") and any(map(_belongs, path.iterdir()))]
+    if left:
+        notify(f"{folder}: leaving the folders {', '.join(left)}: name them to read them, too")
 
 
 def _belongs(path: Path) -> bool:

@@ -24,6 +24,7 @@ from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.save import make_portable
+from tunesmith.model.fresh import coverage_of
 from tunesmith.model.head import Head, inspect_head
 from tunesmith.model.internals import attention_of
 from tunesmith.model.layout import Layout, expected_layout, settle_layout
@@ -36,6 +37,7 @@ from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.report import belongings, record
 from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, strategy_keywords
+from tunesmith.train.balance import tell_unused
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
 from tunesmith.train.checkpoint import MANIFEST, Checkpoint, list_checkpoints
 from tunesmith.train.folder import (
@@ -231,10 +233,12 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
+        router_aux_loss_coef=training.router_aux_loss_coef,
         complete_checkpoint=lambda saved: _complete(setup, model, contract, saved),
         callbacks=list(_callbacks(setup)),
     )
     trainer.layout, trainer.head = layout, head
+    tell_unused(trainer.accelerator.unwrap_model(trainer.model), training.router_aux_loss_coef)
     trainer.resumed, trainer.rescheduled = setup.resume, setup.continuation.rescheduled
     trainer.remove_callback(PrinterCallback)
     trainer.callback_handler.callbacks = trackers.guard(trainer.callback_handler.callbacks)
@@ -374,6 +378,7 @@ def describe(setup: Setup, trainer: Trainer) -> dict[str, Any]:
             "eval_fingerprint": data.eval_fingerprint,
             "template_date": data.builder.template_date,
         },
+        "coverage": coverage_of(trainer.accelerator.unwrap_model(trainer.model)),
         "layout": {"batching": trainer.layout.batching, "reason": trainer.layout.reason},
         "plan": asdict(setup.plan),
         "strategy": {"name": setup.strategy.name, "origin": setup.strategy.origin},
