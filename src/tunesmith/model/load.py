@@ -88,7 +88,7 @@ def load_model(
     if config.adapter.use_lora:
         adapter = lora_config(config.adapter)
         if new_tokens:
-            trained_rows(model, adapter, new_tokens)
+            trained_rows(model, adapter, new_tokens, spread=strategy.name in ("fsdp2", "zero3"))
         model = attach_adapter(model, adapter)
     if config.training.gradient_checkpointing:
         enable_checkpointing(model)
