@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, prepare_model_for_kbit_training
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
@@ -24,15 +26,24 @@ from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
 from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
-from tunesmith.model.adapters import attach_adapter, base_of, load_adapter_strictly, lora_config
+from tunesmith.model.adapters import base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
-from tunesmith.model.internals import supports_sdpa
+from tunesmith.model.fresh import leave_out_silent, new_adapter
+from tunesmith.model.internals import leave_weights_alone, supports_sdpa, without_weights
 from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.new_tokens import give_rows, trained_rows
+from tunesmith.model.packed import packable, packing
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
-from tunesmith.model.quantize import is_quantized, keep_one_4bit_kernel, quantization_config
+from tunesmith.model.quantize import (
+    check_promise,
+    freeze_for_adapters,
+    is_quantized,
+    keep_one_4bit_kernel,
+    quantization_config,
+)
+from tunesmith.model.roles import weights_of
 from tunesmith.model.spread import loading, loads_in_pieces, opens_files
 from tunesmith.model.whole import judge, open_checked
 
@@ -89,7 +100,8 @@ def load_model(
         adapter = lora_config(config.adapter)
         if new_tokens:
             trained_rows(model, adapter, new_tokens, spread=strategy.name in ("fsdp2", "zero3"))
-        model = attach_adapter(model, adapter)
+        fresh = new_adapter(model, adapter, written=resolved.explicit("adapter.target_modules"))
+        model = leave_out_silent(fresh, adapter, precision, torch.device(str(device)))
     if config.training.gradient_checkpointing:
         enable_checkpointing(model)
     align_types(model)
@@ -125,14 +137,25 @@ def load_base(
         "use_safetensors": True,
         "output_loading_info": True,
     }
-    with loading(strategy, in_pieces=in_pieces):
+    if quantization is not None:
+        bare = without_weights(deepcopy(found.config), trust_remote_code=found.keywords["trust_remote_code"])
+        weights = weights_of(bare)
+        check_promise(resolved.config.quantization, weights, bare)
+        if strategy.name == "fsdp2" and resolved.config.quantization.load_in_4bit and packable(weights, bare):
+            raise ModelError(
+                f"{type(bare).__name__} holds experts in one parameter, which cannot be spread in 4 bits",
+                where=strategy.origin,
+                remedy="set strategy ddp",
+            )
+    experts = packing() if quantization is not None else nullcontext()
+    with loading(strategy, in_pieces=in_pieces), experts:
         model, info = _open(AutoModelForCausalLM.from_pretrained, found.located, section.model_name_or_path, keywords)
     judge(info, section.model_name_or_path)
     _check_placed(model)
+    leave_weights_alone(model)
     if is_quantized(resolved.config.quantization):
         keep_one_4bit_kernel(model)
-        # Norms, embeddings and head become float32, and everything is frozen; checkpointing is switched on elsewhere.
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        freeze_for_adapters(model)
     loaded: PreTrainedModel = model
     return loaded
 
