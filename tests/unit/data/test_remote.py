@@ -85,7 +85,9 @@ def test_every_driver_has_an_extra() -> None:
     assert all(extras[extra][0].startswith(package) for package, extra in remote.EXTRAS.items())
 
 
-@pytest.mark.parametrize("url", ["s3://me:TOPSECRET@bucket/x.jsonl", "az://c/x.jsonl?sv=1&sig=TOPSECRET"])
+@pytest.mark.parametrize(
+    "url", ["s3://me:TOPSECRET@bucket/x.jsonl", "az://c/x.jsonl?sv=1&sig=TOPSECRET"], ids=["s3", "az"]
+)
 def test_credentials_in_a_name_are_refused_and_never_shown(url: str) -> None:
     said = refusal(url)
     assert "may hold no credentials" in said
