@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.recorded import in_place, problem_of
@@ -27,7 +27,7 @@ from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
 from tunesmith.model.adapters import attach_adapter, base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
-from tunesmith.model.internals import supports_sdpa
+from tunesmith.model.internals import opener_of, supports_sdpa
 from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.new_tokens import give_rows, trained_rows
 from tunesmith.model.plugins import model_class
@@ -126,7 +126,9 @@ def load_base(
         "output_loading_info": True,
     }
     with loading(strategy, in_pieces=in_pieces):
-        model, info = _open(AutoModelForCausalLM.from_pretrained, found.located, section.model_name_or_path, keywords)
+        model, info = _open(
+            opener_of(found.config).from_pretrained, found.located, section.model_name_or_path, keywords
+        )
     judge(info, section.model_name_or_path)
     _check_placed(model)
     if is_quantized(resolved.config.quantization):
