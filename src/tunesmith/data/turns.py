@@ -177,7 +177,8 @@ def _parts(row: Row, content: Any, path: str, role: str) -> _Parts:
             told = _parts(row, "" if part.get("content") is None else part["content"], f"{place}.content", "tool").text
             made.results.append(Message("tool", told, _with_id({}, "tool_call_id", part.get("tool_use_id"))))
         else:
-            raise DataError(f"{place} is of type {kind!r}", where=row.where, remedy="only text is read")
+            remedy = "only text is trained; remove such rows"
+            raise DataError(f"{place} is of type {kind!r}", where=row.where, remedy=remedy)
     made.text = "".join(texts)
     return made
 

@@ -26,12 +26,13 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 
+from tunesmith.config.schema import ModelSection
 from tunesmith.errors import ModelError
 from tunesmith.model import source
 from tunesmith.model.headers import Header, read_headers
 from tunesmith.model.internals import names_kept_in_float32, without_weights
 from tunesmith.model.load import ModelSpec
-from tunesmith.model.whole import open_checked
+from tunesmith.model.whole import Checked, open_checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +148,24 @@ class Base:
 
 
 def open_base(how: ModelSpec) -> Base:
-    """Look at the base's files and build the model's shape; no weight is read."""
-    section = how.resolved.config.model
-    found = open_checked(section)
+    """Look at the base's files and build the model's shape; no weight is read, unless nobody has looked at them yet."""
+    open_checked(how.resolved.config.model)
+    return open_files(how.resolved.config.model)
+
+
+def open_files(section: ModelSection) -> Base:
+    """A model that was opened before, as its files."""
+    found = open_checked(section, read_weights=False)
     folder = source.local_folder(found.located, section.revision)
-    return Base(read_headers(folder), shape_of(how), found.located, folder)
+    return Base(read_headers(folder), _shape(found), found.located, folder)
 
 
 def shape_of(how: ModelSpec) -> PreTrainedModel:
     """The base's model without values, a new one at each call, since adapters and quantizers change it."""
-    found = open_checked(how.resolved.config.model, read_weights=False)
+    return _shape(open_checked(how.resolved.config.model, read_weights=False))
+
+
+def _shape(found: Checked) -> PreTrainedModel:
     trusted = found.keywords["trust_remote_code"]
     return without_weights(found.config, dtype=torch.float32, trust_remote_code=trusted)
 

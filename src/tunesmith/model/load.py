@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, prepare_model_for_kbit_training
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
@@ -30,11 +30,13 @@ from tunesmith.model.device import Device, here, on_one, seen
 from tunesmith.model.internals import opener_of, supports_sdpa
 from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.new_tokens import give_rows, trained_rows
+from tunesmith.model.parts import freeze_beside_language
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
-from tunesmith.model.quantize import is_quantized, keep_one_4bit_kernel, quantization_config
+from tunesmith.model.quantize import freeze_around_quantized, is_quantized, keep_one_4bit_kernel, quantization_config
 from tunesmith.model.spread import loading, loads_in_pieces, opens_files
 from tunesmith.model.whole import judge, open_checked
+from tunesmith.notices import notify
 
 RECORD = "run.json"
 
@@ -85,6 +87,9 @@ def load_model(
     model = load_base(resolved, precision, device, strategy=strategy)
     if new_tokens:
         give_rows(model, new_tokens)
+    beside = freeze_beside_language(model)
+    if beside:
+        notify(f"the run trains on text: {', '.join(beside)} stay as they are, and are saved with the model")
     if config.adapter.use_lora:
         adapter = lora_config(config.adapter)
         if new_tokens:
@@ -133,8 +138,7 @@ def load_base(
     _check_placed(model)
     if is_quantized(resolved.config.quantization):
         keep_one_4bit_kernel(model)
-        # Norms, embeddings and head become float32, and everything is frozen; checkpointing is switched on elsewhere.
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        freeze_around_quantized(model)
     loaded: PreTrainedModel = model
     return loaded
 

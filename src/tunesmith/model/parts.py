@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from transformers import PreTrainedModel
 
 
@@ -32,6 +34,30 @@ def _without(module: torch.nn.Module, wanted: list[Any], prefix: str) -> Iterato
             yield from _without(child, wanted, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
+
+
+def keep_to_language(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Have an adapter leave out the parts that text does not pass through: in a run on text they learn nothing."""
+    parts = beside_language(model)
+    if not parts or config.target_modules is None:
+        return
+    names = "|".join(map(re.escape, parts))
+    beside = rf"({names})(\..*)?"
+    given = config.exclude_modules
+    if isinstance(given, str):
+        given = f"({given})"
+    elif given:
+        given = rf"(.*\.)?({'|'.join(map(re.escape, sorted(given)))})"
+    config.exclude_modules = f"{beside}|{given}" if given else beside
+
+
+def freeze_beside_language(model: PreTrainedModel) -> list[str]:
+    """Do not train the parts that text does not pass through; their names."""
+    parts = beside_language(model)
+    for name, parameter in model.named_parameters():
+        if is_inside(name, parts):
+            parameter.requires_grad = False
+    return parts
 
 
 def is_inside(name: str, parts: list[str]) -> bool:

@@ -64,6 +64,25 @@ def _say_casts_once() -> None:
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
+def freeze_around_quantized(model: PreTrainedModel) -> None:
+    """Freeze a quantized model and keep its states exact: norms and biases in float32, matrices as they were loaded.
+
+    What PEFT's ``prepare_model_for_kbit_training`` does, without a second, larger form of embeddings and head: rows of
+    an embedding become float32 when they are looked up, which is the same.
+    """
+    quantized = {id(layer.weight) for _, layer in quantized_layers(model)}
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+        if parameter.dim() < 2 and parameter.is_floating_point() and id(parameter) not in quantized:
+            parameter.data = parameter.data.float()
+    embedding: Any = model.get_input_embeddings()
+    embedding.register_forward_hook(_in_float32)
+
+
+def _in_float32(layer: torch.nn.Module, arguments: object, output: torch.Tensor) -> torch.Tensor:
+    return output.float()
+
+
 def keep_one_4bit_kernel(model: PreTrainedModel) -> None:
     """Keep 4-bit layers on one way of computing, in training and in evaluation.
 

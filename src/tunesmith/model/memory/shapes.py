@@ -15,6 +15,7 @@ from tunesmith.model import source
 from tunesmith.model.adapters import attach_adapter, check_targets, lora_config
 from tunesmith.model.internals import without_weights
 from tunesmith.model.parameters import tensor_bytes
+from tunesmith.model.parts import freeze_beside_language
 from tunesmith.model.precision import Precision, weights_dtype
 from tunesmith.model.quantize import check_not_quantized, is_quantized
 
@@ -40,6 +41,7 @@ def skeleton(resolved: Resolved, precision: Precision, dtype: torch.dtype | None
     """
     config = resolved.config
     model = bare_skeleton(resolved, dtype or weights_dtype(resolved, precision))
+    freeze_beside_language(model)
     if is_quantized(config.quantization):
         _hold_in_few_bits(model, precision)
     if config.adapter.use_lora:
@@ -83,7 +85,7 @@ def bare_skeleton(resolved: Resolved, dtype: torch.dtype = torch.float32) -> Pre
 
 
 def _hold_in_few_bits(model: Any, precision: Precision) -> None:
-    """Every linear layer but the output head, as the quantization does it; all the rest in float32 and frozen."""
+    """Every linear layer but the output head, as the quantization does it; all else frozen, norms in float32."""
     head = model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
@@ -96,7 +98,7 @@ def _hold_in_few_bits(model: Any, precision: Precision) -> None:
     packed = {id(part.weight) for part in model.modules() if isinstance(part, QuantizedLinear)}
     for parameter in model.parameters():
         parameter.requires_grad = False
-        if id(parameter) not in packed:
+        if id(parameter) not in packed and parameter.dim() < 2:
             parameter.data = parameter.data.float()
     model.is_quantized = True
 
