@@ -25,6 +25,7 @@ from tunesmith.model.adapters import base_of, load_adapter_strictly
 from tunesmith.model.headers import read_headers
 from tunesmith.model.internals import without_weights
 from tunesmith.model.load import ModelSpec, load_from_spec, model_spec
+from tunesmith.model.memory.host import LARGE
 from tunesmith.model.precision import Precision
 from tunesmith.model.quantize import dequantized, is_quantized, quantized_layers, use_dequantized_weights
 from tunesmith.model.whole import open_checked
@@ -63,7 +64,7 @@ def ask(how: ModelSpec, base: BaseKind, dtype: DTypeName, questions: proof.Quest
         work: an empty folder.
     """
     how = _on_the_original(how) if base == "original" else how
-    large = num_weights(how) * max(how.weight_dtype.itemsize, getattr(torch, dtype).itemsize) > proof.LARGE
+    large = num_weights(how) * max(how.weight_dtype.itemsize, getattr(torch, dtype).itemsize) > LARGE
     device = "cpu" if how.device.kind == "cpu" else str(how.device)
     at_once = large and device == "cpu"
     questions = questions.for_large_models() if at_once else questions

@@ -35,8 +35,6 @@ from tunesmith.model.internals import opener_of
 PROOF = "proof.json"
 MAX_POSITIONS = 256
 """The last tokens of each prompt with its answer are compared."""
-LARGE = 6 * 2**30
-"""Bytes of weights beyond which a model on the cpu is read once for all texts, layer by layer, in float32."""
 LARGE_QUESTIONS = {"prompts": 4, "length": 28, "new_tokens": 4}
 """What a large model on the cpu is asked: a pass over its weights costs more than many more tokens would tell."""
 TIMES_NOISE = 4.0

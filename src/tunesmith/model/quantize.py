@@ -75,6 +75,11 @@ def freeze_around_quantized(model: PreTrainedModel) -> None:
         parameter.requires_grad = False
         if parameter.dim() < 2 and parameter.is_floating_point() and id(parameter) not in quantized:
             parameter.data = parameter.data.float()
+    look_up_in_float32(model)
+
+
+def look_up_in_float32(model: PreTrainedModel) -> None:
+    """Let the embedding hand on float32, whatever its rows are held in."""
     embedding: Any = model.get_input_embeddings()
     embedding.register_forward_hook(_in_float32)
 

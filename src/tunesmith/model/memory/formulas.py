@@ -99,6 +99,8 @@ class Memory:
     """All weights, as they are loaded before anything is shared."""
     offloaded: int
     """What lies in the host's memory instead."""
+    largest: int = 0
+    """The largest weight in float32, which is there a few times while it is merged."""
 
 
 def estimate(
@@ -159,6 +161,7 @@ def estimate(
         checkpoint=sum(map(tensor_bytes, trained)) + states,
         loaded=loaded,
         offloaded=parts.offloaded,
+        largest=4 * max(parameter.numel() for parameter in model.parameters()),
     )
 
 

@@ -17,7 +17,7 @@ from tunesmith.model.internals import without_weights
 from tunesmith.model.parameters import tensor_bytes
 from tunesmith.model.parts import freeze_beside_language
 from tunesmith.model.precision import Precision, weights_dtype
-from tunesmith.model.quantize import check_not_quantized, is_quantized
+from tunesmith.model.quantize import check_not_quantized, is_quantized, look_up_in_float32
 
 
 class QuantizedLinear(torch.nn.Linear):
@@ -100,6 +100,7 @@ def _hold_in_few_bits(model: Any, precision: Precision) -> None:
         parameter.requires_grad = False
         if id(parameter) not in packed and parameter.dim() < 2:
             parameter.data = parameter.data.float()
+    look_up_in_float32(model)
     model.is_quantized = True
 
 
