@@ -1,4 +1,4 @@
-"""What a CUDA device does is what the cpu does in float32, within the limits of each format. ``make gpu`` runs these."""
+"""What a CUDA device does is what the cpu does in float32, within the limits of each format; ``make gpu`` runs it."""
 
 from __future__ import annotations
 

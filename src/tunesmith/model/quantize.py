@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import QuantizationSection
 from tunesmith.errors import ModelError
+from tunesmith.model.internals import opener_of
 from tunesmith.model.precision import Precision
 from tunesmith.notices import notify
 
@@ -25,10 +27,37 @@ def is_quantized(section: QuantizationSection) -> bool:
     return section.load_in_4bit or section.load_in_8bit
 
 
+DEQUANTIZED: dict[str, str] = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
+"""Formats of checkpoints that the library turns into 16 bits without the hardware they are for -> its settings."""
+
+
 def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
-    """Refuse a base whose file is quantized already."""
-    if getattr(config, "quantization_config", None):
-        raise ModelError("was saved in a quantized format already", where=name, remedy="name its unquantized original")
+    """Refuse a base whose files are quantized already.
+
+    Raises:
+        ModelError: with what to do: a command that writes it in 16 bits, where the library can, or another model.
+    """
+    told: Any = getattr(config, "quantization_config", None)
+    if not told:
+        return
+    values = told if isinstance(told, dict) else told.to_dict()
+    method = str(getattr(values.get("quant_method"), "value", values.get("quant_method") or "bitsandbytes"))
+    remedy = "name its unquantized original"
+    if method in DEQUANTIZED:
+        remedy = f"write it in 16 bits once and name that folder: {_dequantizing_command(config, name, method)}"
+    elif method == "bitsandbytes":
+        remedy += ", and quantize it in the run (load_in_4bit, load_in_8bit)"
+    raise ModelError(f"was saved in a quantized format already ({method})", where=name, remedy=remedy)
+
+
+def _dequantizing_command(config: PreTrainedConfig, name: str, method: str) -> str:
+    opener, settings = opener_of(config).__name__, DEQUANTIZED[method]
+    target = f"{Path(name).name}-bf16"
+    return (
+        f'python -c "from transformers import AutoTokenizer as T, {opener} as M, {settings} as Q; '
+        f"T.from_pretrained('{name}').save_pretrained('{target}'); M.from_pretrained('{name}', dtype='bfloat16', "
+        f"quantization_config=Q(dequantize=True)).save_pretrained('{target}')\""
+    )
 
 
 def quantization_config(
