@@ -13,6 +13,7 @@ import pytest
 
 import order
 import own_warnings
+import ready_python
 
 own_warnings.install()
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -20,6 +21,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TUNESMITH_CACHE"] = tempfile.mkdtemp(prefix="tunesmith-tests-")  # nobody's own cache is read or filled
 atexit.register(shutil.rmtree, os.environ["TUNESMITH_CACHE"], ignore_errors=True)
+
+ready_python.prepare()
 
 # The same examples at every run, and no clock: a slow machine must not fail a test. HYPOTHESIS_RANDOM=1 explores.
 hypothesis.settings.register_profile(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
+import ready_python
 from helpers import commands
 from tunesmith.cli.main import main
 from tunesmith.report.folder import read_json
@@ -15,6 +17,7 @@ PROJECT = Path(__file__).parents[2]
 def test_the_commands_run(tmp_path, monkeypatch, capsys):
     (tmp_path / "recipes").symlink_to(PROJECT / "recipes")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", ready_python.python())  # what starts the processes
     number = 0
     for line in commands(PROJECT / "docs/how_to/many_machines.md"):
         program, *arguments = shlex.split(line)

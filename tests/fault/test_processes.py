@@ -16,12 +16,15 @@ from typing import Any
 import psutil
 import pytest
 
+import ready_python
 from helpers import logged, run_training, story_rows, tensors, write_rows
 from tunesmith.train import checkpoint
 
 STEPS = 40
 NLI = Path(__file__).parents[2] / "recipes" / "nli_cot"
-TUNESMITH = [sys.executable, "-m", "tunesmith", "train"]
+TUNESMITH = [ready_python.python(), "-m", "tunesmith", "train"]
+IN_REAL_PYTHON = [sys.executable, "-m", "tunesmith", "train"]
+TORCHRUN = [ready_python.program("torchrun"), "--standalone", "--nproc_per_node=2"]
 
 
 class Started:
@@ -31,7 +34,9 @@ class Started:
         folder.mkdir(parents=True, exist_ok=True)
         self.out, self.err = folder / "stdout", folder / "stderr"
         with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = subprocess.Popen(command, stdout=out, stderr=err, cwd=cwd, env=os.environ | environment)
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=err, cwd=cwd, env=ready_python.environment(**environment)
+            )
 
     def ranks(self) -> dict[int, psutil.Process]:
         """The processes that have a rank, by their rank."""
@@ -202,8 +207,7 @@ def test_torchrun_starts_again_from_the_newest_checkpoint(
 ) -> None:
     """N3, dropout and all: nobody can tell from the result that a rank was killed."""
     run = tmp_path / "run"
-    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
-    command = [*torchrun, "--max-restarts=1", "-m", "tunesmith", "train", *flags(settings, output_dir=run)]
+    command = [*TORCHRUN, "--max-restarts=1", "-m", "tunesmith", "train", *flags(settings, output_dir=run)]
     started = start(command, tmp_path)
     until(lambda: saved(run, 4), started, "checkpoint-4")
     started.ranks()[0].kill()
@@ -304,8 +308,7 @@ def test_F9_a_signal_to_one_of_the_ranks_of_torchrun_stops_both(
     start: Start, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
-    started = start([*torchrun, "-m", "tunesmith", "train", *flags(settings, output_dir=run)], tmp_path)
+    started = start([*TORCHRUN, "-m", "tunesmith", "train", *flags(settings, output_dir=run)], tmp_path)
     until(lambda: saved(run, 4), started, "checkpoint-4")
     started.ranks()[1].send_signal(signal.SIGTERM)
     assert started.wait() != 0
@@ -318,7 +321,7 @@ def test_F9_a_signal_to_one_of_the_ranks_of_torchrun_stops_both(
 
 def test_ranks_do_not_outlive_a_killed_launcher(start: Start, settings: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    started = start([*TUNESMITH, *flags(settings, num_processes=2, output_dir=run)], tmp_path)
+    started = start([*IN_REAL_PYTHON, *flags(settings, num_processes=2, output_dir=run)], tmp_path)
     until((run / "run.json").is_file, started, "the first step")
     ranks = started.ranks()
     assert len(ranks) == 2
@@ -370,7 +373,7 @@ def test_a_folder_that_holds_a_run_is_refused_before_anything_starts(
 
 STAND_INS = {
     "scontrol": "echo localhost",
-    "tunesmith": f'exec {sys.executable} -m tunesmith "$@"',
+    "tunesmith": f'exec {ready_python.python()} -m tunesmith "$@"',
     # starts the tasks of a step with the variables that SLURM gives them
     "srun": """while [[ $1 == --* ]]; do shift; done
 export SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_TASKS=2
@@ -397,7 +400,7 @@ def test_a_slurm_job_trains(
         "SLURM_SUBMIT_DIR": str(tmp_path),
         "SLURM_JOB_NODELIST": "localhost",
         "SLURM_JOB_ID": str(os.getpid()),  # jobs that share a machine take different ports by it
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PATH": f"{tmp_path}:{ready_python.environment()['PATH']}",
     }
     started = start(["bash", str(tmp_path / "job.sh")], tmp_path / "said", **job)
     assert started.wait() == 0, started.err.read_text()
@@ -410,12 +413,11 @@ def test_the_distributed_configuration_of_the_nli_recipe(start: Start, tmp_path:
     from tunesmith.cli.main import main
 
     assert main(["data", "make", "nli", str(tmp_path / "data"), "--num_train=40", "--num_heldout=8"]) == 0
-    torchrun = Path(sys.executable).with_name("torchrun")
     documented = "--nproc_per_node 2 train/train_sft.py --config train/configs/distributed.py"
     assert documented in (NLI / "train" / "configs" / "distributed.py").read_text()
     data = {"train_data": tmp_path / "data" / "train_ft.jsonl", "eval_data": tmp_path / "data" / "eval_ft.jsonl"}
     short = {"model_id": "nano-mistral", "output_dir": tmp_path / "run", "max_steps": 2, "eval_steps": 2}
-    command = [str(torchrun), *documented.split(), *flags(data | short), "--no_wandb"]
+    command = [ready_python.program("torchrun"), *documented.split(), *flags(data | short), "--no_wandb"]
     started = start(command, tmp_path, cwd=NLI)
     assert started.wait() == 0, started.err.read_text()
     record = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -7,9 +7,6 @@ accumulated, every step's gradient is clipped, and the rows do not fill the last
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import ready_python
 from helpers import logged, resolved_from, run_training, story_rows, tensors, write_rows
 from tunesmith.launch.processes import planned
 from tunesmith.model.load import load_for_inference
@@ -136,14 +134,8 @@ def _questions(settings: dict[str, Any], file: Path) -> dict[str, Any]:
 
 def launch(plan: Path) -> None:
     """Run the trainings of a plan in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, str(WORKER), str(plan)],
-        capture_output=True,
-        text=True,
-        timeout=550,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path])},
-    )
+    command = ["torchrun", "--standalone", "--nproc_per_node=2", str(WORKER), str(plan)]
+    done = ready_python.run(command, timeout=550)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

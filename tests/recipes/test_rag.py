@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import ready_python
 from tunesmith import notices
 from tunesmith.cli.main import main as tunesmith
 from tunesmith.entrypoints.rag import main as training
@@ -58,7 +59,7 @@ def small(stories_model: Path) -> list[str]:
 
 def run_in(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
     assert command[0] == "python"
-    return subprocess.run([sys.executable, *command[1:]], cwd=folder, capture_output=True, text=True, check=False)
+    return ready_python.run([ready_python.python(), *command[1:]], cwd=folder)
 
 
 def tree(folder: Path) -> set[str]:

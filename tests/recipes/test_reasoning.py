@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import ready_python
 from helpers import logged, tensors
 from tunesmith import notices
 from tunesmith.config.load import load
@@ -22,7 +22,6 @@ from tunesmith.config.readers import flat_json
 from tunesmith.config.resolve import resolve
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "reasoning"
-BINARIES = Path(sys.executable).parent
 TRAIN_FILE, EVAL_FILE = "data/formatted/combined_formatted.json", "data/formatted/validation.json"
 
 COMMANDS: dict[str, str] = {
@@ -76,9 +75,7 @@ def recipe() -> ModuleType:
 
 def run_command(words: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a command of the recipe in processes of its own, with this environment's programs first."""
-    path = f"{BINARIES}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    return ready_python.run(words, env=ready_python.environment(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"))
 
 
 def free_port() -> int:

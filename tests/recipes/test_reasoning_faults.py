@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ready_python
 from helpers import logged, tensors
 from tunesmith import notices
 from tunesmith.entrypoints.reasoning import ModelTrainer, ReasoningDataset, TrainingConfig, main
@@ -54,7 +53,7 @@ def record_of(folder: str | Path) -> dict[str, Any]:
     ids=["import", "module", "script"],
 )
 def test_files_that_cannot_be_imported(program: list[str]) -> None:
-    done = subprocess.run([sys.executable, *program], capture_output=True, text=True, check=False)
+    done = ready_python.run([ready_python.python(), *program])
     assert done.returncode == 0, done.stderr
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import ready_python
 from tunesmith import notices
 from tunesmith.entrypoints.sft import main
 from tunesmith.report.folder import read_json, read_jsonl
@@ -56,10 +56,8 @@ def small(stories_model: Path) -> list[str]:
 def shell(command: str, *overrides: str) -> None:
     """Type ``command`` in the recipe's folder, with overrides behind it."""
     program, *rest = command.split()
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    words = [program, *rest, *overrides]
-    done = subprocess.run(words, cwd=RECIPE, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    environment = ready_python.environment(CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="true")
+    done = ready_python.run([program, *rest, *overrides], cwd=RECIPE, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
