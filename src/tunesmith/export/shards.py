@@ -27,7 +27,7 @@ from tunesmith.export.update import Factors, finite, merged_is_expected, plain, 
 from tunesmith.model.adapter_config import read_lora_config
 from tunesmith.model.adapters import load_adapter_strictly, read_adapter
 from tunesmith.model.digests import sha256_of_file
-from tunesmith.model.headers import INDEX
+from tunesmith.model.headers import INDEX, few
 from tunesmith.model.load import ModelSpec
 from tunesmith.model.parts import beside_language, is_inside
 from tunesmith.model.precision import mutates_base
@@ -80,6 +80,18 @@ class Fold:
         self._beside = beside_language(base.model)
         self._ready: dict[str, torch.Tensor] = {}
         self._apart = apart(base, factors)
+        tied = base.model.all_tied_weights_keys
+        lost = [
+            name
+            for name in factors.touched
+            if name not in base.of_weights and name not in self._apart and tied.get(name) not in factors.rows
+        ]
+        if lost:
+            raise ModelError(
+                f"the adapter changes {len(lost)} weights that the base's files do not hold ({few(lost)})",
+                where=str(base.folder),
+                remedy="keep using the adapter",
+            )
         # biases and layers that were trained whole lie in the adapter's file
         self._whole = {
             plain(name): parameter.data
@@ -113,6 +125,7 @@ class Fold:
         if weight in self._apart:
             group = self._begins_as(weight)
             found = self.base.converted(group, {one: self.base.read(one) for one in group.sources})
+            self._count(touched=weight in self.factors.touched, number=1)
             return self._weight(weight, found[group.target])
         if weight is None:
             self.ledger.carried += 1
@@ -152,7 +165,7 @@ class Fold:
         targets = self.base.targets(group)
         touched = self.factors.touched.intersection(targets)
         if group.pattern is not None and not touched and not self._changes(targets):
-            self.ledger.kept += len(tensors)
+            self._count(touched=False, number=len(tensors))
             return {name: tensor.to(self._type(group.target, tensor.dtype)) for name, tensor in tensors.items()}
         weights = self.base.converted(group, tensors)
         if group.pattern is not None:
@@ -160,9 +173,12 @@ class Fold:
         types = {name: self._type(name, weight.dtype) for name, weight in weights.items()}
         merged = {name: self._weight(name, weight) for name, weight in weights.items()}
         found = self.base.reverted(group, merged)
-        self.ledger.folded += len(found) if touched else 0
-        self.ledger.kept += 0 if touched else len(found)
+        self._count(touched=bool(touched), number=len(found))
         return {name: tensor.to(types.get(group.target, tensor.dtype)).contiguous() for name, tensor in found.items()}
+
+    def _count(self, *, touched: bool, number: int) -> None:
+        self.ledger.folded += number if touched else 0
+        self.ledger.kept += 0 if touched else number
 
     def _changes(self, targets: tuple[str, ...]) -> bool:
         """Whether loading rounds one of the weights, as far as their type tells."""
