@@ -87,7 +87,7 @@ class Base:
         """Weights of the model by name, from the tensors of a group."""
         if group.pattern is None:
             return {group.target: tensors[group.sources[0]]}
-        converter = deepcopy(self._converters[group.pattern[0]])
+        converter: Any = deepcopy(self._converters[group.pattern[0]])
         for name, pattern in zip(group.sources, group.pattern, strict=True):
             converter.add_tensor(group.target, name, pattern, tensors[name])
         found = converter.convert(group.target, model=self.model, config=self.model.config)
@@ -103,7 +103,7 @@ class Base:
             return {group.sources[0]: weights[group.target]}
         holder: Any = self.model
         holder._weight_conversions = [step for step in self._mapping if step.was_used()]
-        found = revert_weight_conversion(self.model, weights)
+        found: dict[str, torch.Tensor] = revert_weight_conversion(self.model, weights)
         if set(found) != set(group.sources):
             raise ModelError(
                 f"{group.target} is made of {len(group.sources)} tensors, and the library does not give them back",

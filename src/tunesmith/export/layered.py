@@ -25,7 +25,8 @@ def from_files(folder: Path, config: PreTrainedConfig, **keywords: Any) -> PreTr
     model = without_weights(config, buffers=True, dtype=torch.float32, **keywords)
     shape = without_weights(config, dtype=torch.float32, **keywords)
     layer_by_layer(model, Base(read_headers(folder), shape, str(folder), folder))
-    return model.eval()
+    model.eval()
+    return model
 
 
 def layer_by_layer(model: Any, base: Base, rounded: Rounding | None = None) -> None:

@@ -146,7 +146,8 @@ def write_merged(
         write_old_names(stage)
         _copy(files.folder, stage, PROCESSORS)
         if files.model.is_custom_code():
-            custom_object_save(files.model, stage, config=files.model.config)
+            configuration: Any = files.model.config
+            custom_object_save(files.model, stage, config=configuration)
         _copy(how.folder, stage, COMPANIONS)
     except OSError as error:
         raise StorageError(f"cannot write: {error.strerror or error}", where=str(stage)) from error

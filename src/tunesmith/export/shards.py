@@ -71,7 +71,7 @@ class Fold:
 
     def __init__(self, base: Base, adapted: PeftModel, factors: Factors, rounded: Rounding, dtype: torch.dtype) -> None:
         self.base = base
-        self.model = adapted.get_base_model()
+        self.model: Any = adapted.get_base_model()
         self.factors = factors
         self.ledger = Ledger()
         self._sites = sites(adapted)

@@ -79,7 +79,8 @@ def _slack(a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
     rank = a.shape[-2]
     rows = torch.linalg.vector_norm(b, dim=-1)[..., :, None]
     columns = torch.linalg.vector_norm(a, dim=-2)[..., None, :]
-    return 2 * (rank + 2) * _EPSILON * abs(scale) * rows * columns
+    bound: torch.Tensor = 2 * (rank + 2) * _EPSILON * abs(scale) * rows * columns
+    return bound
 
 
 class Factors:
@@ -137,7 +138,7 @@ class Factors:
         if not isinstance(layer, KINDS):
             raise ModelError(f"{place}: an adapter on a {type(layer).__name__} cannot be merged")
         parameters = isinstance(layer, ParamWrapper)
-        own = layer.parameter_name if parameters else "weight"
+        own = str(layer.parameter_name) if parameters else "weight"
         name = f"{plain(place)}.{own}"
         embedding = isinstance(layer, Embedding)
         a, b = (found[f"lora_embedding_{one}" if embedding else f"lora_{one}"] for one in "AB")
@@ -160,7 +161,7 @@ class Factors:
         self.rows[f"{place}.weight"] = (list(given), tensor)
 
     def _scale(self, name: str, rank: int) -> float:
-        alpha = pattern_value(self._config.alpha_pattern or {}, name, self._config.lora_alpha)
+        alpha: float = pattern_value(self._config.alpha_pattern or {}, name, self._config.lora_alpha)
         return alpha / (math.sqrt(rank) if self._config.use_rslora else rank)
 
 

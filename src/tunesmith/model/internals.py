@@ -94,11 +94,11 @@ def opener_of(config: PreTrainedConfig) -> Any:
     A checkpoint that reads images or sound besides text is opened with all its parts, as the class that it came from;
     the class of language models would leave them out, some without a word.
     """
-    plain = AutoModelForCausalLM
+    text: Any = AutoModelForCausalLM._model_mapping
     if config.get_text_config() is config or type(config) not in AutoModelForMultimodalLM._model_mapping:
-        return plain
-    text_alone = type(config) in plain._model_mapping and plain._model_mapping[type(config)].__name__
-    return plain if text_alone in (config.architectures or ()) else AutoModelForMultimodalLM
+        return AutoModelForCausalLM
+    text_alone = type(config) in text and text[type(config)].__name__
+    return AutoModelForCausalLM if text_alone in (config.architectures or ()) else AutoModelForMultimodalLM
 
 
 def without_weights(config: PreTrainedConfig, *, buffers: bool = False, **keywords: Any) -> PreTrainedModel:
