@@ -60,13 +60,12 @@ mutants: install
 	@$(BIN)/python scripts/mutants.py $(MODULES)
 
 # An hour of random files, rows, settings and answers (FUZZ_EXAMPLES a test): whatever is not an error of ours is a finding.
+# With FUZZ_LOG=FILE it may be ended at any time and the next call goes on with the hour.
 fuzz: install
-	@end=$$(( $$(date +%s) + 3600 )); while [ $$(date +%s) -lt $$end ]; do \
-		HYPOTHESIS_RANDOM=1 FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-300} $(BIN)/python -m pytest -q -x -n0 \
-			tests/invariant/test_fuzz.py tests/invariant/test_fuzz_code.py tests/invariant/test_odd_settings.py \
-			|| exit 1; done
+	@$(BIN)/python scripts/fuzz.py
 
-# Kills runs of every kind at random times, 50 in all, and compares what is left to the bit. SOAK_HOURS=2 fills two hours.
+# Kills runs of every kind at random times, 50 in all, and compares what is left to the bit. SOAK_HOURS=2 fills two hours;
+# with SOAK_LOG=FILE they may be ended at any time and the next call goes on with them.
 soak: install
 	@$(BIN)/python scripts/soak.py
 

@@ -32,10 +32,34 @@ def _training(options: argparse.Namespace, tokenizer: str) -> list[dict[str, Any
     return found
 
 
+def _zoo(options: argparse.Namespace) -> dict[str, Any]:
+    """Every architecture in every way; asked for by name, since it takes its time."""
+    import tempfile
+    import time
+    from dataclasses import asdict
+
+    from benchmarks.zoo import cells, models, table
+
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as home:
+        for name in options.kind or [kind.name for kind in models.KINDS]:
+            started = time.monotonic()
+            results[name] = cells.run_kind(name, Path(home))
+            states = ", ".join(f"{cell} {found.state}" for cell, found in results[name]["cells"].items())
+            _note(f"{name}: {states} ({time.monotonic() - started:.0f} s)")
+    print(*table.lines(results), "", *table.sums(results), "", *table.refusals(results), sep="\n", flush=True)
+    if options.publish:
+        table.publish(results)
+    return {
+        name: result | {"cells": {cell: asdict(found) for cell, found in result["cells"].items()}}
+        for name, result in results.items()
+    }
+
+
 def main() -> None:
     """Run what was asked for, everything by default."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    comparisons = ("prepare", "large", "layouts", "generation", "load", "training")
+    comparisons = ("prepare", "large", "layouts", "generation", "load", "training", "zoo")
     parser.add_argument("what", nargs="*", choices=(*comparisons, []), help="comparisons to run (all)")
     parser.add_argument("--rows", type=int, default=30_000, help="rows that are prepared (30000)")
     parser.add_argument("--large", type=int, default=1_000_000, help="rows of the comparison large (1000000)")
@@ -48,7 +72,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="of training: steps a turn (6)")
     parser.add_argument("--scale", choices=tuple(training.SCALES), default="25M", help="of training: the model (25M)")
     parser.add_argument("--together", action="store_true", help="of training: also with rows that begin alike together")
-    parser.add_argument("--publish", action="store_true", help="of training: write RESULTS.md and the README's table")
+    parser.add_argument("--kind", action="append", help="of zoo: architectures, by their model_type (all)")
+    parser.add_argument("--publish", action="store_true", help="write what is published: RESULTS.md, docs/models.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     results: dict[str, Any] = {}
@@ -81,6 +106,8 @@ def main() -> None:
             print("Memory while loading", *load.table(results[f"load_{dtype}"]), "", sep="\n", flush=True)
     if not options.what or "training" in options.what:
         results["training"] = _training(options, tokenizer)
+    if "zoo" in options.what:
+        results["zoo"] = _zoo(options)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

@@ -3,15 +3,21 @@
     python scripts/soak.py                      50 kills, spread over all kinds of runs
     python scripts/soak.py --hours 2            as many as fit into two hours
     python scripts/soak.py --kinds lora --kills 5
+    python scripts/soak.py --hours 2 --log soak.jsonl --piece 15
+                                                two hours in pieces of 15 minutes: each call does one more
 
 A killed run is started again by the same command (``--resume auto``). What must be equal to the bit: final weights, the
 newest checkpoint with its optimizer, schedule and random states, the account of rows, and the log of metrics but for
 the figures that measure time. Exit code 1 where anything differs; the folders are then kept.
+
+With ``--log`` every round is added to a file as it ends, and the next call goes on behind the last one: the time of all
+its rounds counts, so a soak may be ended and continued like the runs that it kills.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -23,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +69,7 @@ class Findings:
     before_first_checkpoint: int = 0
     in_a_save: int = 0
     after_last_step: int = 0
+    seconds: float = 0.0
     differences: list[str] = field(default_factory=list)
 
 
@@ -249,26 +256,53 @@ def rows_in(home: Path) -> dict[str, str]:
     return paths
 
 
-def rounds(options: argparse.Namespace, home: Path) -> dict[str, Findings]:
-    """All kinds in turn; with a time, again and again."""
-    end = time.monotonic() + options.hours * 3600 if options.hours else float("inf")
-    total: dict[str, Findings] = {kind: Findings() for kind in options.kinds}
+def rounds(options: argparse.Namespace, home: Path) -> list[tuple[str, Findings]]:
+    """All kinds in turn; with a time, again and again. Those of earlier calls, which the log names, come first."""
+    done = read_log(options.log)
+    earlier = sum(found.seconds for _, found in done)
+    left = max(0.0, options.hours * 3600 - earlier) if options.hours else float("inf")
+    end = time.monotonic() + min(left, options.piece * 60 or float("inf"))
     share, rest = divmod(options.kills, len(options.kinds))
-    for number in range(10**9):
-        for place, kind in enumerate(options.kinds):
-            kills = KILLS_OF_A_RUN if options.hours else share + (place < rest)
-            generator = random.Random(f"{options.seed} {kind} {number}")
-            if time.monotonic() < end and kills:
-                found = soak(
-                    kind, home / f"{kind}-{number}", options.model, kills, generator, lambda: time.monotonic() < end
-                )
-                add(total[kind], found)
-                tell(kind, found, options.quiet)
-                if not found.differences:
-                    shutil.rmtree(home / f"{kind}-{number}")
-        if not options.hours or time.monotonic() >= end or any(found.differences for found in total.values()):
-            return total
+    for number in itertools.count(len(done)):
+        lap, place = divmod(number, len(options.kinds))
+        kind = options.kinds[place]
+        if time.monotonic() >= end or (lap and not options.hours) or any(found.differences for _, found in done):
+            return done
+        kills = KILLS_OF_A_RUN if options.hours else share + (place < rest)
+        if kills:
+            began = time.monotonic()
+            generator = random.Random(f"{options.seed} {kind} {lap}")
+            folder = home / f"{kind}-{lap}"
+            found = soak(kind, folder, options.model, kills, generator, lambda: time.monotonic() < end)
+            found.seconds = round(time.monotonic() - began, 1)
+            done.append((kind, found))
+            write_log(options.log, kind, found)
+            tell(kind, found, options.quiet)
+            if not found.differences:
+                shutil.rmtree(folder)
     raise AssertionError
+
+
+def read_log(path: Path | None) -> list[tuple[str, Findings]]:
+    """The rounds that a log holds; none where there is no log yet."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else []
+    return [(entry.pop("kind"), Findings(**entry)) for entry in map(json.loads, lines)]
+
+
+def write_log(path: Path | None, kind: str, found: Findings) -> None:
+    """Add a round to the log."""
+    if path is not None:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"kind": kind, **asdict(found)}) + "\n")
+
+
+def totals(options: argparse.Namespace, done: list[tuple[str, Findings]]) -> dict[str, Findings]:
+    """What was found for each kind of run."""
+    total = {kind: Findings() for kind in [*options.kinds, *(kind for kind, _ in done)]}
+    for kind, found in done:
+        for name in Findings.__dataclass_fields__:
+            setattr(total[kind], name, getattr(total[kind], name) + getattr(found, name))
+    return total
 
 
 def import_everything(home: Path, model: str) -> None:
@@ -280,12 +314,6 @@ def import_everything(home: Path, model: str) -> None:
     with (home / "log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         main(["train", *(f"--{name}={value}" for name, value in settings.items())])
     shutil.rmtree(home)
-
-
-def add(total: Findings, found: Findings) -> None:
-    """Count one more round."""
-    for name in Findings.__dataclass_fields__:
-        setattr(total, name, getattr(total, name) + getattr(found, name))
 
 
 def tell(kind: str, found: Findings, quiet: bool) -> None:
@@ -305,6 +333,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="how many, over all kinds (50)")
     parser.add_argument("--hours", type=float, default=float(os.environ.get("SOAK_HOURS") or 0), help="time to fill")
+    parser.add_argument("--piece", type=float, default=0, help="minutes of those hours that this call takes at most")
+    parser.add_argument("--log", type=Path, default=os.environ.get("SOAK_LOG") or None, help="rounds, one line each")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--model", default="nano-mistral")
     parser.add_argument("--seed", default="0", help="decides when kills come")
@@ -313,17 +343,16 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="tunesmith-soak-"))
     os.environ["TUNESMITH_CACHE"] = str(home / "cache")
     import_everything(home / "first", options.model)
-    total = rounds(options, home)
+    total = totals(options, rounds(options, home))
     failed = any(found.differences for found in total.values())
     if not failed:
         shutil.rmtree(home)
     if options.quiet:
-        print(json.dumps({kind: {name: getattr(found, name) for name in Findings.__dataclass_fields__}
-                          for kind, found in total.items()}))  # fmt: skip
+        print(json.dumps({kind: asdict(found) for kind, found in total.items()}))
     else:
         kills = sum(found.kills for found in total.values())
         print(
-            f"{kills} kills: "
+            f"{kills} kills in {sum(found.seconds for found in total.values()) / 60:.0f} minutes: "
             + (f"something differs; see {home}" if failed else "every run ended as if there was none")
         )
     return int(failed)

@@ -15,7 +15,7 @@ SLOWEST = (
     "unit/export/test_merge.py",
     "fault/test_run_faults.py",
     "invariant/test_training.py",
-    "fault/test_trust_security.py",
+    "fault/test_trust_secrets.py",
     "recipes/test_nli_faults.py",
     "golden/test_recipes.py",
     "unit/data/test_cache.py",

@@ -7,15 +7,27 @@ user's file puts into its text.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote, quote_plus, unquote
 
 NAMES = re.compile(
-    r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|API_?KEY|KEY|KEY_ID|DSN)(?:_|$)", re.IGNORECASE
+    r"(?:TOKENS?|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|API_?KEYS?|ACCESS_?KEYS?|SSHPASS)(?:_|$)"
+    r"|(?:^|_)(?:PASS|CREDENTIALS?|KEYS?|KEY_ID|DSN|PAT|JWT|BEARER|AUTH|AUTHORIZATION|COOKIES?|WEBHOOK|SAS)(?:_|$)"
+    r"|_PWD$|CONNECTION_STRING",
+    re.IGNORECASE,
 )
 """Names of environment variables that hold secrets: their values are looked for wherever words are written."""
+SHAPES = re.compile(
+    r"BEGIN [A-Z ]*PRIVATE KEY|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,}"
+    r"|sk-[A-Za-z0-9_-]{32,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{20,}|AIza[\w-]{35}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
+)
+"""What tokens and keys of well-known makers look like, whatever the variable is called."""
+_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
+"""That of a user in an address, of a proxy say."""
 SUSPECTS = re.compile(r"TOKEN(?!IZER)|KEY|SECRET|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|(?:^|_)AUTH(?:_|$)", re.IGNORECASE)
 """Names that may stand for one: refusing to read too many costs a setting, hiding their values would cost words."""
 SHORTEST = 8
@@ -28,7 +40,7 @@ _DUMP = "<environment>"
 
 def may_be_secret(name: str) -> bool:
     """Whether an environment variable of this name is better not read into a setting."""
-    return bool(SUSPECTS.search(name))
+    return bool(SUSPECTS.search(name) or NAMES.search(name))
 
 
 def secret_in(text: str) -> str | None:
@@ -68,14 +80,37 @@ def redacted_values(value: Any) -> Any:
 
 
 def _secrets() -> tuple[tuple[str, str], ...]:
-    return _long_first(tuple((name, value) for name, value in os.environ.items() if NAMES.search(name)))
+    return _long_first(tuple(os.environ.items()))
 
 
 @lru_cache(maxsize=8)
-def _long_first(found: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Pairs of name and value, the longest value first: one may be a part of another."""
-    kept = [(name, value) for name, value in found if len(value) >= SHORTEST and not _is_path(value)]
-    return tuple(sorted(kept, key=lambda pair: -len(pair[1])))
+def _long_first(environment: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Pairs of a variable's name and a secret in it as texts may spell it, the longest first: one may be a part of
+    another."""
+    found = {
+        (name, spelled)
+        for name, value in environment
+        for secret in _secret_parts(name, value)
+        for spelled in _spellings(secret)
+        if len(spelled) >= SHORTEST
+    }
+    return tuple(sorted(found, key=lambda pair: (-len(pair[1]), pair[0])))
+
+
+def _secret_parts(name: str, value: str) -> list[str]:
+    """What is secret of a variable: all of it, or the password of an address."""
+    if (NAMES.search(name) and not _is_path(value)) or SHAPES.search(value):
+        return [value]
+    return _PASSWORD.findall(value)
+
+
+def _spellings(secret: str) -> set[str]:
+    """A secret as it stands in texts, in addresses, between quotation marks, on one line, and line by line."""
+    lines = [line for line in secret.split("\n") if len(line) >= 2 * SHORTEST and not line.startswith("-----")]
+    return {
+        secret, quote(secret), quote(secret, safe=""), quote_plus(secret), unquote(secret), repr(secret)[1:-1],
+        json.dumps(secret)[1:-1], " ".join(secret.split()), *(lines if "\n" in secret else ()),
+    }  # fmt: skip
 
 
 def _is_path(value: str) -> bool:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tunesmith.train import checkpoint
 STEPS = 40
 NLI = Path(__file__).parents[2] / "recipes" / "nli_cot"
 TUNESMITH = [ready_python.python(), "-m", "tunesmith", "train"]
+MARK = "COMMAND_OF_A_TEST"
 IN_REAL_PYTHON = [sys.executable, "-m", "tunesmith", "train"]
 TORCHRUN = [ready_python.program("torchrun"), "--standalone", "--nproc_per_node=2"]
 
@@ -34,20 +36,23 @@ class Started:
         folder.mkdir(parents=True, exist_ok=True)
         self.out, self.err = folder / "stdout", folder / "stderr"
         with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=err, cwd=cwd, env=ready_python.environment(**environment)
-            )
+            given = ready_python.environment(**environment, **{MARK: str(folder)})
+            self.process = subprocess.Popen(command, stdout=out, stderr=err, cwd=cwd, env=given)
+
+    def processes(self) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
+        """Every process of the command with the environment it was started with."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                environment = process.environ()
+                if environment.get(MARK) == str(self.out.parent):
+                    yield process, environment
 
     def ranks(self) -> dict[int, psutil.Process]:
-        """The processes that have a rank, by their rank."""
-        found = {}
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                number = process.environ().get("RANK")
-            except (psutil.NoSuchProcess, psutil.ZombieProcess):
-                continue
-            if number is not None:
-                found[int(number)] = process
+        """The processes that have a rank, by their rank; of one and what it started, the one."""
+        found: dict[int, psutil.Process] = {}
+        for process, given in self.processes():
+            if "RANK" in given:
+                found.setdefault(int(given["RANK"]), process)
         return found
 
     def wait(self) -> int:
@@ -57,10 +62,9 @@ class Started:
         return [line for line in self.err.read_text().splitlines() if line.startswith("error:")]
 
     def end(self) -> None:
-        if self.process.poll() is None:
-            for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
-                process.kill()
-            self.process.wait()
+        for process, _ in list(self.processes()):
+            process.kill()
+        self.process.wait()
 
 
 Start = Callable[..., Started]

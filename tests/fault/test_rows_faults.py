@@ -166,6 +166,45 @@ def test_an_unknown_key_of_a_message_is_refused(call: Call) -> None:
     refused(call([{"messages": [{**asked(), "mood": "glad"}, answer()]}]), 3, "mood of turn 0")
 
 
+@pytest.mark.parametrize("value", [0, False, 0.0])
+def test_a_key_that_says_no_is_a_key(call: Call, value: Any) -> None:
+    refused(call([{"messages": [asked(), answer(masked=value)]}]), 3, "masked of turn 1")
+    nothing: tuple[Any, ...] = (None, "", " ", [], {})
+    rows = [{"messages": [asked(str(index)), answer(masked=empty)]} for index, empty in enumerate(nothing)]
+    assert call(rows).code == 0
+
+
+def test_keys_of_content_parts_are_keys(call: Call) -> None:
+    part = {"type": "text", "text": "a"}
+    refused(call([{"messages": [asked(), answer([part | {"citations": ["c"]}])]}]), 3, "citations of content of turn 1")
+    told = call([{"messages": [asked(), answer([part | {"cache_control": {"type": "ephemeral"}}])]}])
+    assert any("cache_control of content of assistant turns" in note for note in told.notes)
+
+
+def test_the_details_of_tools_and_calls_are_looked_for(call: Call, template: Callable[[str], Path]) -> None:
+    """A template may write the name of a function and not what it takes."""
+    names = TOOLS_TEMPLATE.replace("c.function|tojson", "c.function.name")
+    for arguments in ({"x": 1}, {"flag": True}, {"x": "text"}):
+        row = {"messages": [asked(), answer("", tool_calls=calls(**arguments))]}
+        refused(call([row], template=template(names)), 3, "tool_calls of turn 1")
+    brief = TOOLS_TEMPLATE.replace(
+        "{{ tools|tojson }}",
+        "{% for t in tools or [] %}{{ t.function.name }}{{ t.function.parameters.properties.keys()|join }}{% endfor %}",
+    )
+    for schema, words in (
+        ({"type": "string", "description": "D"}, "description of parameters in tools"),
+        ({"type": "string", "enum": ["E", "F"]}, "enum of parameters in tools"),
+        ({"type": "object", "properties": {"deep": {"type": "string"}}}, "names of parameters in tools"),
+    ):
+        row = {"messages": [asked(), answer()], "tools": [tool("f", x=schema)]}
+        refused(call([row], template=template(brief)), 3, words)
+    row = {"messages": [asked(), answer()], "tools": [tool("f", x={"type": "integer", "title": "T", "minimum": 3})]}
+    counted = call([row], template=template(brief))
+    assert counted.code == 0
+    assert [word for word in ("title", "minimum") if f"{word} of parameters in tools" in "".join(counted.notes)] == [
+        "title", "minimum"]  # fmt: skip
+
+
 @pytest.mark.parametrize("mark", ["train", "trainable", "training", "loss", "loss_mask"])
 @pytest.mark.parametrize(("no", "yes"), [(False, True), (0, 1)])
 def test_a_marked_turn_is_not_trained(call: Call, mark: str, no: Any, yes: Any) -> None:
@@ -227,6 +266,8 @@ def test_a_column_that_formats_know_is_refused_where_it_is_not_read(call: Call, 
         refused(call([row | {"tools": CALL[0]["tools"]}]), 3, "'tools'")
         refused(call([row | {"history": [["q", "a"]]}]), 3, "'history'")
         refused(call([row | {"chat_template_kwargs": {"x": 1}}]), 3, "'chat_template_kwargs'")
+        empty = {"system": " ", "tools": "[]", "history": [], "chat_template_kwargs": "{}"}  # as tables hold nothing
+        assert call([row | empty]).code == 0
 
 
 def test_a_row_brings_its_own_switches_of_the_template(call: Call, template: Callable[[str], Path]) -> None:
@@ -242,6 +283,18 @@ def test_a_row_brings_its_own_switches_of_the_template(call: Call, template: Cal
     assert sorted(set_for_all.texts) == ["<s>LOUD q a</s>"] * 2 + ["<s>SET q a</s>"], "a row's own switch counts more"
     refused(call([chat | {"chat_template_kwargs": {"stile": 1}}], template=path), 3, "rows.jsonl:1", "stile")
     refused(call([chat | {"chat_template_kwargs": [1]}], template=path), 3, "must be an object")
+    for name in ("role", "messages", "m"):  # words of the template that are no names which it looks up
+        refused(call([chat | {"chat_template_kwargs": {name: 1}}], template=path), 3, "rows.jsonl:1", name)
+    asking = [{"question": "q", "answer": "a", "chat_template_kwargs": loud}]
+    refused(call(asking, template="question-answer"), 3, "rows.jsonl:1", "style")
+
+
+def test_switches_of_the_settings_that_no_template_reads_are_said(call: Call, template: Callable[[str], Path]) -> None:
+    path = template(THINK_TEMPLATE.replace("<think>\n", ""))
+    rows = [{"messages": [asked(), answer()]}]
+    assert call(rows, template=path, chat_template_kwargs='{"stile": 1}').code == 0
+    assert any("does not read stile" in text for text in notices.collected())
+    refused(call(rows, template=path, chat_template_kwargs='{"messages": []}'), 2, "messages")
 
 
 # answers
@@ -259,6 +312,7 @@ def test_an_empty_answer_in_the_middle_obeys_its_setting(call: Call, v3: Path) -
     ("arguments", "words"),
     [
         ('{"x": NaN, "y": 1}', "NaN"), ('{"x": "\\ud83d"}', "surrogate"), ('{"x": 1, "x": 2}', "twice"),
+        ('{"x": 1e999}', "beyond"),
         ("[1]", "an array"), ("text", "a string"), ("3", "a string"), ('{"x": ', "not JSON"), ("{" * 200, "not JSON"),
     ],
 )  # fmt: skip

@@ -16,11 +16,11 @@ from tunesmith.report.belongings import is_finished
 
 TESTS = Path(__file__).parents[1]
 ELSEWHERE = {
-    "f01": "fault/test_trust_runs.py::test_F14_a_run_that_is_replaced_leaves_nothing",
-    "f02": "fault/test_trust_runs.py::test_a_finished_run_that_is_resumed_does_nothing",
+    "f01": "fault/test_trust_folders.py::test_F14_a_run_that_is_replaced_leaves_nothing",
+    "f02": "fault/test_trust_kills.py::test_a_finished_run_that_is_resumed_does_nothing",
     "f03": "fault/test_trust_resume.py::test_F15_D26_changed_settings_and_data_are_refused_and_nothing_is_touched",
     "f04": "fault/test_trust_resume.py::test_a_checkpoint_of_pissa_holds_what_was_trained_and_goes_on_exactly",
-    "f05": "fault/test_trust_runs.py::test_home_and_variables_mean_the_same_in_every_source",
+    "f05": "fault/test_trust_folders.py::test_home_and_variables_mean_the_same_in_every_source",
     "f06": "fault/test_trust_signals.py::test_F7_a_signal_during_the_steps",
     "f08": "unit/train/test_optimization.py::test_check_refuses_what_training_would",
     "f12": "fault/test_trust_networks.py::test_f12_the_environment_of_wandb_counts_and_a_resumed_run_is_the_same_run",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tunesmith.train.check import Report
 
 GIB = 2**30
+PARTS = ("ledger", "coverage", "layout", "steps", "memory")
+"""Parts of a report, by their names in it."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -29,13 +31,25 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--dialect", choices=sorted(DIALECTS), help="dialect of the file; detected when left out")
     parser.add_argument("--gpu", metavar="SIZE", help="plan for devices of this memory (24GB) or name (RTX 3090)")
     parser.add_argument("--nodes", type=int, metavar="M", help="plan for M machines; how they meet need not be said")
-    parser.add_argument("--json", action="store_true", help='print {"ledger", "layout", "steps", "memory", "problems"}')
+    parser.add_argument(
+        "--json", action="store_true", help='print {"ledger", "coverage", "layout", "steps", "memory", "problems"}'
+    )
     options, settings = parser.split(argv)
     try:
         resolved = _load(options, settings)
     except TunesmithError as error:
         if options.json:
-            say_json({"ledger": None, "layout": None, "steps": None, "memory": None, "problems": error.lines()}, None)
+            say_json(
+                {
+                    "ledger": None,
+                    "coverage": None,
+                    "layout": None,
+                    "steps": None,
+                    "memory": None,
+                    "problems": error.lines(),
+                },
+                None,
+            )
         raise
     environment.prepare(resolved)
     from tunesmith.launch.processes import planned
@@ -44,7 +58,13 @@ def run(argv: Sequence[str]) -> int:
     report = check(resolved, options.gpu, planned(resolved))
     problems = [line for problem in report.problems for line in problem.lines()]
     if options.json:
-        parts = {"ledger": report.ledger, "layout": report.layout, "steps": report.steps, "memory": report.memory}
+        parts = {
+            "ledger": report.ledger,
+            "coverage": report.coverage,
+            "layout": report.layout,
+            "steps": report.steps,
+            "memory": report.memory,
+        }
         say_json(parts | {"problems": problems})
     else:
         say("\n".join(lines(resolved, report)))
@@ -79,6 +99,10 @@ def lines(resolved: Resolved, report: Report) -> Iterator[str]:
         yield from ("", "TEMPLATE", *(f"  {line}" for line in report.template))
     if report.layout is not None:
         yield from ("", "BATCHES", *_layout(report.layout))
+    if report.coverage:
+        from tunesmith.model.coverage import table
+
+        yield from ("", "ADAPTERS", *(f"  {line}" for line in table(report.coverage)))
     if report.steps is not None:
         yield from ("", "STEPS", *_steps(report.steps))
     if report.memory is not None:

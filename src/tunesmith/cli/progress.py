@@ -40,6 +40,11 @@ def describe_start(facts: dict[str, Any]) -> list[str]:
     lost = data["dropped"] + data["cut"]
     if lost:
         lines.insert(2, f"          {data['dropped']:,} rows dropped, {data['cut']:,} cut: ledger.json names them")
+    if facts.get("coverage"):
+        from tunesmith.model.coverage import table
+
+        marks = ["adapters", *[""] * (len(facts["coverage"]))]
+        lines += [f"{mark:<10}{line}" for mark, line in zip(marks, table(facts["coverage"]), strict=True)]
     return lines
 
 

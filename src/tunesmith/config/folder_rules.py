@@ -20,6 +20,9 @@ _TREES = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/sbin", "/usr/bi
 """Folders of the system in which nothing of a user's stands."""
 
 
+_IN_A_RUN = re.compile(r"checkpoint-\d+|abandoned-\d+|evaluation|\.replaced|\.removing|\.saving|\.merged")
+
+
 @RULES.rule
 def safe_output_dir(resolved: Resolved) -> Problem | None:
     named = resolved.config.training.output_dir
@@ -46,6 +49,8 @@ def _somebodys(output: Path, resolved: Resolved) -> str | None:
         return "is a home folder"
     if any(output.is_relative_to(tree) for tree in _TREES):
         return "is a folder of the system"
+    if any(_IN_A_RUN.fullmatch(place.name) and _is_run(place.parent) for place in (output, *output.parents)):
+        return "lies in what another run writes, and removes again"
     model, data = resolved.config.model, resolved.config.data
     for name in filter(None, (model.model_name_or_path, model.tokenizer_name_or_path)):
         if os.path.exists(name) and _real(name) == output:
@@ -57,6 +62,11 @@ def _somebodys(output: Path, resolved: Resolved) -> str | None:
         if os.path.exists(path) and (path == output or output in path.parents):
             return f"holds the data {name}"
     return None
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is, or was, one of a run."""
+    return (folder / "run.json").is_file()
 
 
 def _named(*settings: str | list[str] | None) -> Iterator[str]:

@@ -183,6 +183,8 @@ SPELLINGS: dict[str, Spelling] = {
     "target_modules": Spelling("adapter.target_modules", modules),
     "lora_target_modules": Spelling("adapter.target_modules", modules),
     "exclude_modules": Spelling("adapter.exclude_modules", modules),
+    "target_parameters": Spelling("adapter.target_parameters", modules),
+    "llm_int8_skip_modules": Spelling("quantization.llm_int8_skip_modules", modules),
     "rank_pattern": Spelling("adapter.rank_pattern", unset_is_empty),
     "alpha_pattern": Spelling("adapter.alpha_pattern", unset_is_empty),
     # data

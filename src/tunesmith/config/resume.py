@@ -104,6 +104,7 @@ FIXED: dict[str, str] = {
     "adapter.use_lora": _SHAPES,
     "adapter.lora_r": _SHAPES,
     "adapter.target_modules": _SHAPES,
+    "adapter.target_parameters": _SHAPES,
     "adapter.exclude_modules": _SHAPES,
     "adapter.rank_pattern": _SHAPES,
     "adapter.modules_to_save": _SHAPES,

@@ -68,10 +68,14 @@ class AdapterSection(Section):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout before the adapters."""
     target_modules: list[str] | Literal["all-linear"] | Expression = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    """Modules that get adapters, each of which must occur in the model; ``all-linear``; or a regular expression for the
-    whole name (``.*layers\\.[0-3]\\..*q_proj``)."""
+    """Modules that get adapters: names, each of which must occur in the model; ``all-linear``; parts of the model
+    (``attention``, ``mlp``, ``experts``, ``shared_experts``, ``router``); or a regular expression for the whole name
+    (``.*layers\\.[0-3]\\..*q_proj``). Unset, models without these names get adapters in all of their attention."""
+    target_parameters: list[str] | None = None
+    """Bare parameters that get adapters besides, by the end of their names (``experts.gate_up_proj``)."""
     exclude_modules: list[str] | Expression | None = None
-    """Modules that get none, though ``target_modules`` names them; a list, or a regular expression."""
+    """Modules that get none, though ``target_modules`` names them; names and parts of the model, or a regular
+    expression."""
     rank_pattern: dict[str, PositiveInt] = {}
     """Ranks of single modules other than ``lora_r``: {end of the module's name: rank}."""
     alpha_pattern: dict[str, PositiveFloat] = {}
@@ -113,6 +117,8 @@ class QuantizationSection(Section):
     """Quantize the quantization constants as well."""
     bnb_4bit_compute_dtype: DType = "auto"
     """Type in which 4-bit layers multiply; ``auto`` follows the run's precision."""
+    llm_int8_skip_modules: list[str] | None = None
+    """Modules that stay as they are, in 4 bits too, by a part of their names; the output head always does."""
 
 
 class DataSection(Section):
@@ -260,6 +266,8 @@ class TrainingSection(Section):
     """Share of all steps over which the learning rate rises from 0."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate rises from 0; when positive it beats ``warmup_ratio``."""
+    router_aux_loss_coef: NonNegativeFloat | None = None
+    """Factor of the loss that keeps a model's experts equally busy; unset, it is not added."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -222,7 +222,7 @@ def _damage(place: Path, key: str) -> str | None:
         for name, digest in about["files"].items():
             if file_hash(place / name) != digest:
                 return f"{name} changed"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -87,7 +87,9 @@ def reads_date(tokenizer: PreTrainedTokenizerBase, data: DataSection) -> bool:
         return any("strftime_now" in source for source in (held.values() if isinstance(held, dict) else [held]))
     template = str(data.template)
     path = Path(assets.template(template) or template).expanduser()
-    return "{query}" not in template and path.is_file() and "strftime_now" in path.read_text("utf-8", "replace")
+    if "{query}" in template or not path.is_file():
+        return False
+    return "strftime_now" in read_text(str(path), "template")
 
 
 def _with_own_end(source: str, specials: re.Pattern[str] | None, tokenizer: PreTrainedTokenizerBase) -> str:

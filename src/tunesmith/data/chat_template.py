@@ -5,7 +5,7 @@ Spans come from rendering one turn more at a time, in the sandbox of ``sandbox.p
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,10 @@ from tunesmith.config.schema import DataSection
 from tunesmith.data import sandbox
 from tunesmith.data.chat_source import chat_source
 from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
-from tunesmith.data.jinja_engine import PrefixPoints, Shared
+from tunesmith.data.jinja_engine import GIVEN, PrefixPoints, Shared
 from tunesmith.data.rendered import CONTEXT, Piece, Rendered
 from tunesmith.data.special_tokens import ContentPolicy, Guard, end_of_turn, last_match, token_text
-from tunesmith.errors import DataError, ModelError
+from tunesmith.errors import ConfigError, DataError, ModelError
 from tunesmith.notices import notify
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def chat_renderer(
     )
     renderer = _suited(renderer)
     renderer.check()
+    renderer.say_unread(data.chat_template_kwargs)
     if renderer.trims_answers():
         notify("the chat template trims answers: blanks and line ends around them are not trained")
     if renderer.forgets_begin(tokenizer):
@@ -121,7 +122,8 @@ class ChatRenderer:
         if self.name is None:
             notify("the tokenizer has no chat template: turns are written plainly, as ### User: and ### Assistant:")
         self.content.check(conversation.messages, where)
-        self._check_switches(conversation, where)
+        if conversation.switches:
+            check_switches(conversation, sandbox.names_read(self.source_of(conversation)), where)
         shown, marks = self._with_thoughts(self._instructed(conversation.messages))
         guard = Guard(self.content.hidden, shown)
         turns = [self._as_dict(turn) for turn in guard.messages]
@@ -173,19 +175,6 @@ class ChatRenderer:
     def source_of(self, conversation: Conversation) -> str:
         """The template of such a row: the one for tools where it has some and there is one."""
         return self.for_tools if self.for_tools is not None and conversation.tools else self.source
-
-    def _check_switches(self, conversation: Conversation, where: str) -> None:
-        unknown = [
-            name
-            for name in conversation.switches
-            if not re.search(rf"\b{re.escape(name)}\b", self.source_of(conversation))
-        ]
-        if unknown:
-            raise DataError(
-                f"chat_template_kwargs has {', '.join(unknown)}, which the chat template does not know",
-                where=where,
-                remedy="remove it from the row, or use a template that knows it",
-            )
 
     def _with_thoughts(self, messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
         """The messages with thoughts where an opened thought expects them, and two characters that stand for
@@ -345,6 +334,22 @@ class ChatRenderer:
             return f"writes the end token {ends[-1]} twice", "let it write the token once after an answer"
         return None
 
+    def say_unread(self, switches: Iterable[str]) -> None:
+        """Say which of the settings' names the template does not read.
+
+        Raises:
+            ConfigError: one of them stands for what the rows hold.
+        """
+        for name in switches:
+            if name in GIVEN:
+                raise ConfigError(
+                    f"{name} is what the rows hold", where="data.chat_template_kwargs", remedy="remove it"
+                )
+        known = sandbox.names_read(self.source) | sandbox.names_read(self.for_tools or "")
+        unread = [name for name in switches if name not in known]
+        if unread:
+            notify(f"chat_template_kwargs: the chat template does not read {', '.join(unread)}")
+
     def trims_answers(self) -> bool:
         """Whether blanks around an answer are missing in the text that the template writes."""
         said = " \n a1 \n "
@@ -362,6 +367,24 @@ class ChatRenderer:
             return False
         ids: list[int] = tokenizer("a").input_ids
         return ids[:1] == [tokenizer.bos_token_id]
+
+
+def check_switches(conversation: Conversation, known: frozenset[str], where: str) -> None:
+    """Refuse a row's own names for the template where the template does not read them.
+
+    Args:
+        known: the names that it reads.
+
+    Raises:
+        DataError: names them.
+    """
+    unknown = [name for name in conversation.switches if name not in known]
+    if unknown:
+        raise DataError(
+            f"chat_template_kwargs has {', '.join(unknown)}, which the chat template does not know",
+            where=where,
+            remedy="remove it from the row, or use a template that knows it",
+        )
 
 
 def _unmarked(text: str, marks: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from tunesmith.data.formats import KNOWN_COLUMNS, columns_read, expected_columns
 from tunesmith.data.ledger import DEFAULT_KEYS
 from tunesmith.data.rag import DOCUMENT_COLUMNS
-from tunesmith.data.row import Row
+from tunesmith.data.row import Row, holds_nothing
 from tunesmith.errors import ConfigError, DataError, did_you_mean
 from tunesmith.notices import notify
 
@@ -80,9 +80,7 @@ class ColumnCheck:
         said = self._said.setdefault(row.source, set())
         if unread <= said:
             return
-        wrong = next(
-            (name for name in sorted(unread & KNOWN_COLUMNS) if row.values[name] not in (None, "", [], {})), None
-        )
+        wrong = next((name for name in sorted(unread & KNOWN_COLUMNS) if not holds_nothing(row.values[name])), None)
         if wrong is not None:
             raise DataError(
                 f"the column {wrong!r} is not read in rows of the format {format_name}",

@@ -18,7 +18,7 @@ from tunesmith.data.chat_template import ChatRenderer
 from tunesmith.data.columns import ColumnCheck
 from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
 from tunesmith.data.encoding import Encoder
-from tunesmith.data.formats import FORMATS, FormatOptions, detect, nli_reference, rename, row_weight
+from tunesmith.data.formats import FORMATS, FormatOptions, detect, is_chat, nli_reference, rename, row_weight
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import (
     Example,
@@ -183,9 +183,7 @@ class ExampleBuilder:
         if self.format_of(row) == TOKENIZED:
             return self._tokens.stop_token_ids(rename(row, self.data.columns))
         render = self._renderer(self.format_of(row))
-        literal = self.format_of(row) == "prompt_completion" and isinstance(
-            rename(row, self.data.columns).values.get("prompt"), str
-        )
+        literal = self.format_of(row) == "prompt_completion" and not is_chat(rename(row, self.data.columns))
         question, answer = Message("user", "a"), Message(ASSISTANT, "b")
         renderer = render.of(Conversation((question,), literal)) if isinstance(render, LiteralRenderer) else render
         if isinstance(renderer, ChatRenderer) and renderer.thinks:

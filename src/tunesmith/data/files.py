@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from tunesmith.config.files import read_json
 from tunesmith.data import remote
 from tunesmith.data.json_rows import rows_of_json, rows_of_lines
 from tunesmith.data.opening import COMPRESSIONS, open_data
@@ -33,6 +33,8 @@ TEXTS: dict[str, Reader] = {
 READERS: dict[str, Reader] = TEXTS | {".parquet": rows_of_parquet, ".arrow": rows_of_arrow}
 KINDS = f"{', '.join(READERS)}; texts also compressed, as .jsonl{', .jsonl'.join(COMPRESSIONS)}"
 SAVED = "state.json"
+MAX_SAVED = 2**26
+"""Bytes of it: a data set of many files names each of them."""
 """A folder with such a file was written by ``save_to_disk`` of ``datasets``."""
 NO_ROWS = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json", SAVED)
 
@@ -159,7 +161,16 @@ def _files_of_folder(folder: Path, split: str) -> list[Path]:
     if not entries:
         raise DataError("the folder holds no data files", where=str(folder), remedy=f"it needs files in {KINDS}")
     chosen = of_split(entries, split, str(folder), lambda path: path.name)
+    _say_folders_left(folder, entries)
     return [file for entry in chosen for file in (_all_of_folder(entry) if entry.is_dir() else [entry])]
+
+
+def _say_folders_left(folder: Path, entries: list[Path]) -> None:
+    """Folders of data inside, which are not named after a split, stay unread."""
+    others = (path for path in sorted(folder.iterdir()) if path.is_dir() and path not in entries)
+    left = [path.name for path in others if not path.name.startswith(".") and any(map(_belongs, path.iterdir()))]
+    if left:
+        notify(f"{folder}: leaving the folders {', '.join(left)}: name them to read them, too")
 
 
 def _belongs(path: Path) -> bool:
@@ -182,7 +193,7 @@ def _all_of_folder(folder: Path) -> list[Path]:
 def _saved_files(folder: Path) -> list[Path]:
     """The Arrow files of a data set that ``save_to_disk`` wrote, in the order of its rows."""
     try:
-        state = json.loads((folder / SAVED).read_text(encoding="utf-8"))
+        state = read_json(folder / SAVED, MAX_SAVED)
         names = [str(entry["filename"]) for entry in state["_data_files"]]
         plain = not state.get("_indices_files") and not state.get("_indices_data_files")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -5,6 +5,7 @@ Wrong types, missing keys and nulls are errors that name the row. How a conversa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +22,7 @@ from tunesmith.errors import DataError
 from tunesmith.notices import notify
 
 DEFAULT_MARKER = "[/INST]"
+_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']\s*:""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def _note_foreign_markers(raw: str, options: FormatOptions) -> None:
 def prompt_completion(row: Row, options: FormatOptions) -> Conversation:
     """``prompt`` and ``completion`` (or ``response``): the texts themselves, or lists of messages."""
     answer_key = "completion" if "completion" in row.values or "response" not in row.values else "response"
-    if isinstance(row.values.get("prompt"), list):
+    if is_chat(row):
         answered = options.need_answer or answer_key in row.values
         given = [replace(turn, given=True) for turn in read_turns(row, "prompt", options.roles)]
         return _chat(row, [*given, *(read_turns(row, answer_key, options.roles) if answered else [])], options)
@@ -109,6 +111,12 @@ def prompt_completion(row: Row, options: FormatOptions) -> Conversation:
         text = f"{row.where}: the prompt is empty, as others may be; their completions are learnt without any context"
         notify(text, kind=f"empty prompts of {row.source}")
     return _pair(row, prompt, answer_key, options, literal=True)
+
+
+def is_chat(row: Row) -> bool:
+    """Whether the prompt is a list of messages, or JSON of one as tables hold it, and no text."""
+    prompt = row.values.get("prompt")
+    return isinstance(prompt, list) or (isinstance(prompt, str) and _MESSAGES_AS_TEXT.match(prompt) is not None)
 
 
 def nli(row: Row, options: FormatOptions) -> Conversation:
@@ -309,7 +317,7 @@ def rename(row: Row, columns: dict[str, str]) -> Row:
 
 def columns_read(row: Row, format_name: str) -> frozenset[str]:
     """The columns that the format reads of such a row, ``weight`` included."""
-    chat = format_name == "prompt_completion" and isinstance(row.values.get("prompt"), list)
+    chat = format_name == "prompt_completion" and is_chat(row)
     return COLUMNS[format_name] | (CHAT_COLUMNS if chat else frozenset()) | {"weight"}
 
 

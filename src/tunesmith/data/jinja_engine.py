@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, BinaryIO
 
@@ -21,7 +21,11 @@ from jinja2.utils import Namespace
 
 MAX_RENDERED_CHARACTERS = 16 * 2**20
 MAX_MEMORY_BYTES = 2**30
+LONG, BLOCK = 24, 16
+"""Cuts of a chat above which it is rendered in blocks, and the least messages of a block."""
 HEADER = struct.Struct(">I")
+GIVEN = ("messages", "tools", "add_generation_prompt")
+"""Names that every template is given."""
 
 PrefixPoints = Sequence[tuple[int, bool]]
 """(number of messages, whether to add the generation prompt), one for each text that is wanted."""
@@ -87,21 +91,37 @@ class Engine:
         if today is not None:
             variables = {"strftime_now": datetime.fromisoformat(today).strftime} | variables
         whole, *others = cuts
-        first = self._text(source, variables, messages, tools, whole)
-        return first, [_beyond(first, self._text(source, variables, messages, tools, cut)) for cut in others]
 
-    def _text(
-        self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], cut: tuple[int, bool]
-    ) -> str:
+        def text_of(part: list[Any], prompt: bool) -> str:
+            return self._text(source, variables, part, tools, prompt)
+
+        first = text_of(messages[: whole[0]], whole[1])
+        if len(others) > LONG:
+            found = _by_blocks(first, text_of, messages[: whole[0]], whole[1], others)
+            if found is not None:
+                return first, found
+        return first, [_beyond(first, text_of(messages[:number], prompt)) for number, prompt in others]
+
+    def names_read(self, source: str) -> frozenset[str]:
+        """Names that a template looks up among those it is given, without running any of it; what every row has and
+        what the template itself sets first is not among them.
+        """
+        try:
+            names = list(_names(self._environment.parse(source)))
+        except (TemplateError, RecursionError):
+            return frozenset()
+        first = dict(reversed(names))
+        known = {"loop", *GIVEN, *self._environment.globals}
+        return frozenset(name for name, read in first.items() if read and name not in known)
+
+    def _text(self, source: str, variables: dict[str, Any], messages: list[Any], tools: list[Any], prompt: bool) -> str:
         if source not in self._templates:
             self._templates[source] = self._environment.from_string(source)
-        number, prompt = cut
         text: str = self._templates[source].render(
-            messages=messages[:number],
+            messages=messages,
             tools=tools or None,
-            documents=None,
             add_generation_prompt=prompt,
-            **variables,
+            **({"documents": None} | variables),
         )
         if len(text) > MAX_RENDERED_CHARACTERS:
             raise ValueError(f"it writes more than {MAX_RENDERED_CHARACTERS} characters")
@@ -123,6 +143,74 @@ def _beyond(whole: str, text: str) -> tuple[int, str]:
         else:
             differs = middle
     return same, text[same:]
+
+
+def _by_blocks(
+    whole: str, text_of: Callable[[list[Any], bool], str], messages: list[Any], prompt: bool, cuts: PrefixPoints
+) -> list[tuple[int, str]] | None:
+    """The texts of many cuts of a long chat in time that grows with its turns and not with their square.
+
+    The chat is rendered in blocks of turns, each behind the chat's own first turns, and a cut is looked for in its
+    block. That is right where the blocks, joined, are the whole text; otherwise None, and each cut has to be rendered
+    with all that stands before it.
+    """
+    ends = _block_ends(messages)
+    if ends is None:
+        return None
+    start, done = 0, 0
+    found: dict[tuple[int, bool], tuple[int, str]] = {}
+    try:
+        for end, head in ends:
+            made = text_of([*messages[:head], *messages[start:end]], prompt and end == len(messages))
+            opening = _beyond(made, text_of(messages[:head], False))[0] if head else 0  # a last turn may end otherwise
+            for number, asked in cuts:
+                if start < number <= end:
+                    text = text_of([*messages[:head], *messages[start:number]], asked)
+                    if text[:opening] != made[:opening]:
+                        return None
+                    same, rest = _beyond(whole[done : done + len(text)], text[opening:])
+                    found[number, asked] = done + same, rest
+            start, done = end, done + _beyond(whole[done : done + len(made)], made[opening:])[0]
+    except Exception:  # the template refuses a chat of other turns than the row's
+        return None
+    joined = done == len(whole) and whole.endswith(made[opening:])
+    return [found[number, asked] for number, asked in cuts] if joined else None
+
+
+def _block_ends(messages: list[Any]) -> list[tuple[int, int]] | None:
+    """Where blocks of a chat end, and how many of its first messages stand in front of each; None: it has no blocks.
+
+    A block begins with no result of a call, which belongs to the call before it, and follows turns of the same roles
+    as in the chat, at an even distance: some templates count.
+    """
+    roles = [message.get("role") for message in messages]
+    heads = range(2, min(12, len(messages)))
+    ends, head, start = [], 0, 0
+    for end in range(BLOCK, len(messages) - BLOCK):
+        if end < start + BLOCK or roles[end] == "tool":
+            continue
+        known = (
+            size for size in heads if roles[size - 1 : size + 1] == roles[end - 1 : end + 1] and (end - size) % 2 == 0
+        )
+        following = next(known, None)
+        if following is not None:
+            ends.append((end, head))
+            start, head = end, following
+    return [*ends, (len(messages), head)] if ends else None
+
+
+def _names(node: nodes.Node) -> Iterator[tuple[str, bool]]:
+    """The names in a template in the order in which they are met, and whether they are read there and not set."""
+    if isinstance(node, nodes.Name):
+        yield node.name, node.ctx == "load"
+    elif isinstance(node, nodes.Macro):
+        yield node.name, False
+    inner = list(node.iter_child_nodes())
+    if isinstance(node, (nodes.Assign, nodes.For)):  # what is set comes after what it is set to
+        source = node.node if isinstance(node, nodes.Assign) else node.iter
+        inner = [source, node.target, *(child for child in inner if child is not source and child is not node.target)]
+    for child in inner:
+        yield from _names(child)
 
 
 def _refuse_underscore(name: object) -> None:

@@ -71,6 +71,11 @@ def as_string(value: Any, row: Row, path: str) -> str:
     return value
 
 
+def holds_nothing(value: Any) -> bool:
+    """Whether a value is null or empty, or a text that is blank or, as tables hold them, an empty list or object."""
+    return value in (None, [], {}) or (isinstance(value, str) and value.strip() in ("", "[]", "{}"))
+
+
 def keys_of(row: Row) -> str:
     """The names of the row's columns, for messages."""
     return "[" + ", ".join(f'"{key}"' for key in row.values) + "]"

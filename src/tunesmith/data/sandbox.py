@@ -12,13 +12,16 @@ import select
 import subprocess
 import sys
 import time
+from functools import lru_cache
 from typing import Any
 
 from tunesmith.data import jinja_engine
 from tunesmith.data.jinja_engine import MAX_RENDERED_CHARACTERS, Engine, PrefixPoints, Shared
 
 MAX_SECONDS = 10.0
-"""Time for one conversation, the template's compilation included."""
+"""Time for one conversation, the template's compilation included; more where it is rendered for many cuts."""
+CUTS = 100
+"""Renderings of a conversation that have to do with that time."""
 MAX_ANSWER_BYTES = 16 * MAX_RENDERED_CHARACTERS
 PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
 """Environment variables of the child; nothing secret is among them."""
@@ -84,6 +87,13 @@ def render_shared(
     return _child().render(source, variables, messages, tools, cuts, today)
 
 
+@lru_cache(maxsize=16)
+def names_read(source: str) -> frozenset[str]:
+    """The names that a chat template looks up in what it is given besides messages and tools; those of a template that
+    cannot be read are none, for it renders nothing either."""
+    return _engine.names_read(source)
+
+
 class Child:
     """One process that renders; started again after it had to be stopped."""
 
@@ -105,14 +115,15 @@ class Child:
         """See the function ``render_shared``."""
         process = self._started()
         given = None if source == self._source else source
-        deadline = time.monotonic() + MAX_SECONDS
+        seconds = MAX_SECONDS * max(1.0, len(cuts) / CUTS)
+        deadline = time.monotonic() + seconds
         try:
             assert process.stdin is not None
             jinja_engine.send(process.stdin, [given, variables, messages, tools, cuts, today])  # type: ignore[arg-type]
             fine, answer = jinja_engine.receive(lambda size: self._read(process, size, deadline))
         except TimeoutError:
             self.stop()
-            raise TemplateRefusal(f"it takes longer than {MAX_SECONDS:g} s for one conversation") from None
+            raise TemplateRefusal(f"it takes longer than {seconds:g} s for one conversation") from None
         except (EOFError, OSError, ValueError):
             self.stop()
             raise TemplateRefusal("it ended the process that renders it") from None

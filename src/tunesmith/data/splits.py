@@ -11,10 +11,12 @@ from tunesmith.notices import notify
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "eval", "evaluation", "heldout", "holdout"),
+    "validation": ("validation", "valid", "val", "dev", "development", "eval", "evaluation", "heldout", "holdout"),
     "test": ("test", "testing"),
 }
 _TWO_WORDS = re.compile(r"(held|hold)[^a-z0-9]out(?![a-z])")
+_GLUED = re.compile(r"(sets?|data|split|s)$")
+"""What is written together with such a word: ``testset``, ``evals``."""
 T = TypeVar("T")
 
 
@@ -30,7 +32,8 @@ def split_of(name: str) -> str | None:
     ('train', 'test', None)
     """
     words = re.findall(r"[a-z]+", _TWO_WORDS.sub(r"\1out", name.lower()))
-    return next((split for word in words if (split := canonical(word)) in SPLIT_NAMES), None)
+    meant = (canonical(form) for word in words for form in (word, _GLUED.sub("", word)))
+    return next((split for split in meant if split in SPLIT_NAMES), None)
 
 
 def of_split(entries: Sequence[T], split: str, where: str, name_of: Callable[[T], str]) -> list[T]:

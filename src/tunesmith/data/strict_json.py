@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from math import inf, isfinite
 from typing import Any
 
 from tunesmith.errors import DataError
@@ -14,7 +15,7 @@ MAX_DIGITS = 100
 
 
 def parse_json(text: str) -> Any:
-    """Strict JSON: no duplicate keys, no NaN or Infinity, no NUL, no lone surrogate, at most 100 levels.
+    """Strict JSON: no key twice, no NaN, no Infinity however written, no NUL, no lone surrogate, at most 100 levels.
 
     Raises:
         DataError: one of these, without an address.
@@ -39,6 +40,21 @@ def check_value(value: Any, text: str) -> None:
                 raise DataError("holds a NUL character", remedy="remove it")
             if any("\ud800" <= character <= "\udfff" for character in string):
                 raise DataError("holds half of a surrogate pair (\\ud800 to \\udfff)", remedy="remove or repair it")
+
+
+def check_numbers(value: Any) -> None:
+    """Refuse numbers that JSON cannot write, which a table may hold.
+
+    Raises:
+        DataError: without an address.
+    """
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, float) and not isfinite(item):
+            raise DataError(f"holds the number {item}, which is not JSON", remedy="write null or a text")
+        if isinstance(item, (dict, list)):
+            waiting.extend(item.values() if isinstance(item, dict) else item)
 
 
 def json_type(value: Any) -> str:
@@ -73,7 +89,16 @@ def _bounded(digits: str) -> int:
     return int(digits)
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_int=_bounded)
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if value in (inf, -inf):
+        raise DataError(f"{digits} is beyond every float", remedy="write it as a text")
+    return value
+
+
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_int=_bounded, parse_float=_finite
+)
 """Refuses duplicate keys and constants; ``check_value`` looks at what it decoded."""
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tunesmith import assets
 from tunesmith.config.schema import DataSection
-from tunesmith.data.chat_template import ChatRenderer, chat_renderer
+from tunesmith.data.chat_template import ChatRenderer, chat_renderer, check_switches
 from tunesmith.data.conversation import ASSISTANT, Conversation
 from tunesmith.data.formats import strip_markers
 from tunesmith.data.nli import NLI_TEMPLATE
@@ -145,6 +145,7 @@ class StringRenderer:
 
     def __call__(self, conversation: Conversation, where: str) -> Rendered:
         self.content.check(conversation.messages, where)
+        check_switches(conversation, frozenset(), where)
         guard = Guard(self.content.hidden, conversation.messages)
         system = "\n\n".join(turn.content for turn in guard.messages if turn.role == "system") or self.instruction or ""
         queries = [turn.content for turn in guard.messages if turn.role == "user"]

@@ -55,7 +55,7 @@ def _refuse(row: Row, order: TurnOrder, what: str) -> None:
 
 
 def _joined(row: Row, first: Message, second: Message) -> Message:
-    if (first.weight, first.given) != (second.weight, second.given):
+    if first.role == ASSISTANT and (first.weight, first.given) != (second.weight, second.given):
         raise DataError(
             "two turns that would be merged are not trained alike",
             where=row.where,

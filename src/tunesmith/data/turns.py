@@ -12,7 +12,7 @@ from typing import Any
 
 from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Message
 from tunesmith.data.row import Row, as_string, value_of
-from tunesmith.data.strict_json import json_type, parse_json
+from tunesmith.data.strict_json import check_numbers, json_type, parse_json
 from tunesmith.errors import DataError
 
 CALL = "call"
@@ -39,7 +39,17 @@ ROLES: dict[str, str] = {
 THOUGHT_NAMES = (THOUGHTS, "thinking", "reasoning")
 MARKS = ("train", "trainable", "training", "loss", "loss_mask")
 """Keys of a message that say whether it is trained: false and 0, true and 1."""
-TEXT_PARTS = ("text", "input_text", "output_text")
+PART_KEYS = {
+    **dict.fromkeys(("text", "input_text", "output_text"), ("text",)),
+    **dict.fromkeys(("thinking", "reasoning"), ("thinking", "reasoning", "text")),
+    "tool_use": ("name", "input", "id"),
+    "tool_result": ("content", "tool_use_id"),
+}
+"""Types of content parts that are read, and the keys that are read of each; others become keys of the message."""
+PART_ORDER = ("thinking", "reasoning", "tool_result", "text", "tool_use")
+"""In which order templates write what stands in parts: another one would be trained as this one."""
+ARGUMENTS = ("arguments", "args", "parameters", "input")
+"""What rows call the arguments of a call."""
 
 
 @dataclass(slots=True)
@@ -50,6 +60,8 @@ class _Parts:
     thoughts: list[str] = field(default_factory=list)
     calls: list[Any] = field(default_factory=list)
     results: list[Message] = field(default_factory=list)
+    others: dict[str, Any] = field(default_factory=dict)
+    """Keys of parts that nothing here reads, by the name that the message gives them."""
 
 
 def read_turns(row: Row, key: str, roles: Mapping[str, str]) -> list[Message]:
@@ -91,6 +103,7 @@ def read_tools(row: Row) -> tuple[dict[str, Any], ...]:
             }
             tool = {"type": "function", "function": tool}
         made.append({"type": "function", "function": tool} if key == "functions" else tool)
+    _check_numbers(row, made, key)
     return tuple(made)
 
 
@@ -117,6 +130,13 @@ def from_json_text(row: Row, value: Any, path: str) -> Any:
         raise DataError(f"{path}: {problem.what}", where=row.where, remedy=problem.remedy) from None
     except (ValueError, RecursionError):
         raise DataError(f"{path} is a text that is not JSON: {value[:40]!r}", where=row.where) from None
+
+
+def _check_numbers(row: Row, value: Any, path: str) -> None:
+    try:
+        check_numbers(value)
+    except DataError as problem:
+        raise DataError(f"{path} {problem.what}", where=row.where, remedy=problem.remedy) from None
 
 
 def _turn(row: Row, turn: Any, path: str, roles: Mapping[str, str]) -> list[Message]:
@@ -152,7 +172,9 @@ def _turn(row: Row, turn: Any, path: str, roles: Mapping[str, str]) -> list[Mess
         extra["tool_calls"] = [_call(row, call, f"{path}.tool_calls") for call in calls + parts.calls]
     if role == ASSISTANT:
         _gather_thoughts(row, extra, parts.thoughts, path)
-    if parts.results and not parts.text.strip():
+    extra |= parts.others
+    _check_numbers(row, extra, path)
+    if parts.results and not (parts.text.strip() or parts.others):
         return parts.results
     return [*parts.results, Message(role, parts.text, extra, weight)]
 
@@ -161,26 +183,54 @@ def _parts(row: Row, content: Any, path: str, role: str) -> _Parts:
     """Content that is a text or a list of parts; pictures and sounds cannot be trained here."""
     if not isinstance(content, list):
         return _Parts(as_string(content, row, path))
-    made, texts = _Parts(), []
-    for index, part in enumerate(content):
-        place = f"{path}[{index}]"
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        if kind in TEXT_PARTS:
-            texts.append(as_string(part.get("text") if isinstance(part, dict) else part, row, place))
-        elif kind in ("thinking", "reasoning") and role == ASSISTANT:
-            words = next((part[name] for name in (kind, "text") if part.get(name) is not None), None)
-            made.thoughts.append(as_string(words, row, place))
-        elif kind == "tool_use" and role == ASSISTANT:
-            function = {"name": part.get("name"), "arguments": part.get("input")}
-            made.calls.append(_with_id({"type": "function", "function": function}, "id", part.get("id")))
-        elif kind == "tool_result":
-            told = _parts(row, "" if part.get("content") is None else part["content"], f"{place}.content", "tool").text
-            made.results.append(Message("tool", told, _with_id({}, "tool_call_id", part.get("tool_use_id"))))
-        else:
-            remedy = "only text is trained; remove such rows"
-            raise DataError(f"{place} is of type {kind!r}", where=row.where, remedy=remedy)
-    made.text = "".join(texts)
+    made = _Parts()
+    kinds = [_read_part(row, part, f"{path}[{index}]", role, made) for index, part in enumerate(content)]
+    kinds = [kind for kind in kinds if kind]
+    written = sorted(kinds, key=PART_ORDER.index)
+    if kinds != written:
+        raise DataError(
+            f"{path} has parts in the order {', '.join(kinds)}, and templates write {', '.join(written)}",
+            where=row.where,
+            remedy="split it into several messages, or put the parts in that order",
+        )
     return made
+
+
+def _read_part(row: Row, given: Any, place: str, role: str, made: _Parts) -> str:
+    """Add one part to ``made``; returns its type, or nothing where it says nothing."""
+    part = given if isinstance(given, dict) else {"text": given}
+    kind = part.get("type", "text")
+    if kind not in PART_KEYS or (kind in ("thinking", "reasoning", "tool_use") and role != ASSISTANT):
+        remedy = "only text is trained; remove such rows"
+        raise DataError(f"{place} is of type {kind!r}", where=row.where, remedy=remedy)
+    others = _other_keys(part, kind)
+    if kind == "tool_result":
+        told = _parts(row, "" if part.get("content") is None else part["content"], f"{place}.content", "tool")
+        extra = _with_id(told.others | others, "tool_call_id", part.get("tool_use_id"))
+        made.results.append(Message("tool", told.text, extra))
+        return kind
+    made.others |= others
+    if kind in ("thinking", "reasoning"):
+        words = next((part[name] for name in (kind, "text") if part.get(name) is not None), None)
+        made.thoughts.append(as_string(words, row, place))
+        return kind
+    if kind == "tool_use":
+        function = {"name": part.get("name"), "arguments": part.get("input")}
+        made.calls.append(_with_id({"type": "function", "function": function}, "id", part.get("id")))
+        return kind
+    text = as_string(part.get("text"), row, place)
+    made.text += text
+    return "text" if text.strip() else ""
+
+
+def _other_keys(part: dict[str, Any], kind: str) -> dict[str, Any]:
+    """What a content part says besides what is read of it, by the names that its message gives that."""
+    if len(part) == 2 and "text" in part:  # most parts
+        return {}
+    left = {name: value for name, value in part.items() if name not in ("type", *PART_KEYS[kind])}
+    if left.get("is_error") is False:  # that nothing went wrong is said by not saying it
+        del left["is_error"]
+    return {f"{name} of content": value for name, value in left.items() if value not in (None, "", [], {})}
 
 
 def _with_id(values: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
@@ -192,10 +242,11 @@ def _calls_of(row: Row, extra: dict[str, Any], path: str) -> list[Any]:
     calls = from_json_text(row, extra.pop("tool_calls", None) or [], f"{path}.tool_calls")
     if not isinstance(calls, list):
         raise DataError(f"{path}.tool_calls must be a list of objects", where=row.where)
-    if isinstance(extra.get("function_call"), dict):
+    if extra.get("function_call"):
         if calls:
             raise DataError(f"{path} has tool_calls and function_call", where=row.where, remedy="keep one of them")
-        calls = [{"type": "function", "function": extra.pop("function_call")}]
+        given = from_json_text(row, extra.pop("function_call"), f"{path}.function_call")
+        calls = [{"type": "function", "function": given}]
     return calls
 
 
@@ -204,15 +255,21 @@ def _call(row: Row, given: Any, path: str) -> dict[str, Any]:
     call = from_json_text(row, given, path)
     if not isinstance(call, dict):
         raise DataError(f"{path} must be a list of objects", where=row.where)
-    function = call.get("function", call)
+    beside = {key: value for key, value in call.items() if key != "function"}
+    function = call.get("function")
+    if "function" not in call:  # name and arguments stand in the call itself
+        beside = {"type": "function"} | ({"id": call["id"]} if "id" in call else {})
+        function = {key: value for key, value in call.items() if key not in ("id", "type")}
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise DataError(f"{path} has a call without the name of a function", where=row.where)
-    arguments = function.get("arguments")
-    arguments = {} if arguments is None else from_json_text(row, arguments, f"{path}: arguments")
+    names = [name for name in ARGUMENTS if function.get(name) is not None]
+    if len(names) > 1:
+        raise DataError(f"{path} has a call with {' and '.join(names)}", where=row.where, remedy="keep one of them")
+    arguments = from_json_text(row, function[names[0]], f"{path}: {names[0]}") if names else {}
     if not isinstance(arguments, dict):
-        raise DataError(f"{path}: arguments must be an object, this is {json_type(arguments)}", where=row.where)
-    function = {**function, "arguments": arguments}
-    return {**call, "function": function} if "function" in call else {"type": "function", "function": function}
+        raise DataError(f"{path}: {names[0]} must be an object, this is {json_type(arguments)}", where=row.where)
+    others = {key: value for key, value in function.items() if key not in ARGUMENTS}
+    return {**beside, "function": {**others, "arguments": arguments}}
 
 
 def _gather_thoughts(row: Row, extra: dict[str, Any], parts: list[str], path: str) -> None:
@@ -239,7 +296,7 @@ def _weight_of(row: Row, extra: dict[str, Any], path: str, role: str) -> float:
     if len(trained) > 1:
         names = ", ".join([*marks, *(["weight"] if said is not None else [])])
         raise DataError(f"{path}: {names} contradict one another", where=row.where, remedy="keep one of them")
-    if role != ASSISTANT and (said is not None or True in trained):
+    if role != ASSISTANT and True in trained:
         name = "weight" if said is not None else next(iter(marks))
         raise DataError(f"{path} has a {name} and is from {role}", where=row.where, remedy="only answers have one")
     return 0.0 if False in trained else weight

@@ -14,12 +14,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
+from tunesmith.data.row import holds_nothing
 from tunesmith.errors import DataError
 
 CONTENT, CALLS, TOOLS = "content", "tool_calls", "tools"
-CALL_ID = "id of tool_calls"
-BOOKKEEPING = {CALL_ID, "tool_call_id", "id", "index"}
-"""Parts that connect a call with its result and say nothing: a template may leave them out."""
+PARAMETERS = "names of parameters in tools"
+BOOKKEEPING = {
+    *("id of tool_calls", "index of tool_calls", "tool_call_id", "id", "index", "id of content"),
+    *("cache_control", "cache_control of content", "signature of content"),
+}
+"""Parts that connect a call with its result, or are for a server, and say nothing: a template may leave them out."""
+SAID_BY_TOOLS = ("name", "description", "enum", "const")
+"""Keywords of a tool's schema that a template has to write. Others, such as ``title`` and ``format``, are counted where
+it leaves them out, and so is what a tool returns: models are mostly not told that."""
 THOUGHT_END = "</think>"
 
 TextOf = Callable[[Conversation], str]
@@ -71,6 +78,13 @@ class _Probe:
         self.words.setdefault(part, []).append(known)
         return known
 
+    def figure(self, part: Part, value: float) -> float:
+        """A new number for ``part``, whole where ``value`` is."""
+        self.number += 1
+        made = 98_000_000 + self.number if isinstance(value, int) else 98_000_000.5 + self.number
+        self.words.setdefault(part, []).append(str(made))
+        return made
+
 
 class Unwritten:
     """Finds the parts of conversations that one template does not write.
@@ -103,10 +117,11 @@ class Unwritten:
             text = self._text_of(probe.conversation)
         except DataError:  # it looks at what texts say: the search row by row has to do
             return
-        for part, words in probe.words.items():
-            if all(word in text for word in words):
+        absent = {part: words for part, words in probe.words.items() if not all(word in text for word in words)}
+        for part, words in absent.items():
+            if part.turn is None and part.key != TOOLS and Part(None, TOOLS) in absent:  # it says all of them
                 continue
-            meant = part.key in BOOKKEEPING or (part.key == "name" and part.role == "tool")
+            meant = part.meant or part.key in BOOKKEEPING or (part.key == "name" and part.role == "tool")
             if part.key == THOUGHTS:
                 meant = self._written_at_the_end(probe.conversation, part, words)
             yield replace(part, meant=meant)
@@ -148,7 +163,7 @@ def _kind(value: Any) -> Hashable:
 
 def _probe(conversation: Conversation) -> _Probe:
     probe = _Probe(conversation)
-    tools = tuple(_marked(tool, probe, Part(None, TOOLS), ("name", "description")) for tool in conversation.tools)
+    tools = tuple(_marked_schema(tool, probe) for tool in conversation.tools)
     turns = tuple(_marked_turn(turn, probe, index) for index, turn in enumerate(conversation.messages))
     probe.conversation = replace(conversation, messages=turns, tools=tools)
     return probe
@@ -161,33 +176,80 @@ def _marked_turn(turn: Message, probe: _Probe, index: int) -> Message:
         part = Part(index, key, turn.role)
         before = probe.number
         if key == CALLS:
-            extra[key] = [_marked_call(call, probe, index, turn.role) for call in value]
+            extra[key] = [_marked_call(call, probe, part) for call in value]
         elif key in ("tool_call_id", "id", "name") and isinstance(value, str) and value.strip():
             extra[key] = probe.word(part, value)
-            continue
         else:
             extra[key] = _marked(value, probe, part)
-        if probe.number == before and value and key != CALLS:
-            probe.mute.append(part)
+            if probe.number == before and not holds_nothing(value):
+                probe.mute.append(part)
     return replace(turn, content=content, extra=extra)
 
 
-def _marked_call(call: dict[str, Any], probe: _Probe, index: int, role: str) -> dict[str, Any]:
-    made = _marked({key: value for key, value in call.items() if key != "id"}, probe, Part(index, CALLS, role))
-    if isinstance(call.get("id"), str) and call["id"]:
-        made = {"id": probe.word(Part(index, CALL_ID, role), call["id"])} | made
-    return dict(made)
+def _marked_call(call: dict[str, Any], probe: _Probe, part: Part) -> dict[str, Any]:
+    """A call with words in place of its name, its arguments and their names; what else it has is a part by itself."""
+    made: dict[str, Any] = {}
+    for key, value in call.items():
+        beside = replace(part, key=f"{key} of {CALLS}")
+        if key == "function":
+            made[key] = _marked_call(value, probe, part)
+        elif key == "arguments":
+            made[key] = _marked(value, probe, part, named=True)
+        elif key in ("name", "id") and isinstance(value, str) and value:
+            made[key] = probe.word(part if key == "name" else beside, value)
+        else:
+            made[key] = value if key == "type" else _marked(value, probe, beside)
+    return made
 
 
-def _marked(value: Any, probe: _Probe, part: Part, only: tuple[str, ...] = (), key: str = "") -> Any:
-    """``value`` with words in place of its texts, of those under ``only`` where that is given."""
+def _marked(value: Any, probe: _Probe, part: Part, *, named: bool = False) -> Any:
+    """``value`` with words in place of its texts and numbers, and of its keys where those are names of parameters."""
     if isinstance(value, dict):
-        return {name: _marked(item, probe, part, only, name) for name, item in value.items()}
+        return {
+            probe.word(part, _parameter(key)) if named else key: _marked(item, probe, part, named=named)
+            for key, item in value.items()
+        }
     if isinstance(value, list):
-        return [_marked(item, probe, part, only, key) for item in value]
-    if key == "type" or (only and key not in only) or not isinstance(value, str) or not value.strip():
+        return [_marked(item, probe, part, named=named) for item in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return probe.figure(part, value)
+    return probe.word(part) if isinstance(value, str) and value.strip() else value
+
+
+def _marked_schema(value: Any, probe: _Probe, key: str = "", place: str = "") -> Any:
+    """The schema of a tool, or a value in it that stands under ``key``, with words in place of what it says.
+
+    Args:
+        place: ``parameters`` or ``return`` for what lies below that.
+    """
+    if isinstance(value, dict):
+        if key == "properties":
+            names = Part(None, PARAMETERS, meant=place == "return")
+            return {
+                probe.word(names, _parameter(name)): _marked_schema(item, probe, place=place)
+                for name, item in value.items()
+            }
+        return {
+            name: _marked_schema(item, probe, name, place or (name if name in ("parameters", "return") else ""))
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_marked_schema(item, probe, key, place) for item in value]
+    if key == "required" and isinstance(value, str):
+        return probe.names.get(_parameter(value), value)
+    if key == "type" or key.startswith("$"):  # templates look at the first, and the second are addresses
         return value
-    return probe.word(part, value if key == "name" else None)
+    meant = key not in SAID_BY_TOOLS or place == "return"
+    what = "what they return" if place == "return" else f"{key} of parameters" if place else key
+    part = Part(None, f"{what} in {TOOLS}" if place or meant else TOOLS, meant=meant)
+    if key == "name" and isinstance(value, str) and value.strip():
+        return probe.word(part, value)
+    return _marked(value, probe, part)
+
+
+def _parameter(name: str) -> str:
+    """What a parameter is called in ``_Probe.names``, where names of functions are as they are."""
+    return f"parameter {name}"
 
 
 def _without(conversation: Conversation, part: Part) -> Conversation:

@@ -194,7 +194,7 @@ def continue_batch(
         if cache is not None:
             more["past_key_values"] = cache
             more["stopping_criteria"] = StoppingCriteriaList([_HalfEnded(width, decoding.stops)])
-        with _only_settings(model, config):
+        with only_settings(model, config):
             ids = generator.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
         new = ids[:, width:].tolist()
         for row, answer in zip(rows, new, strict=True):
@@ -265,14 +265,20 @@ def _parameters(model: PreTrainedModel) -> Any:
 
 
 @contextlib.contextmanager
-def _only_settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+def only_settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
     """Put ``settings`` in the place of the model's own, which transformers would use for whatever is unset."""
     owners = [model, base_of(model)]
     before = [owner.generation_config for owner in owners]
+    routers: Any = base_of(model).config.get_text_config()
+    reports = getattr(routers, "output_router_logits", None)
     for owner in owners:
         owner.generation_config = settings
+    if reports:
+        routers.output_router_logits = False  # the loss they are for cannot follow a cache, and nobody reads it
     try:
         yield
     finally:
+        if reports:
+            routers.output_router_logits = reports
         for owner, config in zip(owners, before, strict=True):
             owner.generation_config = config

@@ -18,6 +18,7 @@ from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate.decoding import Decoding, Job, continue_batch, shared_prefix
 from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
+from tunesmith.evaluate.padding import takes_padding
 from tunesmith.evaluate.untouched import evaluating
 from tunesmith.notices import notify
 
@@ -183,7 +184,8 @@ def _sorted_batches(
     Batches are formed from all jobs, done or not: who goes on after an interruption meets the same batches, and with
     them the same rounding.
     """
-    all_batches = _batches(jobs, decoding.batch_size)
+    padded = takes_padding(model, [job.prompt for job in jobs], decoding) if jobs else True
+    all_batches = _batches(jobs, decoding.batch_size, padded=padded)
     batches = [batch for batch in all_batches if not done.issuperset(job.index for job in batch)]
     prefix = shared_prefix(model, [job.prompt for job in jobs]) if batches else None
     for batch in batches:
@@ -191,11 +193,16 @@ def _sorted_batches(
         yield list(zip([job.index for job in batch], ids, strict=True))
 
 
-def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
-    """The jobs of each batch, longest first; a batch has one budget, so no row lends from another."""
+def _batches(jobs: Sequence[Job], batch_size: int, *, padded: bool = True) -> Iterator[list[Job]]:
+    """The jobs of each batch, longest first; a batch has one budget, so no row lends from another.
+
+    Args:
+        padded: whether prompts of unequal length may share a batch.
+    """
     batch: list[Job] = []
     for job in sorted(jobs, key=lambda job: -len(job.prompt)):
-        if batch and (len(batch) == batch_size or job.budget != batch[0].budget):
+        other = batch and not padded and len(job.prompt) != len(batch[0].prompt)
+        if batch and (len(batch) == batch_size or job.budget != batch[0].budget or other):
             yield batch
             batch = []
         batch.append(job)

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.config.files import parse_json, read_bytes
 from tunesmith.errors import StorageError
 from tunesmith.notices import notify
-from tunesmith.report.folder import append_jsonl, write_jsonl
+from tunesmith.report.folder import MAX_BYTES, append_jsonl, write_jsonl
 from tunesmith.report.record import versions
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Journal:
         """
         self._fingerprint = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         try:
-            lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+            lines = read_bytes(self.path, MAX_BYTES).splitlines(keepends=True) if self.path.exists() else []
         except OSError as error:
             raise StorageError(f"cannot read: {error.strerror or error}", where=str(self.path)) from error
         entries = list(map(_parse, lines))
@@ -133,7 +134,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
     except ValueError:
         return None
     return entry if isinstance(entry, dict) and entry.keys() == FIELDS else None

@@ -26,6 +26,7 @@ from tunesmith.model.headers import read_headers
 from tunesmith.model.internals import without_weights
 from tunesmith.model.load import ModelSpec, load_from_spec, model_spec
 from tunesmith.model.memory.host import LARGE
+from tunesmith.model.packed import packed_weights
 from tunesmith.model.precision import Precision
 from tunesmith.model.quantize import dequantized, is_quantized, quantized_layers, use_dequantized_weights
 from tunesmith.model.whole import open_checked
@@ -104,8 +105,8 @@ class _Subject:
     def held(self) -> Rounding | None:
         """Its quantized weights by name, if it has some."""
         layers = {f"{plain(name)}.weight": layer for name, layer in quantized_layers(base_of(self.model))}
-        if not layers:
-            return None
+        if not layers or next(packed_weights(self.model), None) is not None:
+            return None  # bare parameters are rounded anew
         return lambda name, weight: dequantized(layers[name]).cpu() if name in layers else weight
 
     def autocast(self, device: str) -> AbstractContextManager[object]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +14,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from tunesmith.config.files import parse_json, read_bytes
 from tunesmith.errors import ModelError, StorageError, TunesmithError, UnsafeError
 from tunesmith.export.card import CARD, Kind, read_records, render, run_folder_of, shorten_folders
 from tunesmith.export.proof import PROOF
 from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.source import check_one_kind
-from tunesmith.report.belongings import check_finished
+from tunesmith.report.belongings import check_finished, check_no_link
+from tunesmith.report.folder import MAX_BYTES
 from tunesmith.report.record import RECORD, read_record
-from tunesmith.secrets import secret_in
+from tunesmith.secrets import SHAPES, secret_in
 
 PUSHED = (
     "adapter_model.safetensors",
@@ -51,9 +52,6 @@ EVALUATION = "evaluation/metrics.json"
 DEADLINE = 8.0
 """Seconds within which the hub must answer the first question."""
 _BINARY = (".safetensors", ".gguf", ".model")
-_SECRETS = re.compile(
-    r"BEGIN [A-Z ]*PRIVATE KEY|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{32,}|AKIA[0-9A-Z]{16}"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +90,11 @@ def uploads(folder: str | Path, *, base_model: str | None = None) -> list[Upload
     if not any(name.endswith(".safetensors") for name in found):
         raise StorageError("holds no finished model", where=str(folder), remedy="name a run folder or a merged model")
     if (run / RECORD).is_file():
+        check_no_link(run, EVALUATION)  # it would lead to any file of this machine
         kind: Kind = "adapter" if ADAPTER_CONFIG in found else "merged" if PROOF in found else "full"
         found[CARD] = Upload(CARD, render(read_records(run, folder, base_model), kind))
         if (run / EVALUATION).is_file():
-            text = (run / EVALUATION).read_text(encoding="utf-8")
+            text = _text_of(run / EVALUATION)
             found[EVALUATION] = Upload(EVALUATION, shorten_folders(text))
     if ADAPTER_CONFIG in found:
         found[ADAPTER_CONFIG] = Upload(ADAPTER_CONFIG, _portable(folder / ADAPTER_CONFIG, base_model))
@@ -179,20 +178,31 @@ def _reason(error: Exception) -> str:
 def _portable(path: Path, base_model: str | None) -> str:
     """``adapter_config.json`` without the folder of a base on this machine, or with what the base is to be called."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(_text_of(path))
     except ValueError as error:
         raise ModelError(f"not valid JSON ({error})", where=str(path)) from error
-    base = values.get("base_model_name_or_path") or ""
+    if not isinstance(values, dict):
+        raise ModelError("holds no object of settings", where=str(path))
+    base = str(values.get("base_model_name_or_path") or "")
     if base_model is not None or Path(base).is_absolute():
         values["base_model_name_or_path"] = base_model or Path(base).name
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
+def _text_of(path: Path) -> str:
+    try:
+        return read_bytes(path, MAX_BYTES).decode("utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot read: {error.strerror or error}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise StorageError(f"is not UTF-8 ({error.reason} at byte {error.start})", where=str(path)) from error
+
+
 def _refuse_secrets(file: Upload) -> None:
     if file.path.endswith(_BINARY):
         return
-    text = file.content if isinstance(file.content, str) else file.content.read_text(encoding="utf-8")
-    if _SECRETS.search(text) or secret_in(text):
+    text = file.content if isinstance(file.content, str) else _text_of(file.content)
+    if SHAPES.search(text) or secret_in(text):
         raise UnsafeError("holds what looks like a secret", where=file.path, remedy="take it out before pushing")
     home = str(Path.home())
     if len(home) > 1 and f"{home}/" in text:

@@ -228,14 +228,16 @@ class Fold:
     def _folded(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """The weight in float32 as PEFT's own layer merges it."""
         if name in self._whole:
-            return self._whole[name]
+            whole: torch.Tensor = self._whole[name]
+            return whole
         if name in self.factors.rows:
             ids, rows = self.factors.rows[name]
             missing = weight.new_zeros(max(0, max(ids) + 1 - len(weight)), *weight.shape[1:])
             weight = torch.cat([weight, missing]).index_copy(0, torch.tensor(ids), rows.to(weight))
         if name.endswith(".bias"):
             owner = self._sites[f"{name.removesuffix('.bias')}.weight"]
-            return weight + owner.lora_B["default"].bias.data.float() * owner.scaling["default"]
+            bias: torch.Tensor = owner.lora_B["default"].bias.data.float()
+            return weight + bias * owner.scaling["default"]
         layer = self._sites.get(name)
         return weight if layer is None else self._by_layer(layer, weight)
 

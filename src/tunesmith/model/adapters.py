@@ -24,8 +24,10 @@ from tunesmith.errors import ModelError, UnsafeError
 from tunesmith.model.adapter_config import ADAPTER_CONFIG, check_patterns, read_lora_config
 from tunesmith.model.fingerprint import is_fingerprint_of
 from tunesmith.model.headers import few
+from tunesmith.model.internals import names_taken_as_they_are
 from tunesmith.model.new_tokens import make_room, num_embeddings, rows_wanted
 from tunesmith.model.parts import keep_to_language
+from tunesmith.model.placing import drop_out, prepare_for_peft
 from tunesmith.model.precision import mutates_base
 from tunesmith.notices import notify
 
@@ -80,6 +82,7 @@ def lora_config(section: AdapterSection) -> LoraConfig:
             init_lora_weights=initial,  # type: ignore[arg-type]
             layers_pattern=section.layers_pattern,
             layers_to_transform=section.layers_to_transform,
+            target_parameters=section.target_parameters,
         )
     except ValueError as error:
         raise ModelError(f"the adapter's settings contradict each other ({error})") from error
@@ -186,6 +189,8 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, saved: bool = 
     """Put a fresh adapter on a model; everything that is trained is held in float32, whatever the base is held in.
 
     A fresh adapter changes nothing (its B is zero), except that PiSSA and OLoRA move a part of the base into it.
+    Linear layers that the configuration names by their weight (``target_parameters``) get the adapter of a layer, which
+    has the same tensors; so dropout reaches them, and they may be quantized.
 
     Args:
         saved: the configuration is that of a saved adapter, and is taken as it is.
@@ -197,10 +202,14 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, saved: bool = 
         keep_to_language(model, config)
     check_targets(model, config)
     check_rank(model, config)
+    dropout, named = prepare_for_peft(model, config)
     try:
-        adapted = get_peft_model(model, config)
-    except (ValueError, TypeError) as error:
+        with names_taken_as_they_are():
+            adapted = get_peft_model(model, config)
+    except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"the adapter does not fit the model ({error})") from error
+    config.target_modules, config.target_parameters = named
+    drop_out(adapted, dropout, config)
     _check_layers(adapted, config)
     _hold_trained_layers_in_float32(adapted)
     if mutates_base(config.init_lora_weights):

@@ -167,7 +167,7 @@ def _read(place: Path, state: list[int]) -> dict[str, Digest] | None:
         if kept["state"] != state:
             return None
         return {name: Digest(**values | {"shape": tuple(values["shape"])}) for name, values in kept["tensors"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -6,6 +6,7 @@ docs/decisions/private_api.md lists them with those of the other rooms.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,3 +115,49 @@ def without_weights(config: PreTrainedConfig, *, buffers: bool = False, **keywor
     with init_empty_weights(include_buffers=False) if buffers else torch.device("meta"), not_spread():
         model: PreTrainedModel = opener_of(config).from_config(config, **keywords)
     return model
+
+
+def names_that_peft_renames(model: torch.nn.Module) -> frozenset[str]:
+    """Names of layers that PEFT takes for parts of fused experts on this architecture, wherever they stand.
+
+    Adapters of transformers 4 named the experts' own layers; PEFT translates them, and with them the layers of the same
+    name in dense MLPs and shared experts: https://github.com/huggingface/peft/pull/3083
+    """
+    from peft.utils import transformers_weight_conversion as conversion
+
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    family = conversion._MODEL_TO_CONVERSION_PATTERN.get(kind)
+    return frozenset(conversion._MOE_TARGET_MODULE_MAPPING.get(family, {}))
+
+
+def leave_weights_alone(model: PreTrainedModel) -> None:
+    """Switch off that a model divides some of its weights whenever it is put into evaluation mode.
+
+    RWKV does, against overflow in float16: packed weights cannot be divided, and adapters would not be.
+    https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/rwkv/modeling_rwkv.py
+    """
+    for module in model.modules():
+        part: Any = module
+        if hasattr(part, "_rescale_layers"):
+            part.config = copy.deepcopy(part.config)  # the model's own is saved with it
+            part.config.rescale_every = 0
+
+
+@contextmanager
+def names_taken_as_they_are() -> Iterator[None]:
+    """Let PEFT take an adapter's names as they are meanwhile, without a translation."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    translate = conversion.convert_peft_config_for_transformers
+    conversion.convert_peft_config_for_transformers = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        conversion.convert_peft_config_for_transformers = translate
+
+
+def translate_names(model: torch.nn.Module, peft_config: Any) -> None:
+    """What PEFT does with the names of an adapter for transformers 4; names of today stay as they are."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    conversion.convert_peft_config_for_transformers(peft_config, model=model, conversions=None)

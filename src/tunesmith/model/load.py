@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +26,25 @@ from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
 from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
-from tunesmith.model.adapters import attach_adapter, base_of, load_adapter_strictly, lora_config
+from tunesmith.model.adapters import base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
-from tunesmith.model.internals import opener_of, supports_sdpa
+from tunesmith.model.fresh import leave_out_silent, new_adapter
+from tunesmith.model.internals import leave_weights_alone, opener_of, supports_sdpa, without_weights
 from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.new_tokens import give_rows, trained_rows
+from tunesmith.model.packed import packable, packing
 from tunesmith.model.parts import freeze_beside_language
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
-from tunesmith.model.quantize import freeze_around_quantized, is_quantized, keep_one_4bit_kernel, quantization_config
+from tunesmith.model.quantize import (
+    check_promise,
+    freeze_for_adapters,
+    is_quantized,
+    keep_one_4bit_kernel,
+    quantization_config,
+)
+from tunesmith.model.roles import weights_of
 from tunesmith.model.spread import loading, loads_in_pieces, opens_files
 from tunesmith.model.whole import judge, open_checked
 from tunesmith.notices import notify
@@ -94,7 +105,8 @@ def load_model(
         adapter = lora_config(config.adapter)
         if new_tokens:
             trained_rows(model, adapter, new_tokens)
-        model = attach_adapter(model, adapter)
+        fresh = new_adapter(model, adapter, written=resolved.explicit("adapter.target_modules"))
+        model = leave_out_silent(fresh, adapter, precision, torch.device(str(device)))
     if config.training.gradient_checkpointing:
         enable_checkpointing(model)
     align_types(model)
@@ -130,15 +142,27 @@ def load_base(
         "use_safetensors": True,
         "output_loading_info": True,
     }
-    with loading(strategy, in_pieces=in_pieces):
+    if quantization is not None:
+        bare = without_weights(deepcopy(found.config), trust_remote_code=found.keywords["trust_remote_code"])
+        weights = weights_of(bare)
+        check_promise(resolved.config.quantization, weights, bare)
+        if strategy.name == "fsdp2" and resolved.config.quantization.load_in_4bit and packable(weights, bare):
+            raise ModelError(
+                f"{type(bare).__name__} holds experts in one parameter, which cannot be spread in 4 bits",
+                where=strategy.origin,
+                remedy="set strategy ddp",
+            )
+    experts = packing() if quantization is not None else nullcontext()
+    with loading(strategy, in_pieces=in_pieces), experts:
         model, info = _open(
             opener_of(found.config).from_pretrained, found.located, section.model_name_or_path, keywords
         )
     judge(info, section.model_name_or_path)
     _check_placed(model)
+    leave_weights_alone(model)
     if is_quantized(resolved.config.quantization):
         keep_one_4bit_kernel(model)
-        freeze_around_quantized(model)
+        freeze_for_adapters(model)
     loaded: PreTrainedModel = model
     return loaded
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -21,3 +23,18 @@ def trainable_parameters(model: torch.nn.Module) -> tuple[int, int]:
 def tensor_bytes(tensor: torch.Tensor) -> int:
     """Bytes of a tensor's values, wherever they are; also of one on the meta device, which has none."""
     return int(tensor.numel() * tensor.element_size())
+
+
+def whole_shape(weight: Any) -> torch.Size:
+    """A weight's shape as the model computes with it: unpacked, and gathered from the processes it is spread over.
+
+    Args:
+        weight: a parameter, or the list of parametrizations that stands for one.
+    """
+    if isinstance(weight, torch.nn.Module):  # bitsandbytes' parametrization of a parameter that no layer holds
+        states = (getattr(part, "quant_state", None) for part in weight.children())
+        state = next((state for state in states if state is not None), None)
+        return torch.Size(weight.original.shape if state is None else state.shape)  # type: ignore[union-attr, operator]
+    state = getattr(weight, "quant_state", None)
+    shape = weight.shape if state is None else state.shape
+    return torch.Size(getattr(weight, "ds_shape", shape))

@@ -6,7 +6,8 @@ It loads nothing and trains nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import QuantizationSection
 from tunesmith.errors import ModelError
+from tunesmith.model.headers import few
 from tunesmith.model.internals import opener_of
+from tunesmith.model.packed import packing, wide
 from tunesmith.model.precision import Precision
+from tunesmith.model.roles import Weight
 from tunesmith.notices import notify
 
 
@@ -68,10 +72,11 @@ def quantization_config(
     4-bit layers multiply in ``bnb_4bit_compute_dtype``, which follows the run's precision unless it is set. Linear
     layers are quantized, the output head and everything that is not linear stay as they are.
     """
+    skip = list(section.llm_int8_skip_modules) if section.llm_int8_skip_modules else None
     if section.load_in_8bit:
         _say_casts_once()
         notify("int8 layers round their inputs to 8 bits by way of float16, whatever the precision of the run")
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
     if not section.load_in_4bit:
         return None
     wanted = section.bnb_4bit_compute_dtype
@@ -82,7 +87,50 @@ def quantization_config(
         bnb_4bit_use_double_quant=section.bnb_4bit_use_double_quant,
         bnb_4bit_compute_dtype=compute,
         bnb_4bit_quant_storage=compute if spread else torch.uint8,
+        llm_int8_skip_modules=skip,
     )
+
+
+def check_promise(section: QuantizationSection, weights: Sequence[Weight], model: PreTrainedModel) -> int:
+    """Say how much of a model its quantization leaves in 16 bits; returns the number of these weights.
+
+    Args:
+        section: the settings.
+        weights: those of the model.
+        model: before anything on it is quantized; weights are not needed.
+
+    Raises:
+        ModelError: more than half of the model would stay, and nobody named it.
+    """
+    skip = section.llm_int8_skip_modules or ()
+    left = wide(weights, model, skip, eight=section.load_in_8bit)
+    count, total = sum(weight.count for weight in left), sum(weight.count for weight in weights)
+    unasked = [weight for weight in left if not any(part in weight.name for part in skip)]
+    names = few(list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", weight.target) for weight in left)))
+    said = f"{2 * count / 2**30:.2f} GiB of weights stay in 16 bits ({count / total:.0%} of the model: {names})"
+    if sum(weight.count for weight in unasked) > total / 2:
+        bits = "8" if section.load_in_8bit else "4"
+        raise ModelError(
+            f"load_in_{bits}bit would be no quantization: {said}",
+            remedy="set load_in_4bit, which packs experts as well"
+            if section.load_in_8bit
+            else "switch the quantization off",
+        )
+    if count:
+        notify(said)
+    return count
+
+
+def freeze_for_adapters(model: PreTrainedModel) -> None:
+    """Freeze a quantized base; norms and other vectors are computed with in float32, and no matrix is blown up to it.
+
+    PEFT's ``prepare_model_for_kbit_training`` holds everything that is not packed in float32: embeddings, head, and
+    experts that stay in 16 bits.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+        if parameter.is_floating_point() and parameter.dim() < 2 and not hasattr(parameter, "quant_state"):
+            parameter.data = parameter.data.float()
 
 
 def _say_casts_once() -> None:
@@ -91,30 +139,6 @@ def _say_casts_once() -> None:
     Private: the name of its logger. ``quantization_config`` says it once instead.
     """
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-
-
-def freeze_around_quantized(model: PreTrainedModel) -> None:
-    """Freeze a quantized model and keep its states exact: norms and biases in float32, matrices as they were loaded.
-
-    What PEFT's ``prepare_model_for_kbit_training`` does, without a second, larger form of embeddings and head: rows of
-    an embedding become float32 when they are looked up, which is the same.
-    """
-    quantized = {id(layer.weight) for _, layer in quantized_layers(model)}
-    for parameter in model.parameters():
-        parameter.requires_grad = False
-        if parameter.dim() < 2 and parameter.is_floating_point() and id(parameter) not in quantized:
-            parameter.data = parameter.data.float()
-    look_up_in_float32(model)
-
-
-def look_up_in_float32(model: PreTrainedModel) -> None:
-    """Let the embedding hand on float32, whatever its rows are held in."""
-    embedding: Any = model.get_input_embeddings()
-    embedding.register_forward_hook(_in_float32)
-
-
-def _in_float32(layer: torch.nn.Module, arguments: object, output: torch.Tensor) -> torch.Tensor:
-    return output.float()
 
 
 def keep_one_4bit_kernel(model: PreTrainedModel) -> None:
@@ -195,15 +219,20 @@ def rounded_as_loaded(
     Args:
         skeleton: the unquantized model on the meta device; it is changed.
     """
+    from bitsandbytes.functional import dequantize_4bit
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    with packing():
+        quantizer: Any = AutoHfQuantizer.from_config(config, pre_quantized=False)
     quantizer.preprocess_model(model=skeleton, device_map=None)
     quantize = quantizer.get_quantize_ops()
 
     def rounded(name: str, weight: torch.Tensor) -> torch.Tensor:
         if not quantizer.param_needs_quantization(skeleton, name):
             return weight
+        if name in getattr(quantizer, "packed", ()):
+            bits = quantize.convert({name: [weight]}, full_layer_name=name, model=skeleton)[name]
+            return dequantize_4bit(bits.data, bits.quant_state)
         layer = skeleton.get_submodule(name.rpartition(".")[0])
         empty = layer.weight
         layer.weight = quantize.convert({name: [weight]}, full_layer_name=name, model=skeleton)[name]

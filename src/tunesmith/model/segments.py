@@ -101,7 +101,7 @@ def segmented_mask(
     The empty tensor, unlike None, tells ``segmented_attention`` that it must know the lengths.
     """
     if attention_mask is None and not allow_is_causal_skip and q_length == kv_length:
-        return torch.empty(0, device=device)
+        return torch.empty(1, 1, 0, 0, device=device)  # some models slice their masks
     mask: torch.Tensor | None = sdpa_mask(
         attention_mask=attention_mask,
         allow_is_causal_skip=allow_is_causal_skip,

@@ -22,6 +22,8 @@ from tunesmith.model.precision import Precision
 
 PROBE_LENGTH = 12
 """Tokens of each of the two examples with which separation is proved."""
+ALIKE, ALIKE_ROUNDED = 1e-3, 0.05
+"""Mean difference of logits against their spread up to which an example counts as the same, in float32 and else."""
 FEWEST_LAYERS = 2
 """Layers that a stand-in for the model has at least."""
 
@@ -63,6 +65,76 @@ def prove_apart(
             f"in {type(base).__name__} the examples of one row would see each other (attention {attention_of(base)})",
             remedy="set batching padded or length_grouped",
         )
+    _prove_alike(asked, its_base, boundaries, precision)
+    if _counts_length(base):
+        place = its_base.device
+        _prove_alike(*[small_twin(base, precision, place, at=PROBE_LENGTH)] * 2, boundaries, precision)
+
+
+def _prove_alike(
+    model: torch.nn.Module, base: PreTrainedModel, boundaries: dict[str, Any], precision: Precision
+) -> None:
+    """Compare what a model makes of an example behind another one with what it makes of it alone.
+
+    Raises:
+        ModelError: it is not the same, as where tokens are counted from the beginning of the row.
+    """
+    ids = probe_ids(base, 2)
+    positions = torch.arange(PROBE_LENGTH)
+    one = {"input_ids": ids[None, PROBE_LENGTH:], "position_ids": positions[None]} | _of_one(boundaries)
+    row = {"input_ids": ids[None], "position_ids": positions.repeat(2)[None]} | boundaries
+    alone, behind = (_last_logits(model, base, given, precision) for given in (one, row))
+    exact = precision.dtype == "float32" and not getattr(base, "is_quantized", False)
+    distance = float((alone - behind).abs().mean() / alone.std().clamp(min=1e-12))
+    if distance > (ALIKE if exact else ALIKE_ROUNDED):
+        raise ModelError(
+            f"in {type(base).__name__} an example behind another one has another loss than alone (logits differ by "
+            f"{distance:.1%} of their spread)",
+            remedy="set batching padded or length_grouped",
+        )
+
+
+def _of_one(boundaries: dict[str, Any]) -> dict[str, Any]:
+    """What tells a model so that a row holds one example."""
+    keep = {"segment_lengths": 1, "segment_parents": 1, "cu_seq_lens_q": 2, "cu_seq_lens_k": 2}
+    return {name: value[: keep[name]] if name in keep else value for name, value in boundaries.items()}
+
+
+@torch.no_grad()
+def _last_logits(
+    model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], precision: Precision
+) -> torch.Tensor:
+    """Logits of the last PROBE_LENGTH tokens of a row, in evaluation mode."""
+    row = {name: value.to(base.device) if isinstance(value, torch.Tensor) else value for name, value in row.items()}
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with precision.autocast(base.device):
+            return model(**row, use_cache=False).logits[0, -PROBE_LENGTH:].float()
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _counts_length(model: PreTrainedModel) -> bool:
+    """Whether the model's factors change beyond some length, which a short row does not show."""
+    return bool(_thresholds(copy.deepcopy(model.config.get_text_config()), 1))
+
+
+def _thresholds(config: PreTrainedConfig, length: int) -> list[str]:
+    """Set every length beyond which a model's factors change to ``length``; returns the names of those it has."""
+    found = []
+    if getattr(config, "attn_temperature_tuning", None) and hasattr(config, "floor_scale"):
+        config.floor_scale = length
+        found.append("floor_scale")
+    rope = getattr(config, "rope_parameters", None) or {}
+    for part in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if part.get("rope_type") in ("longrope", "dynamic") and part.get("original_max_position_embeddings"):
+            part["original_max_position_embeddings"] = length
+            found.append("original_max_position_embeddings")
+    if found and hasattr(config, "original_max_position_embeddings"):
+        config.original_max_position_embeddings = length
+    return found
 
 
 def asked_of(
@@ -83,12 +155,19 @@ def can_compute(model: PreTrainedModel, device: torch.device) -> bool:
     )
 
 
-def small_twin(model: PreTrainedModel, precision: Precision, device: torch.device) -> PreTrainedModel:
+def small_twin(
+    model: PreTrainedModel, precision: Precision, device: torch.device, *, at: int | None = None
+) -> PreTrainedModel:
     """A model of the same class with random weights and the fewest layers that show every kind of layer.
 
     Random numbers that are drawn for it are not taken from anybody else's.
+
+    Args:
+        at: length at which its factors change, where they do.
     """
     config = copy.deepcopy(model.config)
+    if at is not None:
+        _thresholds(config.get_text_config(), at)
     _keep_layers(config, _num_layers_of_every_kind(model))
     with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type), device:
         twin = type(model)(config)

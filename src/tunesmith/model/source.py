@@ -5,7 +5,6 @@ It loads no weights; a name is resolved, and folders are looked at, before anyth
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith import assets
+from tunesmith.config.files import parse_json, read_bytes
 from tunesmith.config.schema import ModelSection
 from tunesmith.errors import ModelError, UnsafeError, did_you_mean
 from tunesmith.model.headers import SINGLE, few, weight_files
@@ -21,6 +21,8 @@ from tunesmith.notices import notify
 HUB_DEADLINE = 8.0
 """Seconds after which the hub counts as out of reach."""
 
+MAX_CONFIG_BYTES = 2**26
+"""Of a file of settings beside a model; a tokenizer's list of added tokens may be long."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _FETCHED = (
     "config.json",
@@ -33,6 +35,8 @@ _FETCHED = (
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 MOST_LAYERS = 1_000
 """More layers than any model has; the library takes time and memory for each as soon as it reads a configuration."""
+MOST_LABELS = 1_000_000
+"""Likewise: a configuration names each label when it is read."""
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers")
 
 
@@ -54,7 +58,7 @@ def locate(name: str, revision: str | None = None, *, kind: Literal["model", "to
     folder = Path(os.path.expanduser(name))
     embedded = assets.embedded_model(name)
     if os.path.isdir(folder) and embedded is None:  # a Path would raise at a name that is too long
-        _check_number_of_layers(folder)
+        _check_counts(folder)
         if kind == "model":
             check_model_folder(folder)
         return str(folder)
@@ -159,8 +163,8 @@ def read_json(located: str, file_name: str, revision: str | None = None) -> dict
     if path is None or not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8"))
+    except (OSError, ValueError) as error:
         raise ModelError(f"not valid JSON ({error})", where=str(path)) from error
     if not isinstance(content, dict):
         raise ModelError(f"holds a {type(content).__name__}, not an object of settings", where=str(path))
@@ -217,12 +221,12 @@ def loading_keywords(section: ModelSection, located: str) -> dict[str, Any]:
     return {"trust_remote_code": may_run_code(section, located)} | revision
 
 
-def _check_number_of_layers(folder: Path) -> None:
+def _check_counts(folder: Path) -> None:
     config = read_json(str(folder), "config.json")
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for name in _LAYER_COUNTS:
+        for name, most in [*((name, MOST_LAYERS) for name in _LAYER_COUNTS), ("num_labels", MOST_LABELS)]:
             value = part.get(name)
-            if isinstance(value, int | float) and value > MOST_LAYERS:
+            if isinstance(value, int | float) and value > most:
                 raise ModelError(
                     f"{name} {value} is more than any model has",
                     where=str(folder / "config.json"),
@@ -281,7 +285,7 @@ def _locate_on_hub(name: str, revision: str | None, kind: str) -> str:
         return name
     cached = _cached_folder(name, revision)
     if cached is not None:
-        _check_number_of_layers(cached)
+        _check_counts(cached)
         if kind == "model":
             check_model_folder(cached)
         notify(f"{name}: the hub was not asked ({trouble}); the copy in the local cache is used")

@@ -68,7 +68,20 @@ def _open(section: ModelSection, name: str, located: str) -> PreTrainedTokenizer
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.get_vocab():
         raise ModelError("holds no usable tokenizer", where=name, remedy="set tokenizer_name_or_path")
+    _check_settings(tokenizer, name)
     return tokenizer
+
+
+def _check_settings(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse settings of ``tokenizer_config.json`` that the library takes as they stand, whatever they are."""
+    template = tokenizer.chat_template
+    templates = list(template.values()) if isinstance(template, dict) else [template]
+    if not all(one is None or isinstance(one, str) for one in templates):
+        raise ModelError("the tokenizer's chat_template is no text", where=name, remedy="set template")
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise ModelError(
+            f"the tokenizer's model_max_length is {tokenizer.model_max_length!r:.40} and not a number", where=name
+        )
 
 
 def _decide_eos(tokenizer: PreTrainedTokenizerBase, wanted: str | None, name: str) -> None:

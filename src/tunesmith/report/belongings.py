@@ -21,7 +21,7 @@ from typing import Any
 
 from tunesmith.config.paths import inside
 from tunesmith.config.recorded import problem_of
-from tunesmith.errors import StorageError
+from tunesmith.errors import StorageError, UnsafeError
 from tunesmith.report.folder import read_json, write_json
 from tunesmith.report.record import RECORD
 
@@ -119,7 +119,7 @@ def belonging(folder: Path) -> list[str]:
     if not is_record(folder / RECORD):
         return []
     facts = read_json(folder / RECORD)
-    present = found(folder, _final_subdir(facts))
+    present = [name for name in found(folder, _final_subdir(facts)) if not (folder / name).is_symlink()]
     listed = facts.get(FILES)
     if facts.get("status") != "finished" or not isinstance(listed, list):
         return present
@@ -158,15 +158,38 @@ def foreign(folder: Path, final_subdir: str | None = None) -> list[str]:
     return names + aside + [path.relative_to(folder).as_posix() for path in logs]
 
 
-def record_files(folder: Path) -> None:
-    """List the files of a finished run in its record, once they are all written.
+def check_links(folder: Path) -> None:
+    """Refuse to write through links in the places of a run's files, which no run makes; a checkpoint may be one.
 
     Raises:
-        StorageError: the record cannot be written.
+        UnsafeError: there is a link, and what is written there would lie elsewhere.
     """
-    facts: dict[str, Any] = read_json(folder / RECORD)
-    files = found(folder, _final_subdir(facts))
-    write_json(folder / RECORD, facts | {FILES: files})
+    facts = read_json(folder / RECORD) if is_record(folder / RECORD) else {"settings": {}}
+    names = [name for name in found(folder, _final_subdir(facts)) if (folder / name).is_symlink()]
+    check_no_link(folder, *(name for name in names if not fnmatchcase(name, "checkpoint-[0-9]*")))
+
+
+def check_no_link(folder: Path, *names: str) -> None:
+    """Refuse names below a run folder of which a part is a link: somebody else may have put it there.
+
+    Raises:
+        UnsafeError: one is.
+    """
+    for name in names:
+        place = folder
+        for part in Path(name).parts:
+            place = place / part
+            if place.is_symlink():
+                raise UnsafeError(
+                    "is a link, and no run makes one there",
+                    where=str(place),
+                    remedy="put the files themselves there, or remove it",
+                )
+
+
+def written(folder: Path) -> list[str]:
+    """The files of a run at its end, for its record: what comes later is somebody else's."""
+    return found(folder, _final_subdir(read_json(folder / RECORD)))
 
 
 def add_files(folder: Path, *files: Path) -> None:

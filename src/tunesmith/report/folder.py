@@ -8,12 +8,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
+from tunesmith.config import files
 from tunesmith.errors import StorageError
+
+MAX_BYTES = 2**29
+"""Of a file that is read whole."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -25,7 +30,8 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("w", encoding="utf-8") as stream:
+        temporary.unlink(missing_ok=True)  # never through a link that somebody else put there
+        with temporary.open("x", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
@@ -69,7 +75,7 @@ def append_jsonl(path: Path, *rows: Any) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as stream:
+        with open(path, "ab", buffering=0, opener=_no_link) as stream:
             before = stream.tell()
             try:
                 _write_whole(stream, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
@@ -78,6 +84,15 @@ def append_jsonl(path: Path, *rows: Any) -> None:
                 raise
     except OSError as error:
         raise StorageError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file to write, and nothing that a link, a pipe or a device has in its place."""
+    number = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o644)
+    if stat.S_ISREG(os.fstat(number).st_mode):
+        return number
+    os.close(number)
+    raise OSError(errno.EINVAL, "is a pipe or a device, not a file", path)
 
 
 def _write_whole(stream: RawIOBase, text: bytes) -> None:
@@ -89,48 +104,44 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of a run folder.
 
     Raises:
-        StorageError: the file is missing or not JSON.
+        StorageError: the file is missing, none (a pipe, a device), too large, or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path, MAX_BYTES)
     except OSError as error:
         raise StorageError(f"cannot read: {error.strerror or error}", where=str(path)) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise StorageError(f"not valid JSON: {error}", where=str(path)) from error
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
     """The objects of a JSON-lines file of a run folder."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         try:
-            yield json.loads(line)
+            if line:
+                yield files.parse_json(line)
         except ValueError as error:
             raise StorageError(f"not valid JSON: {error}", where=f"{path}:{number}") from error
 
 
 def repair_jsonl(path: Path) -> int:
-    """Cut a JSON-lines file after its last whole line, where a loss of power has torn it; returns the bytes cut off.
+    """Take out of a JSON-lines file what a loss of power has torn; returns the bytes taken. Every whole line stays.
 
     Raises:
         StorageError: the file cannot be read or written.
     """
     try:
-        content = path.read_bytes()
+        content = files.read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise StorageError(f"cannot read: {error.strerror or error}", where=str(path)) from error
-    whole = 0
-    for line in content.splitlines(keepends=True):
-        if not line.endswith(b"\n") or not _is_json(line):
-            break
-        whole += len(line)
-    if whole < len(content):
-        write_text(path, content[:whole].decode("utf-8"))
-    return len(content) - whole
+    whole = b"".join(line for line in content.splitlines(keepends=True) if line.endswith(b"\n") and _is_object(line))
+    if len(whole) < len(content):
+        write_text(path, whole.decode("utf-8"))
+    return len(content) - len(whole)
 
 
-def _is_json(line: bytes) -> bool:
+def _is_object(line: bytes) -> bool:
     try:
-        json.loads(line)
-    except (ValueError, RecursionError):
+        return isinstance(files.parse_json(line.decode("utf-8")), dict)
+    except ValueError:
         return False
-    return True

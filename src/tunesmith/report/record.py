@@ -75,11 +75,15 @@ def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[
     )
 
 
+def add(folder: Path, facts: dict[str, Any]) -> None:
+    """Add to the record what the run has found by now."""
+    added = redacted_values({**facts, "notices": notices.collected()})
+    write_json(folder / RECORD, read_json(folder / RECORD) | added)
+
+
 def close(folder: Path, status: str, facts: dict[str, Any]) -> None:
     """Add to the record how the run ended and what it found."""
-    record = read_json(folder / RECORD)
-    ended = {"status": status, "finished": now(), **facts, "notices": notices.collected()}
-    write_json(folder / RECORD, record | redacted_values(ended))
+    add(folder, {"status": status, "finished": now(), **facts})
 
 
 def read_record(folder: str | Path) -> Record:

@@ -55,7 +55,12 @@ def keep_metrics_until(folder: Path, step: int) -> None:
         torn = repair_jsonl(path)
         if torn:
             notices.notify(f"{METRICS} was torn at its end: {torn:,} bytes were cut off")
-        write_jsonl(path, [entry for entry in read_jsonl(path) if entry.get("step", 0) <= step])
+        write_jsonl(path, [entry for entry in read_jsonl(path) if _step_of(entry) <= step])
+
+
+def _step_of(entry: dict[str, Any]) -> int:
+    step = entry.get("step", 0)
+    return step if isinstance(step, int) else 0
 
 
 class RunLog(TrainerCallback):

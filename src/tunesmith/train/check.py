@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from tunesmith.errors import DataError, ModelError, StorageError
 from tunesmith.model import memory
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Machine, check_count, seen
+from tunesmith.model.fresh import coverage_of
 from tunesmith.model.layout import Layout, expected_layout
 from tunesmith.model.memory import GIB, BatchShape, HostMemory, Memory
 from tunesmith.model.quantize import is_quantized
@@ -54,6 +55,7 @@ class Report:
     ledger: dict[str, Any] | None = None
     ledger_lines: list[str] = field(default_factory=list)
     template: list[str] = field(default_factory=list)
+    coverage: list[dict[str, Any]] | None = None
     layout: dict[str, Any] | None = None
     steps: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
@@ -96,6 +98,8 @@ def check(resolved: Resolved, gpu: str | None = None, processes: Processes | Non
     if layout is not None:
         report.layout = {"batching": layout.batching, "reason": layout.reason} | _sharing(setup, layout)
     if setup.has("precision") and layout is not None:
+        if resolved.config.adapter.use_lora and resolved.config.model.model_class is None:
+            report.coverage = report.attempt(lambda: coverage_of(memory.skeleton(resolved, setup.precision)))
         _check_memory(report, setup, layout, elsewhere=gpu is not None)
     return report
 
@@ -129,12 +133,12 @@ def machine_of(resolved: Resolved, gpu: str, processes: Processes) -> Machine:
 @contextmanager
 def nothing_left(folder: Path) -> Iterator[None]:
     """Afterwards the folders that were made to see whether they can be made are gone again."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if path.name != ".." and not path.exists()]
     try:
         yield
     finally:
         for path in missing:
-            if path.is_dir():
+            with suppress(OSError):  # somebody has put something there meanwhile
                 path.rmdir()
 
 

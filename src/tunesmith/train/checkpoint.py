@@ -204,7 +204,7 @@ def leave_branch(output_dir: Path, step: int) -> None:
     kept = [found for found in later if (found.path / MANIFEST).is_file()]
     for found in later:
         if found not in kept:
-            shutil.rmtree(found.path)
+            remove(found.path)
     if kept:
         number = next(number for number in itertools.count(1) if not (output_dir / f"abandoned-{number}").exists())
         place = output_dir / f"abandoned-{number}"
@@ -216,7 +216,10 @@ def leave_branch(output_dir: Path, step: int) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint; a removal cut short leaves nothing half-valid."""
+    """Remove a checkpoint; a removal cut short leaves nothing half-valid. Of a link, the link alone goes."""
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        return
     (folder / MANIFEST).unlink(missing_ok=True)  # without it a folder is no checkpoint any more
     shutil.rmtree(folder)
 

@@ -153,7 +153,9 @@ def written_terms(checkpoint: Path) -> Terms:
         )
     terms = read_json(checkpoint / CONTRACT)
     if not (
-        isinstance(terms, dict) and all(isinstance(terms.get(key), dict) for key in ("settings", "facts", VERSIONS))
+        isinstance(terms, dict)
+        and all(isinstance(terms.get(key), dict) for key in ("settings", "facts", VERSIONS))
+        and isinstance(terms.get("accepted", []), list)
     ):
         raise StorageError(f"cannot resume: {CONTRACT} is damaged", where=str(checkpoint))
     written = terms["settings"].pop("training.batching", None)  # the setting was the layout before it could be "auto"
@@ -193,7 +195,8 @@ def _is_endless(settings: dict[str, Any]) -> bool:
 
 
 def _is_longer(change: Change) -> bool:
-    return change.path == "total_steps" and change.old is not None and change.new >= change.old
+    both = isinstance(change.old, int) and isinstance(change.new, int)
+    return change.path == "total_steps" and both and change.new >= change.old
 
 
 def accept(found: list[Change], name: str, resolved: Resolved) -> None:

@@ -30,12 +30,15 @@ from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.adapters import read_adapter
 from tunesmith.model.precision import Precision
 from tunesmith.report import belongings, record
-from tunesmith.report.folder import sync_folder, write_json
+from tunesmith.report.folder import read_json, sync_folder, write_json
 from tunesmith.report.plots import CURVES, draw_curves
 from tunesmith.train import checkpoint
 from tunesmith.train.callbacks import keep_metrics_until
 from tunesmith.train.prepare import PreparedData
 from tunesmith.train.result import model_folder_of
+
+PUSHED = "pushed"
+"""Key of the record: the address that a finished run was uploaded to."""
 
 
 def begin_folder(
@@ -54,12 +57,14 @@ def begin_folder(
     if resume is None or not checkpoint.is_of(folder, resume):
         make_room(folder)
     else:
+        belongings.check_links(folder)
         if (folder / record.RECORD).exists() and not belongings.is_record(folder / record.RECORD):
             notices.notify(f"{record.RECORD} cannot be read any more; it is written anew")
         checkpoint.leave_branch(folder, resume.step)
         keep_metrics_until(folder, resume.step)
         for later in (folder / EVALUATION).glob("step-*"):
-            if int(later.name.partition("-")[2]) > resume.step:
+            number = later.name.partition("-")[2]
+            if number.isdecimal() and int(number) > resume.step and later.is_dir():
                 shutil.rmtree(later)
         kept = belongings.tracked_folders(folder)
         facts = facts | {belongings.TRACKED: list(dict.fromkeys([*kept, *facts.get(belongings.TRACKED, [])]))}
@@ -101,8 +106,11 @@ def record_end(folder: Path, status: str, facts: dict[str, Any]) -> None:
 
 
 def close_folder(folder: Path) -> None:
-    """List what the finished run has written, and remove the run that it replaces."""
-    belongings.record_files(folder)
+    """Declare the run finished, in one write with the list of its files, and remove the run that it replaces.
+
+    Nothing of the run may be written after this: one that is killed before goes on, one that is killed after is whole.
+    """
+    record.close(folder, "finished", {belongings.FILES: belongings.written(folder)})
     belongings.drop_replaced(folder)
 
 
@@ -181,14 +189,17 @@ def write_cards(resolved: Resolved) -> None:
 
 
 def push_finished(resolved: Resolved) -> None:
-    """Upload the finished model; the run is finished whether or not that succeeds.
+    """Upload the finished model, unless that is done; the run is finished whether or not that succeeds.
 
     Raises:
         StorageError: the hub could not be reached or refused.
     """
     training, folder = resolved.config.training, Path(resolved.config.training.output_dir)
+    if read_json(folder / record.RECORD).get(PUSHED):
+        return
     repository = str(training.hub_model_id)
     address = hub.push(folder, repository, hub.uploads(folder), private=training.hub_private_repo)
+    record.add(folder, {PUSHED: address})
     notices.notify(f"the model was uploaded to {address}")
 
 

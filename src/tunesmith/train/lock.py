@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import notices
+from tunesmith.config.files import parse_json
 from tunesmith.errors import ConfigError, StorageError
 from tunesmith.report.belongings import LOCK
 from tunesmith.report.record import now
@@ -114,7 +115,7 @@ def _read(number: int, path: Path) -> dict[str, Any]:
     if not text.strip(b"\0 \n"):
         return {}
     try:
-        holder = json.loads(text)
+        holder = parse_json(text)
         if {"pid", "host", "started", "born", "space"} <= holder.keys():
             return dict(holder)
     except (ValueError, AttributeError):

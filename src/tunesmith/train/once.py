@@ -120,7 +120,7 @@ def _read(file: TextIO) -> dict[str, Any]:
     """What the processes of this start have left; what others did, or half of it, is nothing."""
     try:
         content = json.loads(file.read())
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return dict(content["known"]) if content["start"] == start_id() else {}
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import set_peft_model_state_dict
 from transformers import set_seed
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, TrainerState
 from trl import SFTTrainer
 from typing_extensions import override
 
@@ -22,9 +22,18 @@ from tunesmith.train.best import best_complete
 from tunesmith.train.processes import process_seed
 from tunesmith.train.schedule import reschedule, values_of
 from tunesmith.train.start import problem_here
+from tunesmith.train.state_files import PROGRESS, STATE, check_states, usable
 
-PROGRESS = "progress.json"
-"""File of a checkpoint with the losses since the last logged line."""
+
+def check_trainer_state(folder: Path) -> None:
+    """Refuse a state that nobody here can continue, before anything is changed because of it.
+
+    Raises:
+        StorageError: its files hold something else than a run writes, or the library of today cannot read them.
+    """
+    check_states(folder)
+    with usable(folder, "state"):
+        TrainerState.load_from_json(str(folder / STATE))
 
 
 class ResumingTrainer(SFTTrainer):
@@ -41,7 +50,8 @@ class ResumingTrainer(SFTTrainer):
     @override
     def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
         """The checkpoint's place in the run; intervals are this run's, and the best checkpoint is one that is there."""
-        places: tuple[int, int] = super()._init_training_state(max_steps, *args)
+        with usable(self.resumed and self.resumed.path, "state"):
+            places: tuple[int, int] = super()._init_training_state(max_steps, *args)
         if self.resumed is not None:
             self.state.compute_steps(self.args, max_steps)
             if self.args.load_best_model_at_end and self.state.best_global_step:
@@ -81,7 +91,8 @@ class ResumingTrainer(SFTTrainer):
     @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if not self._load_portable(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with usable(resume_from_checkpoint, "weights"):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     @override
     def _load_best_model(self) -> None:
@@ -90,7 +101,8 @@ class ResumingTrainer(SFTTrainer):
         if best is None:
             return
         if not self._load_portable(str(best.path)):
-            super()._load_best_model()
+            with usable(best.path, "weights"):
+                super()._load_best_model()
         checkpoint.check_untouched(best)
 
     def _load_portable(self, folder: str) -> bool:
@@ -105,7 +117,8 @@ class ResumingTrainer(SFTTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The checkpoint's states; values that were changed on purpose are this run's."""
         fresh = values_of(self.optimizer)
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with usable(checkpoint, "optimizer or schedule"):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.rescheduled and not self.is_deepspeed_enabled:
             reschedule(self.optimizer, self.lr_scheduler, fresh, self.rescheduled)
 
@@ -114,7 +127,8 @@ class ResumingTrainer(SFTTrainer):
         """Continue this process's random streams; where another number of processes wrote the checkpoint there are
         none to continue, and new ones begin. This is the last that is read of a checkpoint."""
         if checkpoint is None or Path(checkpoint, self._rng_file()).is_file():
-            super()._load_rng_state(checkpoint)
+            with usable(checkpoint, "random state"):
+                super()._load_rng_state(checkpoint)
         else:
             set_seed(process_seed(self.args.seed, self.state.global_step))
         if checkpoint is not None:

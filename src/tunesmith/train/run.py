@@ -24,6 +24,7 @@ from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.save import make_portable
+from tunesmith.model.fresh import coverage_of
 from tunesmith.model.head import Head, inspect_head
 from tunesmith.model.internals import attention_of
 from tunesmith.model.layout import Layout, expected_layout, settle_layout
@@ -37,6 +38,7 @@ from tunesmith.notices import notify
 from tunesmith.report import belongings, record
 from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, strategy_keywords
+from tunesmith.train.balance import tell_unused
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
 from tunesmith.train.checkpoint import MANIFEST, Checkpoint, list_checkpoints
 from tunesmith.train.folder import (
@@ -66,6 +68,7 @@ from tunesmith.train.processes import (
     use_fresh_store,
 )
 from tunesmith.train.result import TrainResult, model_folder_of
+from tunesmith.train.resuming import check_trainer_state
 from tunesmith.train.setup import Setup, set_up
 from tunesmith.train.signals import Halt, Signals, going_on, watching
 from tunesmith.train.space import check_before_training, storage_faults
@@ -99,6 +102,8 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
             belongings.heal(folder)
         complete = completed(resolved)
         if complete:
+            if resolved.config.training.push_to_hub and is_main_process():
+                push_finished(resolved)
             return complete
         with watching() as signals:
             return _train(resolved, command, listener or Silent(), signals)
@@ -121,6 +126,8 @@ def _train(resolved: Resolved, command: Sequence[str], listener: Listener, signa
     contract = inference_contract(setup, model)
     trainer = build_trainer(setup, model, contract, arguments)
     check_agreement(setup.resume, setup.data.train_fingerprint)
+    if setup.resume:
+        check_trainer_state(setup.resume.path)
     go_on = going_on(command)
     with signals.waiting(f"the newest complete checkpoint is whole; go on with: {go_on}"):
         try:
@@ -228,10 +235,12 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
         generate_every=resolved.config.evaluation.generate_every,
         keep_checkpoints=training.save_total_limit,
         loraplus_lr_ratio=resolved.config.adapter.loraplus_lr_ratio,
+        router_aux_loss_coef=training.router_aux_loss_coef,
         complete_checkpoint=lambda saved: _complete(setup, model, contract, saved),
         callbacks=list(_callbacks(setup)),
     )
     trainer.layout, trainer.head = layout, head
+    tell_unused(trainer.accelerator.unwrap_model(trainer.model), training.router_aux_loss_coef)
     trainer.resumed, trainer.rescheduled = setup.resume, setup.continuation.rescheduled
     trainer.remove_callback(PrinterCallback)
     trainer.callback_handler.callbacks = trackers.guard(trainer.callback_handler.callbacks)
@@ -371,6 +380,7 @@ def describe(setup: Setup, trainer: Trainer) -> dict[str, Any]:
             "eval_fingerprint": data.eval_fingerprint,
             "template_date": data.builder.template_date,
         },
+        "coverage": coverage_of(trainer.accelerator.unwrap_model(trainer.model)),
         "layout": {"batching": trainer.layout.batching, "reason": trainer.layout.reason},
         "plan": asdict(setup.plan),
         "strategy": {"name": setup.strategy.name, "origin": setup.strategy.origin},
@@ -415,7 +425,7 @@ def finalize(
         best_checkpoint = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
         kept = {"best": best, "best_checkpoint": best_checkpoint} | adapter_record(resolved)
         kept |= {"merge_refused": refused.line()} if refused is not None else {}
-        record.close(folder, "finished", {"result": result, **kept})
+        record.add(folder, {"result": result, "finished": record.now(), **kept})
         write_cards(resolved)
         close_folder(folder)
         if refused is not None:

@@ -36,6 +36,7 @@ from tunesmith.model.head import Head
 from tunesmith.model.layout import Layout
 from tunesmith.report import belongings
 from tunesmith.train import checkpoint, fsdp, space
+from tunesmith.train.balance import Balance
 from tunesmith.train.resuming import ResumingTrainer
 from tunesmith.train.upstream import base_of, check_overrides, constructed
 
@@ -45,11 +46,8 @@ GenerationMetrics = Callable[[torch.nn.Module, int, dict[str, float]], dict[str,
 
 @dataclass
 class Arguments(SFTConfig):
-    """SFTConfig of a process that computes on one device, which need not be the first one that it sees.
-
-    transformers takes cuda:0 and replicates the model over all visible devices (``DataParallel``) where a single
-    process sees several. Here several are used only by a model that is laid over them.
-    """
+    """SFTConfig of a process that computes on one device, which need not be the first one that it sees; transformers
+    takes cuda:0 and replicates the model over all visible ones. Several are used only by a model laid over them."""
 
     device_index: int = 0
     """Number of the CUDA device among the visible ones; in a run of several processes accelerate gives each its own."""
@@ -76,6 +74,7 @@ class Trainer(ResumingTrainer):
         generate_every: generate at every k-th evaluation.
         keep_checkpoints: checkpoints kept, or None for all.
         loraplus_lr_ratio: learning rate of LoRA's B over that of A, or None.
+        router_aux_loss_coef: factor of the loss that balances experts, or None.
         complete_checkpoint: adds to a checkpoint's folder what else it should hold.
         **keywords: as for SFTTrainer.
     """
@@ -88,6 +87,7 @@ class Trainer(ResumingTrainer):
         generate_every: int = 1,
         keep_checkpoints: int | None = None,
         loraplus_lr_ratio: float | None = None,
+        router_aux_loss_coef: float | None = None,
         complete_checkpoint: Callable[[Path], None] = lambda folder: None,
         **keywords: Any,
     ) -> None:
@@ -102,6 +102,7 @@ class Trainer(ResumingTrainer):
         self._keep_checkpoints = keep_checkpoints
         self._loraplus_lr_ratio = loraplus_lr_ratio
         self._complete_checkpoint = complete_checkpoint
+        self.balance = Balance(base_of(self.model), router_aux_loss_coef)
         self._chosen_positions = keeps_logits(base_of(self.model))
         # compute_loss divides by the tokens of the whole step, so the trainer must neither divide again nor keep the
         # count to itself (the accumulation fault of 2024).
@@ -204,13 +205,15 @@ class Trainer(ResumingTrainer):
         rows, length = labels.shape
         self.batch_shape = (rows, length)
         positions = inputs.pop("predicting", None)
+        inputs |= self.balance.asked()
         if self.head is None or positions is None:
             losses = token_losses(model, inputs, labels, weights, chosen_positions=self._chosen_positions)
         else:
             losses = losses_of.labelled_losses(model, inputs, labels, weights, positions, self.head)
         total = losses.weight.sum() if num_items_in_batch is None else num_items_in_batch
         total = torch.as_tensor(total).to(losses.nll)
-        loss = losses.nll.sum() / (total + (total == 0))
+        total = total + (total == 0)
+        loss = losses.nll.sum() / total + self.balance.loss(losses.weight.sum() / total).to(losses.nll)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return loss.to(self.args.device)  # a model that is spread over devices may end on another one

@@ -280,10 +280,13 @@ def constructed(model: torch.nn.Module) -> Iterator[None]:
     """Leave a model as it was while SFTTrainer's constructor has it.
 
     That one rounds trained weights over a quantized base to bfloat16, and puts a forward in the place of the model's
-    that knows a fused head. Weights get their values and types back; the forward is again what it was.
+    that knows a fused head. Weights get their values and types back; the forward is again what it was. So are the
+    settings of routers, which it switches on by the configuration's own coefficient: saved so, a model asks every later
+    user for logits of its routers, and generation with padding crashes.
     """
     trained = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
     base: Any = base_of(model)
+    routers = router_settings(base)
     former: Callable[..., Any] | None = vars(base).get("forward")
     yield
     for name, parameter in model.named_parameters():
@@ -293,6 +296,15 @@ def constructed(model: torch.nn.Module) -> Iterator[None]:
         base.forward = former
     else:
         vars(base).pop("forward", None)
+    for name, value in routers.items():
+        setattr(base.config.get_text_config(), name, value)
+
+
+def router_settings(model: Any) -> dict[str, Any]:
+    """What the model's configuration says of its routers' logits and of the loss that balances them."""
+    config = model.config.get_text_config()
+    names = ("output_router_logits", "router_aux_loss_coef")
+    return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
 
 def base_of(model: Any) -> Any:

@@ -12,6 +12,7 @@ import pytest
 
 from row_files import GOOD, refusal, write
 from tunesmith import notices
+from tunesmith.data.files import local_files
 from tunesmith.data.rows import iter_rows, read_rows
 from tunesmith.errors import DataError
 
@@ -147,3 +148,28 @@ def test_a_compressed_table_is_no_kind_of_file(tmp_path: Path) -> None:
     assert ".parquet.gz is not a kind" in refusal(write(tmp_path, gzip.compress(b"PAR1"), "x.parquet.gz"))
     assert ".zip is not a kind" in refusal(write(tmp_path, b"PK", "x.zip"))
     assert "is not a kind" in refusal(write(tmp_path, b"", "x.gz"))
+
+
+@pytest.mark.parametrize("name", ["testset", "dev-set", "evals", "val_data", "development", "tests", "TestSplit"])
+def test_other_names_of_held_out_files(tmp_path: Path, name: str) -> None:
+    for file in ("data", name):
+        (tmp_path / f"{file}.jsonl").write_text('{"text": "a"}\n')
+    assert local_files(str(tmp_path)) == [tmp_path / "data.jsonl"]
+    with pytest.raises(DataError, match="named after the split"):
+        local_files(str(tmp_path / "*.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["contest", "latest", "devices", "values", "dataset", "trainset", "evaluate_me"])
+def test_names_that_only_look_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.jsonl").write_text('{"text": "a"}\n')
+    assert local_files(str(tmp_path / "*.jsonl")) == [tmp_path / f"{name}.jsonl"]
+
+
+def test_folders_that_stay_unread_are_said(tmp_path: Path) -> None:
+    for folder in ("", "more/", ".git/", "pictures/"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        ending = "png" if folder == "pictures/" else "jsonl"
+        (tmp_path / f"{folder}a.{ending}").write_text('{"text": "a"}\n')
+    notices.clear()
+    assert local_files(str(tmp_path)) == [tmp_path / "a.jsonl"]
+    assert notices.collected() == [f"{tmp_path}: leaving the folders more: name them to read them, too"]

@@ -173,3 +173,88 @@ def test_merged_turns_keep_all_that_they_hold() -> None:
     assert "not trained alike" in refusal("messages", {"turn_order": "merge"}, messages=unlike)
     named = [turn("user", name="x"), turn("user", name="y"), turn("assistant")]
     assert "differ in name" in refusal("messages", {"turn_order": "merge"}, messages=named)
+
+
+def assistant(*parts: dict[str, Any], **keys: Any) -> list[dict[str, Any]]:
+    return [turn("user", "q"), turn("assistant", list(parts), **keys)]
+
+
+WORDS, THINKING = {"type": "text", "text": "a"}, {"type": "thinking", "thinking": "t"}
+USE = {"type": "tool_use", "name": "f", "input": {}}
+
+
+def test_keys_of_parts_become_keys_of_the_message() -> None:
+    cited = WORDS | {"citations": ["c"], "cache_control": {"type": "ephemeral"}, "annotations": [], "logprobs": None}
+    (_, answer) = read("messages", messages=assistant(THINKING | {"signature": "s"}, cited))
+    assert answer.content == "a"
+    assert answer.extra == {
+        "reasoning_content": "t",
+        "signature of content": "s",
+        "citations of content": ["c"],
+        "cache_control of content": {"type": "ephemeral"},
+    }
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": "R"}
+    for said, extra in ((True, {"is_error of content": True}), (False, {}), (None, {})):
+        turns = [*assistant(USE), turn("user", [result | {"is_error": said}]), turn("assistant", "a")]
+        assert read("messages", messages=turns)[2] == Message("tool", "R", {"tool_call_id": "c1"} | extra)
+
+
+@pytest.mark.parametrize("parts", [(USE, WORDS), (WORDS, THINKING), (THINKING, USE, WORDS), (WORDS, USE, WORDS)])
+def test_parts_in_an_order_that_no_template_writes_are_refused(parts: tuple[dict[str, Any], ...]) -> None:
+    assert "parts in the order" in refusal("messages", messages=assistant(*parts))
+
+
+def test_blank_text_between_parts_is_no_text() -> None:
+    assert read("messages", messages=assistant(USE, {"type": "text", "text": "\n"}))[1].extra["tool_calls"]
+
+
+@pytest.mark.parametrize("name", ["arguments", "args", "parameters", "input"])
+@pytest.mark.parametrize("given", [{"x": 1}, '{"x": 1}'])
+def test_arguments_by_every_name(name: str, given: Any) -> None:
+    for call in (
+        {"name": "f", name: given, "type": "tool_call"},
+        {"type": "function", "function": {"name": "f", name: given}},
+    ):
+        (_, answer) = read("messages", messages=[turn("user"), turn("assistant", "", tool_calls=[call])])
+        assert answer.extra["tool_calls"] == [BARE]
+
+
+def test_arguments_by_two_names_are_refused() -> None:
+    call = {"name": "f", "arguments": {"x": 1}, "input": {"x": 2}}
+    turns = [turn("user"), turn("assistant", "", tool_calls=[call])]
+    assert "arguments and input" in refusal("messages", messages=turns)
+
+
+def test_a_function_call_as_text() -> None:
+    turns = [turn("user"), turn("assistant", None, function_call='{"name": "f", "arguments": {"x": 1}}')]
+    assert read("messages", messages=turns)[1].extra == {"tool_calls": [BARE]}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_a_table_holds_and_json_does_not(number: float) -> None:
+    call = {"name": "f", "arguments": {"x": [number]}}
+    assert "not JSON" in refusal("messages", messages=[turn("user"), turn("assistant", "", tool_calls=[call])])
+    assert "not JSON" in refusal("messages", messages=[turn("user"), turn("assistant", meta={"x": number})])
+    with pytest.raises(DataError, match="tools holds the number"):
+        read_tools(Row({"tools": [{"name": "f", "parameters": {"minimum": number}}]}, "f.jsonl", 3))
+
+
+def test_a_turn_of_others_may_say_that_it_is_not_trained() -> None:
+    for mark in ({"weight": 0}, {"train": False}, {"weight": 0.0, "loss": 0}):
+        asked, _ = read("messages", messages=[turn("user", "q", **mark), turn("assistant", "a")])
+        assert (asked.content, asked.extra) == ("q", {})
+    assert "only answers have one" in refusal("messages", messages=[turn("user", weight=1), turn("assistant")])
+
+
+def test_questions_of_prompt_and_completion_are_merged() -> None:
+    row = {"prompt": [turn("user", "one")], "completion": [turn("user", "two"), turn("assistant", "a")]}
+    assert read("prompt_completion", {"turn_order": "merge"}, **row)[0].content == "one\n\ntwo"
+
+
+def test_messages_of_a_prompt_as_json_text() -> None:
+    row = {"prompt": [turn("user", "q")], "completion": [turn("assistant", "a")]}
+    told = {name: json.dumps(value) for name, value in row.items()}
+    assert read("prompt_completion", **told) == read("prompt_completion", **row)
+    assert "not JSON" in refusal("prompt_completion", **{name: str(value) for name, value in row.items()})
+    plain = {"prompt": '[{"x": 1}]', "completion": "[1]"}
+    assert [message.content for message in read("prompt_completion", **plain)] == ['[{"x": 1}]', "[1]"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ from safetensors.torch import load
 
 from helpers import run_training, story_rows
 from tunesmith.cli.main import main
-from tunesmith.errors import StorageError, UnsafeError
+from tunesmith.errors import ModelError, StorageError, UnsafeError
 from tunesmith.export import hub
 
 TOKEN = "stand-in-token-0123456789"
@@ -232,6 +233,28 @@ def test_secret_in_a_text_is_not_sent(secret: str, trained: Path, tmp_path: Path
     assert caught.value.exit_code == 7
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("adapter_config.json", b"[]", ModelError), ("adapter_config.json", b"\xff", StorageError),
+        ("tokenizer_config.json", b"\xff\xfe{", StorageError), ("evaluation/metrics.json", None, UnsafeError),
+    ],
+)  # fmt: skip
+def test_files_that_are_none(name: str, content: bytes | None, kind: type, trained: Path, tmp_path: Path) -> None:
+    """A link in the place of the figures would send whatever file of this machine it leads to."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    shutil.rmtree(run / "evaluation", ignore_errors=True)
+    (run / name).parent.mkdir(exist_ok=True)
+    if content is None:
+        (tmp_path / "mine.json").write_text("{}")
+        (run / name).symlink_to(tmp_path / "mine.json")
+    else:
+        (run / name).write_bytes(content)
+    with pytest.raises(kind, match=Path(name).name):
+        hub.uploads(run)
+
+
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no finished model"):
         hub.uploads(tmp_path)
@@ -250,3 +273,9 @@ def test_F28_training_uploads_at_its_end_and_is_finished_when_that_fails(
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     assert (run / "adapter_model.safetensors").is_file()
     assert (run / "README.md").is_file()
+    server.broken_path = None
+    server.files.clear()
+    for sent in (True, False):  # the same command sends what was not sent, once
+        run_training(tmp_path / "two", stories_model, story_rows(4), **settings, resume_from_checkpoint="auto")
+        assert bool(server.files) == sent
+        server.files.clear()

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+import ready_python
 from helpers import story_rows, write_rows
 from tunesmith.cli.main import main
 from tunesmith.config.load import read
@@ -70,18 +71,27 @@ def ended(config: str) -> Ended:
     folder = Path(f"{Path(config).parent / 'run'}-sweep")
     arguments = [config, "--param", f"learning_rate=1e-5,1e-3,{NOT_FINITE}", "--metric", "eval_loss"]
     ended = Ended(folder, arguments)
-    process = psutil.Popen(
-        [sys.executable, "-m", "tunesmith", "sweep", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    command = [ready_python.python(), "-m", "tunesmith", "sweep", *arguments]
+    process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while process.poll() is None and not list(folder.glob("trial-0002/checkpoint-*/manifest.json")):
         threading.Event().wait(0.01)
-    ended.trial_processes = process.children()
+    ended.trial_processes = [trial for trial in psutil.process_iter() if has_folder(trial, folder / "trial-0002")]
     process.terminate()
     ended.interrupted_code = process.wait()
     ended.interrupted_state = ended.state()
     ended.first_trial = contents(folder / "trial-0001")
-    assert main(["sweep", *arguments]) == 5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", ready_python.python())  # what starts the trials
+        assert main(["sweep", *arguments]) == 5
     return ended
+
+
+def has_folder(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process was started as the run of a folder."""
+    try:
+        return f"--output_dir={folder}" in process.cmdline()
+    except psutil.Error:
+        return False
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

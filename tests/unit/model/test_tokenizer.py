@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,20 @@ def test_unknown_token_is_refused(setting: str, settings: Settings) -> None:
 
 def test_folder_without_tokenizer(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tokenizer_name_or_path"):
+        load_tokenizer(section(settings, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("chat_template", 5), ("chat_template", {"a": 1}), ("model_max_length", "x"), ("model_max_length", {})],
+)
+def test_settings_of_wrong_kinds(
+    name: str, value: object, settings: Settings, make_tokenizer: MakeTokenizer, tmp_path: Path
+) -> None:
+    make_tokenizer(tmp_path, eos_token="</s>")
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(ModelError, match=name):
         load_tokenizer(section(settings, tmp_path))
 
 

@@ -10,14 +10,18 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.resolve import Resolved
+from tunesmith.config.schema import QuantizationSection
 from tunesmith.errors import ModelError
 from tunesmith.model import source
-from tunesmith.model.adapters import attach_adapter, check_targets, lora_config
+from tunesmith.model.adapters import lora_config
+from tunesmith.model.fresh import new_adapter
 from tunesmith.model.internals import without_weights
+from tunesmith.model.packed import kept_whole, packable
 from tunesmith.model.parameters import tensor_bytes
 from tunesmith.model.parts import freeze_beside_language
 from tunesmith.model.precision import Precision, weights_dtype
-from tunesmith.model.quantize import check_not_quantized, is_quantized, look_up_in_float32
+from tunesmith.model.quantize import check_not_quantized, check_promise, is_quantized
+from tunesmith.model.roles import weights_of
 
 
 class QuantizedLinear(torch.nn.Linear):
@@ -43,12 +47,11 @@ def skeleton(resolved: Resolved, precision: Precision, dtype: torch.dtype | None
     model = bare_skeleton(resolved, dtype or weights_dtype(resolved, precision))
     freeze_beside_language(model)
     if is_quantized(config.quantization):
-        _hold_in_few_bits(model, precision)
+        _hold_in_few_bits(model, precision, config.quantization)
     if config.adapter.use_lora:
         adapter = lora_config(config.adapter)
-        check_targets(model, adapter)
-        adapter.init_lora_weights = True  # values do not matter here, and some kinds take them out of the weights
-        return cast(PreTrainedModel, attach_adapter(model, adapter))
+        written = resolved.explicit("adapter.target_modules")
+        return cast(PreTrainedModel, new_adapter(model, adapter, written=written, values=False))
     return model
 
 
@@ -84,23 +87,26 @@ def bare_skeleton(resolved: Resolved, dtype: torch.dtype = torch.float32) -> Pre
     return model
 
 
-def _hold_in_few_bits(model: Any, precision: Precision) -> None:
-    """Every linear layer but the output head, as the quantization does it; all else frozen, norms in float32."""
-    head = model.get_output_embeddings()
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            if layer is head or not isinstance(layer, torch.nn.Linear | Conv1D):
-                continue
-            inputs, outputs = layer.weight.shape if isinstance(layer, Conv1D) else layer.weight.shape[::-1]
-            with torch.device("meta"):
-                few = QuantizedLinear(inputs, outputs, bias=layer.bias is not None, dtype=precision.torch_dtype)
-            setattr(parent, name, few)
-    packed = {id(part.weight) for part in model.modules() if isinstance(part, QuantizedLinear)}
-    for parameter in model.parameters():
+def _hold_in_few_bits(model: Any, precision: Precision, section: QuantizationSection) -> None:
+    """What the quantization packs, as it packs it; all the rest as it is and frozen, vectors in float32."""
+    weights = weights_of(model)
+    check_promise(section, weights, model)
+    skip = section.llm_int8_skip_modules or ()
+    whole = set(kept_whole(weights, model, skip))
+    bare = set() if section.load_in_8bit else {weight.name for weight in packable(weights, model, skip)}
+    for place, layer in list(model.named_modules()):
+        if place in whole or type(layer) not in (torch.nn.Linear, Conv1D):
+            continue
+        inputs, outputs = layer.weight.shape if isinstance(layer, Conv1D) else layer.weight.shape[::-1]
+        with torch.device("meta"):
+            few = QuantizedLinear(inputs, outputs, bias=layer.bias is not None, dtype=precision.torch_dtype)
+        model.set_submodule(place, few)
+    for name, parameter in model.named_parameters():
         parameter.requires_grad = False
-        if id(parameter) not in packed and parameter.dim() < 2:
+        if parameter.dim() < 2:
             parameter.data = parameter.data.float()
-    look_up_in_float32(model)
+        elif name in bare:
+            parameter.packed_bits = True
     model.is_quantized = True
 
 
@@ -108,6 +114,7 @@ def weight_bytes(model: torch.nn.Module, resolved: Resolved) -> int:
     """Bytes of all weights of a skeleton, packed ones with their scales."""
     section = resolved.config.quantization
     packed = {id(part.weight): part.weight for part in model.modules() if isinstance(part, QuantizedLinear)}
+    packed |= {id(weight): weight for weight in model.parameters() if getattr(weight, "packed_bits", False)}
     plain = sum(tensor_bytes(parameter) for parameter in model.parameters() if id(parameter) not in packed)
     return plain + sum(
         packed_bytes(weight, eight=section.load_in_8bit, double=section.bnb_4bit_use_double_quant)

@@ -1,0 +1,186 @@
+"""What is run on each model of the zoo: one cell of the table each, through tunesmith's own front door.
+
+A cell is ``ok``, with a figure where there is one; a refusal, which is one line of an error of ours; or a crash, which is
+anything else and of which there must be none.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.zoo.models import write
+
+CELLS = ("padded", "unpadded", "packed", "4-bit", "full", "merge", "generation", "reload")
+"""Columns of the table, in the order in which they are run."""
+STEPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What came of one run.
+
+    Attributes:
+        state: ``ok``, ``refused`` or ``crash``.
+        said: a figure, or the error's line.
+    """
+
+    state: str
+    said: str = ""
+
+
+def rows(number: int = 8, seed: int = 0) -> list[dict[str, str]]:
+    """Prompts and completions of unequal lengths in the characters of the zoo's tokenizer."""
+    draw = random.Random(seed)
+    letters = "abcdefghij "
+    return [
+        {
+            "prompt": "".join(draw.choices(letters, k=draw.randrange(4, 24))) + "?",
+            "completion": " " + "".join(draw.choices(letters, k=draw.randrange(3, 12))),
+        }
+        for _ in range(number)
+    ]
+
+
+def run_kind(name: str, home: Path, cells: tuple[str, ...] = CELLS) -> dict[str, Any]:
+    """Run the cells of one architecture.
+
+    Args:
+        name: its ``model_type``.
+        home: folder in which everything is written, and removed afterwards.
+        cells: those to run.
+
+    Returns:
+        ``cells`` by name, ``coverage`` and ``silent``: adapters that got no gradient and were left out.
+    """
+    folder = home / name
+    found: dict[str, Any] = {"cells": {}, "coverage": None, "losses": {}}
+    model = write(name, folder / "model")
+    actions: dict[str, Callable[[], str]] = {
+        "padded": lambda: _train(folder, model, "padded", found, batching="padded"),
+        "unpadded": lambda: _train(folder, model, "unpadded", found, batching="unpadded"),
+        "packed": lambda: _train(folder, model, "packed", found, batching="packed"),
+        "4-bit": lambda: _train(folder, model, "4-bit", found, load_in_4bit=True),
+        "full": lambda: _full(folder, model, found),
+        "merge": lambda: _merge(folder),
+        "generation": lambda: _generation(folder),
+        "reload": lambda: _reload(folder, model),
+    }
+    for cell in cells:
+        found["cells"][cell] = _attempt(actions[cell])
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _attempt(action: Callable[[], str]) -> Cell:
+    from tunesmith.errors import TunesmithError
+
+    try:
+        return Cell("ok", action())
+    except TunesmithError as error:
+        return Cell("refused", error.line())
+    except Exception as error:  # what a user would meet as a traceback
+        return Cell("crash", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def _train(folder: Path, model: Path, run: str, found: dict[str, Any], **settings: Any) -> str:
+    from tunesmith.config.draft import COMMAND_LINE, Draft, Setting
+    from tunesmith.config.names import NameTable
+    from tunesmith.config.resolve import resolve
+    from tunesmith.config.rules import check
+    from tunesmith.train.run import train
+
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows()), encoding="utf-8")
+    values = {
+        "model_name_or_path": str(model), "train_data": str(data), "output_dir": str(folder / run),
+        "target_modules": "all-linear", "lora_r": 4, "lora_dropout": 0.0, "max_steps": STEPS, "logging_steps": 1,
+        "save_strategy": "no", "per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_length": 64, "cache": False,
+    }  # fmt: skip
+    names = NameTable()
+    written = tuple(
+        Setting(name, value, COMMAND_LINE, names.find(name, "zoo")) for name, value in (values | settings).items()
+    )
+    resolved = resolve(Draft("zoo", written))
+    check(resolved)
+    train(resolved, command=["zoo"])
+    lines = (folder / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    losses = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+    found["losses"][run] = losses
+    if run == "padded":
+        found["coverage"] = json.loads((folder / run / "run.json").read_text(encoding="utf-8"))["coverage"]
+    expected = found["losses"].get("padded")
+    if run == "unpadded" and expected and abs(losses[0] - expected[0]) > 1e-3:
+        raise AssertionError(f"its first loss is {losses[0]:.4f}, and that of padded rows {expected[0]:.4f}")
+    return f"{losses[0]:.3f}"
+
+
+def _full(folder: Path, model: Path, found: dict[str, Any]) -> str:
+    said = _train(folder, model, "full", found, use_lora=False, learning_rate=1e-4)
+    own = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    saved = json.loads((folder / "full" / "config.json").read_text(encoding="utf-8"))
+    for name in ("output_router_logits", "router_aux_loss_coef", "use_cache"):
+        if own.get(name) != saved.get(name):
+            raise AssertionError(f"{name} is saved as {saved.get(name)}, and the base has {own.get(name)}")
+    return said
+
+
+def _merge(folder: Path) -> str:
+    from tunesmith.evaluate.prompts import questions_for
+    from tunesmith.export.merge import merge
+
+    merge(folder / "padded", folder / "merged", dtype="float32", questions=questions_for(folder / "padded"))
+    return "proven"
+
+
+def _generation(folder: Path) -> str:
+    """Answers of the run in batches, against plain ``generate`` of the same model, one by one."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from tunesmith.evaluate.decoding import Decoding
+    from tunesmith.evaluate.generate import generate
+    from tunesmith.model.load import load_for_inference
+
+    loaded = load_for_inference(folder / "padded")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    prompts = [tokenizer(row["prompt"])["input_ids"] for row in rows(6, seed=1)]
+    got = generate(loaded.model, tokenizer, prompts, Decoding(6, 4, stop_token_ids=[2]))
+    model: Any = loaded.model
+    for prompt, answer in zip(prompts, got, strict=True):
+        ids = torch.tensor([prompt])
+        mask = torch.ones_like(ids)
+        plain = model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False, eos_token_id=2, pad_token_id=3
+        )
+        expected = plain[0, len(prompt) :].tolist()
+        expected = expected[: expected.index(2)] if 2 in expected else expected
+        if answer.token_ids != expected:
+            raise AssertionError(f"{answer.token_ids} is not the library's {expected}")
+    return f"{len(prompts)} equal"
+
+
+def _reload(folder: Path, model: Path) -> str:
+    """The adapter in plain PEFT, against ours: the same logits."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from tunesmith.model.load import load_for_inference
+
+    ids = torch.arange(4, 28)[None]
+    ours = load_for_inference(folder / "padded").model
+    base = AutoModelForCausalLM.from_pretrained(model)
+    plain = PeftModel.from_pretrained(base, str(folder / "padded")).eval()
+    with torch.no_grad():
+        without = AutoModelForCausalLM.from_pretrained(model).eval()(input_ids=ids).logits
+        first, second = ours(input_ids=ids).logits, plain(input_ids=ids).logits
+    distance, learned = float((first - second).abs().max()), float((first - without).abs().max())
+    if distance > 1e-4 * max(1.0, float(first.abs().max())) or learned == 0:
+        raise AssertionError(f"plain PEFT differs by {distance:.2g} (the adapter by {learned:.2g})")
+    return f"{distance:.0e}"

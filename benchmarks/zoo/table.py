@@ -1,0 +1,94 @@
+"""The table of the zoo: which architectures can be trained in which way, and what is refused with which words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.zoo.cells import CELLS, Cell
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+_MARKS = {"ok": "yes", "refused": "refused", "crash": "CRASH"}
+_INTRODUCTION = """# Architectures
+
+Each row is a tiny model with random weights of that architecture, built from the installed transformers ({version}) and
+run on a CPU through the commands of this project (`python -m benchmarks zoo` writes this page). Adapters sit on
+`all-linear`. `padded`, `unpadded` and `packed` are layouts of training batches, `4-bit` is QLoRA with NF4, `full` trains
+every weight, `merge` is a merge that was proven, `generation` compares batched answers with the library's own
+`generate` one by one, and `reload` opens the adapter in plain PEFT. `reached` is the share of the weights that lies under
+an adapter. Refusals are explained below the table.
+"""
+
+
+def lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The table as Markdown."""
+    head = ["architecture", *CELLS, "reached"]
+    found = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, result in results.items():
+        marks = [_mark(result["cells"].get(cell)) for cell in CELLS]
+        found.append("| " + " | ".join([name, *marks, _reached(result["coverage"])]) + " |")
+    return found
+
+
+def sums(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What holds over the whole table, a line each."""
+    cells = [cell for result in results.values() for cell in result["cells"].values()]
+    rows = [row for result in results.values() for row in result["coverage"] or ()]
+    trained = [r["cells"] for r in results.values() if "padded" in r["cells"] and r["cells"]["padded"].state == "ok"]
+    merged = sum(cells["merge"].state == "ok" for cells in trained if "merge" in cells)
+    routers = sum(row["adapted"] and row["part"] == "router" for row in rows)
+    halves = _halves(results)
+    return [
+        f"- {len(results)} architectures, {len(cells)} runs: {_count(cells, 'ok')} done, {_count(cells, 'refused')} "
+        f"refused, {_count(cells, 'crash')} crashed.",
+        f"- {len(trained)} trained with adapters; {merged} of them merged with proof.",
+        f"- Routers adapted without asking: {routers}.",
+        f"- Models of which experts are reached and shared experts are not, or the other way round: "
+        f"{', '.join(halves) or 'none'}.",
+    ]
+
+
+def refusals(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Every distinct refusal and crash with the runs that met it."""
+    found: dict[str, list[str]] = {}
+    for name, result in results.items():
+        for cell, outcome in result["cells"].items():
+            if outcome.state != "ok":
+                said = f"{_MARKS[outcome.state]}: {outcome.said}"
+                found.setdefault(said, []).append(f"{name} ({cell})")
+    return [f"- {', '.join(runs)}: {said}" for said, runs in sorted(found.items(), key=lambda one: -len(one[1]))]
+
+
+def publish(results: Mapping[str, Mapping[str, Any]], page: Path = PAGE) -> None:
+    """Write the page."""
+    import transformers
+
+    parts = [
+        _INTRODUCTION.format(version=transformers.__version__), "\n".join(sums(results)), "\n".join(lines(results)),
+        "## What is refused, and why", "\n".join(refusals(results)) or "Nothing.",
+    ]  # fmt: skip
+    page.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+
+
+def _mark(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    return _MARKS[cell.state]
+
+
+def _reached(coverage: Sequence[Mapping[str, Any]] | None) -> str:
+    return f"{sum(row['share'] for row in coverage if row['adapted']):.0%}" if coverage else "-"
+
+
+def _count(cells: Sequence[Cell], state: str) -> int:
+    return sum(cell.state == state for cell in cells)
+
+
+def _halves(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    found = []
+    for name, result in results.items():
+        rows = [row for row in result["coverage"] or () if row["part"] in ("experts", "shared_experts")]
+        if rows and {row["part"] for row in rows if row["adapted"]} != {row["part"] for row in rows}:
+            found.append(name)
+    return found

@@ -1,0 +1,61 @@
+"""An adapter's names as PEFT has to be told them: linear layers as layers, whatever names them, experts by their bare
+parameters, beside which PEFT takes no dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+from transformers import PreTrainedModel
+
+from tunesmith.model.internals import translate_names
+from tunesmith.model.packed import let_peft_adapt_packed_weights
+from tunesmith.model.roles import is_linear
+from tunesmith.notices import notify
+
+
+def prepare_for_peft(model: PreTrainedModel, config: LoraConfig) -> tuple[float, tuple[Any, Any]]:
+    """Name each weight as PEFT is to treat it here; returns the dropout and the names under which it is saved."""
+    translate_names(model, config)
+    dropout, named = config.lora_dropout, (config.target_modules, config.target_parameters)
+    if not config.target_parameters:
+        return dropout, named
+    layers, bare = set(), set()
+    for name in _parameter_names(model):
+        if any(f".{name}".endswith(f".{target}") for target in config.target_parameters):
+            layer, _, own = name.rpartition(".")
+            linear = own == "weight" and is_linear(model.get_submodule(layer))
+            (layers if linear else bare).add(layer if linear else name)
+    if layers and not isinstance(config.target_modules, str):
+        config.target_modules = set(config.target_modules or ()) | layers
+        config.target_parameters = sorted(bare) or None
+    else:
+        config.target_parameters = sorted(bare | {f"{layer}.weight" for layer in layers})
+    config.lora_dropout = 0.0
+    let_peft_adapt_packed_weights()
+    return dropout, named
+
+
+def _parameter_names(model: torch.nn.Module) -> Iterator[str]:
+    """Names of all parameters, those that stand packed behind a parametrization under their own."""
+    for name, _ in model.named_parameters():
+        place, _, rest = name.partition(".parametrizations.")
+        yield f"{place}.{rest.partition('.')[0]}" if rest else name
+
+
+def drop_out(adapted: PeftModel, dropout: float, config: LoraConfig) -> None:
+    """Give the layers the dropout that PEFT refuses beside bare parameters, and say where there is none."""
+    if not dropout or config.lora_dropout == dropout:
+        return
+    reached = False
+    for layer in adapted.modules():
+        if isinstance(layer, ParamWrapper):
+            reached = True
+        elif isinstance(layer, LoraLayer) and "default" in layer.lora_dropout:
+            layer.lora_dropout["default"] = torch.nn.Dropout(dropout)
+    if reached:
+        notify(f"lora_dropout {dropout:g} acts on layers; experts that lie in one parameter have none (PEFT)")
