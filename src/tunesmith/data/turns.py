@@ -221,7 +221,8 @@ def _read_part(row: Row, given: Any, place: str, role: str, made: _Parts) -> str
         or kind not in PART_KEYS
         or (kind in ("thinking", "reasoning", "tool_use") and role != ASSISTANT)
     ):
-        raise DataError(f"{place} is of type {kind!r}", where=row.where, remedy="only text is read")
+        remedy = "only text is trained; remove such rows"
+        raise DataError(f"{place} is of type {kind!r}", where=row.where, remedy=remedy)
     others = _other_keys(part, kind)
     if kind == "tool_result":
         told = _parts(row, "" if part.get("content") is None else part["content"], f"{place}.content", "tool")

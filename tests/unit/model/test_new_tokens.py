@@ -17,7 +17,8 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.evaluate.prompts import questions_for
 from tunesmith.export import proof
-from tunesmith.export.merge import ask, merge, write_merged
+from tunesmith.export.asked import ask
+from tunesmith.export.merge import merge, write_merged
 from tunesmith.export.save import save_model
 from tunesmith.model.device import here
 from tunesmith.model.load import load_for_inference, load_model, model_spec
@@ -69,10 +70,10 @@ def test_rows_are_trained_saved_and_merged(kind: str, more: dict[str, Any], sett
     work = tmp_path / "work"
     (work / "merged").mkdir(parents=True)
     how = model_spec(run, device_map="cpu")
-    ask(how, "trained", questions, work)
-    why = write_merged(how, work / "merged", dtype="float32", base="trained", max_shard_size="2GB")
-    assert why == "the adapter has tokens of its own"
-    assert not proof.problems_of(proof.compare(work / "merged", work), "float32")
+    asked = ask(how, "trained", "float32", questions, work)
+    write_merged(how, work / "merged", dtype="float32", base="trained", max_shard_size="2GB", held=asked.held)
+    use = proof.difference(asked.reading, proof.read_merged(work / "merged", work))
+    assert not proof.problems_of(use, proof.allowed(asked.noise, "float32"))
     plain = AutoModelForCausalLM.from_pretrained(work / "merged")
     assert plain.config.tie_word_embeddings is base.config.tie_word_embeddings
     tied = plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
