@@ -237,7 +237,8 @@ class Fold:
         if name.endswith(".bias"):
             owner = self._sites[f"{name.removesuffix('.bias')}.weight"]
             bias: torch.Tensor = owner.lora_B["default"].bias.data.float()
-            return weight + bias * owner.scaling["default"]
+            scale: float = owner.scaling["default"]
+            return weight + scale * bias
         layer = self._sites.get(name)
         return weight if layer is None else self._by_layer(layer, weight)
 
