@@ -59,7 +59,7 @@ def run(
     environment.prepare()
     items = proposal(rows, os.path.relpath(data, folder), prompt, answer, model or EMBEDDED)
     write(file, render(items, Path(data).name))
-    tell("\n".join(f"{item.name:<28} {_short(item.value)}{item.why and f'  ({item.why})'}" for item in items))
+    tell("\n".join([f"{file}:", *(f"  {item.name} {_short(item.value)}: {item.why}" for item in items if item.why)]))
     code = _check(folder)
     if not code:
         held = any(item.name == "dev_split" for item in items)
@@ -160,8 +160,13 @@ def render(items: Sequence[Item], source: str) -> str:
 
 
 def _line(item: Item) -> str:
+    """A setting on its line, or one that holds others (``lora_config``) as a block."""
     text = f"  {item.name}: {json.dumps(item.value, ensure_ascii=False)}"
-    return f"{text:<40}  # {' '.join(item.why.split())}" if item.why else text
+    if item.name == "lora_config":
+        text = f"  {item.name}:"
+    said = f"{text:<40}  # {' '.join(item.why.split())}" if item.why else text
+    inner = item.value.items() if item.name == "lora_config" else ()
+    return "\n".join([said, *(f"    {name}: {json.dumps(value)}" for name, value in inner)])
 
 
 def write(file: Path, text: str) -> None:

@@ -21,7 +21,7 @@ from tunesmith.errors import ConfigError, DataError, did_you_mean
 
 ANSWERS = (
     "completion", "response", "answer", "output", "label", "target", "category", "class", "sentiment", "intent",
-    "topic", "reply", "solution", "summary", "translation", "expected", "gold", "chosen", "result", "tag", "y",
+    "topic", "department", "reply", "solution", "summary", "translation", "expected", "gold", "chosen", "result", "tag", "y",
 )  # fmt: skip
 """Names of columns that are answered, the likeliest first."""
 QUESTIONS = (
@@ -247,11 +247,14 @@ def _text(rows: Sequence[Row], column: Column) -> Shape:
 
 
 def _pair_of(columns: Sequence[Column], prompt: str | None, answer: str | None) -> tuple[str | None, str | None]:
-    usable = [column for column in columns if column.kind != "empty" and not _passed_over(column)]
+    meant = [column for column in columns if not _passed_over(column)]
+    usable = [column for column in meant if column.kind != "empty"]
     if answer is None:
-        answer = _named(usable, ANSWERS, prompt, kinds=("text", "number", "other"))
+        answer = _named(usable, ANSWERS, prompt, ("text", "number", "other")) or _named(
+            meant, ANSWERS, prompt, ("empty",)
+        )
     if prompt is None:
-        prompt = _named(usable, QUESTIONS, answer, kinds=("text",))
+        prompt = _named(usable, QUESTIONS, answer, ("text",))
     left = [column for column in usable if column.name not in (prompt, answer)]
     if prompt is not None and answer is None and len(left) == 1:
         answer = left[0].name

@@ -1,7 +1,7 @@
 """A first configuration for rows of a known shape: every setting with a word why. Nothing is written here.
 
-The rules are rules of thumb, by the number of rows, their lengths in tokens and the model's size; what they are worth for
-the embedded model is measured in ``tests/recipes/test_init_data.py``.
+The rules are rules of thumb, by the number of rows, their lengths in tokens and the model's size; what they are worth
+for the embedded model is measured in ``tests/docs/test_first_run.py``.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def propose(
         *_adapter(size),
         Item("dataset", "name", data, f"{len(rows):,} rows; {shape.why}"),
         *(Item("dataset", name, value, "") for name, value in data_settings(shape).items()),
-        *_reading(measured, length),
+        *_reading(measured, length, len(rows) - len(measured.lengths)),
     ]
     held = held_out_rows(len(rows))
     if held:
@@ -160,9 +160,11 @@ def _length(lengths: Sequence[int], positions: int | None) -> tuple[int, str]:
     return most, f"tokens; {over:,} of {len(lengths):,} rows are longer (up to {longest:,})"
 
 
-def _reading(measured: Measured, length: int) -> list[Item]:
+def _reading(measured: Measured, length: int, empty: int) -> list[Item]:
     """How rows that are not as usual are read."""
     items = []
+    if empty > 0:
+        items.append(Item("dataset", "empty_completion", "drop", f"{empty:,} rows have nothing to learn"))
     over = sum(found > length for found in measured.lengths)
     if over:
         share = over / len(measured.lengths)
