@@ -21,7 +21,8 @@ from tunesmith.errors import ConfigError, DataError, did_you_mean
 
 ANSWERS = (
     "completion", "response", "answer", "output", "label", "target", "category", "class", "sentiment", "intent",
-    "topic", "department", "reply", "solution", "summary", "translation", "expected", "gold", "chosen", "result", "tag", "y",
+    "topic", "department", "reply", "solution", "summary", "translation", "expected", "gold", "chosen", "result", "tag",
+    "y",
 )  # fmt: skip
 """Names of columns that are answered, the likeliest first."""
 QUESTIONS = (
