@@ -62,8 +62,8 @@ def run(
     tell("\n".join([f"{file}:", *(f"  {item.name} {_short(item.value)}: {item.why}" for item in items if item.why)]))
     code = _check(folder)
     if not code:
-        held = any(item.name == "dev_split" for item in items)
-        say("\n".join(next_commands(folder, held=held)))
+        judged = any(item.section == "evaluation" for item in items)
+        say("\n".join(next_commands(folder, judged=judged)))
     return code
 
 
@@ -201,9 +201,9 @@ def _check(folder: Path) -> int:
     return report.exit_code
 
 
-def next_commands(folder: Path, *, held: bool) -> list[str]:
+def next_commands(folder: Path, *, judged: bool) -> list[str]:
     """What to type next, in the order in which it makes sense."""
-    judge = ["tunesmith evaluate run --baseline"] if held else []
+    judge = ["tunesmith evaluate run --baseline"] if judged else []
     move = [] if folder.resolve() == Path.cwd() else [f"cd {shlex.quote(str(folder))}"]
     return [
         *move,

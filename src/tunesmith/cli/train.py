@@ -110,7 +110,10 @@ def next_commands(result: TrainResult, resolved: Resolved) -> list[str]:
     config = resolved.config
     run, model = (shlex.quote(str(path)) for path in (result.folder, result.model_folder))
     commands = []
-    if config.evaluation.task != "none" and (config.data.eval_data or config.data.eval_split or config.data.dev_split):
+    data = config.data
+    held = data.eval_data or data.eval_split or data.dev_split
+    continues = data.format == "tokenized" or (data.format == "text" and data.loss_on == "all")  # nothing is asked
+    if held and config.evaluation.task != "none" and not continues:
         commands.append(f"tunesmith evaluate {run} --baseline")
     if config.adapter.use_lora and not config.training.save_merged_model:
         commands.append(f"tunesmith merge {model} {shlex.quote(f'{result.folder}-merged')}")

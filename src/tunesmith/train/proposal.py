@@ -33,6 +33,13 @@ STEP_TOKENS = 32
 """Lengths are rounded up to a multiple of this."""
 LONGEST = 2048
 """Tokens beyond which rows are the exception, and not what memory is made for."""
+SMALL_LORA = {"r": 32, "lora_alpha": 32, "target_modules": "all-linear", "lora_dropout": 0.0}
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "lora_dropout": 0.05}
+"""Adapters of small and of all other models, in the words of ``lora_config``."""
+SMALL_STEPS, SMALL_EPOCHS, SMALL_RATE = 120, 30, 4e-3
+"""What three learnable tasks of 40 to 60 rows need with the embedded model: with the highest number of passes."""
+STEPS, EPOCHS, RATE, LARGE_RATE = 60, 10, 2e-4, 1e-4
+"""The same for larger models, the last one from 3 billion parameters on."""
 FEWEST_TO_HOLD_OUT = 10
 MOST_HELD_OUT = 500
 
@@ -209,19 +216,15 @@ def _adapter(size: int) -> list[Item]:
     return items
 
 
-SMALL_LORA = {"r": 32, "lora_alpha": 32, "target_modules": "all-linear", "lora_dropout": 0.0}
-LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "lora_dropout": 0.05}
-
-
 def _training(num_rows: int, size: int, *, held: bool) -> list[Item]:
     small = size <= SMALL
     batch = 8 if num_rows < 2000 else 16
     per_epoch = max(1, math.ceil(num_rows / batch))
-    wanted, most = (SMALL_STEPS, SMALL_EPOCHS) if small else (60, 10)
+    wanted, most = (SMALL_STEPS, SMALL_EPOCHS) if small else (STEPS, EPOCHS)
     least = 3 if num_rows < 20_000 else 1
     epochs = min(max(least, math.ceil(wanted / per_epoch)), most)
     steps = epochs * per_epoch
-    rate = SMALL_RATE if small else 2e-4 if size < 3 * BILLION else 1e-4
+    rate = SMALL_RATE if small else RATE if size < 3 * BILLION else LARGE_RATE
     accumulate = 1 if size < BILLION else 4
     every = max(1, steps // 5)
     items = [
@@ -240,10 +243,6 @@ def _training(num_rows: int, size: int, *, held: bool) -> list[Item]:
         Item("training", "save_merged_model", False, "`tunesmith merge` does it, with a proof"),
     ]
     return items
-
-
-SMALL_STEPS, SMALL_EPOCHS, SMALL_RATE = 180, 30, 4e-3
-"""What three learnable tasks of 40 to 60 rows need with the embedded model."""
 
 
 def _judging(shape: Shape, labels: Sequence[str], measured: Measured) -> list[Item]:

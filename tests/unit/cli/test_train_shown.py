@@ -23,6 +23,7 @@ MERGE = "tunesmith merge 'my run' 'my run-merged'"
         ({}, [MERGE, CHAT]),
         ({"dev_split": 0.2, "use_lora": False}, [JUDGE, CHAT]),
         ({"dev_split": 0.2, "task": "none"}, [MERGE, CHAT]),
+        ({"dev_split": 0.2, "format": "text", "loss_on": "all"}, [MERGE, CHAT]),
         ({"save_merged_model": True}, [CHAT]),
     ],
 )
