@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunesmith.data.formats import detect
+from tunesmith.data.formats import CHAT_COLUMNS, detect
 from tunesmith.data.row import Row, value_of
 from tunesmith.data.strict_json import parse_json
 from tunesmith.data.tokenized import TOKENIZED
@@ -22,15 +22,17 @@ from tunesmith.errors import ConfigError, DataError, did_you_mean
 ANSWERS = (
     "completion", "response", "answer", "output", "label", "target", "category", "class", "sentiment", "intent",
     "topic", "department", "reply", "solution", "summary", "translation", "expected", "gold", "chosen", "result", "tag",
-    "y",
+    "highlights", "assistant", "bot", "y",
 )  # fmt: skip
 """Names of columns that are answered, the likeliest first."""
 QUESTIONS = (
     "prompt", "question", "instruction", "query", "premise", "text", "input", "sentence", "message", "review",
     "comment", "utterance", "request", "title", "subject", "content", "body", "document", "article", "post", "tweet",
-    "description", "source", "problem", "sms", "email", "x",
+    "description", "source", "problem", "sms", "email", "sentence1", "question1", "text1", "user", "human", "x",
 )  # fmt: skip
 """Names of columns that are asked, the likeliest first."""
+ASKED = ("prompt", "question", "instruction", "query")
+"""Names of columns that want an answer: such a text is not learnt by itself."""
 SECONDS: dict[str, tuple[str, ...]] = {
     "instruction": ("input", "context"),
     "question": ("context", "passage", "document", "text"),
@@ -132,13 +134,13 @@ def guess_shape(rows: Sequence[Row], prompt: str | None = None, answer: str | No
     asked, answered = _pair_of(columns, prompt, answer)
     if asked is not None and answered is not None:
         return _pair(rows, columns, by_name[asked], by_name[answered], second=prompt is None)
-    only = [column for column in columns if column.kind == "text" and not _passed_over(column)]
-    if len(only) == 1 and prompt is None and answer is None:
+    only = [column for column in columns if column.kind != "empty" and not _passed_over(column)]
+    if len(only) == 1 and only[0].kind == "text" and only[0].name not in ASKED and prompt is None and answer is None:
         return _text(rows, only[0])
     raise DataError(
         f"nothing tells which column is the question and which the answer; there are {', '.join(by_name)}",
         where=rows[0].source,
-        remedy="name them: --prompt COLUMN --answer COLUMN",
+        remedy="name them: --prompt COLUMN --answer COLUMN; a text alone in its rows is learnt whole",
     )
 
 
@@ -296,10 +298,12 @@ def _pair(rows: Sequence[Row], columns: Sequence[Column], asked: Column, answere
         names = {"prompt": asked.name, "completion": answered.name}
         return Shape("prompt_completion", _renamed(names), f"{answered.name!r} goes on with the chat in {asked.name!r}")
     more = _second(columns, asked, answered) if second else None
-    why = f"{asked.name!r} is asked, {answered.name!r} is answered"
+    read = {asked.name, answered.name, more and more.name, "weight", *CHAT_COLUMNS}
+    left = ", ".join(column.name for column in columns if column.name not in read and column.kind != "empty")
+    why = f"{asked.name!r} is asked, {answered.name!r} is answered{left and f'; not read: {left}'}"
     if more is not None:
         names = {"instruction": asked.name, "input": more.name, "output": answered.name}
-        why = f"{asked.name!r} and then {more.name!r} are asked, {answered.name!r} is answered"
+        why = f"{more.name!r} follows {why}"
         return Shape("alpaca", _renamed(names), why, answered.name)
     if {asked.name, answered.name} <= {"prompt", "completion", "response"} and _says_where(rows, asked, answered):
         return Shape("prompt_completion", {}, f"{why}; the texts say themselves where the answer begins", answered.name)

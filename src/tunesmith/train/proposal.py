@@ -1,7 +1,7 @@
 """A first configuration for rows of a known shape: every setting with a word why. Nothing is written here.
 
 The rules are rules of thumb, by the number of rows, their lengths in tokens and the model's size; what they are worth
-for the embedded model is measured in ``tests/docs/test_first_run.py``.
+for the embedded model is measured in ``tests/recipes/test_first_run.py``.
 """
 
 from __future__ import annotations

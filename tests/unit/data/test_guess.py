@@ -65,6 +65,10 @@ PAIRS: list[tuple[dict[str, Any], str, dict[str, str]]] = [
      {"instruction": "title", "input": "body", "output": "category"}),
     ({"premise": "words", "hypothesis": "words", "label": 1}, "alpaca",
      {"instruction": "premise", "input": "hypothesis", "output": "label"}),
+    ({"sentence1": "words", "sentence2": "words", "label": 1, "idx": 3}, "alpaca",
+     {"instruction": "sentence1", "input": "sentence2", "output": "label"}),
+    ({"human": "words", "bot": "words"}, "question_answer", {"question": "human", "answer": "bot"}),
+    ({"article": "words", "highlights": "words"}, "question_answer", {"question": "article", "answer": "highlights"}),
     ({"Phrase": "words", "topic": "a"}, "question_answer", {"question": "Phrase", "answer": "topic"}),
 ]  # fmt: skip
 
@@ -134,10 +138,17 @@ def test_what_says_nothing_is_refused_with_all_columns_and_the_flags() -> None:
         guess_shape(rows)
     for word in ("alpha, beta, gamma", "--prompt COLUMN --answer COLUMN"):
         assert word in str(caught.value)
+    for columns in ({"text": "words", "toxic": 1, "obscene": 0}, {"question": "words"}, {"a": "words", "b": "words"}):
+        with pytest.raises(DataError, match="name them: --prompt COLUMN"):
+            guess_shape(same(**columns))
     with pytest.raises(ConfigError, match="--prompt: no row has the column 'alfa'; did you mean 'alpha'"):
         guess_shape(rows, "alfa", "beta")
     with pytest.raises(ConfigError, match="both question and answer"):
         guess_shape(rows, "beta", "beta")
+
+
+def test_columns_that_are_left_out_are_named() -> None:
+    assert guess_shape(same(question="words", choices=["a", "b"], answer="a")).why.endswith("; not read: choices")
 
 
 def test_labels_are_few_and_short() -> None:
