@@ -11,7 +11,7 @@ define silently
 @said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }
 endef
 
-.PHONY: install demo test test-image golden check audit mutants fuzz soak bench docs lock clean
+.PHONY: install demo test gpu test-image golden check audit mutants fuzz soak bench docs lock clean
 
 install: $(INSTALLED)
 
@@ -28,6 +28,10 @@ demo: install
 
 test: check
 	@$(BIN)/python scripts/run_tests.py
+
+# What needs a CUDA device, compared with the cpu; without one it says so and runs nothing.
+gpu: install
+	@$(BIN)/python scripts/gpu_tests.py
 
 # Writes tests/golden anew; the commit that carries the new numbers says why they changed.
 golden: install

@@ -149,6 +149,8 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
     known = "" if host["available"] is None else f" of {_size(host['available'])}"
     verdict = "" if host["fits"] is None else f": {'fits' if host['fits'] else 'does not fit'}"
     yield f"  {'main memory':<12} {_size(host['peak']):>10}{known} for {count} of a machine{verdict}"
+    merging = "" if host["merging"] is None else f", merging {_size(host['merging'])}"
+    yield f"    loading {_size(host['loading'])}, saving {_size(host['saving'])}{merging}"
 
 
 def _disk(disk: dict[str, Any]) -> Iterator[str]:
@@ -157,6 +159,8 @@ def _disk(disk: dict[str, Any]) -> Iterator[str]:
         f"model {_size(disk['model_bytes'])}: "
         f"{_size(disk['needed'])} of {_size(disk['free'])} free in {disk['folder']}"
     )
+    if disk["merged_bytes"]:
+        yield f"  a merged model takes {_size(disk['merged_bytes'])} more in bfloat16, twice that in float32"
 
 
 def _size(count: int) -> str:

@@ -100,10 +100,13 @@ def _check_adapter(folder: Path) -> None:
 
 def describe(proof: dict[str, Any]) -> list[str]:
     """A proof in a few lines."""
-    lines = [
-        f"{name:<9} logits differ by {proof[name]['max_difference']:.2g} at most; same preferred token at "
-        f"{proof[name]['argmax_agreement']:.2%} of {proof[name]['num_positions']:,} positions ({proof[what]})"
-        for name, what in (("weights", "weights_compared"), ("use", "use_compared"))
+    tensors, use, noise = proof["tensors"], proof["use"], proof["noise"]
+    carried = f", {tensors['carried']} carried along" if tensors["carried"] else ""
+    return [
+        f"tensors   {tensors['folded']} are base + update (off by {tensors['largest_error']:.3g} units in the last "
+        f"place at most), {tensors['kept']} are the base's{carried}",
+        f"use       log-probabilities differ by {use['mean_logprob_difference']:.2g} on average over "
+        f"{use['num_positions']:,} tokens ({noise['mean_logprob_difference']:.2g} is the model's own noise)",
+        f"answers   {use['changed_answers']:.0%} of {use['num_answers']} greedy answers changed "
+        f"({noise['changed_answers']:.0%} by noise alone)",
     ]
-    told = proof["generation"]
-    return [*lines, f"{'answers':<9} {told['same_text']} of {told['prompts']} greedy answers are the same"]

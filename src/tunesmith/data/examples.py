@@ -60,6 +60,10 @@ class Prompt:
     row: Row
 
 
+MEDIA = frozenset(["image", "images", "video", "videos", "audio", "audios", "pixel_values"])
+"""Columns of rows for models that read more than text, by the names that data sets give them."""
+
+
 class ExampleBuilder:
     """Turns rows into training examples and inference prompts under one set of data settings.
 
@@ -231,6 +235,7 @@ class ExampleBuilder:
         row = rename(original, self.data.columns)
         format_name = self.format_of(row)
         unread = self.columns.unread(original, row, format_name)
+        _refuse_media(original, unread)
         if format_name == TOKENIZED:
             return self._given_example(row, unread, ledger)
         conversation = self._conversation(row, need_answer=True)
@@ -415,6 +420,21 @@ class ExampleBuilder:
                 remedy="change the row, or use a tokenizer that knows them: the model would learn to stop there",
             )
         self._leave_out(row, f"words of answers that became {name}", ledger)
+
+
+def _refuse_media(row: Row, unread: Iterable[str]) -> None:
+    """Refuse a row that comes with something to see or hear, since an answer to it cannot be learnt from text.
+
+    Raises:
+        DataError: it names the column.
+    """
+    for name in sorted(MEDIA.intersection(unread)):
+        if row.values.get(name) not in (None, "", [], {}):
+            raise DataError(
+                f"the row has {name}, and only text is trained",
+                where=row.where,
+                remedy=f"remove such rows, or the column {name} where the text stands by itself",
+            )
 
 
 def build_examples(rows: Iterable[Row], builder: ExampleBuilder, ledger: Ledger) -> list[Example]:

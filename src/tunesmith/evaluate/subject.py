@@ -18,7 +18,7 @@ from tunesmith.config.paths import expand
 from tunesmith.config.permissions import PERMISSIONS, permissions_of
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, UnsafeError
-from tunesmith.report.belongings import check_finished, check_no_link
+from tunesmith.report.belongings import LORA_WEIGHTS, check_finished, check_no_link
 from tunesmith.report.record import RECORD, TASK_FUNCTION, Record, read_record
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ def _of_run(name: str, path: Path, home: Path, settings: Sequence[str]) -> Subje
     resolved = record.resolved
     final = resolved.config.training.final_subdir
     folder = home / final if home == path and final else path
+    if record.facts.get("merge_refused") and home == path:
+        folder = folder / LORA_WEIGHTS
     part = "" if folder in (home, home / final if final else home) else path.name
     check_no_link(home, f"{EVALUATION}/{part}")
     # what lies beside the model are texts, while the record may name files that are not on this machine

@@ -1,7 +1,7 @@
 """An adapter folded into its base: one plain model in one dtype, proven to be what was trained.
 
-The order is: look, ask the run's model, fold, write beside the place, ask the merged model in a new process, judge, put
-in place. Folding shard by shard stands in ``shards``, asking and judging in ``proof``.
+The order is: look, ask the run's model, fold and prove tensor by tensor, write beside the place, ask the merged model
+in a new process, judge, put in place. Folding stands in ``shards``, asking in ``asked``, judging in ``proof``.
 """
 
 from __future__ import annotations
@@ -9,38 +9,33 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
+from transformers.dynamic_module_utils import custom_object_save
 
-from tunesmith.config.permissions import permissions_of
 from tunesmith.config.resolve import NO_PERMISSIONS
 from tunesmith.errors import ModelError, NumericsError, StorageError
 from tunesmith.export import proof, shards
+from tunesmith.export.asked import Asked, BaseKind, DTypeName, ask, give_memory_back
 from tunesmith.export.card import run_folder_of, write_card
+from tunesmith.export.checkpoint import Rounding, generation_defaults, open_base
 from tunesmith.export.portable import write_old_names
-from tunesmith.export.save import save_model, write_generation_defaults
-from tunesmith.model import source
+from tunesmith.export.save import write_generation_defaults
 from tunesmith.model.adapter_config import ADAPTER_CONFIG
-from tunesmith.model.adapters import load_adapter_strictly
 from tunesmith.model.fingerprint import fingerprint
-from tunesmith.model.load import ModelSpec, load_from_spec, model_spec
-from tunesmith.model.precision import Precision
-from tunesmith.model.quantize import dequantized_weights, is_quantized, use_dequantized_weights
-from tunesmith.model.whole import open_checked
-from tunesmith.notices import notify
+from tunesmith.model.load import ModelSpec, model_spec
 from tunesmith.report.folder import write_json
 from tunesmith.report.record import versions
 
-BaseKind = Literal["trained", "original"]
-DTypeName = Literal["float32", "bfloat16", "float16"]
 MAX_SHARD_SIZE = "2GB"
 COMPANIONS = ("generation_config.json", "inference.json")
 """Files beside the adapter that hold for the merged model as they are."""
+PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+"""Files beside the base that say how it reads images and sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +46,12 @@ class Merged:
         path: its folder.
         base: what the adapter was folded into.
         dtype: dtype of the weights.
-        in_memory: why the base was in memory as a whole; None where it was folded shard by shard.
         proof: the content of ``proof.json``; None where nobody asked for a proof.
     """
 
     path: Path
     base: BaseKind
     dtype: DTypeName
-    in_memory: str | None
     proof: dict[str, Any] | None
 
 
@@ -90,7 +83,7 @@ def merge(
 
     Raises:
         ModelError: the folder holds no adapter, or adapter and base do not belong together.
-        NumericsError: the merged model is further from the trained one than ``proof.TOLERANCES`` allows.
+        NumericsError: a merged weight is not base + update, or the merged model answers otherwise than the trained one.
         StorageError: ``output_dir`` is not empty or cannot be written.
     """
     folder, target = Path(run), Path(output_dir)
@@ -98,98 +91,73 @@ def merge(
         raise ModelError("holds no adapter to merge", where=str(run))
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise StorageError("is there already", where=str(target), remedy="name a new folder for the merged model")
-    how = model_spec(folder, base=base_model, device_map="cpu", permissions=permissions)
+    how = model_spec(folder, base=base_model, permissions=permissions)
     with _stage(target) as stage:
         work = stage / ".proof"
         work.mkdir()
-        if questions is not None:
-            ask(how, base, questions, work)
-        in_memory = write_merged(how, stage, dtype=dtype, base=base, max_shard_size=max_shard_size)
+        asked = None if questions is None else ask(how, base, dtype, questions, work)
+        ledger = write_merged(
+            how,
+            stage,
+            dtype=dtype,
+            base=base,
+            max_shard_size=max_shard_size,
+            held=None if asked is None else asked.held,
+        )
         evidence = None
-        if questions is not None:
-            evidence = _prove(how, stage, work, dtype)
-            folded = "shard by shard" if in_memory is None else f"in memory: {in_memory}"
-            evidence |= _circumstances(how, questions, base) | {"folded": folded}
+        if asked is not None and questions is not None:
+            asked.held = None
+            give_memory_back()
+            evidence = _prove(how, stage, work, dtype, asked, ledger) | _circumstances(how, asked.questions, base)
             write_json(stage / proof.PROOF, evidence)
         shutil.rmtree(work)
         write_card(run_folder_of(folder), stage, "merged")
         if target.exists():
             target.rmdir()
         stage.replace(target)
-    return Merged(target, base, dtype, in_memory, evidence)
-
-
-def ask(how: ModelSpec, base: BaseKind, questions: proof.Questions, work: Path) -> None:
-    """Leave the answers of adapter and base in ``work``: as the run computes, and with the exact weights in float32."""
-    trained = load_from_spec(how)
-    with trained.precision.autocast("cpu"):
-        answers = proof.greedy(trained.model, questions)
-        texts = [[*prompt, *answer] for prompt, answer in zip(questions.prompts, answers, strict=True)]
-        proof.write_logits(work, "use", trained.model, texts)
-    if base == "original":
-        del trained  # one model at a time
-        trained = load_from_spec(_on_the_original(how))
-    use_dequantized_weights(trained.model)
-    proof.write_logits(work, "weights", trained.model, texts)
-    section = how.resolved.config.model
-    own_code = source.may_run_code(section, source.locate(section.model_name_or_path, section.revision))
-    proof.write_questions(work, questions, answers, own_code=own_code)
+    return Merged(target, base, dtype, evidence)
 
 
 def write_merged(
-    how: ModelSpec, stage: Path, *, dtype: DTypeName, base: BaseKind, max_shard_size: str, in_memory: bool = False
-) -> str | None:
-    """Write the merged model and its tokenizer into ``stage``.
+    how: ModelSpec,
+    stage: Path,
+    *,
+    dtype: DTypeName,
+    base: BaseKind,
+    max_shard_size: str,
+    held: Rounding | None = None,
+) -> shards.Ledger:
+    """Write the merged model and its tokenizer into ``stage``, every tensor proven.
 
     Args:
-        in_memory: hold the whole base in memory even where that is not needed; the files are the same.
+        held: quantized weights as a loaded model holds them; they are rounded anew without it.
 
     Returns:
-        Why the base was held in memory as a whole; None where it was folded shard by shard.
+        What was proven.
     """
     tokenizer = AutoTokenizer.from_pretrained(how.tokenizer_folder, trust_remote_code=False)
     section = how.resolved.config.model
-    shape = shards.open_base(how)
-    fold, why_not = shards.fold(how, shape, original=base == "original")
-    if in_memory or fold is None:
-        if why_not is not None:
-            notify(f"the base is merged in memory as a whole, because {why_not}")
-        merged = fold_in_memory(how, base).to(getattr(torch, dtype))
-        merged.config.dtype = getattr(torch, dtype)
-        save_model(merged, tokenizer, stage, section, max_shard_size=max_shard_size)
-    else:
-        try:
-            shards.write_shards(fold, stage, getattr(torch, dtype), max_shard_size)
-            write_generation_defaults(shards.generation_defaults(shape, section.revision), stage)
-            tokenizer.save_pretrained(stage)
-            write_old_names(stage)
-        except OSError as error:
-            raise StorageError(f"cannot write: {error.strerror or error}", where=str(stage)) from error
-    for name in COMPANIONS:
-        if (how.folder / name).is_file():
-            shutil.copyfile(how.folder / name, stage / name)
-    return why_not
+    files = open_base(how)
+    try:
+        fold = shards.fold(how, files, getattr(torch, dtype), original=base == "original", held=held)
+        shards.write_shards(fold, stage, getattr(torch, dtype), max_shard_size)
+        write_generation_defaults(generation_defaults(files, section.revision), stage)
+        tokenizer.save_pretrained(stage)
+        write_old_names(stage)
+        _copy(files.folder, stage, PROCESSORS)
+        if files.model.is_custom_code():
+            configuration: Any = files.model.config
+            custom_object_save(files.model, stage, config=configuration)
+        _copy(how.folder, stage, COMPANIONS)
+    except OSError as error:
+        raise StorageError(f"cannot write: {error.strerror or error}", where=str(stage)) from error
+    return fold.ledger
 
 
-def fold_in_memory(how: ModelSpec, base: BaseKind) -> PreTrainedModel:
-    """The whole base in float32 with the adapter folded in."""
-    quantized = base == "trained" and is_quantized(how.resolved.config.quantization)
-    section = how.resolved.config.model
-    found = open_checked(section)
-    plain: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        found.located,
-        dtype=torch.float32 if base == "original" else how.weight_dtype,
-        use_safetensors=True,
-        **found.keywords,
-    )
-    plain = plain.float()
-    if quantized:
-        _take_dequantized(plain, load_from_spec(how).model)
-    adapted = load_adapter_strictly(plain, how.folder, how.base_folder(), how.checksum)
-    merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
-    _untie_if_different(merged)
-    merged.config.use_cache = True
-    return merged
+def _copy(folder: Path, stage: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, stage / name)
 
 
 @contextmanager
@@ -207,26 +175,34 @@ def _stage(target: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _prove(how: ModelSpec, stage: Path, work: Path, dtype: DTypeName) -> dict[str, Any]:
-    """How far the model in ``stage`` is from the one whose answers are in ``work``.
+def _prove(
+    how: ModelSpec, stage: Path, work: Path, dtype: DTypeName, asked: Asked, ledger: shards.Ledger
+) -> dict[str, Any]:
+    """What was proven of the model in ``stage``, tensor by tensor and in use.
 
     Raises:
-        NumericsError: further than is tolerated.
+        NumericsError: a file is not the one that was proven, or the model answers otherwise than is allowed.
     """
-    comparison = proof.compare_in_a_new_process(stage, work)
-    problems = proof.problems_of(comparison, dtype)
+    sha256 = proof.sha256_of_weights(stage)
+    use = proof.difference(asked.reading, proof.read_in_a_new_process(stage, work))
+    limits = proof.allowed(asked.noise, dtype)
+    problems = proof.problems_of(use, limits)
+    if sha256 != ledger.sha256:
+        problems.append("its files are not those that were proven while they were written")
     if problems:
         raise NumericsError(
             f"the merged model is not what was trained and is not kept: {', '.join(problems)}",
             where=str(how.folder),
             remedy="merge with --dtype float32, or keep using the adapter",
         )
+    tensors = {name: value for name, value in asdict(ledger).items() if name != "sha256"}
     return {
-        "verdict": "within tolerance",
-        "tolerance": {"of": "weights", "dtype": dtype} | asdict(proof.TOLERANCES[dtype]),
-        "use_compared": f"the run's model computing in {_arithmetic(how)}, against the merged model in {dtype}",
-        **comparison,
-        "sha256": proof.sha256_of_weights(stage),
+        "verdict": "proven",
+        "tensors": tensors | {"largest_error_is_in": f"units in the last place of {dtype}"},
+        "use": asdict(use),
+        "noise": asdict(asked.noise) | {"between": asked.between},
+        "allowed": limits,
+        "sha256": sha256,
         "versions": versions(),
     }
 
@@ -234,10 +210,10 @@ def _prove(how: ModelSpec, stage: Path, work: Path, dtype: DTypeName) -> dict[st
 def _circumstances(how: ModelSpec, questions: proof.Questions, base: BaseKind) -> dict[str, Any]:
     """What was asked of which weights, for whoever reads the proof."""
     return {
-        "weights_compared": f"{_described(how, base)}, against the merged weights; all in float32",
+        "weights_compared": f"{_described(how, base)}, plus the update in float32, against the merged weights",
         "prompts": {"kind": questions.kind, "sources": list(questions.sources)},
         "positions": f"the last {proof.MAX_POSITIONS} of each prompt with its answer",
-        "reloaded": "in a new process, by plain transformers",
+        "reloaded": "in a new process",
         "base_fingerprint": fingerprint(how.base_folder()),
     }
 
@@ -245,43 +221,9 @@ def _circumstances(how: ModelSpec, questions: proof.Questions, base: BaseKind) -
 def _described(how: ModelSpec, base: BaseKind) -> str:
     quantization = how.resolved.config.quantization
     if base == "original":
-        return "adapter on the original base, on which it was not trained"
+        return "the published base, on which the adapter was not trained"
     if quantization.load_in_4bit:
-        return f"adapter on the {quantization.bnb_4bit_quant_type} weights, dequantized"
+        return f"the {quantization.bnb_4bit_quant_type} base, dequantized"
     if quantization.load_in_8bit:
-        return "adapter on the int8 weights, dequantized; inputs not rounded"
-    return f"adapter on the base held in {str(how.weight_dtype).removeprefix('torch.')}"
-
-
-def _arithmetic(how: ModelSpec) -> str:
-    return f"{how.precision.dtype}{', int8 layers' if how.resolved.config.quantization.load_in_8bit else ''}"
-
-
-def _on_the_original(how: ModelSpec) -> ModelSpec:
-    unquantized = model_spec(
-        how.folder,
-        base=how.resolved.config.model.model_name_or_path,
-        device_map="cpu",
-        quantized=False,
-        permissions=permissions_of(how.resolved.values()),
-    )
-    return replace(unquantized, precision=Precision("float32", "the proof"), weight_dtype=torch.float32)
-
-
-def _take_dequantized(plain: PreTrainedModel, trained: PreTrainedModel | PeftModel) -> None:
-    quantized = trained.get_base_model() if isinstance(trained, PeftModel) else trained
-    num_taken = 0
-    with torch.no_grad():
-        for name, weight in dequantized_weights(quantized):
-            # adapters stand around the layers: "...q_proj.base_layer.weight" is the plain "...q_proj.weight"
-            plain.get_parameter(name.replace(".base_layer.", ".")).copy_(weight.float())
-            num_taken += 1
-    if not num_taken:
-        raise ModelError("the base was to be quantized and has no quantized layer", where=plain.name_or_path)
-
-
-def _untie_if_different(model: PreTrainedModel) -> None:
-    """Say in the configuration that head and embedding differ, where the adapter trained one of them alone."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if model.config.tie_word_embeddings and head is not None and head.weight is not embedding.weight:
-        model.config.tie_word_embeddings = False
+        return "the int8 base, dequantized"
+    return f"the base held in {str(how.weight_dtype).removeprefix('torch.')}"

@@ -1,63 +1,49 @@
-"""Whether a merged model is the model that was trained: both answer the same prompts, the merged one in a new process.
+"""Whether a merged model answers as what was trained: both read the same texts, the merged one in a new process.
 
-Two comparisons are made, on the prompts and on what the run's model answers to them:
+That every weight is base + update is proven while it is written (``shards``). Here it is seen in use, which also shows
+what no single weight can: a head that is tied no more, a configuration that means something else, a part that is lost.
+The texts are held-out prompts with the greedy answer of the run's model. Compared are the log-probability of each of
+their tokens, and whether a model would have given the same answer.
 
-- *weights*: adapter on base against merged model, both multiplied in float32 with the weights that their bits stand
-  for. What differs here comes from merging and from rounding the merged weights; the verdict rests on it.
-- *use*: the run's model in the arithmetic it was trained in against the merged model in its own. int8 layers round
-  their inputs as well, and 16-bit arithmetic rounds every step, so this differs where no weight does; it is told, and
-  only its being finite is judged.
+How far two right models may be apart depends on the model: where experts are close to each other, the last bit of a
+number sends a token elsewhere. So the run's model is compared with itself first, in the arithmetic of training and in
+that of the merged model (``noise``), and the merged model is judged by that.
 
 It knows no data and no settings: prompts come as token ids. Run as a module, it is the new process.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from tunesmith.errors import StorageError
+from tunesmith.export.layered import from_files
+from tunesmith.model.digests import sha256_of_file
+from tunesmith.model.internals import opener_of
 
-Comparison = Literal["weights", "use"]
 PROOF = "proof.json"
 MAX_POSITIONS = 256
-"""The last positions of each prompt with its answer are compared; logits of more would fill the disk."""
+"""The last tokens of each prompt with its answer are compared."""
+LARGE_QUESTIONS = {"prompts": 4, "length": 28, "new_tokens": 4}
+"""What a large model on the cpu is asked: a pass over its weights costs more than many more tokens would tell."""
+TIMES_NOISE = 4.0
+"""How many times as far as the run's model from itself the merged one may be."""
+FLOORS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
+"""Mean differences of log-probabilities, by the dtype of the merged weights, which are always right: summing in another
+order makes more than that of an architecture with a long state."""
 _QUESTIONS = "questions.json"
 _RESULT = "result.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How far the weights' answers may be apart.
-
-    Attributes:
-        relative_difference: largest difference of a logit, as a share of the largest logit (or of 1, if that is more).
-        argmax_agreement: least share of positions at which both prefer the same token.
-    """
-
-    relative_difference: float
-    argmax_agreement: float
-
-
-TOLERANCES = {
-    "float32": Tolerance(1e-5, 0.999),
-    "float16": Tolerance(1e-2, 0.99),
-    "bfloat16": Tolerance(5e-2, 0.95),
-}
-"""By the dtype of the merged weights. float32 holds them exactly; rounding to 11 and 8 bits moves logits."""
 
 
 @dataclass(frozen=True)
@@ -78,64 +64,88 @@ class Questions:
     stop_token_ids: Sequence[int]
     max_new_tokens: int = 128
 
+    def for_large_models(self) -> Questions:
+        """Fewer and shorter prompts, by their ends."""
+        number, length = LARGE_QUESTIONS["prompts"], LARGE_QUESTIONS["length"]
+        return replace(
+            self,
+            prompts=[list(prompt)[-length:] for prompt in self.prompts[:number]],
+            sources=list(self.sources)[:number],
+            max_new_tokens=min(self.max_new_tokens, LARGE_QUESTIONS["new_tokens"]),
+        )
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt with the answer of the run's model, as token ids."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        """All of it."""
+        return [*self.prompt, *self.answer]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model makes of each text: log-probabilities of its last tokens, and the answer it would have given."""
+
+    logprobs: list[list[float]]
+    answers: list[list[int]]
+
 
 @dataclass(frozen=True, slots=True)
-class Drift:
-    """How far two models' answers are apart, over all compared positions.
+class Difference:
+    """How far two models' readings are apart.
 
     Attributes:
-        max_difference: largest absolute difference of a logit.
-        mean_difference: mean absolute difference of a logit.
-        relative_difference: the former, as a share of the largest logit (or of 1, if that is more).
-        argmax_agreement: share of positions at which both prefer the same token.
-        num_positions: positions compared.
+        mean_logprob_difference: mean absolute difference of a token's log-probability, in nats; infinite where one is
+            no number.
+        largest_logprob_difference: the largest.
+        changed_answers: share of answers that are not the same, token for token.
+        num_positions: tokens compared.
+        num_answers: answers compared.
     """
 
-    max_difference: float
-    mean_difference: float
-    relative_difference: float
-    argmax_agreement: float
+    mean_logprob_difference: float
+    largest_logprob_difference: float
+    changed_answers: float
     num_positions: int
-
-
-class Tally:
-    """Adds up differences prompt by prompt, so that only one prompt's logits are in memory."""
-
-    def __init__(self) -> None:
-        self.largest = self.total = self.scale = 0.0
-        self.same = self.positions = self.logits = 0
-        self.finite = True
-
-    def add(self, one: torch.Tensor, other: torch.Tensor) -> None:
-        """Take in the logits of two models, each [positions, vocabulary]."""
-        difference = (one - other).abs()
-        self.finite = self.finite and bool(torch.isfinite(difference).all())
-        self.largest = max(self.largest, difference.max().item())
-        self.scale = max(self.scale, one.abs().max().item(), 1.0)
-        self.total += difference.sum(dtype=torch.float64).item()
-        self.same += int((one.argmax(-1) == other.argmax(-1)).sum())
-        self.positions += len(one)
-        self.logits += one.numel()
-
-    def drift(self) -> Drift:
-        """The differences so far, of which there must be some; infinite where a logit was not finite."""
-        if not self.finite:
-            return Drift(math.inf, math.inf, math.inf, 0.0, self.positions)
-        relative = self.largest / self.scale
-        return Drift(self.largest, self.total / self.logits, relative, self.same / self.positions, self.positions)
+    num_answers: int
 
 
 @torch.no_grad()
-def logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
-    """Logits [positions, vocabulary] of the last ``MAX_POSITIONS`` of a text, in float32 on the cpu."""
-    input_ids = torch.tensor([list(ids)], device=model.device)
-    output: torch.Tensor = model(input_ids=input_ids).logits[0, -MAX_POSITIONS:]
-    return output.float().cpu()
+def read(model: Any, texts: Sequence[Text], device: torch.device | str = "cpu", *, at_once: bool = False) -> Reading:
+    """Have a model read the texts, one by one or all at once, filled up behind their ends.
+
+    Args:
+        at_once: one pass over the weights for all texts; what stands behind a text cannot change it.
+    """
+    batches = [list(texts)] if at_once else [[text] for text in texts]
+    logprobs, answers = [], []
+    for batch in batches:
+        width = max(len(text.ids) for text in batch)
+        ids = torch.tensor([text.ids + [text.ids[-1]] * (width - len(text.ids)) for text in batch], device=device)
+        logits = model(input_ids=ids, use_cache=False).logits
+        for row, text in zip(logits, batch, strict=True):
+            end = len(text.ids)
+            start = max(1, end - MAX_POSITIONS)
+            scores = torch.log_softmax(row[start - 1 : end - 1].float(), dim=-1)
+            wanted = torch.tensor(text.ids[start:end], device=scores.device)
+            logprobs.append(scores.gather(1, wanted[:, None])[:, 0].cpu().tolist())
+            answers.append(row[len(text.prompt) - 1 : end - 1].argmax(-1).cpu().tolist())
+    return Reading(logprobs, answers)
 
 
 @torch.no_grad()
-def greedy(model: Any, questions: Questions) -> list[list[int]]:
-    """The greedy answer to every prompt, its stop token included; all prompts in one batch, padded on the left."""
+def greedy(
+    model: Any, questions: Questions, device: torch.device | str = "cpu", *, at_once: bool = False
+) -> list[Text]:
+    """The greedy answer to every prompt, its stop token included; all prompts in one batch."""
+    if at_once:
+        return _greedy_at_once(model, questions, device)
     width = max(map(len, questions.prompts))
     pad = questions.stop_token_ids[0]
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in questions.prompts])
@@ -146,60 +156,90 @@ def greedy(model: Any, questions: Questions) -> list[list[int]]:
         eos_token_id=list(questions.stop_token_ids),
         pad_token_id=pad,
     )
-    written = model.generate(
-        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
-    )
-    return [_until_stop(row, questions.stop_token_ids) for row in written[:, width:].tolist()]
+    written = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)
+    answers = [_until_stop(row, questions.stop_token_ids) for row in written[:, width:].tolist()]
+    return [Text(list(prompt), answer) for prompt, answer in zip(questions.prompts, answers, strict=True)]
 
 
-def write_questions(work: Path, questions: Questions, answers: Sequence[Sequence[int]], *, own_code: bool) -> None:
-    """Leave the questions and the run's answers in a folder for the new process.
-
-    Args:
-        own_code: whether the merged model's own code may run.
-    """
-    content = asdict(questions) | {"answers": answers, "own_code": own_code}
-    (work / _QUESTIONS).write_text(json.dumps(content), encoding="utf-8")
-
-
-def write_logits(work: Path, comparison: Comparison, model: torch.nn.Module, texts: Sequence[Sequence[int]]) -> None:
-    """Leave the model's logits on every prompt with its answer in the folder, for one of the comparisons."""
-    for number, ids in enumerate(texts):
-        save_file({"logits": logits(model, ids)}, work / f"{comparison}-{number}.safetensors")
+def _greedy_at_once(model: Any, questions: Questions, device: torch.device | str) -> list[Text]:
+    """A pass over the weights for each token of all answers, without a cache."""
+    texts = [list(prompt) for prompt in questions.prompts]
+    for _ in range(questions.max_new_tokens):
+        width = max(map(len, texts))
+        ids = torch.tensor([text + [text[-1]] * (width - len(text)) for text in texts], device=device)
+        logits = model(input_ids=ids, use_cache=False).logits
+        for row, text in zip(logits, texts, strict=True):
+            text.append(int(row[len(text) - 1].argmax()))
+    pairs = [(list(prompt), text[len(prompt) :]) for prompt, text in zip(questions.prompts, texts, strict=True)]
+    return [Text(prompt, _until_stop(answer, questions.stop_token_ids)) for prompt, answer in pairs]
 
 
-def compare(model_folder: Path, work: Path) -> dict[str, Any]:
-    """Load the merged model as anyone would, and compare its answers with those left in ``work``.
+def difference(one: Reading, other: Reading) -> Difference:
+    """How far two readings of the same texts are apart."""
+    pairs = [
+        abs(a - b)
+        for first, second in zip(one.logprobs, other.logprobs, strict=True)
+        for a, b in zip(first, second, strict=True)
+    ]
+    changed = sum(a != b for a, b in zip(one.answers, other.answers, strict=True))
+    finite = all(map(math.isfinite, pairs)) and bool(pairs)
+    mean, largest = (sum(pairs) / len(pairs), max(pairs)) if finite else (math.inf, math.inf)
+    return Difference(mean, largest, changed / len(one.answers), len(pairs), len(one.answers))
 
-    Returns:
-        ``weights`` and ``use`` as in ``Drift``, and ``generation``: prompts, same_text (how many greedy answers are the
-        same, token for token), stopped_share and stopped_share_of_the_run (answers that a stop token ended).
-    """
-    content = json.loads((work / _QUESTIONS).read_text(encoding="utf-8"))
-    answers, own_code = content.pop("answers"), content.pop("own_code")
-    questions = Questions(**content)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        model_folder, dtype="auto", use_safetensors=True, trust_remote_code=own_code
-    ).eval()
-    written = greedy(model, questions)
-    texts = [[*prompt, *answer] for prompt, answer in zip(questions.prompts, answers, strict=True)]
-    use = _drift(model, texts, work, "use")
-    weights = _drift(model.float(), texts, work, "weights")
-    stops = set(questions.stop_token_ids)
+
+def allowed(noise: Difference, dtype: str) -> dict[str, float]:
+    """The limits of a verdict: so many times the noise, and what chance may add to a share of few answers."""
+    share, number = noise.changed_answers, noise.num_answers
+    guess = (share * number + 1) / (number + 2)
+    chance = 3 * math.sqrt(guess * (1 - guess) / number)
+    mean = noise.mean_logprob_difference
     return {
-        "weights": asdict(weights),
-        "use": asdict(use),
-        "generation": {
-            "prompts": len(written),
-            "same_text": sum(one == other for one, other in zip(written, answers, strict=True)),
-            "stopped_share": _stopped(written, stops),
-            "stopped_share_of_the_run": _stopped(answers, stops),
-        },
+        "mean_logprob_difference": max(FLOORS[dtype], TIMES_NOISE * mean if math.isfinite(mean) else 0.0),
+        "changed_answers": min(1.0, share + chance),
     }
 
 
-def compare_in_a_new_process(model_folder: Path, work: Path) -> dict[str, Any]:
-    """``compare`` by an interpreter that has never seen the run.
+def problems_of(use: Difference, limits: dict[str, float]) -> list[str]:
+    """What is beyond the limits; empty when the merged model is what was trained."""
+    told = {
+        "mean_logprob_difference": "log-probabilities differ by {:.2g} on average",
+        "changed_answers": "the share of answers that changed is {:.2g}",
+    }
+    return [
+        f"{words.format(getattr(use, name))} (allowed {limits[name]:.2g})"
+        for name, words in told.items()
+        if not getattr(use, name) <= limits[name]
+    ]
+
+
+def read_merged(folder: Path, work: Path) -> Reading:
+    """Load the merged model as anyone would, or layer by layer where it is large, and have it read the texts."""
+    told = json.loads((work / _QUESTIONS).read_text(encoding="utf-8"))
+    texts = [Text(**text) for text in told["texts"]]
+    trusted = {"trust_remote_code": told["own_code"]}
+    config = AutoConfig.from_pretrained(folder, **trusted)
+    if told["large"] and told["device"] == "cpu":
+        return read(from_files(folder, config, **trusted), texts, at_once=True)
+    model: PreTrainedModel = opener_of(config).from_pretrained(
+        folder, dtype="auto", use_safetensors=True, device_map=told["device"], **trusted
+    )
+    return read(model.eval(), texts, model.device, at_once=told["large"])
+
+
+def write_questions(work: Path, texts: Sequence[Text], *, own_code: bool, large: bool, device: str) -> None:
+    """Leave the texts in a folder for the new process.
+
+    Args:
+        own_code: whether the merged model's own code may run.
+        large: whether it is read once for all texts.
+        device: where.
+    """
+    content = {"texts": [asdict(text) for text in texts], "own_code": own_code, "large": large, "device": device}
+    (work / _QUESTIONS).write_text(json.dumps(content), encoding="utf-8")
+
+
+def read_in_a_new_process(model_folder: Path, work: Path) -> Reading:
+    """``read_merged`` by an interpreter that has never seen the run.
 
     Raises:
         StorageError: the merged model cannot be loaded there.
@@ -209,7 +249,6 @@ def compare_in_a_new_process(model_folder: Path, work: Path) -> dict[str, Any]:
     paths = [str(Path(tunesmith.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
     }
@@ -218,44 +257,12 @@ def compare_in_a_new_process(model_folder: Path, work: Path) -> dict[str, Any]:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no word"])[-1]
         raise StorageError(f"the merged model cannot be used in a new process ({reason})", where=str(model_folder))
-    result: dict[str, Any] = json.loads((work / _RESULT).read_text(encoding="utf-8"))
-    return result
-
-
-def problems_of(comparison: dict[str, Any], dtype: str) -> list[str]:
-    """What is beyond the tolerance of a dtype; empty when the merged model is what was trained."""
-    found, tolerance = comparison["weights"], TOLERANCES[dtype]
-    problems = []
-    if not found["relative_difference"] <= tolerance.relative_difference:
-        problems.append(
-            f"logits differ by up to {found['relative_difference']:.2g} of the largest logit "
-            f"(tolerance {tolerance.relative_difference:g})"
-        )
-    if not found["argmax_agreement"] >= tolerance.argmax_agreement:
-        problems.append(
-            f"the preferred token is the same at {found['argmax_agreement']:.4f} of the positions "
-            f"(tolerance {tolerance.argmax_agreement:g})"
-        )
-    if not math.isfinite(comparison["use"]["max_difference"]):
-        problems.append(f"computing in {dtype} it answers with values that are not finite")
-    return problems
+    return Reading(**json.loads((work / _RESULT).read_text(encoding="utf-8")))
 
 
 def sha256_of_weights(folder: Path) -> dict[str, str]:
     """Name and sha256 of every safetensors file in a folder."""
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            found[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
-
-
-def _drift(model: PreTrainedModel, texts: Sequence[Sequence[int]], work: Path, comparison: Comparison) -> Drift:
-    tally = Tally()
-    for number, ids in enumerate(texts):
-        with safe_open(work / f"{comparison}-{number}.safetensors", framework="pt") as file:
-            tally.add(file.get_tensor("logits"), logits(model, ids))
-    return tally.drift()
+    return {path.name: sha256_of_file(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
@@ -263,13 +270,9 @@ def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
     return ids[: end + 1]
 
 
-def _stopped(answers: Sequence[Sequence[int]], stops: set[int]) -> float:
-    return sum(bool(answer) and answer[-1] in stops for answer in answers) / len(answers)
-
-
 def _main(model_folder: str, work: str) -> None:
-    result = compare(Path(model_folder), Path(work))
-    (Path(work) / _RESULT).write_text(json.dumps(result), encoding="utf-8")
+    result = read_merged(Path(model_folder), Path(work))
+    (Path(work) / _RESULT).write_text(json.dumps(asdict(result)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from tunesmith import assets
 from tunesmith.config.schema import ModelSection
 from tunesmith.errors import StorageError
 from tunesmith.export import inference
+from tunesmith.export.checkpoint import open_files
 from tunesmith.export.inference import Contract
 from tunesmith.export.portable import write_old_names
 from tunesmith.model import source
@@ -37,7 +38,9 @@ from tunesmith.model.adapters import (
     read_adapter,
 )
 from tunesmith.model.fingerprint import fingerprint
-from tunesmith.report.folder import sync_folder
+from tunesmith.model.headers import INDEX, few, file_headers
+from tunesmith.notices import notify
+from tunesmith.report.folder import read_json, sync_folder, write_json
 
 STAGE = ".saving"
 
@@ -83,7 +86,7 @@ def save_model(
         if isinstance(model, PeftModel):
             expected = _write_adapter(model, stage, base, state_dict)
         else:
-            expected = _write_full(model, stage, state_dict, max_shard_size)
+            expected = _write_full(model, stage, state_dict, max_shard_size) | carry_along(base, stage)
         write_generation_defaults(getattr(model, "generation_config", None), stage)
         tokenizer.save_pretrained(stage)
         write_old_names(stage)
@@ -177,6 +180,33 @@ def _write_full(
         model.config.use_cache = use_cache
     # The library writes some architectures under the names that their publishers gave the weights.
     return dict(revert_weight_conversion(model, dict(state_dict if state_dict is not None else model.state_dict())))
+
+
+def carry_along(base: ModelSection, stage: Path) -> dict[str, torch.Tensor]:
+    """Write the base's tensors that have no place in the model (multi-token prediction) beside a model trained whole.
+
+    The library reads past them, so training neither needs nor changes them; who serves the model does.
+
+    Returns:
+        What was written, by name.
+    """
+    if base.model_class is not None:
+        return {}
+    files = open_files(base)
+    extra = {name: files.read(name) for name in files.carried}
+    if not extra:
+        return {}
+    notify(f"{len(extra)} tensors that the model does not use were carried along untrained ({few(extra)})")
+    shards = sorted(stage.glob("model*.safetensors"))
+    names = [f"model-{number:05d}-of-{len(shards) + 1:05d}.safetensors" for number in range(1, len(shards) + 2)]
+    for shard, name in zip(shards, names, strict=False):
+        shard.rename(stage / name)
+    save_file(extra, stage / names[-1], metadata={"format": "pt"})
+    found = {tensor: name for name in names for tensor in file_headers(stage / name)}
+    index = read_json(stage / INDEX) if (stage / INDEX).is_file() else {"metadata": {}}
+    index["metadata"]["total_size"] = sum((stage / name).stat().st_size for name in names)
+    write_json(stage / INDEX, index | {"weight_map": dict(sorted(found.items()))})
+    return extra
 
 
 def write_generation_defaults(defaults: GenerationConfig | None, folder: Path) -> None:

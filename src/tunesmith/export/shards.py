@@ -1,232 +1,369 @@
-"""An adapter folded into its base shard by shard: the base is never in memory as a whole.
+"""An adapter folded into its base shard by shard: the base is never in memory as a whole, and each tensor is proven.
 
-The model is built on the meta device, where weights have shapes and no values. Each tensor is then read from the base's
-files, rounded as loading rounds it, folded by PEFT's own layer, and written. It knows the base's files by their names
-in the model; where a model is stored otherwise, ``obstacle`` says so and the merge happens in memory.
+Each weight is read from the base's files, rounded as loading rounds it, folded by PEFT's own layer, held against what
+the adapter's file says it must be, and written under the names of the base's files. What the adapter does not touch is
+written as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from peft import PeftModel
-from peft.tuners.lora import Embedding, Linear
-from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.layer import Embedding, ParamWrapper
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import GenerationConfig, PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+from transformers.core_model_loading import dot_natural_key
 
-from tunesmith.errors import ModelError, StorageError
+from tunesmith.errors import ModelError, NumericsError, StorageError
+from tunesmith.export.checkpoint import Base, Group, Rounding, shape_of
 from tunesmith.export.save import file_mode
-from tunesmith.model import source
+from tunesmith.export.update import Factors, finite, merged_is_expected, plain, sites
 from tunesmith.model.adapter_config import read_lora_config
-from tunesmith.model.adapters import load_adapter_strictly
-from tunesmith.model.headers import INDEX, read_headers
-from tunesmith.model.internals import keeps_some_weights_in_float32, without_weights
+from tunesmith.model.adapters import load_adapter_strictly, read_adapter
+from tunesmith.model.digests import sha256_of_file
+from tunesmith.model.headers import INDEX, few
 from tunesmith.model.load import ModelSpec
+from tunesmith.model.parts import beside_language, is_inside
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.quantize import quantization_config, rounded_as_loaded
-from tunesmith.model.whole import open_checked
 from tunesmith.report.folder import write_json
 
 _PATTERN = "model{suffix}.safetensors"
+HALF = 0.5 + 1e-3
+"""Units in the last place that rounding alone may put between a merged weight and base + update."""
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The base of an adapter as files, and its shape as a model without values.
+@dataclass(slots=True)
+class Ledger:
+    """What was proven of each tensor while it was written.
 
     Attributes:
-        files: tensor name -> the safetensors file that holds it.
-        model: the unquantized model on the meta device.
-        located: folder or hub name that configuration files are read from.
+        folded: tensors that the adapter changes; every one is base + update to half a unit in the last place.
+        kept: tensors that are those of the base, bit for bit or as it was multiplied with.
+        carried: tensors that have no place in the model and were copied.
+        largest_error: of the folded tensors, in units in the last place of their type.
+        sha256: digest of each file that was written and read back.
     """
 
-    files: Mapping[str, Path]
-    model: PreTrainedModel
-    located: str
-
-
-def open_base(how: ModelSpec) -> Base:
-    """Look at the base's files and build the model's shape; no weight is read."""
-    section = how.resolved.config.model
-    found = open_checked(section)
-    folder = source.local_folder(found.located, section.revision)
-    files = {name: header.file for name, header in read_headers(folder).items()}
-    model = without_weights(found.config, dtype=torch.float32, trust_remote_code=found.keywords["trust_remote_code"])
-    return Base(files, model, found.located)
-
-
-def saved_names(model: PreTrainedModel) -> list[str]:
-    """Names of the tensors that a model's files hold: those of its state, a tied weight under one name."""
-    return [name for name in model.state_dict() if name not in model.all_tied_weights_keys]
-
-
-def obstacle(base: Base, adapted: PeftModel, *, rounds: bool) -> str | None:
-    """Why this merge cannot be done tensor by tensor; None when it can.
-
-    Args:
-        adapted: the base's shape with the adapter on it.
-        rounds: whether weights lose bits as the base is loaded.
-    """
-    model = base.model
-    if model.is_custom_code():
-        return "the model brings its own code"
-    if rounds and keeps_some_weights_in_float32(model):
-        return "this architecture keeps some weights in float32 whatever it is loaded in"
-    if set(base.files) != set(saved_names(model)):
-        return "the base's files name their tensors otherwise than the model does"
-    mapping = get_model_conversion_mapping(model)
-    renamings = [step for step in mapping if isinstance(step, WeightRenaming)]
-    converters = [step for step in mapping if isinstance(step, WeightConverter)]
-    state = model.state_dict()
-    for name in base.files:
-        if rename_source_key(name, renamings, converters, model.base_model_prefix, state) != (name, None):
-            return "the base's files hold tensors that are converted as they are loaded"
-    return _unusual_adapter(model, adapted)
-
-
-def _unusual_adapter(model: PreTrainedModel, adapted: PeftModel) -> str | None:
-    config: Any = adapted.peft_config["default"]
-    if config.layer_replication or config.lora_bias:
-        return "the adapter repeats layers or carries biases of its own"
-    kinds: set[type] = {type(layer) for layer in adapted.modules() if isinstance(layer, LoraLayer)}
-    if not kinds <= {Linear, Embedding}:
-        return "the adapter stands on layers that are neither linear nor embeddings"
-    tied = {name.rpartition(".")[0] for pair in model.all_tied_weights_keys.items() for name in pair}
-    touched = {
-        name.removesuffix(suffix)
-        for name, _ in adapted.get_base_model().named_modules()
-        for suffix in (".base_layer", ".original_module")
-        if name.endswith(suffix)
-    }
-    return "the adapter changes one of two weights that are tied" if tied & touched else None
+    folded: int = 0
+    kept: int = 0
+    carried: int = 0
+    largest_error: float = 0.5
+    sha256: dict[str, str] = field(default_factory=dict)
 
 
 class Fold:
-    """Folds one tensor after the other: from the base's file to its value in the merged model.
+    """Folds one tensor after the other: from the base's files to its value in the merged model.
 
     Args:
+        base: the base's files and shape.
         adapted: the base's shape with the adapter on it, whose values are there.
+        factors: the same adapter as its file holds it.
         rounded: what loading makes of a weight, by name.
+        dtype: type of the merged weights.
     """
 
-    def __init__(self, base: Base, adapted: PeftModel, rounded: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, base: Base, adapted: PeftModel, factors: Factors, rounded: Rounding, dtype: torch.dtype) -> None:
         self.base = base
-        self.model = adapted.get_base_model()
-        self.rounded = rounded
+        self.model: Any = adapted.get_base_model()
+        self.factors = factors
+        self.ledger = Ledger()
+        self._sites = sites(adapted)
+        self._rounded = rounded
+        self._dtype = dtype
+        self._beside = beside_language(base.model)
+        self._ready: dict[str, torch.Tensor] = {}
+        self._apart = apart(base, factors)
+        tied = base.model.all_tied_weights_keys
+        lost = [
+            name
+            for name in factors.touched
+            if name not in base.of_weights and name not in self._apart and tied.get(name) not in factors.rows
+        ]
+        if lost:
+            raise ModelError(
+                f"the adapter changes {len(lost)} weights that the base's files do not hold ({few(lost)})",
+                where=str(base.folder),
+                remedy="keep using the adapter",
+            )
         # biases and layers that were trained whole lie in the adapter's file
-        self.whole = {
-            name.replace(".base_layer.", ".").replace(".modules_to_save.default.", "."): parameter.data
+        self._whole = {
+            plain(name): parameter.data
             for name, parameter in self.model.named_parameters()
-            if parameter.device.type != "meta" and ".lora_" not in name
+            if parameter.device.type != "meta" and ".lora_" not in name and ".token_adapter." not in name
         }
+
+    @property
+    def unties(self) -> bool:
+        """Whether head and embedding are one weight no more."""
+        return bool(self._apart)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the merged model's tensors, in the library's order, which decides what goes into which file."""
+        tied = self.base.model.all_tied_weights_keys
+        twice = {name for name, group in self.base.groups.items() if tied.get(group.target) in self.factors.rows}
+        new = [name for name in self._apart if name not in self.base.of_weights]
+        return sorted([*(set(self.base.headers) - twice), *new], key=dot_natural_key)
 
     @torch.no_grad()
     def __call__(self, name: str) -> torch.Tensor:
-        """The merged tensor ``name``, in float32 where it is floating.
+        """The merged tensor ``name`` as it is written.
 
         Raises:
-            ModelError: the merged weight is not finite.
+            NumericsError: the merged weight is not base + update, or not finite.
         """
-        if name in self.whole:
-            return self.whole[name]
-        # opened for this tensor alone, so that the pages of the file are given back
-        with safe_open(self.base.files[name], framework="pt") as tensors:
-            tensor: torch.Tensor = tensors.get_tensor(name)
-        if not tensor.is_floating_point():
-            return tensor
-        tensor = self.rounded(name, tensor).float()
-        module_name, _, own_name = name.rpartition(".")
-        layer = self.model.get_submodule(module_name)
-        return self._folded(layer, tensor, name) if own_name == "weight" and isinstance(layer, LoraLayer) else tensor
+        if name in self._ready:
+            return self._ready.pop(name)
+        weight = self._weight_of(name)
+        if weight in self._apart:
+            group = self._begins_as(weight)
+            found = self.base.converted(group, {one: self.base.read(one) for one in group.sources})
+            self._count(touched=weight in self.factors.touched, number=1)
+            return self._weight(weight, found[group.target])
+        if weight is None:
+            self.ledger.carried += 1
+            return self.base.read(name)
+        self._ready |= self._merged(self.base.groups[name])
+        return self._ready.pop(name)
 
-    def _folded(self, layer: Any, weight: torch.Tensor, name: str) -> torch.Tensor:
-        """``layer`` is PEFT's ``Linear`` or ``Embedding``."""
-        plain = layer.get_base_layer()
-        empty = plain.weight
-        plain.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+    def _weight_of(self, name: str) -> str | None:
+        """The model's name of a tensor, or of the first weight that it becomes part of; None of one without a place."""
+        if name in self.base.groups:
+            return self.base.groups[name].target
+        return name if name in self._apart else None
+
+    def _begins_as(self, weight: str) -> Group:
+        """The tensors that a weight which is tied no more begins as: those that the library would have loaded."""
+        source = self._apart[weight]
+        return self.base.of_weights[source if source in self.base.of_weights else weight]
+
+    def shape(self, name: str) -> torch.Tensor:
+        """The merged tensor's shape and type, without its value."""
+        source = name if name in self.base.headers else self._begins_as(name).sources[0]
+        header = self.base.headers[source]
+        group = self.base.groups.get(source)
+        shape = list(header.shape)
+        if group is not None and group.pattern is None and group.target in self.factors.rows:
+            shape[0] = max(shape[0], max(self.factors.rows[group.target][0]) + 1)
+        with safe_open(header.file, framework="pt") as tensors:
+            dtype = tensors.get_slice(source)[..., :0].dtype if shape else tensors.get_tensor(source).dtype
+        return torch.empty(shape, dtype=dtype if group is None else self._type(group.target, dtype), device="meta")
+
+    def _type(self, target: str, found: torch.dtype) -> torch.dtype:
+        """A weight that the architecture keeps in float32 keeps its bits; all others get the merged model's type."""
+        return found if not found.is_floating_point or self.base.keeps(target, self._dtype) else self._dtype
+
+    def _merged(self, group: Group) -> dict[str, torch.Tensor]:
+        tensors = {name: self.base.read(name) for name in group.sources}
+        targets = self.base.targets(group)
+        touched = self.factors.touched.intersection(targets)
+        if group.pattern is not None and not touched and not self._changes(targets):
+            self._count(touched=False, number=len(tensors))
+            return {name: tensor.to(self._type(group.target, tensor.dtype)) for name, tensor in tensors.items()}
+        weights = self.base.converted(group, tensors)
+        if group.pattern is not None:
+            self._check_way_back(group, tensors, weights)
+        types = {name: self._type(name, weight.dtype) for name, weight in weights.items()}
+        merged = {name: self._weight(name, weight) for name, weight in weights.items()}
+        found = self.base.reverted(group, merged)
+        self._count(touched=bool(touched), number=len(found))
+        return {name: tensor.to(types.get(group.target, tensor.dtype)).contiguous() for name, tensor in found.items()}
+
+    def _count(self, *, touched: bool, number: int) -> None:
+        self.ledger.folded += number if touched else 0
+        self.ledger.kept += 0 if touched else number
+
+    def _changes(self, targets: tuple[str, ...]) -> bool:
+        """Whether loading rounds one of the weights, as far as their type tells."""
+        return any(not is_inside(name, self._beside) for name in targets) and self._rounded is not as_it_is
+
+    def _check_way_back(self, group: Group, before: Mapping[str, Any], weights: dict[str, torch.Tensor]) -> None:
+        for name, tensor in self.base.reverted(group, dict(weights)).items():
+            if not torch.equal(tensor, before[name]):
+                raise ModelError(
+                    f"{name}: the library's conversion of {group.target} cannot be undone",
+                    where=str(self.base.folder),
+                    remedy="keep using the adapter",
+                )
+
+    def _weight(self, name: str, found: torch.Tensor) -> torch.Tensor:
+        """The merged weight ``name`` of the model, proven, in the type in which it is written."""
+        if not found.is_floating_point():
+            return found
+        dtype = self._type(name, found.dtype)
+        if is_inside(name, self._beside) and name not in self.factors.touched:
+            return found.to(dtype)
+        held = self._rounded(name, found)
+        if name not in self.factors.touched:
+            if not finite([held]):
+                raise NumericsError(f"{name} of the base holds values that are not finite", where=str(self.base.folder))
+            return held.to(dtype)
+        held = held.float()
+        merged = self._folded(name, held).to(dtype)
+        expected, slack = self.factors.expected(name, held)
+        if not finite([merged]):
+            raise NumericsError(
+                f"{name}: the merged weight is not finite in {str(dtype).removeprefix('torch.')}",
+                where=str(self.base.folder),
+                remedy="merge with --dtype bfloat16 or float32",
+            )
+        error = merged_is_expected(merged, expected, slack)
+        if error > HALF:
+            raise NumericsError(
+                f"the merged model is not what was trained and is not kept: {name} is {error:.3g} units in the last "
+                "place from base + update",
+                where=str(self.base.folder),
+                remedy="keep using the adapter",
+            )
+        self.ledger.largest_error = max(self.ledger.largest_error, error)
+        return merged
+
+    def _folded(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """The weight in float32 as PEFT's own layer merges it."""
+        if name in self._whole:
+            whole: torch.Tensor = self._whole[name]
+            return whole
+        if name in self.factors.rows:
+            ids, rows = self.factors.rows[name]
+            missing = weight.new_zeros(max(0, max(ids) + 1 - len(weight)), *weight.shape[1:])
+            weight = torch.cat([weight, missing]).index_copy(0, torch.tensor(ids), rows.to(weight))
+        if name.endswith(".bias"):
+            owner = self._sites[f"{name.removesuffix('.bias')}.weight"]
+            bias: torch.Tensor = owner.lora_B["default"].bias.data.float()
+            return weight + bias * owner.scaling["default"]
+        layer = self._sites.get(name)
+        return weight if layer is None else self._by_layer(layer, weight)
+
+    def _by_layer(self, layer: Any, weight: torch.Tensor) -> torch.Tensor:
+        holder = layer.get_base_layer()
+        own = layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
+        empty = getattr(holder, own)
+        setattr(holder, own, torch.nn.Parameter(weight.clone(), requires_grad=False))
+        biases = layer.lora_bias
+        layer.lora_bias = {} if isinstance(layer, Embedding) else dict.fromkeys(biases, False)  # folded by themselves
         try:
             layer.merge(safe_merge=True)
-            merged: torch.Tensor = plain.weight.data
+            merged: torch.Tensor = getattr(holder, own).data
             return merged
         except ValueError as error:
-            raise ModelError(f"{name}: the merged weight is not finite", where=str(self.base.located)) from error
+            raise NumericsError(f"a merged weight is not finite ({error})", where=str(self.base.folder)) from error
         finally:
             layer.merged_adapters.clear()
-            plain.weight = empty
+            layer.lora_bias = biases
+            setattr(holder, own, empty)
 
 
-def fold(how: ModelSpec, base: Base, *, original: bool) -> tuple[Fold | None, str | None]:
-    """What folds this adapter tensor by tensor, or None and the reason why nothing does.
+def as_it_is(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """Loading that changes nothing."""
+    return weight
+
+
+def apart(base: Base, factors: Factors) -> dict[str, str]:
+    """Weights that are tied to others and get values of their own, because the adapter trained one of the two alone ->
+    the weights that they begin as.
+
+    Raises:
+        ModelError: a model without a switch for that uses one weight in several places, trained apart.
+    """
+    found = {}
+    model = base.model
+    head = {id(part) for part in (model.get_output_embeddings(), model.get_input_embeddings()) if part is not None}
+    for name, source in model.all_tied_weights_keys.items():
+        if not {name, source} & factors.touched or _rows_alone(name, source, factors):
+            continue
+        places = {id(model.get_submodule(one.rpartition(".")[0])) for one in (name, source)}
+        if not places <= head:
+            raise ModelError(
+                f"{name} and {source} are one weight, and the adapter trained them apart: no plain model holds both",
+                where=str(base.folder),
+                remedy="keep using the adapter, or train with exclude_modules naming all places but one",
+            )
+        found[name] = source
+    return found
+
+
+def _rows_alone(name: str, source: str, factors: Factors) -> bool:
+    """Whether the adapter changes rows of tokens alone, which tied weights share."""
+    others = {*factors.updates, *factors.biases, *factors.whole}
+    return not {name, source} & others
+
+
+def fold(how: ModelSpec, base: Base, dtype: torch.dtype, *, original: bool, held: Rounding | None = None) -> Fold:
+    """What folds this adapter tensor by tensor.
 
     Args:
+        dtype: type of the merged weights.
         original: fold into the published weights instead of those that were trained.
+        held: quantized weights as a loaded model holds them; they are rounded anew without it.
+
+    Raises:
+        ModelError: no plain model can hold what the adapter does.
     """
-    config = how.resolved.config
-    bits = None if original else quantization_config(config.quantization, how.precision)
-    weight_dtype = torch.float32 if original else how.weight_dtype
-    if mutates_base(read_lora_config(how.folder).init_lora_weights):
-        return None, "the adapter took its start out of the base"
-    if read_lora_config(how.folder).trainable_token_indices:
-        return None, "the adapter has tokens of its own"
-    adapted = load_adapter_strictly(open_base(how).model, how.folder, how.base_folder(), how.checksum)
-    why_not = obstacle(base, adapted, rounds=bits is not None or weight_dtype != torch.float32)
-    if why_not is not None:
-        return None, why_not
-    in_bits = rounded_as_loaded(open_base(how).model, bits) if bits is not None else None
+    config = read_lora_config(how.folder)
+    if config.layer_replication:
+        raise ModelError("the adapter repeats layers, which a merge cannot write", where=str(how.folder))
+    if mutates_base(config.init_lora_weights):
+        raise ModelError(
+            f"the adapter took its start out of the base ({config.init_lora_weights}) and is not in portable form",
+            where=str(how.folder),
+            remedy="save it with path_initial_model_for_weight_conversion (PEFT), or as tunesmith saves it",
+        )
+    adapted = load_adapter_strictly(shape_of(how), how.folder, how.base_folder(), how.checksum)
+    factors = Factors(read_adapter(how.folder).tensors, config, adapted)
+    rounded = as_it_is if original else _rounding(how, base, held)
+    return Fold(base, adapted, factors, rounded, dtype)
+
+
+def _rounding(how: ModelSpec, base: Base, in_bits: Rounding | None) -> Rounding:
+    bits = quantization_config(how.resolved.config.quantization, how.precision)
+    if bits is None and how.weight_dtype == torch.float32:
+        return as_it_is
+    if in_bits is None and bits is not None:
+        in_bits = rounded_as_loaded(shape_of(how), bits)
 
     def rounded(name: str, weight: torch.Tensor) -> torch.Tensor:
-        weight = weight.to(weight_dtype)
-        return in_bits(name, weight) if in_bits is not None else weight
+        held = weight.float() if base.keeps(name, how.weight_dtype) else weight.to(how.weight_dtype)
+        return in_bits(name, held) if in_bits is not None else held
 
-    return Fold(base, adapted, rounded), None
+    return rounded
 
 
 def write_shards(folded: Fold, stage: Path, dtype: torch.dtype, max_shard_size: str) -> None:
-    """Write the merged model's weights, index, configuration and generation defaults.
+    """Write the merged model's weights, index and configuration.
 
-    Memory holds one shard in ``dtype``, one tensor in float32, and the adapter.
+    Memory holds one shard in ``dtype``, the tensors of one weight in float32, and the adapter.
 
     Raises:
+        NumericsError: a tensor is not what it must be.
         StorageError: a shard reads back otherwise than it was written.
     """
-    model = folded.base.model
-    shapes = model.state_dict()
-    # in the library's order, which decides what goes into which file
-    state = {name: _cast(shapes[name], dtype) for name in sorted(folded.base.files, key=dot_natural_key)}
+    state = {name: folded.shape(name) for name in folded.names}
     plan = split_torch_state_dict_into_shards(state, filename_pattern=_PATTERN, max_shard_size=max_shard_size)
     for file, names in plan.filename_to_tensors.items():
-        shard = {name: _cast(folded(name), dtype) for name in names}
+        shard = {name: folded(name).contiguous() for name in names}
         save_file(shard, stage / file, metadata={"format": "pt"})
         (stage / file).chmod(file_mode())  # safetensors makes its files readable to their owner alone
         _check_shard(stage / file, shard)
+        del shard
+        folded.ledger.sha256[file] = sha256_of_file(stage / file)
+    model = folded.model
     if plan.is_sharded:
         sizes = {"total_parameters": model.num_parameters(), **plan.metadata}
         write_json(stage / INDEX, {"metadata": sizes, "weight_map": dict(sorted(plan.tensor_to_filename.items()))})
-    model.config.dtype = str(dtype).removeprefix("torch.")
-    model.config.architectures = [type(model).__name__]
-    model.config.use_cache = True
+    for config in (model.config, model.config.get_text_config()):
+        config.dtype = str(dtype).removeprefix("torch.")
+        config.use_cache = True
+        if folded.unties:
+            config.tie_word_embeddings = False
+    model.config.architectures = [type(folded.base.model).__name__]
     model.config.save_pretrained(stage)
-
-
-def generation_defaults(base: Base, revision: str | None) -> GenerationConfig:
-    """The base's generation settings, or those that follow from its configuration."""
-    if source.read_json(base.located, "generation_config.json", revision):
-        keywords: dict[str, Any] = {"revision": revision} if revision else {}
-        return GenerationConfig.from_pretrained(base.located, **keywords)
-    return GenerationConfig.from_model_config(base.model.config)
-
-
-def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
 
 
 def _check_shard(path: Path, shard: Mapping[str, torch.Tensor]) -> None:
@@ -234,7 +371,9 @@ def _check_shard(path: Path, shard: Mapping[str, torch.Tensor]) -> None:
         if set(tensors.keys()) != set(shard):
             raise StorageError("tensors are missing in what was written", where=str(path))
         for name, expected in shard.items():
+            if expected.numel() == 0:
+                raise StorageError(f"{name} is empty", where=str(path))
             if not torch.equal(tensors.get_tensor(name), expected):
                 raise StorageError(f"{name} was read back with other values", where=str(path))
-            if expected.is_floating_point() and not torch.isfinite(expected).all():
+            if not finite([expected]):
                 raise StorageError(f"{name} holds values that are not finite", where=str(path))

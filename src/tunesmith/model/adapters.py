@@ -26,6 +26,7 @@ from tunesmith.model.fingerprint import is_fingerprint_of
 from tunesmith.model.headers import few
 from tunesmith.model.internals import names_taken_as_they_are
 from tunesmith.model.new_tokens import make_room, num_embeddings, rows_wanted
+from tunesmith.model.parts import keep_to_language
 from tunesmith.model.placing import drop_out, prepare_for_peft
 from tunesmith.model.precision import mutates_base
 from tunesmith.notices import notify
@@ -63,13 +64,15 @@ def lora_config(section: AdapterSection) -> LoraConfig:
             remedy="choose true, gaussian, orthogonal, pissa, pissa_niter_<steps> or olora",
         )
     whole = section.lora_alpha == int(section.lora_alpha)
+    # PEFT takes no layers beside its own all-linear, which is only a word of ours by then
+    some_layers = section.target_modules == "all-linear" and section.layers_to_transform is not None
     try:
         return LoraConfig(
             task_type=section.task_type,
             r=section.lora_r,
             lora_alpha=int(section.lora_alpha) if whole else section.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=section.lora_dropout,
-            target_modules=section.target_modules,
+            target_modules=["all-linear"] if some_layers else section.target_modules,
             exclude_modules=section.exclude_modules,
             rank_pattern=dict(section.rank_pattern),
             alpha_pattern=dict(section.alpha_pattern),
@@ -184,16 +187,21 @@ def check_rank(model: PreTrainedModel, config: LoraConfig) -> None:
         )
 
 
-def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, saved: bool = False) -> PeftModel:
     """Put a fresh adapter on a model; everything that is trained is held in float32, whatever the base is held in.
 
     A fresh adapter changes nothing (its B is zero), except that PiSSA and OLoRA move a part of the base into it.
     Linear layers that the configuration names by their weight (``target_parameters``) get the adapter of a layer, which
     has the same tensors; so dropout reaches them, and they may be quantized.
 
+    Args:
+        saved: the configuration is that of a saved adapter, and is taken as it is.
+
     Raises:
         ModelError: see ``check_targets``; or PEFT refuses the settings for this model.
     """
+    if not saved:
+        keep_to_language(model, config)
     check_targets(model, config)
     check_rank(model, config)
     dropout, named = prepare_for_peft(model, config)
@@ -347,7 +355,7 @@ def load_adapter_strictly(
         )
     config.inference_mode = False  # so that what was trained whole is held in float32 here as it was there
     make_room(model, rows_wanted(config, num_embeddings(model)))
-    adapted = attach_adapter(model, config)
+    adapted = attach_adapter(model, config, saved=True)
     _compare(file.tensors, get_peft_model_state_dict(adapted, save_embedding_layers=False), path)
     _check_unchanged(file, folder, recorded_checksum)
     if model.device.type == "meta":

@@ -85,6 +85,12 @@ def file_digests(file: Path) -> dict[str, Digest]:
         return found
 
 
+def sha256_of_file(file: Path) -> str:
+    """The digest of all of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _compute(file: Path) -> dict[str, Digest]:
     headers = file_headers(file)
     # Hashing and looking at values run outside of Python's lock; the file is mapped, so threads cost no memory.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, PreTrainedConfig, PreTrainedModel
+from transformers.core_model_loading import build_glob_alternation
 
 
 def attention_of(model: PreTrainedModel) -> str:
@@ -31,7 +32,7 @@ def supports_sdpa(config: PreTrainedConfig) -> bool:
 
     transformers decides while it loads, and refuses then: https://github.com/huggingface/transformers/issues/28005
     """
-    mapping: Any = AutoModelForCausalLM._model_mapping
+    mapping: Any = opener_of(config)._model_mapping
     return type(config) not in mapping or bool(mapping[type(config)]._supports_sdpa)
 
 
@@ -48,12 +49,16 @@ def takes_attention_functions(model: PreTrainedModel) -> bool:
     return bool(model._supports_attention_backend) and takes_attention_setting(model)
 
 
-def keeps_some_weights_in_float32(model: PreTrainedModel) -> bool:
-    """Whether loading in 16 bits leaves some weights of this architecture in float32.
+def names_kept_in_float32(model: PreTrainedModel, dtype: torch.dtype) -> Callable[[str], bool]:
+    """Whether loading in ``dtype`` leaves a weight of this architecture in float32, by its name.
 
-    https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_utils.py, ``_keep_in_fp32_modules``
+    https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_utils.py, ``_get_dtype_plan``
     """
-    return bool(model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict)
+    plan = list(model._get_dtype_plan(dtype))
+    if not plan:
+        return lambda name: False
+    pattern, _, _ = build_glob_alternation(plan)
+    return lambda name: pattern.search(name) is not None
 
 
 def spreading_config() -> Any | None:
@@ -84,15 +89,31 @@ def not_spread() -> Iterator[None]:
         set_hf_deepspeed_config(known)
 
 
-def without_weights(config: PreTrainedConfig, **keywords: Any) -> PreTrainedModel:
+def opener_of(config: PreTrainedConfig) -> Any:
+    """The library's class that opens a model as the whole that its files hold.
+
+    A checkpoint that reads images or sound besides text is opened with all its parts, as the class that it came from;
+    the class of language models would leave them out, some without a word.
+    """
+    text: Any = AutoModelForCausalLM._model_mapping
+    if config.get_text_config() is config or type(config) not in AutoModelForMultimodalLM._model_mapping:
+        return AutoModelForCausalLM
+    text_alone = type(config) in text and text[type(config)].__name__
+    return AutoModelForCausalLM if text_alone in (config.architectures or ()) else AutoModelForMultimodalLM
+
+
+def without_weights(config: PreTrainedConfig, *, buffers: bool = False, **keywords: Any) -> PreTrainedModel:
     """A model of this configuration without weights (the meta device), built in this process alone.
 
     Args:
         config: the model's configuration.
-        **keywords: of ``AutoModelForCausalLM.from_config``.
+        buffers: whether what is no weight and stands in no file (tables of positions) has its values.
+        **keywords: of the library's ``from_config``.
     """
-    with torch.device("meta"), not_spread():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **keywords)
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False) if buffers else torch.device("meta"), not_spread():
+        model: PreTrainedModel = opener_of(config).from_config(config, **keywords)
     return model
 
 

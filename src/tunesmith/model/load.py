@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.recorded import in_place, problem_of
@@ -30,10 +30,11 @@ from tunesmith.model.adapters import base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
 from tunesmith.model.fresh import leave_out_silent, new_adapter
-from tunesmith.model.internals import leave_weights_alone, supports_sdpa, without_weights
+from tunesmith.model.internals import leave_weights_alone, opener_of, supports_sdpa, without_weights
 from tunesmith.model.memory.shapes import skeleton, weight_bytes
 from tunesmith.model.new_tokens import give_rows, trained_rows
 from tunesmith.model.packed import packable, packing
+from tunesmith.model.parts import freeze_beside_language
 from tunesmith.model.plugins import model_class
 from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
 from tunesmith.model.quantize import (
@@ -46,6 +47,7 @@ from tunesmith.model.quantize import (
 from tunesmith.model.roles import weights_of
 from tunesmith.model.spread import loading, loads_in_pieces, opens_files
 from tunesmith.model.whole import judge, open_checked
+from tunesmith.notices import notify
 
 RECORD = "run.json"
 
@@ -96,10 +98,13 @@ def load_model(
     model = load_base(resolved, precision, device, strategy=strategy)
     if new_tokens:
         give_rows(model, new_tokens)
+    beside = freeze_beside_language(model)
+    if beside:
+        notify(f"the run trains on text: {', '.join(beside)} stay as they are, and are saved with the model")
     if config.adapter.use_lora:
         adapter = lora_config(config.adapter)
         if new_tokens:
-            trained_rows(model, adapter, new_tokens)
+            trained_rows(model, adapter, new_tokens, spread=strategy.name in ("fsdp2", "zero3"))
         fresh = new_adapter(model, adapter, written=resolved.explicit("adapter.target_modules"))
         model = leave_out_silent(fresh, adapter, precision, torch.device(str(device)))
     if config.training.gradient_checkpointing:
@@ -149,7 +154,9 @@ def load_base(
             )
     experts = packing() if quantization is not None else nullcontext()
     with loading(strategy, in_pieces=in_pieces), experts:
-        model, info = _open(AutoModelForCausalLM.from_pretrained, found.located, section.model_name_or_path, keywords)
+        model, info = _open(
+            opener_of(found.config).from_pretrained, found.located, section.model_name_or_path, keywords
+        )
     judge(info, section.model_name_or_path)
     _check_placed(model)
     leave_weights_alone(model)

@@ -164,7 +164,8 @@ def unpack_where_read(model: torch.nn.Module, name: str) -> None:
     state = getattr(weight, "quant_state", None)
     if state is None:
         return
-    bits = torch.nn.Parameter(weight.data, requires_grad=False)
+    bits: Any = torch.nn.Parameter(weight.data, requires_grad=False)
+    bits.quant_state = state  # by which they are counted as what they stand for
     setattr(module, own, bits)
     unpacked = parametrize.Bnb4bitParametrization(state)
     torch.nn.utils.parametrize.register_parametrization(module, own, unpacked, unsafe=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.config.schema import QuantizationSection
 from tunesmith.errors import ModelError
 from tunesmith.model.headers import few
-from tunesmith.model.packed import packed_weights, packing, wide
+from tunesmith.model.internals import opener_of
+from tunesmith.model.packed import packing, wide
 from tunesmith.model.precision import Precision
 from tunesmith.model.roles import Weight
 from tunesmith.notices import notify
@@ -29,10 +31,37 @@ def is_quantized(section: QuantizationSection) -> bool:
     return section.load_in_4bit or section.load_in_8bit
 
 
+DEQUANTIZED: dict[str, str] = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
+"""Formats of checkpoints that the library turns into 16 bits without the hardware they are for -> its settings."""
+
+
 def check_not_quantized(config: PreTrainedConfig, name: str) -> None:
-    """Refuse a base whose file is quantized already."""
-    if getattr(config, "quantization_config", None):
-        raise ModelError("was saved in a quantized format already", where=name, remedy="name its unquantized original")
+    """Refuse a base whose files are quantized already.
+
+    Raises:
+        ModelError: with what to do: a command that writes it in 16 bits, where the library can, or another model.
+    """
+    told: Any = getattr(config, "quantization_config", None)
+    if not told:
+        return
+    values = told if isinstance(told, dict) else told.to_dict()
+    method = str(getattr(values.get("quant_method"), "value", values.get("quant_method") or "bitsandbytes"))
+    remedy = "name its unquantized original"
+    if method in DEQUANTIZED:
+        remedy = f"write it in 16 bits once and name that folder: {_dequantizing_command(config, name, method)}"
+    elif method == "bitsandbytes":
+        remedy += ", and quantize it in the run (load_in_4bit, load_in_8bit)"
+    raise ModelError(f"was saved in a quantized format already ({method})", where=name, remedy=remedy)
+
+
+def _dequantizing_command(config: PreTrainedConfig, name: str, method: str) -> str:
+    opener, settings = opener_of(config).__name__, DEQUANTIZED[method]
+    target = f"{Path(name).name}-bf16"
+    return (
+        f'python -c "from transformers import AutoTokenizer as T, {opener} as M, {settings} as Q; '
+        f"T.from_pretrained('{name}').save_pretrained('{target}'); M.from_pretrained('{name}', dtype='bfloat16', "
+        f"quantization_config=Q(dequantize=True)).save_pretrained('{target}')\""
+    )
 
 
 def quantization_config(
@@ -134,41 +163,50 @@ def keep_one_4bit_kernel(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def dequantized_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and value of every quantized weight, as its layer multiplies with it, in the unquantized layer's layout."""
+def quantized_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """Name and layer of everything that multiplies with weights in 4 or 8 bits."""
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     for name, module in model.named_modules():
         if isinstance(module, Linear4bit | Linear8bitLt):
-            weight = _dequantized(module)
-            # Conv1D layers hold (in, out) and were transposed when they were quantized
-            yield f"{name}.weight", weight.T if module.source_cls is Conv1D else weight
-    yield from packed_weights(model)
+            yield name, module
 
 
-def use_dequantized_weights(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Make every layer multiply in ``dtype`` with the weights that its bits stand for, inputs unrounded; for good.
+def dequantized(layer: Any) -> torch.Tensor:
+    """The weight of a quantized layer as it multiplies with it, in the unquantized layer's layout."""
+    # Conv1D layers hold (in, out) and were transposed when they were quantized
+    return _dequantized(layer).T if layer.source_cls is Conv1D else _dequantized(layer)
+
+
+def use_dequantized_weights(
+    model: torch.nn.Module, dtype: torch.dtype = torch.float32, computing: torch.dtype | None = None
+) -> None:
+    """Make every layer multiply with what its bits stand for, held in ``dtype``, inputs unrounded; for good.
 
     int8 layers otherwise round their inputs as well, and 4-bit layers compute in ``bnb_4bit_compute_dtype``. One layer
     is dequantized at a time.
-    """
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
+    Args:
+        computing: type of the arithmetic, where it is another one.
+    """
     model.to(dtype)
-    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, Linear4bit | Linear8bitLt)]
-    for layer in layers:
-        layer.forward = _DequantizedForward(layer, dtype)
+    if computing is not None:
+        model.to(computing)
+    for _, layer in quantized_layers(model):
+        layer.forward = _DequantizedForward(layer, dtype, computing or dtype)
 
 
 class _DequantizedForward:
     """The forward pass of a quantized layer as that of a plain one; a class, so that the model can be copied."""
 
-    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Any, dtype: torch.dtype, computing: torch.dtype) -> None:
         self.layer = layer
         self.dtype = dtype
+        self.computing = computing
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        return F.linear(inputs.to(self.dtype), _dequantized(self.layer).to(self.dtype), self.layer.bias)
+        weight = _dequantized(self.layer).to(self.dtype).to(self.computing)
+        return F.linear(inputs.to(self.computing), weight, self.layer.bias)
 
 
 def rounded_as_loaded(
@@ -199,7 +237,7 @@ def rounded_as_loaded(
         empty = layer.weight
         layer.weight = quantize.convert({name: [weight]}, full_layer_name=name, model=skeleton)[name]
         try:
-            return next(dequantized_weights(layer))[1]
+            return dequantized(layer)
         finally:
             layer.weight = empty
 

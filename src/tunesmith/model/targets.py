@@ -172,7 +172,7 @@ def _fused(word: str, words: Sequence[str], weights: Sequence[Weight]) -> list[W
         if leaf in pair and lost and any(_ends(w.name, "gate_up_proj") for w in whole):
             raise ModelError(
                 f"target_modules: the experts hold {' and '.join(pair)} in one parameter, and {lost[0]} is not named",
-                remedy="name both, or use experts for all of their weights and shared_experts, mlp for the others'",
+                remedy="name both, or say experts for all of their weights",
             )
     return whole
 

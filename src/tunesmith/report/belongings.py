@@ -33,6 +33,8 @@ FILES = "files"
 TRACKED = "tracker_folders"
 """Another: folders of trackers, relative to the run folder, each of them this run's alone."""
 TENSORBOARD = "tensorboard"
+LORA_WEIGHTS = "lora_weights"
+"""Folder of a run's adapter, where its model is the merged one."""
 _TRACKERS = ("wandb",)
 """Where such folders lie."""
 _MARK = ".set-aside"
@@ -45,7 +47,7 @@ _UNFINISHED = {
 """Status of a run that has no finished model -> in words."""
 NAMES = (
     RECORD, "metrics.jsonl", "ledger.json", "evaluation", "gen_results", "curves.png", "inference.json",
-    "proof.json", "README.md", "lora_weights", "checkpoint-[0-9]*", "abandoned-[0-9]*", "training_args.bin",
+    "proof.json", "README.md", LORA_WEIGHTS, "checkpoint-[0-9]*", "abandoned-[0-9]*", "training_args.bin",
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json",
     "tokenizer.*", "tokenizer_config.json", "*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*",
     "merges.txt", "chat_template*", "additional_chat_templates", "adapter_model.bin", "pytorch_model*.bin",

@@ -9,7 +9,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from tunesmith.model.device import Machine, check_count, seen
 from tunesmith.model.fresh import coverage_of
 from tunesmith.model.layout import Layout, expected_layout
 from tunesmith.model.memory import GIB, BatchShape, HostMemory, Memory
+from tunesmith.model.quantize import is_quantized
 from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.train.arguments import eval_interval
@@ -285,6 +286,9 @@ def _check_memory(report: Report, setup: Setup, layout: Layout, *, elsewhere: bo
     size = free // processes if device.memory is None else device.memory  # processes on the cpu share it
     in_pieces = loads_in_pieces(setup.resolved, setup.strategy, setup.processes.total)
     host = memory.on_host(found, device, processes, in_pieces=in_pieces)
+    if setup.resolved.config.adapter.use_lora:
+        quantized = is_quantized(setup.resolved.config.quantization)
+        host = replace(host, merging=memory.while_merging(found, quantized=quantized, on_cpu=device.kind == "cpu"))
     report.memory = asdict(found) | {
         "batch": asdict(batch),
         "precision": setup.precision.dtype,
@@ -357,6 +361,7 @@ def _disk(resolved: Resolved, found: Memory, plan: Plan | None) -> dict[str, Any
         "checkpoint_bytes": found.checkpoint,
         "model_bytes": found.trained_bytes + merged,
         "needed": kept * found.checkpoint + found.trained_bytes + merged,
+        "merged_bytes": 2 * found.parameters if resolved.config.adapter.use_lora else 0,
         "free": shutil.disk_usage(existing).free,
         "folder": training.output_dir,
     }

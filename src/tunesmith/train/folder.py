@@ -18,7 +18,7 @@ from tunesmith import notices
 from tunesmith.config.permissions import permissions_of
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.stream import ExampleStream
-from tunesmith.errors import StorageError
+from tunesmith.errors import Interrupted, StorageError, TunesmithError
 from tunesmith.evaluate.prompts import questions_for
 from tunesmith.evaluate.subject import EVALUATION
 from tunesmith.export import hub
@@ -129,17 +129,20 @@ def save_models(
     contract: Contract,
     *,
     state_dict: Mapping[str, torch.Tensor] | None,
-) -> None:
+) -> TunesmithError | None:
     """Write the finished model and, where that is asked for, the merged one beside it.
 
     Args:
         state_dict: the gathered weights of a model that is spread over processes.
+
+    Returns:
+        Why there is no merged model although one was asked for; the adapter is whole and the run is finished without.
     """
     model_folder = model_folder_of(resolved)
     adapter_folder = adapter_folder_of(resolved)
     save_model(model, tokenizer, adapter_folder, resolved.config.model, state_dict=state_dict, contract=contract)
     if adapter_folder == model_folder:
-        return
+        return None
     stage = model_folder / ".merged"
     shutil.rmtree(stage, ignore_errors=True)
     try:
@@ -148,15 +151,20 @@ def save_models(
         merge(adapter_folder, stage, dtype=precision.dtype, questions=questions, permissions=permissions)
         for file in stage.iterdir():
             file.replace(model_folder / file.name)
+    except Interrupted:
+        raise
+    except TunesmithError as error:
+        return error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     sync_folder(model_folder)
+    return None
 
 
 def adapter_folder_of(resolved: Resolved) -> Path:
     """Where the adapter goes: beside the merged model into a folder of its own."""
     merged_too = resolved.config.training.save_merged_model and resolved.config.adapter.use_lora
-    return model_folder_of(resolved) / "lora_weights" if merged_too else model_folder_of(resolved)
+    return model_folder_of(resolved) / belongings.LORA_WEIGHTS if merged_too else model_folder_of(resolved)
 
 
 def adapter_record(resolved: Resolved) -> dict[str, Any]:
@@ -176,7 +184,8 @@ def write_cards(resolved: Resolved) -> None:
         return
     write_card(folder, adapter_folder_of(resolved), "adapter")
     if adapter_folder_of(resolved) != model_folder:
-        write_card(folder, model_folder, "merged")
+        whole = any(model_folder.glob("*.safetensors"))
+        write_card(folder, model_folder, "merged" if whole else "adapter")
 
 
 def push_finished(resolved: Resolved) -> None:

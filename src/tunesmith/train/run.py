@@ -34,6 +34,7 @@ from tunesmith.model.new_tokens import new_token_ids, num_embeddings
 from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
+from tunesmith.notices import notify
 from tunesmith.report import belongings, record
 from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, strategy_keywords
@@ -41,6 +42,7 @@ from tunesmith.train.balance import tell_unused
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
 from tunesmith.train.checkpoint import MANIFEST, Checkpoint, list_checkpoints
 from tunesmith.train.folder import (
+    adapter_folder_of,
     adapter_record,
     begin_folder,
     best_evaluation,
@@ -408,9 +410,10 @@ def finalize(
     resolved, state = setup.resolved, trainer.state
     training = resolved.config.training
     folder = Path(training.output_dir)
+    refused: TunesmithError | None = None
     if is_main_process():
         model = trainer.accelerator.unwrap_model(trainer.model)
-        save_models(resolved, model, setup.tokenizer, setup.precision, contract, state_dict=weights)
+        refused = save_models(resolved, model, setup.tokenizer, setup.precision, contract, state_dict=weights)
     seconds = time.perf_counter() - started
     best = best_evaluation(
         state.log_history, trainer.args.metric_for_best_model, greater_is_better=bool(trainer.args.greater_is_better)
@@ -421,9 +424,14 @@ def finalize(
         result = {"steps": state.global_step, "seconds": round(seconds, 1), "metrics": metrics}
         best_checkpoint = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
         kept = {"best": best, "best_checkpoint": best_checkpoint} | adapter_record(resolved)
+        kept |= {"merge_refused": refused.line()} if refused is not None else {}
         record.add(folder, {"result": result, "finished": record.now(), **kept})
         write_cards(resolved)
         close_folder(folder)
+        if refused is not None:
+            where = f"the run is finished and its adapter lies in {adapter_folder_of(resolved)}"
+            notify(f"{where}; there is no merged model beside it")
+            raise refused
         if training.push_to_hub:
             push_finished(resolved)
     return TrainResult(folder, model_folder_of(resolved), state.global_step, seconds, metrics)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from packaging.requirements import Requirement
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MptConfig, PreTrainedModel, T5Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MptConfig, PreTrainedModel, T5Config
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tunesmith.config.schema import QuantizationSection
@@ -77,12 +77,13 @@ def test_an_architecture_that_takes_attention_functions_calls_a_registered_one(l
 
 
 def test_weights_that_stay_in_float32_are_known(llama: PreTrainedModel) -> None:
-    assert not internals.keeps_some_weights_in_float32(llama)
-    assert not internals.keeps_some_weights_in_float32(
-        AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_embd=16, n_head=2))
-    )
-    llama._keep_in_fp32_modules = {"norm"}
-    assert internals.keeps_some_weights_in_float32(llama)
+    assert not internals.names_kept_in_float32(llama, torch.float16)("model.layers.0.mlp.gate.weight")
+    llama._keep_in_fp32_modules = {"mlp.gate"}
+    assert internals.names_kept_in_float32(llama, torch.float16)("model.layers.0.mlp.gate.weight")
+    assert not internals.names_kept_in_float32(llama, torch.bfloat16)("model.layers.0.mlp.gate.weight")
+    llama._keep_in_fp32_modules_strict = {"mlp.gate"}
+    assert internals.names_kept_in_float32(llama, torch.bfloat16)("model.layers.0.mlp.gate.weight")
+    assert not internals.names_kept_in_float32(llama, torch.float32)("model.layers.0.mlp.gate.weight")
 
 
 def test_bitsandbytes_asks_the_switch_that_keeps_one_4bit_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,12 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.evaluate.prompts import questions_for
 from tunesmith.export import proof
-from tunesmith.export.merge import ask, merge, write_merged
+from tunesmith.export.asked import ask
+from tunesmith.export.merge import merge, write_merged
 from tunesmith.export.save import save_model
 from tunesmith.model.device import here
 from tunesmith.model.load import load_for_inference, load_model, model_spec
-from tunesmith.model.new_tokens import new_token_ids, rows_wanted
+from tunesmith.model.new_tokens import new_token_ids, rows_wanted, trained_rows
 from tunesmith.model.precision import choose_precision
 from tunesmith.model.tokenizer import load_tokenizer
 
@@ -69,10 +70,10 @@ def test_rows_are_trained_saved_and_merged(kind: str, more: dict[str, Any], sett
     work = tmp_path / "work"
     (work / "merged").mkdir(parents=True)
     how = model_spec(run, device_map="cpu")
-    ask(how, "trained", questions, work)
-    why = write_merged(how, work / "merged", dtype="float32", base="trained", max_shard_size="2GB")
-    assert why == "the adapter has tokens of its own"
-    assert not proof.problems_of(proof.compare(work / "merged", work), "float32")
+    asked = ask(how, "trained", "float32", questions, work)
+    write_merged(how, work / "merged", dtype="float32", base="trained", max_shard_size="2GB", held=asked.held)
+    use = proof.difference(asked.reading, proof.read_merged(work / "merged", work))
+    assert not proof.problems_of(use, proof.allowed(asked.noise, "float32"))
     plain = AutoModelForCausalLM.from_pretrained(work / "merged")
     assert plain.config.tie_word_embeddings is base.config.tie_word_embeddings
     tied = plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
@@ -146,3 +147,25 @@ def test_nano_mistral_learns_to_say_a_new_token(tmp_path: Path) -> None:
         assert answers[0] == answers[1], "adapter and merged model give the same answers"
         said |= set(tokenizer.convert_ids_to_tokens(answers[0]))
     assert said & {"<yes>", "<no>"}, "rows of embedding and head are trained"
+
+
+@pytest.mark.parametrize(("kind", "whole", "words"), [
+    ("mistral", None, "embed_tokens, lm_head would not be trained whole"),
+    ("mistral", ["embed_tokens"], "lm_head would not be trained whole"),
+    ("llama", ["embed_tokens"], "embedding and head are one"),
+    ("mistral", ["embed_tokens", "lm_head"], None),
+])  # fmt: skip
+def test_weights_in_pieces_take_whole_layers_alone(
+    kind: str, whole: list[str] | None, words: str | None, settings: Settings
+) -> None:
+    """PEFT cannot train single rows of a layer that lies on several devices."""
+    resolved = settings(kind, use_lora=False)
+    base: Any = load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved))
+    config = LoraConfig(modules_to_save=whole)
+    if words is None:
+        trained_rows(base, config, [5], spread=True)
+        assert config.trainable_token_indices is None
+    else:
+        with pytest.raises(ModelError) as caught:
+            trained_rows(base, config, [5], spread=True)
+        assert all(word in str(caught.value).replace("model.", "") for word in words.split(", "))

@@ -8,7 +8,7 @@ from tunesmith.model.memory.activations import BatchShape
 from tunesmith.model.memory.fitting import remedies, savers
 from tunesmith.model.memory.formulas import Memory, estimate, optimizer_bytes
 from tunesmith.model.memory.gpus import GIB, GPUS, device_memory, host_memory, usable
-from tunesmith.model.memory.host import HostMemory, on_host
+from tunesmith.model.memory.host import HostMemory, on_host, while_merging
 from tunesmith.model.memory.shapes import skeleton
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "savers",
     "skeleton",
     "usable",
+    "while_merging",
 ]

@@ -7,7 +7,7 @@ For one process on one device, with N trained and M all parameters:
 - weights: bytes of every parameter in the type in which it is held. A 4-bit layer holds 0.5 bytes a weight and its
   scales: one float32 for 64 weights (0.0625 bytes each), or, doubly quantized, one byte for 64 weights and one float32
   for 256 of those (0.0159). An 8-bit layer holds 1 byte a weight and a float32 for every output. Beside layers in few
-  bits, everything else and every adapter is held in float32.
+  bits, norms and every adapter are held in float32, embeddings and head in the type in which they are loaded.
 - gradients: the bytes of the trained weights; twice with several processes that hold copies (ddp), for the buckets of
   their exchange.
 - optimizer: states for each trained weight, in the weight's own type: AdamW 2, AdEMAMix 3, Lion, RMSprop and Adagrad 1,
@@ -99,6 +99,8 @@ class Memory:
     """All weights, as they are loaded before anything is shared."""
     offloaded: int
     """What lies in the host's memory instead."""
+    largest: int = 0
+    """The largest weight in float32, which is there a few times while it is merged."""
 
 
 def estimate(
@@ -159,6 +161,7 @@ def estimate(
         checkpoint=sum(map(tensor_bytes, trained)) + states,
         loaded=loaded,
         offloaded=parts.offloaded,
+        largest=4 * max(parameter.numel() for parameter in model.parameters()),
     )
 
 

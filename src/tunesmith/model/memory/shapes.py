@@ -18,6 +18,7 @@ from tunesmith.model.fresh import new_adapter
 from tunesmith.model.internals import without_weights
 from tunesmith.model.packed import kept_whole, packable
 from tunesmith.model.parameters import tensor_bytes
+from tunesmith.model.parts import freeze_beside_language
 from tunesmith.model.precision import Precision, weights_dtype
 from tunesmith.model.quantize import check_not_quantized, check_promise, is_quantized
 from tunesmith.model.roles import weights_of
@@ -44,6 +45,7 @@ def skeleton(resolved: Resolved, precision: Precision, dtype: torch.dtype | None
     """
     config = resolved.config
     model = bare_skeleton(resolved, dtype or weights_dtype(resolved, precision))
+    freeze_beside_language(model)
     if is_quantized(config.quantization):
         _hold_in_few_bits(model, precision, config.quantization)
     if config.adapter.use_lora:
