@@ -350,7 +350,9 @@ def _pair(
                     f"{answer_key} is an empty list", where=row.where, remedy="give an answer or drop the row"
                 )
             answer, several = answer[0], len(answer) > 1
-        turns.append(Message(ASSISTANT, as_string(answer if literal else _number_as_text(answer), row, answer_key)))
+        turns.append(
+            Message(ASSISTANT, as_string(answer if literal or lists else _number_as_text(answer), row, answer_key))
+        )
     return Conversation(tuple(turns), literal=literal, list_answer=several)
 
 
