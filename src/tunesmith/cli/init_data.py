@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from tunesmith.train.proposal import Item
 
 CONFIG = "config.yaml"
-MOST_ROWS = 20_000
-"""Rows that are looked at."""
 EMBEDDED = "nano-mistral"
 NOT_A_FILE = "name a CSV, TSV, JSONL, JSON or Parquet file, or a folder of them"
 
@@ -80,19 +78,16 @@ def check_free(file: Path) -> None:
 
 
 def look_at(data: str) -> list[Row]:
-    """The rows of a local file or folder, at most ``MOST_ROWS``.
+    """The rows of a local file or folder.
 
     Raises:
         DataError: it is not there, cannot be read, or holds no rows.
     """
-    from tunesmith.data.rows import iter_rows
+    from tunesmith.data.rows import read_rows
 
     if not Path(data).exists():
         raise DataError("there is no such file", where=data, remedy=NOT_A_FILE)
-    rows = list(islice(iter_rows(data), MOST_ROWS))
-    if not rows:
-        raise DataError("no examples", where=data, remedy="the data holds no rows")
-    return rows
+    return read_rows(data)
 
 
 def proposal(rows: Sequence[Row], data: str, prompt: str | None, answer: str | None, model: str) -> list[Item]:
