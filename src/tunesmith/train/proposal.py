@@ -36,8 +36,8 @@ LONGEST = 2048
 SMALL_LORA = {"r": 32, "lora_alpha": 32, "target_modules": "all-linear", "lora_dropout": 0.0}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "lora_dropout": 0.05}
 """Adapters of small and of all other models, in the words of ``lora_config``."""
-SMALL_STEPS, SMALL_EPOCHS, SMALL_RATE = 120, 30, 4e-3
-"""What three learnable tasks of 40 to 60 rows need with the embedded model: with the highest number of passes."""
+SMALL_STEPS, SMALL_EPOCHS, SMALL_RATE = 120, 30, 2e-3
+"""What five learnable tasks of 40 to 60 rows need with the embedded model: with the highest number of passes."""
 STEPS, EPOCHS, RATE, LARGE_RATE = 60, 10, 2e-4, 1e-4
 """The same for larger models, the last one from 3 billion parameters on."""
 FEWEST_TO_HOLD_OUT = 10

@@ -29,7 +29,7 @@ def proposed(
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        (2_000_000, {"epochs": 20, "learning_rate": 4e-3, "per_device_train_batch_size": 8}),
+        (2_000_000, {"epochs": 20, "learning_rate": 2e-3, "per_device_train_batch_size": 8}),
         (500_000_000, {"epochs": 10, "learning_rate": 2e-4, "per_device_train_batch_size": 8}),
         (1_500_000_000, {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 2e-4}),
         (8_000_000_000, {"load_in_4bit": True, "gradient_checkpointing": True, "learning_rate": 1e-4}),
