@@ -237,9 +237,11 @@ class Fold:
         if name.endswith(".bias"):
             owner = self._sites[f"{name.removesuffix('.bias')}.weight"]
             bias: torch.Tensor = owner.lora_B["default"].bias.data.float()
-            return weight + bias * owner.scaling["default"]
+            scaling: float = owner.scaling["default"]
+            return weight + bias * scaling
         layer = self._sites.get(name)
-        return weight if layer is None else self._by_layer(layer, weight)
+        folded: torch.Tensor = weight if layer is None else self._by_layer(layer, weight)
+        return folded
 
     def _by_layer(self, layer: Any, weight: torch.Tensor) -> torch.Tensor:
         holder = layer.get_base_layer()

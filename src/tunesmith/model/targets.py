@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from peft import LoraConfig
 from transformers import PreTrainedModel
@@ -260,7 +261,7 @@ def name_weights(
     parameters = {w.name for w in kept} - {f"{target}.weight" for target in modules}
     everything = {name for name, _ in model.named_modules() if name}
     if not keep_modules:
-        config.target_modules = set(shortest(modules, everything))
+        config.target_modules = cast(Any, set(shortest(modules, everything)))
         config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     config.target_parameters = shortest(parameters, {weight.name for weight in weights}) or None
 
