@@ -25,7 +25,8 @@ from tunesmith.export.checkpoint import Base, Group, Rounding, shape_of
 from tunesmith.export.save import file_mode
 from tunesmith.export.update import Factors, finite, merged_is_expected, plain, sites
 from tunesmith.model.adapter_config import read_lora_config
-from tunesmith.model.adapters import load_adapter_strictly, read_adapter
+from tunesmith.model.adapter_file import read_adapter
+from tunesmith.model.adapters import load_adapter_strictly
 from tunesmith.model.digests import sha256_of_file
 from tunesmith.model.headers import INDEX, few
 from tunesmith.model.load import ModelSpec
