@@ -28,6 +28,7 @@ VERBS: dict[str, str] = {
     "train": "fine-tune a model",
     "sweep": "train with several settings and compare",
     "evaluate": "judge a model by the answers it writes",
+    "report": "write one page about a run, or about several side by side",
     "predict": "write a model's answer beside every row of a file",
     "chat": "talk with a model in the terminal",
     "serve": "answer over HTTP, as OpenAI's API does",

@@ -96,17 +96,27 @@ def read_record(folder: str | Path) -> Record:
         StorageError: the folder is not a run folder of ours, or its record is damaged.
     """
     folder = Path(folder)
-    if not (folder / RECORD).is_file():
-        raise StorageError(f"no {RECORD} there, so this is no run folder", where=str(folder))
-    facts = read_json(folder / RECORD)
-    problem = problem_of(facts)
-    if problem is not None:
-        raise StorageError(f"the run's record cannot be used ({problem})", where=str(folder / RECORD))
+    facts = read_facts(folder)
     try:
         resolved = from_values(in_place(facts["settings"], facts, folder), facts.get("origins"))
     except ConfigError as error:
         raise StorageError(f"the run's record cannot be used ({error})", where=str(folder / RECORD)) from error
     return Record(folder, resolved, facts)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What stands in a run folder's record, whether or not its settings are still valid ones.
+
+    Raises:
+        StorageError: the folder is not a run folder of ours, or its record is damaged.
+    """
+    if not (folder / RECORD).is_file():
+        raise StorageError(f"no {RECORD} there, so this is no run folder", where=str(folder))
+    facts: dict[str, Any] = read_json(folder / RECORD)
+    problem = problem_of(facts)
+    if problem is not None:
+        raise StorageError(f"the run's record cannot be used ({problem})", where=str(folder / RECORD))
+    return facts
 
 
 def _as_written(word: str) -> str:
