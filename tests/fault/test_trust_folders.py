@@ -80,7 +80,8 @@ def test_F13_storage_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 FOREIGN = (
     "run.json", "metrics.jsonl", "ledger.json", "evaluation/metrics.json", "evaluation/mine.txt", "gen_results/a.json",
-    "curves.png", "inference.json", "proof.json", "README.md", "lora_weights/adapter_config.json", "checkpoint-1/x",
+    "curves.png", "report.html", "inference.json", "proof.json", "README.md", "lora_weights/adapter_config.json",
+    "checkpoint-1/x",
     "checkpoint-2/manifest.json", "abandoned-1/x", "adapter_model.safetensors", "model.safetensors", "tokenizer.json",
     "model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json",
     "adapter_config.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",

@@ -46,7 +46,7 @@ _UNFINISHED = {
 }
 """Status of a run that has no finished model -> in words."""
 NAMES = (
-    RECORD, "metrics.jsonl", "ledger.json", "evaluation", "gen_results", "curves.png", "inference.json",
+    RECORD, "metrics.jsonl", "ledger.json", "evaluation", "gen_results", "curves.png", "report.html", "inference.json",
     "proof.json", "README.md", LORA_WEIGHTS, "checkpoint-[0-9]*", "abandoned-[0-9]*", "training_args.bin",
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json",
     "tokenizer.*", "tokenizer_config.json", "*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*",

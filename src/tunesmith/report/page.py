@@ -131,7 +131,7 @@ def _again(run: Run) -> str:
 
 def _judged_alike(runs: Sequence[Run]) -> bool:
     """Whether the evaluations of the runs, as far as there are some, asked the same rows."""
-    asked = [set(run.answers.by_source) for run in runs if run.answers.total]
+    asked = [set(run.answers.by_row) for run in runs if run.answers.total]
     return all(rows == asked[0] for rows in asked)
 
 

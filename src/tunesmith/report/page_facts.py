@@ -41,9 +41,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Answers of a run by the row's source, the first ones of its file, and how many there are of all."""
+    """Answers of a run by the row (name and line of its file, what is right), the first ones of its file, and how many
+    there are of all."""
 
-    by_source: Mapping[str, Answer] = field(default_factory=dict)
+    by_row: Mapping[str, Answer] = field(default_factory=dict)
     total: int = 0
     right: int = 0
 
@@ -180,8 +181,13 @@ def _answers(folder: Path, name: str, remarks: list[str]) -> Answers:
         right += row.get("correct") is True
         if len(kept) < MOST_ROWS:
             answer = _answer(row)
-            kept.setdefault(answer.source, answer)
+            kept.setdefault(_row_of(answer), answer)
     return Answers(kept, total, right)
+
+
+def _row_of(answer: Answer) -> str:
+    """What tells rows apart, from whatever folder a run reached their file."""
+    return f"{answer.source.replace(chr(92), '/').rpartition('/')[2]}\n{answer.reference}"
 
 
 def _answer(row: Mapping[str, Any]) -> Answer:

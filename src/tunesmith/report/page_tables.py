@@ -103,6 +103,20 @@ def overview(runs: Sequence[Run]) -> Table:
     return Table("The run" if len(runs) == 1 else "The runs", tuple(row for row in rows if not row.empty))
 
 
+def tiles(run: Run) -> list[tuple[str, Cell]]:
+    """What a reader wants to know first: the figures that have an interval, and how far training came."""
+    rows = [(row.name, row.cells[0]) for row in figures([run]).rows]
+    judged = _count(run.figures.get("num_examples"))
+    found = [(name, Cell(cell.text, f"{cell.note} (95%)")) for name, cell in rows if cell.note] or [
+        (name, Cell(cell.text)) for name, cell in rows[:1]
+    ]
+    if found:
+        found.append(("rows judged", Cell(judged, run.judged)))
+    reached = (("last training loss", _last(run, "loss")), ("last evaluation loss", _last(run, "eval_loss")))
+    found += [(name, Cell(text)) for name, text in reached if text != _NOTHING]
+    return [*found, ("steps", Cell(_steps(run), _took(run) if _took(run) != _NOTHING else ""))]
+
+
 def settings(runs: Sequence[Run]) -> list[Table]:
     """Every setting with its origin: what differs between runs, what somebody set or is not the default, the rest."""
     defaults = {path: _plain(value) for path, value in schema_defaults().items()}
@@ -181,7 +195,7 @@ def ledgers(run: Run) -> list[Ledger]:
 
 def right_and_wrong(run: Run) -> tuple[list[Answer], list[Answer]]:
     """The first answers of a run that are wrong, and the first that are right."""
-    answers = list(run.answers.by_source.values())
+    answers = list(run.answers.by_row.values())
     wrong = [answer for answer in answers if not answer.correct]
     return wrong[:SHOWN_ANSWERS], [answer for answer in answers if answer.correct][:SHOWN_ANSWERS]
 
@@ -189,8 +203,8 @@ def right_and_wrong(run: Run) -> tuple[list[Answer], list[Answer]]:
 def side_by_side(runs: Sequence[Run]) -> list[tuple[bool, list[Answer | None]]]:
     """Answers of several runs to the same rows, with whether the runs differ in being right: those first, then where
     all are wrong, then where all are right."""
-    sources = dict.fromkeys(source for run in runs for source in run.answers.by_source)
-    rows = [[run.answers.by_source.get(source) for run in runs] for source in sources]
+    sources = dict.fromkeys(source for run in runs for source in run.answers.by_row)
+    rows = [[run.answers.by_row.get(source) for run in runs] for source in sources]
     judged = [({answer.correct for answer in row if answer}, row) for row in rows]
     judged.sort(key=lambda entry: (len(entry[0]) < 2, entry[0] == {True}))
     return [(len(correct) > 1, row) for correct, row in judged[: 2 * SHOWN_ANSWERS]]

@@ -31,6 +31,7 @@ from tunesmith.model.adapter_file import read_adapter
 from tunesmith.model.precision import Precision
 from tunesmith.report import belongings, record
 from tunesmith.report.folder import read_json, sync_folder, write_json
+from tunesmith.report.page import REPORT, write_report
 from tunesmith.report.plots import CURVES, draw_curves
 from tunesmith.train import checkpoint
 from tunesmith.train.callbacks import keep_metrics_until
@@ -209,6 +210,14 @@ def draw(folder: Path, best: dict[str, Any] | None) -> None:
         draw_curves(folder, best)
     except Exception as error:  # matplotlib has many ways to fail, and none of them concerns the model
         notices.notify(f"{CURVES} could not be drawn ({type(error).__name__}: {error})")
+
+
+def write_page(folder: Path) -> None:
+    """Write the page of a run that is about to be finished; a finished run is not lost because its page is."""
+    try:
+        write_report([folder], status="finished")
+    except Exception as error:  # whatever it is, the model is there
+        notices.notify(f"{REPORT} could not be written ({type(error).__name__}: {error})")
 
 
 def best_evaluation(

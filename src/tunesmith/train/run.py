@@ -54,6 +54,7 @@ from tunesmith.train.folder import (
     save_models,
     write_cards,
     write_ledger,
+    write_page,
 )
 from tunesmith.train.lock import held
 from tunesmith.train.optimization import check_optimization, make_arguments
@@ -427,6 +428,7 @@ def finalize(
         kept |= {"merge_refused": refused.line()} if refused is not None else {}
         record.add(folder, {"result": result, "finished": record.now(), **kept})
         write_cards(resolved)
+        write_page(folder)
         close_folder(folder)
         if refused is not None:
             where = f"the run is finished and its adapter lies in {adapter_folder_of(resolved)}"
