@@ -61,8 +61,8 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
 
 def test_readme_commands_run(walked: Walked) -> None:
     assert list(walked.printed)[:2] == ["make demo", "make test"]
-    assert len(walked.printed) == 11
-    for made in ("run/evaluation/metrics.json", "answers.jsonl", "merged/proof.json"):
+    assert len(walked.printed) == 12
+    for made in ("run/evaluation/metrics.json", "run/report.html", "answers.jsonl", "merged/proof.json"):
         assert (walked.folder / WALK / made).is_file()
 
 
@@ -96,7 +96,7 @@ def test_a_first_run_goes_as_its_page_says(
     """Its commands are README's, which were run; the last one, a talk, is held here."""
     *lines, last = commands(PROJECT / "docs/how_to/first_run.md")
     assert [line for line in lines if not line.startswith("cd ")] == [line for line in walked.printed if line in lines]
-    assert len(lines) == 7
+    assert len(lines) == 8
     monkeypatch.chdir(walked.folder / WALK)
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello, my card was charged after I cancelled. It is urgent.\n"))
     assert main(shlex.split(last)[1:]) == 0

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
+from browsing import SCHEMES, contrast
 from helpers import story_rows, write_rows
 from tunesmith import notices
 from tunesmith.cli.main import main
 
-SCHEMES = {"light": 1, "dark": 0}
-"""Chromium's numbers of colour schemes."""
 MEASURE = """<script>
 for (const token of document.querySelectorAll('.tokens .t')) {
   const style = getComputedStyle(token);
@@ -97,18 +96,6 @@ def measured(page: Path, browse: Browse, scheme: str, *options: str) -> Page:
     copy = page.with_name(f"{scheme}.html")
     copy.write_text(text.replace("</body>", MEASURE + "</body>"), encoding="utf-8")
     return Page(browse(copy, "--dump-dom", f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}", *options))
-
-
-def contrast(one: str, other: str) -> float:
-    """Contrast of two opaque colours (WCAG 2.2)."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from browsing import SCHEMES, contrast
 from helpers import run_training, story_rows
-from test_preview_page import SCHEMES, contrast
 from tunesmith.report.folder import write_json, write_jsonl
 from tunesmith.report.page import write_report
 
