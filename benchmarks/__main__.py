@@ -36,24 +36,22 @@ def _zoo(options: argparse.Namespace) -> dict[str, Any]:
     """Every architecture in every way; asked for by name, since it takes its time."""
     import tempfile
     import time
-    from dataclasses import asdict
 
     from benchmarks.zoo import cells, models, table
 
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = table.read(options.earlier) if options.earlier else {}
     with tempfile.TemporaryDirectory() as home:
-        for name in options.kind or [kind.name for kind in models.KINDS]:
+        for name in options.kind or [kind.name for kind in models.KINDS if kind.name not in results]:
             started = time.monotonic()
             results[name] = cells.run_kind(name, Path(home))
             states = ", ".join(f"{cell} {found.state}" for cell, found in results[name]["cells"].items())
             _note(f"{name}: {states} ({time.monotonic() - started:.0f} s)")
+            if options.earlier:
+                table.write(results, options.earlier)
     print(*table.lines(results), "", *table.sums(results), "", *table.refusals(results), sep="\n", flush=True)
     if options.publish:
         table.publish(results)
-    return {
-        name: result | {"cells": {cell: asdict(found) for cell, found in result["cells"].items()}}
-        for name, result in results.items()
-    }
+    return table.plain(results)
 
 
 def main() -> None:
@@ -73,6 +71,7 @@ def main() -> None:
     parser.add_argument("--scale", choices=tuple(training.SCALES), default="25M", help="of training: the model (25M)")
     parser.add_argument("--together", action="store_true", help="of training: also with rows that begin alike together")
     parser.add_argument("--kind", action="append", help="of zoo: architectures, by their model_type (all)")
+    parser.add_argument("--earlier", type=Path, metavar="FILE", help="of zoo: go on from there, and keep results there")
     parser.add_argument("--publish", action="store_true", help="write what is published: RESULTS.md, docs/models.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()

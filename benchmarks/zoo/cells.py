@@ -1,7 +1,7 @@
 """What is run on each model of the zoo: one cell of the table each, through tunesmith's own front door.
 
-A cell is ``ok``, with a figure where there is one; a refusal, which is one line of an error of ours; or a crash, which is
-anything else and of which there must be none.
+A cell is ``ok``, with a figure where there is one; a refusal, which is one line of an error of ours; or a crash, which
+is anything else and of which there must be none.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def _train(folder: Path, model: Path, run: str, found: dict[str, Any], **setting
     values = {
         "model_name_or_path": str(model), "train_data": str(data), "output_dir": str(folder / run),
         "target_modules": "all-linear", "lora_r": 4, "lora_dropout": 0.0, "max_steps": STEPS, "logging_steps": 1,
-        "save_strategy": "no", "per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_length": 64, "cache": False,
+        "save_strategy": "no", "per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_length": 64,
+        "cache": False,
     }  # fmt: skip
     names = NameTable()
     written = tuple(

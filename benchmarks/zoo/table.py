@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ _MARKS = {"ok": "yes", "refused": "refused", "crash": "CRASH"}
 _INTRODUCTION = """# Architectures
 
 Each row is a tiny model with random weights of that architecture, built from the installed transformers ({version}) and
-run on a CPU through the commands of this project (`python -m benchmarks zoo` writes this page). Adapters sit on
-`all-linear`. `padded`, `unpadded` and `packed` are layouts of training batches, `4-bit` is QLoRA with NF4, `full` trains
-every weight, `merge` is a merge that was proven, `generation` compares batched answers with the library's own
-`generate` one by one, and `reload` opens the adapter in plain PEFT. `reached` is the share of the weights that lies under
-an adapter. Refusals are explained below the table.
+run on a CPU as anybody's run is (`python -m benchmarks zoo --publish` writes this page). Adapters sit on `all-linear`.
+`padded`, `unpadded` and `packed` are layouts of training batches, `4-bit` is QLoRA with NF4, `full` trains all weights,
+`merge` is a merge that was proven, `generation` compares batched answers with the library's own `generate` one by one,
+and `reload` opens the adapter in plain PEFT. `reached` is the share of the weights under an adapter. A dash is
+a run that was not made. Refusals are listed below the table, in the words that a user gets.
 """
 
 
@@ -58,6 +60,29 @@ def refusals(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 said = f"{_MARKS[outcome.state]}: {outcome.said}"
                 found.setdefault(said, []).append(f"{name} ({cell})")
     return [f"- {', '.join(runs)}: {said}" for said, runs in sorted(found.items(), key=lambda one: -len(one[1]))]
+
+
+def plain(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The results as JSON has them."""
+    return {
+        name: {**result, "cells": {cell: asdict(found) for cell, found in result["cells"].items()}}
+        for name, result in results.items()
+    }
+
+
+def write(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
+    """Keep the results, so that another run can go on from them."""
+    file.write_text(json.dumps(plain(results), indent=1) + "\n", encoding="utf-8")
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What ``write`` kept; nothing where there is no such file."""
+    if not file.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    for result in found.values():
+        result["cells"] = {cell: Cell(**outcome) for cell, outcome in result["cells"].items()}
+    return dict(sorted(found.items()))
 
 
 def publish(results: Mapping[str, Mapping[str, Any]], page: Path = PAGE) -> None:

@@ -95,6 +95,15 @@ def test_terms_that_no_run_writes(tmp_path: Path) -> None:
     assert changes(terms | {"facts": {"total_steps": "x"}}, terms)
 
 
+def test_names_that_are_not_utf_8_can_be_recorded(tmp_path: Path) -> None:
+    """As a working directory may have them."""
+    write_json(tmp_path / "run.json", {"started_in": "/home/\udcff", "other": "é"})
+    append_jsonl(tmp_path / "metrics.jsonl", {"a": "\ud800"})
+    write_text(tmp_path / "README.md", "\udcff")
+    assert read_json(tmp_path / "run.json") == {"started_in": "/home/\udcff", "other": "é"}
+    assert list(read_jsonl(tmp_path / "metrics.jsonl")) == [{"a": "\ud800"}]
+
+
 # links and pipes ------------------------------------------------------------------------------------------------------
 
 

@@ -173,6 +173,14 @@ def test_C9_contents_that_are_none(refused: Refused, content: str | bytes) -> No
     assert "own.yaml" in refused(content)
 
 
+@pytest.mark.parametrize("content", ["", "# nothing", "5", "true", "1.5", "2026-01-01", "null", "hello", "- a", "[]"])
+def test_C9_contents_whose_dialect_cannot_be_told(content: str, tmp_path: Path, capsys) -> None:
+    for name in ("own.yaml", "own.yml", "own.json"):
+        (tmp_path / name).write_text(content)
+        assert main(["config", str(tmp_path / name)]) == 2
+        assert name in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["'a\\0b'", "'\\ud800'", "10**5000", "[[[[" + "[" * 60 + "]" * 60 + "]]]]"])
 def test_C10_python_values(refused: Refused, text: str) -> None:
     assert "own.py" in refused(f"model_id = 'nano-mistral'\nrun_name = {text}", name="own.py")

@@ -18,7 +18,7 @@ from helpers import write_rows
 from tunesmith import notices, secrets
 from tunesmith.cli import environment
 from tunesmith.cli.main import main
-from tunesmith.errors import UnsafeError
+from tunesmith.errors import ConfigError, UnsafeError
 from tunesmith.report.folder import read_json
 from tunesmith.visible import visible
 
@@ -71,6 +71,21 @@ def test_S2_an_env_file_is_parsed_and_never_run(tmp_path: Path, monkeypatch: pyt
     environment.read_env_file(tmp_path / ".env")
     environment.read_env_file(tmp_path / "missing")
     assert not notices.collected()
+
+
+def test_S2_an_env_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    path = tmp_path / ".env"
+    for content in (b"HF_TOKEN=\xe9\xff\n", b"HF_TOKEN=a\0b\n", b"x" * 2_000_000, b'HF_TOKEN="a\nb"\n'):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"\.env: "):
+            environment.read_env_file(path)
+    path.write_bytes(b"OTHER=\xe9\xff\n\0\nTHIRD\n")
+    environment.read_env_file(path)
+    path.unlink()
+    os.mkfifo(path)
+    environment.read_env_file(path)
+    assert "HF_TOKEN" not in os.environ
 
 
 def test_S1_texts_lose_the_values_of_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,10 +75,13 @@ def only_our_errors() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("dialect", ["yaml", "hydra"])
+contents = st.one_of(lines, values.map(json.dumps), scalars.map(str))
+
+
+@pytest.mark.parametrize("dialect", ["yaml", "hydra", None])
 @fuzzed
-@hypothesis.given(text=lines)
-def test_yaml_readers(dialect: str, text: str, tmp_path: Path) -> None:
+@hypothesis.given(text=contents)
+def test_yaml_readers(dialect: str | None, text: str, tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
     with only_our_errors():

@@ -5,6 +5,7 @@ Must run before torch is imported. Values of secrets are never printed, saved or
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -12,7 +13,9 @@ import stat
 import warnings
 from pathlib import Path
 
+from tunesmith.config.files import read_bytes
 from tunesmith.config.resolve import Resolved
+from tunesmith.errors import ConfigError
 from tunesmith.model.device import narrow
 from tunesmith.notices import notify
 
@@ -41,12 +44,24 @@ def prepare(resolved: Resolved | None = None) -> None:
 
 
 def read_env_file(path: Path) -> None:
-    """Put the secrets of an env file into the environment, unless they are set there already; nothing is executed."""
+    """Put the secrets of an env file into the environment, unless they are set there already; nothing is executed.
+
+    Raises:
+        ConfigError: the file cannot be read, or one of our lines holds what no secret does.
+    """
     if not path.is_file():
         return
     from dotenv import dotenv_values
 
-    found = {name: value for name, value in dotenv_values(path, interpolate=False).items() if name in SECRETS and value}
+    try:
+        text = read_bytes(path).decode("utf-8", "replace")  # lines of other programs may be in any encoding
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    held = dotenv_values(stream=io.StringIO(text), interpolate=False)
+    found = {name: value for name, value in held.items() if name in SECRETS and value}
+    for name, value in found.items():
+        if not value.isprintable() or "\ufffd" in value:
+            raise ConfigError(f"{name} holds characters that no secret has", where=str(path), remedy="write it anew")
     if found and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         notify(f"{path}: others on this machine can read the secrets in it; chmod 600 {path}")
     for name, value in found.items():

@@ -46,7 +46,10 @@ def detect_dialect(path: str | Path) -> str:
         found = _foreign(file)
         return "json" if found in (None, "trl") else found  # TRL's names are those of a flat JSON
     if file.suffix in (".yaml", ".yml"):
-        keys = set(read_yaml(file).value or {})
+        value = read_yaml(file).value
+        if not isinstance(value, dict):
+            raise ConfigError("holds no settings, which are written as NAME: VALUE", where=shown(file))
+        keys = set(value)
         found = _foreign(file)
         if found is not None:
             return found

@@ -344,9 +344,11 @@ def new_tokens_lie_on_every_device(resolved: Resolved) -> Problem | None:
     data, launch, model = resolved.config.data, resolved.config.launch, resolved.config.model
     if not data.new_tokens and not data.new_special_tokens:
         return None
-    spread = launch.strategy in ("fsdp2", "zero3")  # PEFT makes the rows of whole embeddings, or on CUDA alone
+    adapter = resolved.config.adapter
+    # PEFT makes single rows of an embedding that is there whole, or on CUDA alone; whole layers it can train
+    rows_alone = adapter.use_lora and not adapter.modules_to_save
     hinders = {
-        "launch.strategy": spread and resolved.config.adapter.use_lora,
+        "launch.strategy": launch.strategy in ("fsdp2", "zero3") and rows_alone,
         "launch.deepspeed": launch.deepspeed is not None,
         "launch.accelerate_config": launch.accelerate_config is not None,
         "model.model_class": model.model_class is not None,
@@ -358,7 +360,7 @@ def new_tokens_lie_on_every_device(resolved: Resolved) -> Problem | None:
                 (path, "data.new_tokens"),
                 f"new tokens do not go with {name} as it is" + (" and an adapter" if name == "strategy" else ""),
                 "leave it out, or add the tokens to the model first and save it"
-                + ("; all weights can be trained (use_lora: false)" if name == "strategy" else ""),
+                + ("; embedding and head can be trained whole (modules_to_save)" if name == "strategy" else ""),
             )
     return None
 

@@ -62,7 +62,8 @@ def chat_renderer(
     )
     renderer = _suited(renderer)
     renderer.check()
-    renderer.say_unread(data.chat_template_kwargs)
+    if data.chat_template_kwargs:
+        renderer.say_unread(data.chat_template_kwargs)
     if renderer.trims_answers():
         notify("the chat template trims answers: blanks and line ends around them are not trained")
     if renderer.forgets_begin(tokenizer):

@@ -61,6 +61,9 @@ class Encoder:
             for content, token in self._flags.items()
             if token.special and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
         }
+        self._endings = tuple(self._plain_ends)
+        self._search = min(128, 2 * max(map(len, self._plain_ends), default=0))
+        """Characters at the end of a text in which its last special token is looked for."""
         self._marks_beginnings = self("\na") != self("\n") + self("a")
         eos = str(tokenizer.eos_token)
         self.splits_at_specials = eos in self._plain_ends and all(
@@ -114,7 +117,9 @@ class Encoder:
         """Whether ``text`` ends with a special token at which encoding can be cut."""
         if self._specials is None or not text or not self.splits_at_specials:
             return False
-        last = last_match(self._specials, text, max(0, len(text) - 128))
+        if not text.endswith(self._endings):  # most texts, without a search
+            return False
+        last = last_match(self._specials, text, max(0, len(text) - self._search))
         return last is not None and last.end() == len(text) and last.group() in self._plain_ends
 
     def is_control(self, number: int) -> bool:

@@ -21,6 +21,8 @@ PACKAGES = {
     "abfss": "adlfs",
 }
 """Kinds of URL that are read, and the package that each needs."""
+EXTRAS = {"s3fs": "s3", "gcsfs": "gs", "adlfs": "az"}
+"""The extra of tunesmith that brings a package, where it is not there anyway."""
 
 
 BUFFER_BYTES = 2**18
@@ -104,7 +106,7 @@ def _system(url: str) -> tuple[Any, str]:
         raise DataError(
             f"reading {scheme}:// needs the package {PACKAGES[scheme]}",
             where=url,
-            remedy=f"pip install {PACKAGES[scheme]}",
+            remedy=f"pip install 'tunesmith[{EXTRAS[PACKAGES[scheme]]}]', or {PACKAGES[scheme]} alone",
         ) from error
 
 

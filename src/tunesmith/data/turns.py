@@ -97,6 +97,7 @@ def read_tools(row: Row) -> tuple[dict[str, Any], ...]:
         tool = from_json_text(row, given, f"{key}[{index}]")
         if not isinstance(tool, dict):
             raise DataError(f"{key}[{index}] must be an object, this is {json_type(tool)}", where=row.where)
+        tool = _with_schemas(row, tool, f"{key}[{index}]")
         if "input_schema" in tool:
             tool = {name: value for name, value in tool.items() if name not in ("input_schema", "type")} | {
                 "parameters": tool["input_schema"]
@@ -105,6 +106,15 @@ def read_tools(row: Row) -> tuple[dict[str, Any], ...]:
         made.append({"type": "function", "function": tool} if key == "functions" else tool)
     _check_numbers(row, made, key)
     return tuple(made)
+
+
+def _with_schemas(row: Row, tool: dict[str, Any], path: str) -> dict[str, Any]:
+    """A tool whose function and schema are objects, where a table holds them as JSON."""
+    texts = ("function", "parameters", "input_schema")
+    read = {key: from_json_text(row, value, f"{path}.{key}") if key in texts else value for key, value in tool.items()}
+    if isinstance(read.get("function"), dict):
+        read["function"] = _with_schemas(row, read["function"], f"{path}.function")
+    return read
 
 
 def read_system(row: Row) -> list[Message]:
@@ -143,6 +153,12 @@ def _turn(row: Row, turn: Any, path: str, roles: Mapping[str, str]) -> list[Mess
     if not isinstance(turn, dict):
         raise DataError(f"{path} must be an object, this is {json_type(turn)}", where=row.where)
     role_key, content_key = ("from", "value") if "from" in turn else ("role", "content")
+    if role_key == "from" and (turn.get("role") is not None or turn.get("content") is not None):
+        raise DataError(
+            f"{path} has from and {'role' if turn.get('role') is not None else 'content'}",
+            where=row.where,
+            remedy="spell a message by role and content, or by from and value",
+        )
     said = turn.get(role_key)
     role = roles.get(said, ROLES.get(said)) if isinstance(said, str) else None
     if role is None:
@@ -199,8 +215,12 @@ def _parts(row: Row, content: Any, path: str, role: str) -> _Parts:
 def _read_part(row: Row, given: Any, place: str, role: str, made: _Parts) -> str:
     """Add one part to ``made``; returns its type, or nothing where it says nothing."""
     part = given if isinstance(given, dict) else {"text": given}
-    kind = part.get("type", "text")
-    if kind not in PART_KEYS or (kind in ("thinking", "reasoning", "tool_use") and role != ASSISTANT):
+    kind: str = part.get("type", "text")
+    if (
+        not isinstance(kind, str)
+        or kind not in PART_KEYS
+        or (kind in ("thinking", "reasoning", "tool_use") and role != ASSISTANT)
+    ):
         remedy = "only text is trained; remove such rows"
         raise DataError(f"{place} is of type {kind!r}", where=row.where, remedy=remedy)
     others = _other_keys(part, kind)

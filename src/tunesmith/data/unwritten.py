@@ -288,19 +288,20 @@ def _texts(turn: Message) -> Iterator[tuple[str, str]]:
     if content:
         yield CONTENT, content
     for key, value in turn.extra.items():
+        if key == CALLS:  # what else a call has is looked for in a kind of row, not in each
+            value = [{name: call["function"].get(name) for name in ("name", "arguments")} for call in value]
         if key in (THOUGHTS, CALLS):
             yield from ((key, words) for words in _leaves(value))
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[str]:
+def _leaves(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
-        for name, item in value.items():
-            if name != "id":
-                yield from _leaves(item, name)
+        for item in value.values():
+            yield from _leaves(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _leaves(item, key)
-    elif isinstance(value, str) and value.strip() and key != "type":
+            yield from _leaves(item)
+    elif isinstance(value, str) and value.strip():
         yield value.strip()
 
 

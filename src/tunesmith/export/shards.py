@@ -240,7 +240,8 @@ class Fold:
             scale: float = owner.scaling["default"]
             return weight + scale * bias
         layer = self._sites.get(name)
-        return weight if layer is None else self._by_layer(layer, weight)
+        folded: torch.Tensor = weight if layer is None else self._by_layer(layer, weight)
+        return folded
 
     def _by_layer(self, layer: Any, weight: torch.Tensor) -> torch.Tensor:
         holder = layer.get_base_layer()

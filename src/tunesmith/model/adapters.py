@@ -64,13 +64,15 @@ def lora_config(section: AdapterSection) -> LoraConfig:
             remedy="choose true, gaussian, orthogonal, pissa, pissa_niter_<steps> or olora",
         )
     whole = section.lora_alpha == int(section.lora_alpha)
+    # PEFT takes no layers beside its own all-linear, which is only a word of ours by then
+    some_layers = section.target_modules == "all-linear" and section.layers_to_transform is not None
     try:
         return LoraConfig(
             task_type=section.task_type,
             r=section.lora_r,
             lora_alpha=int(section.lora_alpha) if whole else section.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=section.lora_dropout,
-            target_modules=section.target_modules,
+            target_modules=["all-linear"] if some_layers else section.target_modules,
             exclude_modules=section.exclude_modules,
             rank_pattern=dict(section.rank_pattern),
             alpha_pattern=dict(section.alpha_pattern),

@@ -50,8 +50,8 @@ def _with_adapter(twin: Any, adapted: PeftModel) -> PeftModel:
     """A small model with adapters on the same kinds of layers as the large one."""
     kinds = {_anywhere(name) for name in _places(adapted)}
     layers = [name for name, _ in twin.named_modules() if _anywhere(name) in kinds]
-    config = adapted.peft_config["default"]
-    parameters = sorted(config.target_parameters or ()) or None  # type: ignore[union-attr]
+    config: Any = adapted.peft_config["default"]
+    parameters = sorted(config.target_parameters or ()) or None
     bare = {name for name, _ in twin.named_parameters()}
     parameters = [end for end in parameters or () if any(name.endswith(f".{end}") for name in bare)] or None
     modules = [name for name in layers if is_linear(twin.get_submodule(name))]

@@ -123,8 +123,9 @@ def names_that_peft_renames(model: torch.nn.Module) -> frozenset[str]:
     Adapters of transformers 4 named the experts' own layers; PEFT translates them, and with them the layers of the same
     name in dense MLPs and shared experts: https://github.com/huggingface/peft/pull/3083
     """
-    from peft.utils import transformers_weight_conversion as conversion
+    from peft.utils import transformers_weight_conversion
 
+    conversion: Any = transformers_weight_conversion
     kind = getattr(getattr(model, "config", None), "model_type", None)
     family = conversion._MODEL_TO_CONVERSION_PATTERN.get(kind)
     return frozenset(conversion._MOE_TARGET_MODULE_MAPPING.get(family, {}))

@@ -104,7 +104,7 @@ def load_model(
     if config.adapter.use_lora:
         adapter = lora_config(config.adapter)
         if new_tokens:
-            trained_rows(model, adapter, new_tokens)
+            trained_rows(model, adapter, new_tokens, spread=strategy.name in ("fsdp2", "zero3"))
         fresh = new_adapter(model, adapter, written=resolved.explicit("adapter.target_modules"))
         model = leave_out_silent(fresh, adapter, precision, torch.device(str(device)))
     if config.training.gradient_checkpointing:

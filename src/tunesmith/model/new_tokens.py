@@ -75,10 +75,24 @@ def make_room(model: PreTrainedModel, num_rows: int) -> None:
         raise ModelError("the output head does not stay tied to the embedding when rows are added")
 
 
-def trained_rows(model: PreTrainedModel, config: LoraConfig, ids: Sequence[int]) -> None:
-    """Have an adapter train the rows of these tokens, in every layer that has rows and is not trained whole anyway."""
+def trained_rows(model: PreTrainedModel, config: LoraConfig, ids: Sequence[int], *, spread: bool = False) -> None:
+    """Have an adapter train the rows of these tokens, in every layer that has rows and is not trained whole anyway.
+
+    Args:
+        spread: weights will lie in pieces on several devices, where PEFT cannot train rows of a layer alone.
+
+    Raises:
+        ModelError: some layer would have to be, or embedding and head are one.
+    """
     whole = config.modules_to_save or ()
     names = [name for name in _layers(model) if not any(name == one or name.endswith(f".{one}") for one in whole)]
+    if spread and (names or _tied(model)):
+        tied = "embedding and head are one" if _tied(model) else f"{', '.join(names)} would not be trained whole"
+        raise ModelError(
+            f"new tokens do not go with this strategy: {tied}",
+            remedy="take the strategy ddp or zero2, train all weights (use_lora: false)"
+            + ("" if _tied(model) else ", or add it to modules_to_save"),
+        )
     config.trainable_token_indices = {name: list(ids) for name in names} or None
 
 

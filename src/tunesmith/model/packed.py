@@ -87,8 +87,8 @@ def packing() -> Iterator[None]:
     """
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
-    known = {name: AUTO_QUANTIZER_MAPPING[name] for name in ("bitsandbytes_4bit", "bitsandbytes_8bit")}
-    eight = type("Quantizer", (_LeavesWhole, known["bitsandbytes_8bit"]), {})
+    known: dict[str, Any] = {name: AUTO_QUANTIZER_MAPPING[name] for name in ("bitsandbytes_4bit", "bitsandbytes_8bit")}
+    eight: Any = type("Quantizer", (_LeavesWhole, known["bitsandbytes_8bit"]), {})
     AUTO_QUANTIZER_MAPPING.update({"bitsandbytes_4bit": _quantizer(), "bitsandbytes_8bit": eight})
     try:
         yield
@@ -111,7 +111,10 @@ def _quantizer() -> Any:
     from transformers.integrations.bitsandbytes import Bnb4bitQuantize
     from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-    class Quantize(Bnb4bitQuantize):
+    operation: Any = Bnb4bitQuantize
+    quantizer_class: Any = Bnb4BitHfQuantizer
+
+    class Quantize(operation):  # type: ignore[misc]
         def convert(self, input_dict: Any, **keywords: Any) -> Any:
             quantizer: Any = self.hf_quantizer
             if not quantizer.packed.issuperset(input_dict):
@@ -119,7 +122,7 @@ def _quantizer() -> Any:
             config, done = quantizer.quantization_config, {}
             for name, value in input_dict.items():
                 tensor = value[0] if isinstance(value, list) else value
-                weight = Params4bit(
+                weight: Any = Params4bit(
                     tensor,
                     requires_grad=False,
                     compress_statistics=config.bnb_4bit_use_double_quant,
@@ -128,7 +131,7 @@ def _quantizer() -> Any:
                 done[name] = weight.to(tensor.device)
             return done
 
-    class Quantizer(_LeavesWhole, Bnb4BitHfQuantizer):  # type: ignore[misc]
+    class Quantizer(_LeavesWhole, quantizer_class):  # type: ignore[misc]
         packed: frozenset[str] = frozenset()
 
         def _process_model_before_weight_loading(self, model: Any, device_map: Any = None, **keywords: Any) -> None:
@@ -164,7 +167,8 @@ def unpack_where_read(model: torch.nn.Module, name: str) -> None:
     state = getattr(weight, "quant_state", None)
     if state is None:
         return
-    bits = torch.nn.Parameter(weight.data, requires_grad=False)
+    bits: Any = torch.nn.Parameter(weight.data, requires_grad=False)
+    bits.quant_state = state  # by which they are counted as what they stand for
     setattr(module, own, bits)
     unpacked = parametrize.Bnb4bitParametrization(state)
     torch.nn.utils.parametrize.register_parametrization(module, own, unpacked, unsafe=True)
@@ -190,11 +194,12 @@ def let_peft_adapt_packed_weights() -> None:
     update; and it looks for one of its two kinds of updates and leaves the other one on for ever:
     https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py, ``ParamWrapper``
     """
-    from peft.tuners.lora.layer import ParamWrapper
+    from peft.tuners.lora import layer
 
-    if ParamWrapper._remove_parametrizations is _take_last_off:
+    wrapper_class: Any = layer.ParamWrapper
+    if wrapper_class._remove_parametrizations is _take_last_off:
         return
-    activate = ParamWrapper._activate_lora
+    activate = wrapper_class._activate_lora
 
     @contextmanager
     def activate_and_forget(wrapper: Any, adapters: list[str]) -> Iterator[None]:
@@ -202,8 +207,8 @@ def let_peft_adapt_packed_weights() -> None:
             torch.nn.utils.parametrize._cache.pop((id(wrapper.get_base_layer()), wrapper.parameter_name), None)
             yield
 
-    ParamWrapper._activate_lora = activate_and_forget
-    ParamWrapper._remove_parametrizations = _take_last_off
+    wrapper_class._activate_lora = activate_and_forget
+    wrapper_class._remove_parametrizations = _take_last_off
 
 
 def _take_last_off(wrapper: Any) -> None:

@@ -34,7 +34,8 @@ def whole_shape(weight: Any) -> torch.Size:
     if isinstance(weight, torch.nn.Module):  # bitsandbytes' parametrization of a parameter that no layer holds
         states = (getattr(part, "quant_state", None) for part in weight.children())
         state = next((state for state in states if state is not None), None)
-        return torch.Size(weight.original.shape if state is None else state.shape)  # type: ignore[union-attr, operator]
+        unpacked: Any = weight.original if state is None else state
+        return torch.Size(unpacked.shape)
     state = getattr(weight, "quant_state", None)
     shape = weight.shape if state is None else state.shape
     return torch.Size(getattr(weight, "ds_shape", shape))

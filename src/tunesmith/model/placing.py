@@ -5,7 +5,7 @@ parameters, beside which PEFT takes no dropout.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -24,14 +24,15 @@ def prepare_for_peft(model: PreTrainedModel, config: LoraConfig) -> tuple[float,
     dropout, named = config.lora_dropout, (config.target_modules, config.target_parameters)
     if not config.target_parameters:
         return dropout, named
-    layers, bare = set(), set()
+    layers: set[str] = set()
+    bare: set[str] = set()
     for name in _parameter_names(model):
         if any(f".{name}".endswith(f".{target}") for target in config.target_parameters):
             layer, _, own = name.rpartition(".")
             linear = own == "weight" and is_linear(model.get_submodule(layer))
             (layers if linear else bare).add(layer if linear else name)
     if layers and not isinstance(config.target_modules, str):
-        config.target_modules = set(config.target_modules or ()) | layers
+        config.target_modules = cast(Any, set(config.target_modules or ()) | layers)
         config.target_parameters = sorted(bare) or None
     else:
         config.target_parameters = sorted(bare | {f"{layer}.weight" for layer in layers})

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -100,11 +100,11 @@ def is_linear(module: torch.nn.Module) -> bool:
     """Whether PEFT adapts this layer as a linear one and the layer computes as such."""
     if isinstance(module, Conv1D):
         return True
-    return isinstance(module, torch.nn.Linear) and _computes_linearly(type(module))
+    return isinstance(module, torch.nn.Linear) and _computes_linearly(cast(Any, type(module)))
 
 
 @cache
-def _computes_linearly(kind: type) -> bool:
+def _computes_linearly(kind: Any) -> bool:
     """Whether a subclass of Linear multiplies as Linear does: it is tried on a small one, where it has code of its own.
 
     Layers in few bits are the quantization's and count as linear.
@@ -272,11 +272,11 @@ def _mentions(module: torch.nn.Module, pattern: str) -> bool:
 
 def _found(module: torch.nn.Module, pattern: str) -> set[str]:
     """What a pattern finds in the code of a module's class."""
-    return set(re.findall(pattern, _code_of(type(module))))
+    return set(re.findall(pattern, _code_of(cast(Any, type(module)))))
 
 
 @cache
-def _code_of(kind: type) -> str:
+def _code_of(kind: Any) -> str:
     """The code of a class and of those that it is made from, up to torch's; what has no source has no code here."""
     texts = []
     for part in kind.__mro__:

@@ -68,7 +68,8 @@ def prove_apart(
     _prove_alike(asked, its_base, boundaries, precision)
     if _counts_length(base):
         place = its_base.device
-        _prove_alike(*[small_twin(base, precision, place, at=PROBE_LENGTH)] * 2, boundaries, precision)
+        twin = small_twin(base, precision, place, at=PROBE_LENGTH)
+        _prove_alike(twin, twin, boundaries, precision)
 
 
 def _prove_alike(
@@ -110,7 +111,8 @@ def _last_logits(
     model.eval()
     try:
         with precision.autocast(base.device):
-            return model(**row, use_cache=False).logits[0, -PROBE_LENGTH:].float()
+            logits: torch.Tensor = model(**row, use_cache=False).logits
+            return logits[0, -PROBE_LENGTH:].float()
     finally:
         for module, training in modes.items():
             module.training = training

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from peft import LoraConfig
 from transformers import PreTrainedModel
@@ -172,7 +173,7 @@ def _fused(word: str, words: Sequence[str], weights: Sequence[Weight]) -> list[W
         if leaf in pair and lost and any(_ends(w.name, "gate_up_proj") for w in whole):
             raise ModelError(
                 f"target_modules: the experts hold {' and '.join(pair)} in one parameter, and {lost[0]} is not named",
-                remedy="name both, or use experts for all of their weights and shared_experts, mlp for the others'",
+                remedy="name both, or say experts for all of their weights",
             )
     return whole
 
@@ -260,7 +261,7 @@ def name_weights(
     parameters = {w.name for w in kept} - {f"{target}.weight" for target in modules}
     everything = {name for name, _ in model.named_modules() if name}
     if not keep_modules:
-        config.target_modules = set(shortest(modules, everything))
+        config.target_modules = cast(Any, set(shortest(modules, everything)))
         config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     config.target_parameters = shortest(parameters, {weight.name for weight in weights}) or None
 

@@ -31,7 +31,7 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.part")
         temporary.unlink(missing_ok=True)  # never through a link that somebody else put there
-        with temporary.open("x", encoding="utf-8") as stream:
+        with temporary.open("x", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
@@ -59,12 +59,22 @@ def sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, _as_json(value, indent=2) + "\n")
+
+
+def _as_json(value: Any, indent: int | None = None) -> str:
+    """JSON that UTF-8 can hold: half of a surrogate pair, as names of files may have, is written as an escape."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Write one JSON object a line, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(_as_json(row) + "\n" for row in rows))
 
 
 def append_jsonl(path: Path, *rows: Any) -> None:
@@ -78,7 +88,7 @@ def append_jsonl(path: Path, *rows: Any) -> None:
         with open(path, "ab", buffering=0, opener=_no_link) as stream:
             before = stream.tell()
             try:
-                _write_whole(stream, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+                _write_whole(stream, "".join(_as_json(row) + "\n" for row in rows).encode())
             except OSError:
                 stream.truncate(before)  # no half line is left
                 raise

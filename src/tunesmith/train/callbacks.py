@@ -54,7 +54,7 @@ def keep_metrics_until(folder: Path, step: int) -> None:
     if path.is_file():
         torn = repair_jsonl(path)
         if torn:
-            notices.notify(f"{METRICS} was torn at its end: {torn:,} bytes were cut off")
+            notices.notify(f"{METRICS} was torn: {torn:,} bytes that are no whole line were taken out")
         write_jsonl(path, [entry for entry in read_jsonl(path) if _step_of(entry) <= step])
 
 

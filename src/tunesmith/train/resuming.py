@@ -50,7 +50,7 @@ class ResumingTrainer(SFTTrainer):
     @override
     def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
         """The checkpoint's place in the run; intervals are this run's, and the best checkpoint is one that is there."""
-        with usable(self.resumed and self.resumed.path, "state"):
+        with usable(self.resumed.path if self.resumed else None, "state"):
             places: tuple[int, int] = super()._init_training_state(max_steps, *args)
         if self.resumed is not None:
             self.state.compute_steps(self.args, max_steps)

@@ -31,7 +31,7 @@ def checked(capsys: pytest.CaptureFixture[str], argv: list[str]) -> tuple[int, d
     code = main([*argv, "--json"])
     captured = capsys.readouterr()
     found = json.loads(captured.out)
-    assert set(found) == {"ledger", "layout", "steps", "memory", "problems"}
+    assert set(found) == {"ledger", "coverage", "layout", "steps", "memory", "problems"}
     return code, found, captured.err
 
 

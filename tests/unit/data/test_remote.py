@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fsspec.registry import _registry
 from row_files import GOOD, refusal, write
 from tunesmith.config.resolve import from_values
 from tunesmith.config.rules import find_problems
+from tunesmith.data import remote
 from tunesmith.data.rows import read_rows
 from tunesmith.errors import DataError
 
@@ -70,11 +72,22 @@ def test_what_cannot_be_had_is_named(bucket: Path) -> None:
     write(bucket, GOOD, "secret.jsonl")
     assert "Access Denied" in refusal("s3://bucket/secret.jsonl")
     assert ":3: not valid JSON" in refusal("s3://bucket/" + Path(write(bucket, GOOD + b"{oops\n", "b.jsonl")).name)
-    assert "needs the package gcsfs" in refusal("gs://bucket/x.jsonl")
+    assert "needs the package gcsfs; pip install 'tunesmith[gs]'" in refusal("gs://bucket/x.jsonl")
     assert "cannot be a URL of the kind simplecache" in refusal("simplecache::s3://bucket/x.jsonl")
 
 
-@pytest.mark.parametrize("url", ["s3://me:TOPSECRET@bucket/x.jsonl", "az://c/x.jsonl?sv=1&sig=TOPSECRET"])
+def test_every_driver_has_an_extra() -> None:
+    """Those that no other dependency brings can be installed by the name that the error gives."""
+    known = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    extras = known["optional-dependencies"]
+    needed = set(remote.PACKAGES.values())
+    assert needed - set(remote.EXTRAS) == {"huggingface-hub"}
+    assert all(extras[extra][0].startswith(package) for package, extra in remote.EXTRAS.items())
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://me:TOPSECRET@bucket/x.jsonl", "az://c/x.jsonl?sv=1&sig=TOPSECRET"], ids=["s3", "az"]
+)
 def test_credentials_in_a_name_are_refused_and_never_shown(url: str) -> None:
     said = refusal(url)
     assert "may hold no credentials" in said

@@ -29,6 +29,7 @@ from tunesmith import notices
 from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate.decoding import Decoding, shared_prefix
 from tunesmith.evaluate.generate import default_stop_token_ids, generate
+from tunesmith.evaluate.padding import takes_padding
 from tunesmith.model.device import here
 from tunesmith.model.load import load_base
 from tunesmith.model.precision import choose_precision
@@ -287,8 +288,10 @@ def test_a_shared_beginning_is_computed_once_and_changes_no_answer(models_folder
     prompts = with_beginning(20, 3, 30, 1, 9, 2, 17)
     stops = [tokenizer.eos_token_id, plain_greedy(model, prompts[1], [], 12)[0][6]]
     expected = [plain_greedy(model, prompt, stops, 12) for prompt in prompts]
+    decoding = Decoding(max_new_tokens=12, batch_size=6, stop_token_ids=stops, pad_token_id=tokenizer.pad_token_id)
+    assert takes_padding(model, prompts, decoding)
     sizes = counted(model.get_base_model() if kind == "adapter" else model)
-    answers = generate(model, tokenizer, prompts, Decoding(max_new_tokens=12, batch_size=6, stop_token_ids=stops))
+    answers = generate(model, tokenizer, prompts, decoding)
     assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
     assert sizes[:2] == [(1, 20), (6, 30)]
     assert len({stopped for _, stopped in expected}) == 2

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.model.adapters import adapter_tensors, attach_adapter, linear_module_names, lora_config, portable_tensors
+from tunesmith.model.fresh import new_adapter
 
 Settings = Callable[..., Resolved]
 
@@ -88,7 +89,7 @@ def test_pissa_needs_weights_that_are_not_quantized(settings: Settings, models_f
 
 def test_all_linear_leaves_the_head_alone(mistral: Any, settings: Settings) -> None:
     names = linear_module_names(mistral)
-    adapted = attach_adapter(mistral, lora_config(settings(target_modules="all-linear").config.adapter))
+    adapted = new_adapter(mistral, lora_config(settings(target_modules="all-linear").config.adapter))
     found = {name.rpartition(".")[2] for name in adapted.base_model.targeted_module_names}
     assert found == set(names) - {"lm_head", "embed_tokens"}
     assert len(found) == 7

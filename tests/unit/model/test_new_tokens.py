@@ -22,7 +22,7 @@ from tunesmith.export.merge import merge, write_merged
 from tunesmith.export.save import save_model
 from tunesmith.model.device import here
 from tunesmith.model.load import load_for_inference, load_model, model_spec
-from tunesmith.model.new_tokens import new_token_ids, rows_wanted
+from tunesmith.model.new_tokens import new_token_ids, rows_wanted, trained_rows
 from tunesmith.model.precision import choose_precision
 from tunesmith.model.tokenizer import load_tokenizer
 
@@ -147,3 +147,25 @@ def test_nano_mistral_learns_to_say_a_new_token(tmp_path: Path) -> None:
         assert answers[0] == answers[1], "adapter and merged model give the same answers"
         said |= set(tokenizer.convert_ids_to_tokens(answers[0]))
     assert said & {"<yes>", "<no>"}, "rows of embedding and head are trained"
+
+
+@pytest.mark.parametrize(("kind", "whole", "words"), [
+    ("mistral", None, "embed_tokens, lm_head would not be trained whole"),
+    ("mistral", ["embed_tokens"], "lm_head would not be trained whole"),
+    ("llama", ["embed_tokens"], "embedding and head are one"),
+    ("mistral", ["embed_tokens", "lm_head"], None),
+])  # fmt: skip
+def test_weights_in_pieces_take_whole_layers_alone(
+    kind: str, whole: list[str] | None, words: str | None, settings: Settings
+) -> None:
+    """PEFT cannot train single rows of a layer that lies on several devices."""
+    resolved = settings(kind, use_lora=False)
+    base: Any = load_model(resolved, choose_precision(resolved, here(resolved)), here(resolved))
+    config = LoraConfig(modules_to_save=whole)
+    if words is None:
+        trained_rows(base, config, [5], spread=True)
+        assert config.trainable_token_indices is None
+    else:
+        with pytest.raises(ModelError) as caught:
+            trained_rows(base, config, [5], spread=True)
+        assert all(word in str(caught.value).replace("model.", "") for word in words.split(", "))
