@@ -54,3 +54,16 @@ def compared(run: Path, folder: Path, questions: proof.Questions, dtype: Any = "
     merged.mkdir()
     ledger = write_merged(how, merged, dtype=dtype, base=base, max_shard_size="2GB", held=asked.held)
     return proof.difference(asked.reading, proof.read_merged(merged, folder)), asked.noise, ledger
+
+
+def plain_adapter(model: Any, run: Path, base: Path) -> Path:
+    """The adapter, moved from its start, as PEFT saves it."""
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(run)
+    values = json.loads((run / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(base)}
+    (run / "adapter_config.json").write_text(json.dumps(values))
+    for file in base.glob("token*"):
+        (run / file.name).write_bytes(file.read_bytes())
+    return run
