@@ -191,7 +191,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("starcoder2"),
     Kind("vaultgemma"),
     Kind("xglm"),
-    Kind("xlstm", drop=("v_head_dim", "qk_head_dim", "num_blocks")),
+    # its cache rounds the width of keys up to a multiple of 64, its layers do not
+    Kind("xlstm", {"hidden_size": 128}, drop=("v_head_dim", "qk_head_dim", "num_blocks")),
     Kind("youtu", _MLA),
     Kind("zamba", {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "use_mamba_kernels": False,
                    "attention_head_dim": 32, "attention_hidden_size": 128}),
