@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from merges import compared, random_questions, run_folder
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import NumericsError
 from tunesmith.export import asked, proof, shards
-from tunesmith.export import merge as merging
+from tunesmith.export.layered import from_files
 from tunesmith.export.merge import merge
 from tunesmith.model.load import model_spec
 
@@ -37,8 +39,9 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "dtype"), [(way, "float32") for way in WAYS] + [("float32", "bfloat16"), ("nf4", "bfloat16")]
+)
 def test_right_merge_of_a_large_model_is_proven_as_that_of_a_small_one(
     way: str, dtype: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,7 +51,7 @@ def test_right_merge_of_a_large_model_is_proven_as_that_of_a_small_one(
     monkeypatch.setattr(asked, "LARGE", 0)
     use, noise, ledger = compared(run, tmp_path / "work", random_questions(), dtype)
     assert proof.problems_of(use, proof.allowed(noise, dtype)) == []
-    assert (use.num_answers, use.num_positions) == (4, small_positions(small))
+    assert (use.num_answers, use.num_positions) == (4, sum(map(len, small.reading.logprobs)))
     assert ledger.largest_error <= 0.501
     if dtype == "float32" and not WAYS[way].keys() & {"bf16", "load_in_8bit"}:
         assert use.mean_logprob_difference <= 1e-5
@@ -57,8 +60,23 @@ def test_right_merge_of_a_large_model_is_proven_as_that_of_a_small_one(
         assert proof.difference(large.reading, small.reading).largest_logprob_difference <= 1e-4
 
 
-def small_positions(small: asked.Asked) -> int:
-    return sum(map(len, small.reading.logprobs))
+def test_weights_of_a_layer_are_there_while_it_works_alone(models_folder: Path) -> None:
+    folder = models_folder / "llama"
+    model: Any = from_files(folder, AutoConfig.from_pretrained(folder))
+    layers = list(model.model.layers)
+    seen = []
+    for layer in layers:
+        layer.register_forward_hook(
+            lambda *_: seen.append([one.mlp.up_proj.weight.is_meta for one in layers]), prepend=True
+        )
+    ids = torch.arange(4, 20)[None]
+    with torch.no_grad():
+        logits = [model(input_ids=ids, use_cache=False).logits for _ in range(2)]
+        plain = AutoModelForCausalLM.from_pretrained(folder)(input_ids=ids).logits
+    assert seen == [[False, True], [True, False]] * 2
+    assert all(parameter.is_meta for layer in layers for parameter in layer.parameters())
+    torch.testing.assert_close(logits[0], plain)
+    assert torch.equal(logits[0], logits[1])
 
 
 @pytest.mark.parametrize("way", ["float32", "nf4"])
@@ -82,4 +100,3 @@ def test_wrong_merge_of_a_large_model_is_refused(
     with pytest.raises(NumericsError, match="log-probabilities differ"):
         merge(run, tmp_path / "merged", questions=random_questions(), dtype="float32")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert merging.proof is proof
