@@ -1,37 +1,106 @@
-"""The commands that README and the reference page show are run; how many were run is asserted as well."""
+"""The commands that README, the page on a first run and the reference page show are run; how many is asserted as well.
+
+README's walk is trained once here. Its figures, and what the page on a first run adds, are looked at in what it left.
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from helpers import commands
+from tunesmith import notices
 from tunesmith.cli.main import VERBS, main
 
 PROJECT = Path(__file__).parents[2]
+WALK = Path("demo/tickets")
 
 
-def test_readme_commands_run(tmp_path, monkeypatch):
-    (tmp_path / "recipes").symlink_to(PROJECT / "recipes")
-    monkeypatch.chdir(tmp_path)
-    ran = []
-    for line in commands(PROJECT / "README.md"):
-        program, *arguments = shlex.split(line)
-        if program == "make":
-            ran.append(line)
-            targets = (PROJECT / "Makefile").read_text(encoding="utf-8")
-            assert re.search(rf"^{arguments[0]}:", targets, flags=re.MULTILINE)
-            continue
-        assert program == "tunesmith"
-        assert main(arguments) == 0, line
-        ran.append(line)
-    assert ran[:2] == ["make demo", "make test"]
-    assert len(ran) == 11
-    for made in ("mine/evaluation/metrics.json", "answers.jsonl", "merged/proof.json"):
-        assert (tmp_path / "demo" / made).is_file()
+@dataclass
+class Walked:
+    """What README's commands left: the folder in which they began, and what each of them printed."""
+
+    folder: Path
+    printed: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
+    home = tmp_path_factory.mktemp("readme")
+    for folder in ("recipes", "docs"):
+        (home / folder).symlink_to(PROJECT / folder)
+    printed: dict[str, str] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        notices.clear()
+        for line in commands(PROJECT / "README.md"):
+            program, *arguments = shlex.split(line)
+            if program == "make":
+                targets = (PROJECT / "Makefile").read_text(encoding="utf-8")
+                assert re.search(rf"^{arguments[0]}:", targets, flags=re.MULTILINE)
+                printed[line] = ""
+            elif program == "cd":
+                os.chdir(arguments[0])
+            else:
+                assert program == "tunesmith"
+                out = io.StringIO()
+                patch.setattr("sys.stdout", out)
+                assert main(arguments) == 0, line
+                printed[line] = out.getvalue()
+    return Walked(home, printed)
+
+
+def test_readme_commands_run(walked: Walked) -> None:
+    assert list(walked.printed)[:2] == ["make demo", "make test"]
+    assert len(walked.printed) == 11
+    for made in ("run/evaluation/metrics.json", "answers.jsonl", "merged/proof.json"):
+        assert (walked.folder / WALK / made).is_file()
+
+
+def test_readme_ends_in_a_success_that_is_seen(walked: Walked) -> None:
+    """Accuracy on rows that were held out, as it is printed: nearly all right, and none or few before training."""
+    table = walked.printed["tunesmith evaluate run --baseline"]
+    assert re.search(r"^model +accuracy ", table, flags=re.MULTILINE), table
+    rows = re.findall(r"^.*? (\d\.\d{3}) \[", table, flags=re.MULTILINE)
+    before, after = map(float, rows)
+    assert after > 0.9
+    assert before < 0.4
+    metrics = json.loads((walked.folder / WALK / "run/evaluation/metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["task"], metrics["num_examples"]) == ("classification", 12)
+    assert metrics["accuracy"] > 0.9
+    shown = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert f"accuracy {after:.3f}, untrained {before:.3f}" in shown
+
+
+def test_answers_and_departments_agree(walked: Walked) -> None:
+    lines = (walked.folder / WALK / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 60
+    answers = [next(row[name] for name in ("prediction", "answer", "output") if name in row) for row in rows]
+    right = sum(answer.strip() == row["department"] for answer, row in zip(answers, rows, strict=True))
+    assert right > 0.9 * len(rows)
+
+
+def test_a_first_run_goes_as_its_page_says(
+    walked: Walked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its commands are README's, which were run; the last one, a talk, is held here."""
+    *lines, last = commands(PROJECT / "docs/how_to/first_run.md")
+    assert [line for line in lines if not line.startswith("cd ")] == [line for line in walked.printed if line in lines]
+    assert len(lines) == 7
+    monkeypatch.chdir(walked.folder / WALK)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello, my card was charged after I cancelled. It is urgent.\n"))
+    assert main(shlex.split(last)[1:]) == 0
+    assert capsys.readouterr().out.strip() == "billing"
 
 
 def test_the_reference_page_is_up_to_date():

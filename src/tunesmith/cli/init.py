@@ -1,5 +1,7 @@
 """``tunesmith init RECIPE DIR``: a working copy of a recipe, on small data and the embedded model.
 
+With ``--data FILE`` it is a first configuration for somebody's own rows instead: ``init_data.py``.
+
 The recipe's files are copied as they are, but for its default configuration: that one is kept beside a small one that
 takes its name, so the documented commands run here and now. Nothing is trained.
 """
@@ -9,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +23,7 @@ from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say
 from tunesmith.config.convert import convert
 from tunesmith.config.load import load
-from tunesmith.errors import ConfigError, StorageError
+from tunesmith.errors import ConfigError, StorageError, did_you_mean
 
 NUM_TRAIN, NUM_HELDOUT = 4000, 200
 """Rows of the small data."""
@@ -198,17 +202,61 @@ RECIPES: dict[str, Recipe] = {
 
 
 def run(argv: Sequence[str]) -> int:
-    """Lay a copy of a recipe into a new folder and say what to type next."""
-    parser = VerbParser("init", "Lay a working copy of a recipe into a new folder.", takes_settings=False)
-    parser.add_argument("recipe", choices=sorted(RECIPES), help="recipe to copy")
-    parser.add_argument("folder", metavar="DIR", help="new or empty folder")
-    options, rest = parser.split(argv)
-    if rest:
-        raise ConfigError(f"do not know what to do with {rest[0]!r}", where="command line", remedy="see --help")
-    folder = Path(options.folder)
-    lay(options.recipe, folder)
-    say("\n".join([f"cd {options.folder}", *RECIPES[options.recipe].commands]))
+    """Lay a copy of a recipe, or a first configuration for somebody's own rows, and say what to type next."""
+    parser = VerbParser(
+        "init",
+        "Write a first configuration for your own rows (--data FILE DIR), or lay a working copy of a recipe into a new "
+        "folder (RECIPE DIR).",
+        takes_settings=False,
+    )
+    parser.add_argument("words", nargs="*", metavar="[RECIPE] DIR", help=f"recipes: {', '.join(sorted(RECIPES))}")
+    parser.add_argument("--data", metavar="FILE", help="your rows: CSV, TSV, JSONL, JSON or Parquet")
+    parser.add_argument("--prompt", metavar="COLUMN", help="the column that is asked, where the guess is wrong")
+    parser.add_argument("--answer", metavar="COLUMN", help="the column that is answered")
+    parser.add_argument("--model", metavar="NAME", help="the model to train; the small one inside the package")
+    parser.add_argument("--yes", action="store_true", help="ask nothing, take what is guessed")
+    options = parser.parse_all(argv)
+    if options.data is not None:
+        return _first_configuration(options)
+    recipe, folder = _recipe_and_folder(options)
+    lay(recipe, Path(folder))
+    say("\n".join([f"cd {folder}", *RECIPES[recipe].commands]))
     return 0
+
+
+def _first_configuration(options: Namespace) -> int:
+    from tunesmith.cli import init_data
+
+    if len(options.words) != 1:
+        raise ConfigError(
+            "with --data there is one more word, the folder", where="command line", remedy="init --data FILE DIR"
+        )
+    ask = not options.yes and sys.stdin.isatty()
+    return init_data.run(
+        options.data,
+        Path(options.words[0]),
+        prompt=options.prompt,
+        answer=options.answer,
+        model=options.model,
+        ask=ask,
+    )
+
+
+def _recipe_and_folder(options: Namespace) -> tuple[str, str]:
+    """The two words without ``--data``."""
+    for name in ("prompt", "answer", "model", "yes"):
+        if getattr(options, name):
+            raise ConfigError(
+                f"--{name} belongs to --data FILE", where="command line", remedy="init --data FILE DIR, or RECIPE DIR"
+            )
+    if len(options.words) != 2:
+        remedy = f"init RECIPE DIR with one of {', '.join(sorted(RECIPES))}, or init --data FILE DIR"
+        raise ConfigError("names a recipe and a folder, or --data and a folder", where="command line", remedy=remedy)
+    recipe, folder = options.words
+    if recipe not in RECIPES:
+        remedy = did_you_mean(recipe, RECIPES, f"recipes are {', '.join(sorted(RECIPES))}")
+        raise ConfigError(f"there is no recipe {recipe!r}", where="command line", remedy=remedy)
+    return recipe, folder
 
 
 def lay(name: str, folder: Path) -> None:

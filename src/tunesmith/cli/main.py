@@ -21,7 +21,7 @@ from tunesmith.train import processes
 from tunesmith.visible import one_line
 
 VERBS: dict[str, str] = {
-    "init": "lay a working copy of a recipe into a new folder",
+    "init": "propose a configuration for your own rows, or lay a working copy of a recipe",
     "config": "show the settings of a run with the origin of each value",
     "preview": "show what is trained, token by token, before training",
     "check": "check everything short of training: settings, data, steps, memory, disk",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ def _train(resolved: Resolved, program: Sequence[str], *, as_json: bool) -> int:
     main = is_main_process()
     listener: Silent | Plain | object = make_listener() if main else Silent()
     result = train(resolved, command=["python", *program], listener=listener)  # type: ignore[arg-type]
-    return show(result, as_json=as_json) if main and not processes.has_agent() else 0
+    return show(result, resolved, as_json=as_json) if main and not processes.has_agent() else 0
 
 
 def _train_in_ranks(resolved: Resolved, program: Sequence[str], num_processes: int, *, as_json: bool) -> int:
@@ -76,7 +77,7 @@ def _train_in_ranks(resolved: Resolved, program: Sequence[str], num_processes: i
 
     check_count(num_processes, seen(count_only=True))
     launch(resolved, program, num_processes)
-    return show(read_result(resolved), as_json=as_json) if not resolved.config.launch.node_rank else 0
+    return show(read_result(resolved), resolved, as_json=as_json) if not resolved.config.launch.node_rank else 0
 
 
 def _train_on_ray(resolved: Resolved, program: Sequence[str], *, as_json: bool) -> int:
@@ -84,11 +85,12 @@ def _train_on_ray(resolved: Resolved, program: Sequence[str], *, as_json: bool) 
     from tunesmith.cli.progress import make_listener
     from tunesmith.launch.ray import train_on_ray
 
-    return show(train_on_ray(resolved, command=["python", *program], listener=make_listener()), as_json=as_json)
+    result = train_on_ray(resolved, command=["python", *program], listener=make_listener())
+    return show(result, resolved, as_json=as_json)
 
 
-def show(result: TrainResult, *, as_json: bool) -> int:
-    """Print what a run came to; returns the exit code."""
+def show(result: TrainResult, resolved: Resolved, *, as_json: bool) -> int:
+    """Print what a run came to and what to type next; returns the exit code."""
     if as_json:
         facts = {"run": str(result.folder), "steps": result.steps, "metrics": result.metrics}
         say_json(facts | ({"stopped": result.stopped} if result.stopped else {}))
@@ -98,5 +100,21 @@ def show(result: TrainResult, *, as_json: bool) -> int:
         return 0
     figures = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items() if isinstance(value, float))
     tell(f"done      {result.steps:,} steps in {result.seconds:.0f} s  {figures}")
+    tell("\n".join(["next", *(f"  {command}" for command in next_commands(result, resolved))]))
     say(f"{result.model_folder}")
     return 0
+
+
+def next_commands(result: TrainResult, resolved: Resolved) -> list[str]:
+    """What makes sense after a run that has ended, as it is typed: judging, merging, talking."""
+    config = resolved.config
+    run, model = (shlex.quote(str(path)) for path in (result.folder, result.model_folder))
+    commands = []
+    data = config.data
+    held = data.eval_data or data.eval_split or data.dev_split
+    continues = data.format == "tokenized" or (data.format == "text" and data.loss_on == "all")  # nothing is asked
+    if held and config.evaluation.task != "none" and not continues:
+        commands.append(f"tunesmith evaluate {run} --baseline")
+    if config.adapter.use_lora and not config.training.save_merged_model:
+        commands.append(f"tunesmith merge {model} {shlex.quote(f'{result.folder}-merged')}")
+    return [*commands, f"tunesmith chat {run}"]

@@ -32,6 +32,7 @@ from tunesmith.data.masking import (
     start_after,
     start_after_thoughts,
 )
+from tunesmith.data.media import refuse_media
 from tunesmith.data.rag import cut_documents
 from tunesmith.data.refused import Refused
 from tunesmith.data.rendered import Rendered
@@ -58,10 +59,6 @@ class Prompt:
 
     input_ids: list[int]
     row: Row
-
-
-MEDIA = frozenset(["image", "images", "video", "videos", "audio", "audios", "pixel_values"])
-"""Columns of rows for models that read more than text, by the names that data sets give them."""
 
 
 class ExampleBuilder:
@@ -235,7 +232,7 @@ class ExampleBuilder:
         row = rename(original, self.data.columns)
         format_name = self.format_of(row)
         unread = self.columns.unread(original, row, format_name)
-        _refuse_media(original, unread)
+        refuse_media(original, unread)
         if format_name == TOKENIZED:
             return self._given_example(row, unread, ledger)
         conversation = self._conversation(row, need_answer=True)
@@ -420,21 +417,6 @@ class ExampleBuilder:
                 remedy="change the row, or use a tokenizer that knows them: the model would learn to stop there",
             )
         self._leave_out(row, f"words of answers that became {name}", ledger)
-
-
-def _refuse_media(row: Row, unread: Iterable[str]) -> None:
-    """Refuse a row that comes with something to see or hear, since an answer to it cannot be learnt from text.
-
-    Raises:
-        DataError: it names the column.
-    """
-    for name in sorted(MEDIA.intersection(unread)):
-        if row.values.get(name) not in (None, "", [], {}):
-            raise DataError(
-                f"the row has {name}, and only text is trained",
-                where=row.where,
-                remedy=f"remove such rows, or the column {name} where the text stands by itself",
-            )
 
 
 def build_examples(rows: Iterable[Row], builder: ExampleBuilder, ledger: Ledger) -> list[Example]:

@@ -5,6 +5,8 @@ Wrong types, missing keys and nulls are errors that name the row. How a conversa
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -184,7 +186,7 @@ def _history(row: Row) -> list[Message]:
 
 
 def question_answer(row: Row, options: FormatOptions) -> Conversation:
-    """``question`` and ``answer``."""
+    """``question`` and ``answer``; a number, true or false is an answer, too."""
     return _chat(row, _pair(row, string_of(row, "question", "answer"), "answer", options).messages, options)
 
 
@@ -348,8 +350,16 @@ def _pair(
                     f"{answer_key} is an empty list", where=row.where, remedy="give an answer or drop the row"
                 )
             answer, several = answer[0], len(answer) > 1
-        turns.append(Message(ASSISTANT, as_string(answer, row, answer_key)))
+        turns.append(
+            Message(ASSISTANT, as_string(answer if literal or lists else _number_as_text(answer), row, answer_key))
+        )
     return Conversation(tuple(turns), literal=literal, list_answer=several)
+
+
+def _number_as_text(answer: Any) -> Any:
+    """An answer that is a number, true or false (a class, a grade, a sum) as JSON writes it; others as they are."""
+    known = isinstance(answer, (bool, int)) or (isinstance(answer, float) and math.isfinite(answer))
+    return json.dumps(answer) if known else answer
 
 
 def row_weight(row: Row) -> float:

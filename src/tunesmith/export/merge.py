@@ -89,8 +89,7 @@ def merge(
     folder, target = Path(run), Path(output_dir)
     if not (folder / ADAPTER_CONFIG).is_file():
         raise ModelError("holds no adapter to merge", where=str(run))
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        raise StorageError("is there already", where=str(target), remedy="name a new folder for the merged model")
+    _check_new(target)
     how = model_spec(folder, base=base_model, permissions=permissions)
     with _stage(target) as stage:
         work = stage / ".proof"
@@ -102,10 +101,10 @@ def merge(
             dtype=dtype,
             base=base,
             max_shard_size=max_shard_size,
-            held=None if asked is None else asked.held,
+            held=asked.held if asked else None,
         )
         evidence = None
-        if asked is not None and questions is not None:
+        if asked is not None:
             asked.held = None
             give_memory_back()
             evidence = _prove(how, stage, work, dtype, asked, ledger) | _circumstances(how, asked.questions, base)
@@ -116,6 +115,11 @@ def merge(
             target.rmdir()
         stage.replace(target)
     return Merged(target, base, dtype, evidence)
+
+
+def _check_new(target: Path) -> None:
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+        raise StorageError("is there already", where=str(target), remedy="name a new folder for the merged model")
 
 
 def write_merged(

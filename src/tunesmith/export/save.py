@@ -28,15 +28,8 @@ from tunesmith.export.inference import Contract
 from tunesmith.export.portable import write_old_names
 from tunesmith.model import source
 from tunesmith.model.adapter_config import ADAPTER_CONFIG
-from tunesmith.model.adapters import (
-    ADAPTER_WEIGHTS,
-    CHECKSUM_KEY,
-    FINGERPRINT_KEY,
-    adapter_tensors,
-    checksum,
-    portable_tensors,
-    read_adapter,
-)
+from tunesmith.model.adapter_file import ADAPTER_WEIGHTS, CHECKSUM_KEY, FINGERPRINT_KEY, checksum, read_adapter
+from tunesmith.model.adapters import adapter_tensors, portable_tensors
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.headers import INDEX, few, file_headers
 from tunesmith.notices import notify

@@ -25,7 +25,8 @@ from tunesmith.export.checkpoint import Base, Group, Rounding, shape_of
 from tunesmith.export.save import file_mode
 from tunesmith.export.update import Factors, finite, merged_is_expected, plain, sites
 from tunesmith.model.adapter_config import read_lora_config
-from tunesmith.model.adapters import load_adapter_strictly, read_adapter
+from tunesmith.model.adapter_file import read_adapter
+from tunesmith.model.adapters import load_adapter_strictly
 from tunesmith.model.digests import sha256_of_file
 from tunesmith.model.headers import INDEX, few
 from tunesmith.model.load import ModelSpec
@@ -237,8 +238,8 @@ class Fold:
         if name.endswith(".bias"):
             owner = self._sites[f"{name.removesuffix('.bias')}.weight"]
             bias: torch.Tensor = owner.lora_B["default"].bias.data.float()
-            scale: float = owner.scaling["default"]
-            return weight + scale * bias
+            scaling: float = owner.scaling["default"]
+            return weight + bias * scaling
         layer = self._sites.get(name)
         folded: torch.Tensor = weight if layer is None else self._by_layer(layer, weight)
         return folded

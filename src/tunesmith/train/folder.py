@@ -27,7 +27,7 @@ from tunesmith.export.inference import Contract
 from tunesmith.export.merge import merge
 from tunesmith.export.save import save_model
 from tunesmith.model.adapter_config import ADAPTER_CONFIG
-from tunesmith.model.adapters import read_adapter
+from tunesmith.model.adapter_file import read_adapter
 from tunesmith.model.precision import Precision
 from tunesmith.report import belongings, record
 from tunesmith.report.folder import read_json, sync_folder, write_json

@@ -15,7 +15,8 @@ from transformers.trainer_callback import ExportableState, TrainerState
 from trl import SFTTrainer
 from typing_extensions import override
 
-from tunesmith.model.adapters import read_adapter, trained_tensors
+from tunesmith.model.adapter_file import read_adapter
+from tunesmith.model.adapters import trained_tensors
 from tunesmith.report.folder import read_json, write_json
 from tunesmith.train import checkpoint
 from tunesmith.train.best import best_complete

@@ -73,6 +73,8 @@ def test_every_format_has_a_case() -> None:
 
 
 REQUIRED = [(name, values, key) for name, values, _ in GOOD for key in values if key not in {"id", "input", "system"}]
+NUMBERS_ARE_ANSWERS = {("alpaca", "output"), ("question_answer", "answer")}
+"""Classes, grades and sums are numbers in tables; texts that are continued, and questions, are not."""
 REQUIRED = [case for case in REQUIRED if not (case[0] == "rag" and case[2] in {"query", "answers"})]
 
 
@@ -85,7 +87,10 @@ def test_missing_null_and_wrongly_typed_values_are_refused(name: str, values: di
     assert f'"{key}" is null' in refusal(name, values | {key: None})
     wrong = refusal(name, values | {key: {"a": 1}})
     assert "an object" in wrong or "not 0 (no entailment)" in wrong
-    assert key in refusal(name, values | {key: 5})
+    if (name, key) in NUMBERS_ARE_ANSWERS:
+        assert turns(read(name, values | {key: 5}))[-1] == ("assistant", "5")
+    else:
+        assert key in refusal(name, values | {key: 5})
 
 
 def test_a_sweep_of_required_keys_happened() -> None:

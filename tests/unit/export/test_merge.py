@@ -20,7 +20,7 @@ from tunesmith.evaluate.prompts import questions_for
 from tunesmith.export import merge as merging
 from tunesmith.export import proof
 from tunesmith.export.merge import merge, write_merged
-from tunesmith.model import adapters
+from tunesmith.model import adapter_file
 from tunesmith.model.adapters import base_of, load_adapter_strictly
 from tunesmith.model.load import load_for_inference, load_from_spec, model_spec
 from tunesmith.model.quantize import dequantized, quantized_layers, use_dequantized_weights
@@ -303,13 +303,14 @@ def test_tampered_adapter_of_a_run_is_not_merged(
 
 def test_checksum_is_in_the_file_and_in_the_record(real_runs: dict[str, Path]) -> None:
     run = real_runs["lora"]
-    file = adapters.read_adapter(run)
+    file = adapter_file.read_adapter(run)
     recorded = json.loads((run / "run.json").read_text())["adapter"]
     assert recorded == {"folder": ".", "checksum": file.checksum}
     config = json.loads((run / "adapter_config.json").read_text())
-    assert adapters.checksum(file.tensors, config) == file.checksum
+    assert adapter_file.checksum(file.tensors, config) == file.checksum
     assert (
-        adapters.checksum(file.tensors, config | {"peft_version": "9", "base_model_name_or_path": "x"}) == file.checksum
+        adapter_file.checksum(file.tensors, config | {"peft_version": "9", "base_model_name_or_path": "x"})
+        == file.checksum
     )
 
 

@@ -1,0 +1,45 @@
+"""What ``tunesmith train`` says after ``done``: commands that can be pasted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import resolved_from
+from tunesmith.cli.train import next_commands, show
+from tunesmith.train.result import TrainResult
+
+CHAT = "tunesmith chat 'my run'"
+JUDGE = "tunesmith evaluate 'my run' --baseline"
+MERGE = "tunesmith merge 'my run' 'my run-merged'"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"dev_split": 0.2}, [JUDGE, MERGE, CHAT]),
+        ({}, [MERGE, CHAT]),
+        ({"dev_split": 0.2, "use_lora": False}, [JUDGE, CHAT]),
+        ({"dev_split": 0.2, "task": "none"}, [MERGE, CHAT]),
+        ({"dev_split": 0.2, "format": "text", "loss_on": "all"}, [MERGE, CHAT]),
+        ({"save_merged_model": True}, [CHAT]),
+    ],
+)
+def test_what_makes_sense_next(settings: dict[str, Any], expected: list[str]) -> None:
+    resolved = resolved_from(model_name_or_path="nano-mistral", train_data="x.jsonl", **settings)
+    result = TrainResult(Path("my run"), Path("my run"), 5, 1.0, {})
+    assert next_commands(result, resolved) == expected
+
+
+def test_it_is_said_beside_the_result_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    resolved = resolved_from(model_name_or_path="nano-mistral", train_data="x.jsonl")
+    result = TrainResult(Path("run"), Path("run"), 5, 1.0, {})
+    assert show(result, resolved, as_json=False) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "run\n"
+    assert "\nnext\n  tunesmith merge run run-merged\n  tunesmith chat run\n" in printed.err
+    stopped = TrainResult(Path("run"), Path("run"), 5, 1.0, {}, stopped="at step 5; go on with X")
+    assert show(stopped, resolved, as_json=False) == 0
+    assert "next" not in capsys.readouterr().err
