@@ -32,6 +32,7 @@ VERBS: dict[str, str] = {
     "chat": "talk with a model in the terminal",
     "serve": "answer over HTTP, as OpenAI's API does",
     "data": "make, prepare and download data",
+    "runs": "list runs, compare them, remove one",
     "merge": "merge an adapter into its base model, and prove that it answers as before",
     "push": "upload a finished model to the hub",
     "launch": "write a job file for SLURM, Kubernetes or SkyPilot",
