@@ -31,6 +31,7 @@ VERBS: dict[str, str] = {
     "predict": "write a model's answer beside every row of a file",
     "chat": "talk with a model in the terminal",
     "serve": "answer over HTTP, as OpenAI's API does",
+    "doctor": "look at this machine and installation: what is missing to train, and what to do",
     "data": "make, prepare and download data",
     "runs": "list runs, compare them, remove one",
     "merge": "merge an adapter into its base model, and prove that it answers as before",
