@@ -36,6 +36,7 @@ VERBS: dict[str, str] = {
     "runs": "list runs, compare them, remove one",
     "merge": "merge an adapter into its base model, and prove that it answers as before",
     "push": "upload a finished model to the hub",
+    "completion": "print a script that completes verbs and settings in bash, zsh or fish",
     "launch": "write a job file for SLURM, Kubernetes or SkyPilot",
 }
 """Verb -> what it does, in the order of the help."""
