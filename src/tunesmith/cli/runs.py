@@ -30,12 +30,11 @@ from tunesmith.visible import one_line
 
 USAGE = """usage: tunesmith runs [FOLDER] [options]
 
-  tunesmith runs [FOLDER] [--status STATUS] [--sort METRIC]   the runs at and below a folder (default: this one)
-  tunesmith runs compare RUN RUN ...                          the settings and figures in which runs differ
-  tunesmith runs remove RUN                                   remove what a run wrote, and nothing else
+  tunesmith runs list [FOLDER] [--status STATUS] [--sort METRIC]   the runs at and below a folder
+  tunesmith runs compare RUN RUN ...                               the settings and figures in which runs differ
+  tunesmith runs remove RUN                                        remove what a run wrote, and nothing else
 
-`tunesmith runs list --help` (or compare, remove) explains an action; a folder that is called as an action is
-written ./list."""
+`list` may be left out, and FOLDER is then this one. `tunesmith runs ACTION --help` explains an action."""
 LONGEST = 44
 """Characters of a model's name or a value in a table."""
 
@@ -133,7 +132,7 @@ def _agreed(run: Run, names: Sequence[str]) -> bool:
     if not sys.stdin.isatty():
         raise ConfigError("there is no terminal to ask in", where="runs remove", remedy="--yes removes without asking")
     size = sum(path.lstat().st_size for path in (run.folder / name for name in names) if os.path.lexists(path))
-    tell(f"remove the {run.status} run in {run.folder}: {len(names):,} files, {size / 1e6:,.1f} MB? [y/N]")
+    tell(f"remove the {run.status} run in {run.folder}: {len(names):,} files, {size / 1e6:,.1f} MB? [y/N]", always=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

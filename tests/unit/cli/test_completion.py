@@ -70,7 +70,7 @@ def test_an_unknown_shell(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_words_of_a_verb() -> None:
     assert {"make", "prepare", "download", "cache"} == set(words_of("data").actions)
-    assert set(words_of("runs").actions) == {"compare", "remove"}
+    assert set(words_of("runs").actions) == {"list", "compare", "remove"}
     assert "--dialect" in words_of("train").options
     assert "--list" not in words_of("train").options
     assert "--list" in words_of("config").options
