@@ -105,7 +105,7 @@ def formula(method: str, strategy: str, gpus: int, count: Counts) -> float:
     frozen, trained = count.all - count.trained, count.trained
     copies = 2 if gpus > 1 else 1  # of the gradients, for their exchange
     if strategy == "ddp":
-        held = 2 * frozen if method == "LoRA" else 0.516 * count.linear + 4 * (frozen - count.linear)
+        held = 2 * frozen if method == "LoRA" else 0.516 * count.linear + 2 * (frozen - count.linear)
         return (0 if method == "full" else held) + (4 + 4 * copies + 8) * trained
     if strategy == "fsdp2":
         return (2 * frozen + 16 * trained) / gpus
@@ -124,7 +124,7 @@ FORMULA = """With M weights, N of them trained, P GPUs, AdamW and bfloat16 arith
 | `fsdp2` | (2 (M - N) + 4 N + 4 N + 8 N) / P | 16 M / P |
 | `zero3-offload-cpu` | 0: all of it lies in the host's memory | 0 |
 
-QLoRA holds the linear layers in 4 bits (0.516 bytes a weight with their scales) and the rest in 4 bytes instead of 2.
+QLoRA holds the linear layers in 4 bits (0.516 bytes a weight with their scales), embeddings and head in 2 bytes.
 Sources: ZeRO, Rajbhandari et al. 2020; FSDP, Zhao et al. 2023; QLoRA, Dettmers et al. 2023. The peak adds activations
 (counted on the model's own code), logits, layers that are whole while they are used, and 0.6 GiB for CUDA."""
 

@@ -16,7 +16,7 @@ from tunesmith.export.checkpoint import Base, Rounding
 from tunesmith.export.update import plain
 from tunesmith.model.adapters import base_of
 from tunesmith.model.headers import read_headers
-from tunesmith.model.internals import without_weights
+from tunesmith.model.internals import leave_weights_alone, without_weights
 from tunesmith.model.memory.activations import layers_of
 
 
@@ -38,6 +38,7 @@ def layer_by_layer(model: Any, base: Base, rounded: Rounding | None = None) -> N
         rounded: what loading makes of a weight, by name.
     """
     whole = base_of(model)
+    leave_weights_alone(whole)
     tied = whole.all_tied_weights_keys
 
     def value(name: str) -> torch.Tensor:

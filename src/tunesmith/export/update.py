@@ -143,6 +143,9 @@ class Factors:
         embedding = isinstance(layer, Embedding)
         a, b = (found[f"lora_embedding_{one}" if embedding else f"lora_{one}"] for one in "AB")
         plain_layer = layer.get_base_layer()
+        groups = getattr(plain_layer, "groups", 1)
+        if isinstance(layer, Conv1d | Conv2d | Conv3d) and groups > 1:
+            raise ModelError(f"{place}: an adapter on a convolution in {groups} groups cannot be merged")
         weight = getattr(plain_layer, own)
         experts = weight.shape[0] if parameters and weight.dim() == 3 else 1
         kind = "columns" if embedding or isinstance(plain_layer, Conv1D) else "rows"

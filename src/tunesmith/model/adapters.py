@@ -23,6 +23,7 @@ from tunesmith.model.fingerprint import is_fingerprint_of
 from tunesmith.model.headers import few
 from tunesmith.model.internals import names_taken_as_they_are
 from tunesmith.model.new_tokens import make_room, num_embeddings, rows_wanted
+from tunesmith.model.packed import parameter_names
 from tunesmith.model.parts import keep_to_language
 from tunesmith.model.placing import drop_out, prepare_for_peft
 from tunesmith.model.precision import mutates_base
@@ -95,9 +96,10 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
             that are not quantized.
     """
     names = [name for name, _ in model.named_modules()]
-    check_patterns(config, names)
+    parameters = [name for name in parameter_names(model) if _covers(config.target_parameters, name)]
+    check_patterns(config, names + parameters)
     targets = [] if isinstance(config.target_modules, str) else sorted(config.target_modules or ())
-    _check_every_pattern(config, names)
+    _check_every_pattern(config, names, parameters)
     for setting, wanted in (("target_modules", targets), ("modules_to_save", config.modules_to_save or [])):
         lost = [target for target in wanted if not any(_matches(name, target) for name in names)]
         if lost:
@@ -133,8 +135,13 @@ def _covers(wanted: str | Collection[str] | None, name: str) -> bool:
     return any(_matches(name, target) for target in wanted or ())
 
 
-def _check_every_pattern(config: LoraConfig, names: list[str]) -> None:
-    """Refuse what PEFT would pass over in silence: an expression or a pattern of no module, an exclusion of nothing."""
+def _check_every_pattern(config: LoraConfig, names: list[str], parameters: list[str]) -> None:
+    """Refuse what PEFT would pass over in silence: an expression or a pattern of no module, an exclusion of nothing.
+
+    Args:
+        names: of the modules.
+        parameters: of bare parameters that carry an adapter, to which ranks and alphas apply as well.
+    """
     expressions = {"target_modules": config.target_modules, "exclude_modules": config.exclude_modules}
     lost = [
         (setting, wanted)
@@ -149,7 +156,7 @@ def _check_every_pattern(config: LoraConfig, names: list[str]) -> None:
         lost += [
             (setting, key)
             for key, end in zip(pattern or {}, ends, strict=True)
-            if not any(end.fullmatch(name) for name in names)
+            if not any(end.fullmatch(name) for name in [*names, *parameters])
         ]
     if lost:
         setting, wanted = lost[0]

@@ -5,7 +5,7 @@ parametrization).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.model.roles import READ_PAST, Weight, weights_of
+
+_ORDER = "names_before_packing"
+"""Attribute of a module: its own parameters in the order in which they were before one of them was packed."""
 
 
 def packable(weights: Sequence[Weight], model: PreTrainedModel, skip: Sequence[str] = ()) -> list[Weight]:
@@ -167,12 +170,27 @@ def unpack_where_read(model: torch.nn.Module, name: str) -> None:
     state = getattr(weight, "quant_state", None)
     if state is None:
         return
+    module.__dict__.setdefault(_ORDER, tuple(module._parameters))
     bits: Any = torch.nn.Parameter(weight.data, requires_grad=False)
     bits.quant_state = state  # by which they are counted as what they stand for
     setattr(module, own, bits)
     unpacked = parametrize.Bnb4bitParametrization(state)
     torch.nn.utils.parametrize.register_parametrization(module, own, unpacked, unsafe=True)
     parametrize._register_parametrization_hooks(module, own)
+
+
+def parameter_names(model: torch.nn.Module) -> Iterator[str]:
+    """Names of all parameters in the order of the unpacked model, those that are unpacked where they are read under
+    their own names.
+    """
+    seen = set()
+    for place, module in model.named_modules():
+        packed: Any = getattr(module, "parametrizations", {})
+        for own in () if ".parametrizations" in f".{place}" else getattr(module, _ORDER, module._parameters):
+            held = packed[own].original if own in packed else module._parameters.get(own)
+            if held is not None and id(held) not in seen:
+                seen.add(id(held))
+                yield f"{place}.{own}" if place else own
 
 
 def packed_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -185,6 +203,29 @@ def packed_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
             first = next((step for step in steps if isinstance(step, Bnb4bitParametrization)), None)
             if first is not None:
                 yield f"{place}.{own}", first(steps.original)
+
+
+class _Placed(str):
+    """A name that is sorted by its place in the model."""
+
+    place: int
+
+    def __lt__(self, other: str) -> bool:
+        return self.place < getattr(other, "place", -1)
+
+
+def placed(names: Collection[str], model: torch.nn.Module) -> list[str]:
+    """Names of bare parameters as PEFT must be given them to wrap those of one module in the model's order.
+
+    A file names an adapter by how deep it is wrapped, and PEFT wraps in the order of the alphabet where something is
+    unpacked, in the model's order elsewhere; so an adapter that was trained in 4 bits would not fit the plain base.
+    """
+    found = []
+    for place, name in enumerate(parameter_names(model)):
+        if name in names:
+            found.append(_Placed(name))
+            found[-1].place = place
+    return list[str](found)
 
 
 def let_peft_adapt_packed_weights() -> None:

@@ -4,7 +4,6 @@ parameters, beside which PEFT takes no dropout.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -13,7 +12,7 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from transformers import PreTrainedModel
 
 from tunesmith.model.internals import translate_names
-from tunesmith.model.packed import let_peft_adapt_packed_weights
+from tunesmith.model.packed import let_peft_adapt_packed_weights, parameter_names, placed
 from tunesmith.model.roles import is_linear
 from tunesmith.notices import notify
 
@@ -26,26 +25,19 @@ def prepare_for_peft(model: PreTrainedModel, config: LoraConfig) -> tuple[float,
         return dropout, named
     layers: set[str] = set()
     bare: set[str] = set()
-    for name in _parameter_names(model):
+    for name in parameter_names(model):
         if any(f".{name}".endswith(f".{target}") for target in config.target_parameters):
             layer, _, own = name.rpartition(".")
             linear = own == "weight" and is_linear(model.get_submodule(layer))
             (layers if linear else bare).add(layer if linear else name)
     if layers and not isinstance(config.target_modules, str):
         config.target_modules = cast(Any, set(config.target_modules or ()) | layers)
-        config.target_parameters = sorted(bare) or None
+        config.target_parameters = placed(bare, model) or None
     else:
-        config.target_parameters = sorted(bare | {f"{layer}.weight" for layer in layers})
+        config.target_parameters = placed(bare | {f"{layer}.weight" for layer in layers}, model)
     config.lora_dropout = 0.0
     let_peft_adapt_packed_weights()
     return dropout, named
-
-
-def _parameter_names(model: torch.nn.Module) -> Iterator[str]:
-    """Names of all parameters, those that stand packed behind a parametrization under their own."""
-    for name, _ in model.named_parameters():
-        place, _, rest = name.partition(".parametrizations.")
-        yield f"{place}.{rest.partition('.')[0]}" if rest else name
 
 
 def drop_out(adapted: PeftModel, dropout: float, config: LoraConfig) -> None:

@@ -81,7 +81,7 @@ def test_lora_config_knows_every_peft_name_we_support(write) -> None:
         "task_type": "CAUSAL_LM", "peft_type": "LORA", "fan_in_fan_out": True, "modules_to_save": ["lm_head"],
         "use_rslora": True, "use_dora": True, "init_lora_weights": "gaussian", "layers_pattern": "layers",
         "layers_to_transform": [0, 1], "exclude_modules": ["o_proj"], "rank_pattern": {"q": 2},
-        "alpha_pattern": {"q": 3.0},
+        "alpha_pattern": {"q": 3.0}, "target_parameters": ["mlp.experts.down_proj"],
     }  # fmt: skip
     path = write(yaml.safe_dump({"model": {"path": "m", "use_lora": True, "lora_config": written}}))
     adapter = load(path).config.adapter.model_dump()

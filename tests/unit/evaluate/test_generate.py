@@ -333,8 +333,10 @@ def test_rows_that_have_ended_are_let_go(models_folder: Path) -> None:
     free = [plain_greedy(model, prompt, [], 30)[0] for prompt in prompts]
     stops = max(([token] for token in range(96)), key=lambda stop: sum(stop[0] in answer[:10] for answer in free))
     expected = [plain_greedy(model, prompt, stops, 30) for prompt in prompts]
+    decoding = Decoding(max_new_tokens=30, batch_size=8, stop_token_ids=stops)
+    takes_padding(model, prompts, decoding)  # the proof generates as well, once for a model
     sizes = counted(model)
-    answers = generate(model, tokenizer, prompts, Decoding(max_new_tokens=30, batch_size=8, stop_token_ids=stops))
+    answers = generate(model, tokenizer, prompts, decoding)
     assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
     passes = [len(ids) + stopped for ids, stopped in expected]  # that each answer takes
     assert len(sizes) == max(passes)

@@ -22,6 +22,7 @@ from tunesmith.errors import StorageError
 from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import generate
 from tunesmith.evaluate.journal import JOURNAL, Journal
+from tunesmith.evaluate.padding import takes_padding
 from tunesmith.evaluate.run import evaluate_untrained
 
 PROMPTS = [[1, *range(5, 5 + length)] for length in (3, 9, 4, 12, 7)]
@@ -49,13 +50,14 @@ def interrupted(model: Any, tokenizer: Any, path: Path, prompts: list[list[int]]
 
 def generated_now(model: Any, tokenizer: Any, path: Path, prompts: list[list[int]] = PROMPTS, **changes: Any) -> int:
     """How many answers are generated with this journal, all of which must be as without it."""
+    settings = SETTINGS | changes
+    takes_padding(model, prompts, Decoding(**settings))  # the proof generates as well, once for a model
     started: list[int] = []
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     handle = base.register_forward_pre_hook(
         lambda _, __, kw: started.append(len(kw["input_ids"])) if kw["input_ids"].shape[1] > 1 else None,
         with_kwargs=True,
     )
-    settings = SETTINGS | changes
     answers = generate(model, tokenizer, prompts, Decoding(**settings), journal=Journal(path))
     handle.remove()
     assert answers == generate(model, tokenizer, prompts, Decoding(**settings))

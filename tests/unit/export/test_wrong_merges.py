@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto import CONFIG_MAPPING
 
+from merges import plain_adapter
 from tiny_models import VOCABULARY, write_tokenizer
 from tunesmith.errors import ModelError, NumericsError, TunesmithError
 from tunesmith.export import proof, shards
@@ -44,20 +44,7 @@ def make_run(kind: str, home: Path) -> Path:
     parameters = ["experts.gate_up_proj", "experts.down_proj"] if kind in MIXED else None
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], target_parameters=parameters,
                         task_type="CAUSAL_LM", base_model_name_or_path=str(base))  # fmt: skip
-    return save_adapter(get_peft_model(AutoModelForCausalLM.from_pretrained(base), config), home / "run", base)
-
-
-def save_adapter(model: Any, run: Path, base: Path) -> Path:
-    """The adapter, moved from its start, as PEFT saves it."""
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(run)
-    values = json.loads((run / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(base)}
-    (run / "adapter_config.json").write_text(json.dumps(values))
-    for file in base.glob("token*"):
-        (run / file.name).write_bytes(file.read_bytes())
-    return run
+    return plain_adapter(get_peft_model(AutoModelForCausalLM.from_pretrained(base), config), home / "run", base)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +148,7 @@ def test_one_block_with_an_adapter_for_each_use_is_refused(tmp_path: Path) -> No
     write_tokenizer(base, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base)
     config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    run = save_adapter(get_peft_model(model, config), tmp_path / "run", base)
+    run = plain_adapter(get_peft_model(model, config), tmp_path / "run", base)
     with pytest.raises((ModelError, NumericsError), match="one weight") as caught:
         merge(run, tmp_path / "merged", questions=None)
     assert isinstance(caught.value, TunesmithError)

@@ -42,10 +42,12 @@ SPELLINGS: dict[str, Spelling] = {
     "model.quantization_config.bnb_4bit_compute_dtype": Spelling(
         "quantization.bnb_4bit_compute_dtype", dtype_name, str | None
     ),
+    "model.quantization_config.llm_int8_skip_modules": Spelling("quantization.llm_int8_skip_modules", modules),
     "model.lora.r": Spelling("adapter.lora_r"),
     "model.lora.lora_alpha": Spelling("adapter.lora_alpha"),
     "model.lora.lora_dropout": Spelling("adapter.lora_dropout"),
     "model.lora.target_modules": Spelling("adapter.target_modules", modules),
+    "model.lora.target_parameters": Spelling("adapter.target_parameters", modules),
     "model.lora.exclude_modules": Spelling("adapter.exclude_modules", modules),
     "model.lora.rank_pattern": Spelling("adapter.rank_pattern", unset_is_empty),
     "model.lora.alpha_pattern": Spelling("adapter.alpha_pattern", unset_is_empty),

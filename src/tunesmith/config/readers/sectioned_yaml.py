@@ -49,6 +49,7 @@ SPELLINGS: dict[str, Spelling] = {
     "model.lora_config.r": Spelling("adapter.lora_r"),
     "model.lora_config.lora_alpha": Spelling("adapter.lora_alpha"),
     "model.lora_config.target_modules": Spelling("adapter.target_modules", modules),
+    "model.lora_config.target_parameters": Spelling("adapter.target_parameters", modules),
     "model.lora_config.exclude_modules": Spelling("adapter.exclude_modules", modules),
     "model.lora_config.rank_pattern": Spelling("adapter.rank_pattern", unset_is_empty),
     "model.lora_config.alpha_pattern": Spelling("adapter.alpha_pattern", unset_is_empty),
