@@ -13,12 +13,20 @@ from collections.abc import Callable
 from tunesmith.secrets import redacted
 from tunesmith.visible import visible
 
+VERBOSITY = "TUNESMITH_VERBOSITY"
+"""Variable with how much is said, which processes hand on: ``quiet``, ``verbose``, or nothing for the usual."""
+
 _collected: list[str] = []
 _kinds: set[str] = set()
 
 
+def verbosity() -> str:
+    """How much is said: ``quiet`` (results and errors alone), ``normal``, or ``verbose`` (libraries talk as well)."""
+    return os.environ.get(VERBOSITY) or "normal"
+
+
 def _to_stderr(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # of several processes one talks
+    if os.environ.get("RANK", "0") == "0" and verbosity() != "quiet":  # of several processes one talks
         print(f"note: {visible(text)}", file=sys.stderr)
 
 

@@ -24,6 +24,8 @@ class VerbParser(argparse.ArgumentParser):
         more = "Every setting may follow: `tunesmith config --list` names them." if takes_settings else None
         super().__init__(prog=f"tunesmith {verb}", description=description, epilog=more, allow_abbrev=False)
         self.add_argument("--debug", action="store_true", help="show tracebacks")
+        self.add_argument("--quiet", action="store_true", help="say nothing but results and errors")
+        self.add_argument("--verbose", action="store_true", help="let the libraries talk as well")
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         action = super().add_argument(*names, **options)

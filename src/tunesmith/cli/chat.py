@@ -167,7 +167,10 @@ def _turn(chat: Chat, said: Sequence[str]) -> int:
         try:
             generation = chat.ask(said)
         except DataError as error:
-            tell("\n".join(f"error: {line}" for line in error.lines()) + ("; /reset forgets" if chat.turns else ""))
+            tell(
+                "\n".join(f"error: {line}" for line in error.lines()) + ("; /reset forgets" if chat.turns else ""),
+                always=True,
+            )
             return error.exit_code
         say_piece("\n")
         if not generation.stopped:

@@ -17,7 +17,7 @@ from tunesmith.config.files import read_bytes
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError
 from tunesmith.model.device import narrow
-from tunesmith.notices import notify
+from tunesmith.notices import notify, verbosity
 
 SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
 """What ``.env`` may hold for us; other lines of the file are left alone."""
@@ -25,16 +25,19 @@ SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
 
 def prepare(resolved: Resolved | None = None) -> None:
     """Read ``.env`` from the working directory, choose the accelerator, and keep the libraries' chatter off the
-    terminal."""
+    terminal unless ``--verbose`` asks for it."""
     read_env_file(Path(".env"))
     if resolved is not None:
         narrow(resolved)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("WANDB_DISABLE_CODE", "true")
+    if verbosity() == "verbose":
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info")
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("WANDB_DISABLE_CODE", "true")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of several machines: that names cannot be looked up
     # these two speak when they are imported, whether or not their feature is wanted
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -136,7 +136,7 @@ def _column(question: str, names: Sequence[str], guess: str | None) -> str | Non
 
 
 def _ask(question: str, default: str | None) -> str | None:
-    tell(question if default is None else f"{question} [{default}]")
+    tell(question if default is None else f"{question} [{default}]", always=True)
     return sys.stdin.readline().strip() or default
 
 
@@ -190,7 +190,7 @@ def _check(folder: Path) -> int:
         report = check(load(CONFIG, []))
     for problem in report.problems:
         for line in problem.lines():
-            tell(f"error: {line}")
+            tell(f"error: {line}", always=True)
     if report.problems:
         tell(f"{folder / CONFIG} is written, and does not pass the check; correct the rows or the file")
     return report.exit_code

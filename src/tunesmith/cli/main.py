@@ -11,11 +11,13 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tunesmith.cli.output import say, tell
 from tunesmith.errors import understood
+from tunesmith.notices import VERBOSITY
 from tunesmith.secrets import redacted
 from tunesmith.train import processes
 from tunesmith.visible import one_line
@@ -32,9 +34,12 @@ VERBS: dict[str, str] = {
     "predict": "write a model's answer beside every row of a file",
     "chat": "talk with a model in the terminal",
     "serve": "answer over HTTP, as OpenAI's API does",
+    "doctor": "look at this machine and installation: what is missing to train, and what to do",
     "data": "make, prepare and download data",
+    "runs": "list runs, compare them, remove one",
     "merge": "merge an adapter into its base model, and prove that it answers as before",
     "push": "upload a finished model to the hub",
+    "completion": "print a script that completes verbs and settings in bash, zsh or fish",
     "launch": "write a job file for SLURM, Kubernetes or SkyPilot",
 }
 """Verb -> what it does, in the order of the help."""
@@ -58,12 +63,36 @@ verbs:
 Settings are written --name value, --flag, --no_flag or section.name=value on every verb that reads a configuration;
 `tunesmith config --list` names them all. `tunesmith VERB --help` explains a verb.
 Exit codes: 0 done, 2 settings, 3 data, 4 model or environment, 5 numerics, 6 storage, 7 refused as unsafe,
-130/143/138 interrupted (SIGINT, SIGTERM, SIGUSR1) after saving. --debug shows tracebacks, --version the version."""
+130/143/138 interrupted (SIGINT, SIGTERM, SIGUSR1) after saving. --debug shows tracebacks, --version the version;
+--quiet says results and errors alone, --verbose lets the libraries talk; NO_COLOR is respected."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with _verbosity(arguments):
+        return _run(arguments)
+
+
+@contextmanager
+def _verbosity(arguments: Sequence[str]) -> Iterator[None]:
+    """Say as much as the command line asks for, here and in the processes that this one starts."""
+    before = os.environ.get(VERBOSITY)
+    for option in ("verbose", "quiet"):
+        if f"--{option}" in arguments:
+            os.environ[VERBOSITY] = option
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(VERBOSITY, None)
+        else:
+            os.environ[VERBOSITY] = before
+
+
+def _run(arguments: list[str]) -> int:
+    while arguments and arguments[0] in ("--quiet", "--verbose"):
+        del arguments[0]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         say(usage())
         return 0
@@ -81,14 +110,14 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     try:
         return action()
     except KeyboardInterrupt:
-        tell("interrupted")
+        tell("interrupted", always=True)
         return 130
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader is gone; nothing more may be written at exit
         return 0
     except Exception as error:
         if debug:
-            tell(traceback.format_exc())
+            tell(traceback.format_exc(), always=True)
         told = understood(error)
         _report(told.lines(), told.exit_code)
         return told.exit_code
@@ -98,7 +127,7 @@ def _report(problems: Sequence[str], exit_code: int) -> None:
     """Print each problem on a line, of several processes with the rank; and leave them where torch's agent looks."""
     rank = f"rank {processes.rank()}: " if processes.num_processes() > 1 else ""
     for problem in problems:
-        tell(f"error: {rank}{_bounded(problem)}")
+        tell(f"error: {rank}{_bounded(problem)}", always=True)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
         end = {"message": redacted("\n".join(problems)), "timestamp": int(time.time()), "exit_code": exit_code}

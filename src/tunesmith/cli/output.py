@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from tunesmith.notices import verbosity
 from tunesmith.secrets import redacted
 from tunesmith.visible import as_json, visible
 
@@ -30,6 +31,11 @@ def say_piece(text: str) -> None:
     sys.stdout.flush()
 
 
-def tell(text: str) -> None:
-    """Words beside the result, on standard error."""
-    print(visible(redacted(text)), file=sys.stderr, flush=True)
+def tell(text: str, *, always: bool = False) -> None:
+    """Words beside the result, on standard error.
+
+    Args:
+        always: say it under ``--quiet`` too: errors, and questions that wait for an answer.
+    """
+    if always or verbosity() != "quiet":
+        print(visible(redacted(text)), file=sys.stderr, flush=True)

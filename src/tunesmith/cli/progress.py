@@ -20,7 +20,7 @@ from tunesmith.visible import visible
 def make_listener(console: Console | None = None) -> Terminal | Plain:
     """The listener that fits standard error: live on a terminal, plain lines otherwise."""
     console = console or Console(file=sys.stderr, highlight=False)
-    return Terminal(console) if console.is_terminal else Plain()
+    return Terminal(console) if console.is_terminal and notices.verbosity() != "quiet" else Plain()
 
 
 def describe_start(facts: dict[str, Any]) -> list[str]:
@@ -160,7 +160,7 @@ def _plain(text: str) -> str:
 def counter(what: str) -> Iterator[Callable[[int, int], None]]:
     """A live count of things done on a terminal; silent elsewhere. Yields a function (done, total)."""
     console = Console(file=sys.stderr, highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal or notices.verbosity() == "quiet":
         yield lambda done, total: None
         return
     columns = (TextColumn(_plain(what)), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())

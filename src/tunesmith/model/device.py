@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from tunesmith.config.resolve import Resolved
@@ -20,6 +21,7 @@ MASK = "CUDA_VISIBLE_DEVICES"
 """Variable by which schedulers and people hide devices: numbers, UUIDs (``GPU-...``) or MIG instances (``MIG-...``)."""
 NARROWED = "TUNESMITH_NARROWED"
 """Variable with the device that ``narrow`` has chosen and the mask that it left, ``1:GPU-...``."""
+DRIVER = Path("/proc/driver/nvidia/version")
 ROOM = 0.8
 """Share of a device that weights may take when a model only answers; the rest is for its cache and its activations."""
 
@@ -105,6 +107,24 @@ def seen(*, count_only: bool = False) -> Machine:
         bf16 = torch.backends.mps.is_macos_or_newer(14, 0)
         return Machine(0, bf16, (torch.mps.recommended_max_memory(),), ("Apple mps",), mps=True)
     return Machine()
+
+
+def built_for() -> str | None:
+    """What this torch was built for besides the cpu: ``CUDA 12.6``, ``ROCm 6.3``; None for nothing."""
+    import torch
+
+    if torch.version.hip is not None:
+        return f"ROCm {torch.version.hip}"
+    return f"CUDA {torch.version.cuda}" if torch.version.cuda is not None else None
+
+
+def driver(path: Path = DRIVER) -> str | None:
+    """Version of NVIDIA's driver, which the kernel tells; None where it has none."""
+    try:
+        found = re.search(r"NVRM version:.*?\s(\d+\.[\d.]+)\s", path.read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def here(resolved: Resolved, strategy: Strategy = ALONE) -> Device:

@@ -25,6 +25,9 @@ from tunesmith.model.precision import Precision
 from tunesmith.model.roles import Weight
 from tunesmith.notices import notify
 
+NF4_GAP = 0.16
+"""Bound of what NF4 may be off by, relative to the largest number of a block: half of its widest gap is 0.152."""
+
 
 def is_quantized(section: QuantizationSection) -> bool:
     """Whether the settings ask for a quantized base."""
@@ -89,6 +92,19 @@ def quantization_config(
         bnb_4bit_quant_storage=compute if spread else torch.uint8,
         llm_int8_skip_modules=skip,
     )
+
+
+def nf4_error(device: str) -> str | None:
+    """Why NF4 does not work on a device: a small tensor is brought into 4 bits and back; None where it does."""
+    try:
+        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+        weights = torch.linspace(-1, 1, 256, device=device)
+        packed, state = quantize_4bit(weights, blocksize=64, quant_type="nf4")
+        gap = float((dequantize_4bit(packed, state) - weights).abs().max())
+    except Exception as error:  # what a library without kernels for a device raises
+        return f"{type(error).__name__}: {error}"
+    return None if gap < NF4_GAP else f"a number came back wrong by {gap:.3g}"
 
 
 def check_promise(section: QuantizationSection, weights: Sequence[Weight], model: PreTrainedModel) -> int:

@@ -272,6 +272,26 @@ def remove(folder: Path, *, open_trackers: bool = False) -> None:
         _remove_empty(folder, path.parent)
 
 
+def everything(folder: Path) -> list[str]:
+    """All that the run in a folder has written: its files, what trackers keep of it, and the logs of its launcher."""
+    return _all_of(folder) + [path.relative_to(folder).as_posix() for path in _rank_logs(folder)]
+
+
+def remove_all(folder: Path) -> None:
+    """Remove ``everything``, for good: nothing follows this run."""
+    for log in _rank_logs(folder):
+        log.unlink(missing_ok=True)
+        _remove_empty(folder, log.parent)
+    remove(folder)
+
+
+def _rank_logs(folder: Path) -> list[Path]:
+    """Logs that a launcher of ours wrote, reached without links."""
+    if (folder / "logs").is_symlink():
+        return []
+    return [path for path in folder.glob("logs/rank-*.log") if not path.is_symlink() and _is_rank_log(path)]
+
+
 def _final_subdir(facts: dict[str, Any]) -> str | None:
     """Where a record says that the finished model is, if that is a name inside the folder."""
     named = facts["settings"].get("training.final_subdir")

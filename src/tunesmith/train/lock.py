@@ -49,6 +49,21 @@ def held(folder: Path) -> Iterator[None]:
         os.close(number)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process that is not known to be gone holds a run folder. Nothing is locked or changed by asking."""
+    try:
+        number = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        holder = _read(number, folder / LOCK)
+    except (OSError, ConfigError):
+        return False
+    finally:
+        os.close(number)
+    return bool(holder) and not _is_dead(holder)
+
+
 def _acquire(path: Path) -> int:
     """The open and locked file, which names this process."""
     for _ in range(_ATTEMPTS):
