@@ -88,7 +88,8 @@ def look(folder: Path) -> Iterator[Finding]:
 
 def python() -> Iterator[Finding]:
     """Whether this Python is one that tunesmith runs on."""
-    wanted = SpecifierSet(metadata.metadata("tunesmith").get("Requires-Python") or "")
+    ours = metadata.metadata("tunesmith")
+    wanted = SpecifierSet(ours["Requires-Python"] if "Requires-Python" in ours else "")
     version = platform.python_version()
     if wanted.contains(version, prereleases=True):
         yield Finding("python", "ok", f"{version} on {platform.system()} {platform.machine()}")
