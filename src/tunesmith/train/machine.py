@@ -88,8 +88,7 @@ def look(folder: Path) -> Iterator[Finding]:
 
 def python() -> Iterator[Finding]:
     """Whether this Python is one that tunesmith runs on."""
-    ours = metadata.metadata("tunesmith")
-    wanted = SpecifierSet(ours["Requires-Python"] if "Requires-Python" in ours else "")
+    wanted = SpecifierSet(metadata.metadata("tunesmith")["Requires-Python"])
     version = platform.python_version()
     if wanted.contains(version, prereleases=True):
         yield Finding("python", "ok", f"{version} on {platform.system()} {platform.machine()}")
