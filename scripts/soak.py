@@ -216,7 +216,7 @@ def differences(run: Path, whole: Path) -> list[str]:
         left, right = run / name, whole / name
         if name == "metrics.jsonl":
             same = list(metrics(left)) == list(metrics(right))
-        elif name in ("run.json", "README.md", "curves.png") or name.endswith(("manifest.json", "trainer_state.json")):
+        elif name in ("run.json", "README.md", "report.html", "curves.png") or name.endswith(("manifest.json", "trainer_state.json")):
             continue  # times, dates and the folder's name stand in them
         else:
             same = left.read_bytes() == right.read_bytes()
