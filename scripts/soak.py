@@ -55,6 +55,8 @@ STARTING = 0.2
 """Share of the kills that may come while a run still starts; the others come once its first step follows."""
 KILLS_OF_A_RUN = 4
 """Kills after which a run is left alone until its end."""
+TIMED = ("run.json", "README.md", "report.html", "curves.png", "manifest.json", "trainer_state.json")
+"""Ends of files in which times, dates and the folder's name stand."""
 _TIMES = ("seconds", "runtime", "per_second", "tokens_per", "eta", "time", "memory")
 """Parts of the names of metrics that no two runs have alike."""
 
@@ -216,8 +218,8 @@ def differences(run: Path, whole: Path) -> list[str]:
         left, right = run / name, whole / name
         if name == "metrics.jsonl":
             same = list(metrics(left)) == list(metrics(right))
-        elif name in ("run.json", "README.md", "report.html", "curves.png") or name.endswith(("manifest.json", "trainer_state.json")):
-            continue  # times, dates and the folder's name stand in them
+        elif name.endswith(TIMED):
+            continue
         else:
             same = left.read_bytes() == right.read_bytes()
         if not same:
