@@ -39,17 +39,7 @@ def run(argv: Sequence[str]) -> int:
         resolved = _load(options, settings)
     except TunesmithError as error:
         if options.json:
-            say_json(
-                {
-                    "ledger": None,
-                    "coverage": None,
-                    "layout": None,
-                    "steps": None,
-                    "memory": None,
-                    "problems": error.lines(),
-                },
-                None,
-            )
+            say_json(dict.fromkeys(PARTS) | {"problems": error.lines()}, None)
         raise
     environment.prepare(resolved)
     from tunesmith.launch.processes import planned
@@ -58,13 +48,7 @@ def run(argv: Sequence[str]) -> int:
     report = check(resolved, options.gpu, planned(resolved))
     problems = [line for problem in report.problems for line in problem.lines()]
     if options.json:
-        parts = {
-            "ledger": report.ledger,
-            "coverage": report.coverage,
-            "layout": report.layout,
-            "steps": report.steps,
-            "memory": report.memory,
-        }
+        parts = {name: getattr(report, name) for name in PARTS}
         say_json(parts | {"problems": problems})
     else:
         say("\n".join(lines(resolved, report)))

@@ -19,6 +19,7 @@ from peft.tuners.lora.layer import Conv1d, Conv2d, Conv3d, Embedding, Linear, Lo
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import ModelError
+from tunesmith.model.parameters import ends_in
 
 _PREFIX = "base_model.model."
 _EPSILON = torch.finfo(torch.float32).eps
@@ -160,7 +161,7 @@ class Factors:
         place = plain(name.removesuffix(".token_adapter.trainable_tokens_delta"))
         given: Any = self._config.trainable_token_indices
         if isinstance(given, Mapping):
-            given = next(ids for key, ids in given.items() if place == key or place.endswith(f".{key}"))
+            given = next(ids for key, ids in given.items() if ends_in(place, key))
         self.rows[f"{place}.weight"] = (list(given), tensor)
 
     def _scale(self, name: str, rank: int) -> float:

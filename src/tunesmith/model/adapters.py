@@ -24,6 +24,7 @@ from tunesmith.model.headers import few
 from tunesmith.model.internals import names_taken_as_they_are
 from tunesmith.model.new_tokens import make_room, num_embeddings, rows_wanted
 from tunesmith.model.packed import parameter_names
+from tunesmith.model.parameters import ends_in
 from tunesmith.model.parts import keep_to_language
 from tunesmith.model.placing import drop_out, prepare_for_peft
 from tunesmith.model.precision import mutates_base
@@ -101,7 +102,7 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
     targets = [] if isinstance(config.target_modules, str) else sorted(config.target_modules or ())
     _check_every_pattern(config, names, parameters)
     for setting, wanted in (("target_modules", targets), ("modules_to_save", config.modules_to_save or [])):
-        lost = [target for target in wanted if not any(_matches(name, target) for name in names)]
+        lost = [target for target in wanted if not any(ends_in(name, target) for name in names)]
         if lost:
             raise ModelError(
                 f"{setting}: {', '.join(lost)} {'is' if len(lost) == 1 else 'are'} not in this model",
@@ -132,7 +133,7 @@ def _covers(wanted: str | Collection[str] | None, name: str) -> bool:
     """Whether a regular expression matches the whole name, or a list holds its end."""
     if isinstance(wanted, str):
         return re.fullmatch(wanted, name) is not None
-    return any(_matches(name, target) for target in wanted or ())
+    return any(ends_in(name, target) for target in wanted or ())
 
 
 def _check_every_pattern(config: LoraConfig, names: list[str], parameters: list[str]) -> None:
@@ -150,7 +151,7 @@ def _check_every_pattern(config: LoraConfig, names: list[str], parameters: list[
     ]
     if not isinstance(config.exclude_modules, str):
         given = sorted(config.exclude_modules or ())
-        lost += [("exclude_modules", one) for one in given if not any(_matches(name, one) for name in names)]
+        lost += [("exclude_modules", one) for one in given if not any(ends_in(name, one) for name in names)]
     for setting, pattern in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         ends = [re.compile(rf"(.*\.)?({key})") for key in pattern or {}]
         lost += [
@@ -335,10 +336,6 @@ def _compare_ranks(tensors: Mapping[str, torch.Tensor], config: LoraConfig, path
             f"{ADAPTER_CONFIG} wants rank {lost[-1]}, and the tensors have {', '.join(map(str, sorted(held)))}",
             where=str(path),
         )
-
-
-def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
 
 
 def _hold_trained_layers_in_float32(model: torch.nn.Module) -> None:

@@ -16,6 +16,7 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from tunesmith.errors import ModelError
 from tunesmith.model.adapters import attach_adapter
 from tunesmith.model.new_tokens import num_embeddings
+from tunesmith.model.parameters import ends_in
 from tunesmith.model.precision import Precision
 from tunesmith.model.roles import is_linear
 from tunesmith.model.separation import can_compute, small_twin
@@ -53,7 +54,7 @@ def _with_adapter(twin: Any, adapted: PeftModel) -> PeftModel:
     config: Any = adapted.peft_config["default"]
     parameters = sorted(config.target_parameters or ()) or None
     bare = {name for name, _ in twin.named_parameters()}
-    parameters = [end for end in parameters or () if any(name.endswith(f".{end}") for name in bare)] or None
+    parameters = [end for end in parameters or () if any(ends_in(name, end) for name in bare)] or None
     modules = [name for name in layers if is_linear(twin.get_submodule(name))]
     return attach_adapter(twin, LoraConfig(task_type="CAUSAL_LM", target_modules=modules, target_parameters=parameters))
 

@@ -15,6 +15,7 @@ from tokenizers import AddedToken
 
 from tunesmith.config.schema import DataSection
 from tunesmith.errors import ModelError
+from tunesmith.model.parameters import ends_in
 from tunesmith.notices import notify
 
 if TYPE_CHECKING:  # a preview needs the tokenizer's part of this file and no library of models
@@ -85,7 +86,7 @@ def trained_rows(model: PreTrainedModel, config: LoraConfig, ids: Sequence[int],
         ModelError: some layer would have to be, or embedding and head are one.
     """
     whole = config.modules_to_save or ()
-    names = [name for name in _layers(model) if not any(name == one or name.endswith(f".{one}") for one in whole)]
+    names = [name for name in _layers(model) if not any(ends_in(name, one) for one in whole)]
     if spread and (names or _tied(model)):
         tied = "embedding and head are one" if _tied(model) else f"{', '.join(names)} would not be trained whole"
         raise ModelError(

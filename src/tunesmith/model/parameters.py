@@ -1,4 +1,4 @@
-"""How many weights a model has, how many of them are trained, and the bytes of a tensor."""
+"""How many weights a model has, how many of them are trained, what tensors take, and how names are matched."""
 
 from __future__ import annotations
 
@@ -39,3 +39,8 @@ def whole_shape(weight: Any) -> torch.Size:
     state = getattr(weight, "quant_state", None)
     shape = weight.shape if state is None else state.shape
     return torch.Size(getattr(weight, "ds_shape", shape))
+
+
+def ends_in(name: str, end: str) -> bool:
+    """Whether the last parts of a dotted name are those of ``end``, as PEFT matches names of layers."""
+    return f".{name}".endswith(f".{end}")

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.model.internals import translate_names
 from tunesmith.model.packed import let_peft_adapt_packed_weights, parameter_names, placed
+from tunesmith.model.parameters import ends_in
 from tunesmith.model.roles import is_linear
 from tunesmith.notices import notify
 
@@ -26,7 +27,7 @@ def prepare_for_peft(model: PreTrainedModel, config: LoraConfig) -> tuple[float,
     layers: set[str] = set()
     bare: set[str] = set()
     for name in parameter_names(model):
-        if any(f".{name}".endswith(f".{target}") for target in config.target_parameters):
+        if any(ends_in(name, target) for target in config.target_parameters):
             layer, _, own = name.rpartition(".")
             linear = own == "weight" and is_linear(model.get_submodule(layer))
             (layers if linear else bare).add(layer if linear else name)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError
 from tunesmith.model.internals import names_that_peft_renames
+from tunesmith.model.parameters import ends_in
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.roles import PATTERNS, Weight
 from tunesmith.notices import notify
@@ -87,7 +88,7 @@ def _words(wanted: str | Collection[str] | None) -> list[str] | None:
 
 
 def _all_there(words: Sequence[str], weights: Sequence[Weight]) -> bool:
-    return all(word in (ALL_LINEAR, *PATTERNS) or any(_ends(w.target, word) for w in weights) for word in words)
+    return all(word in (ALL_LINEAR, *PATTERNS) or any(ends_in(w.target, word) for w in weights) for word in words)
 
 
 def _needs_rule(words: Sequence[str], model: PreTrainedModel, weights: Sequence[Weight], config: LoraConfig) -> bool:
@@ -106,7 +107,7 @@ def _needs_rule(words: Sequence[str], model: PreTrainedModel, weights: Sequence[
 def _choose(words: Sequence[str], weights: Sequence[Weight], config: LoraConfig) -> Chosen:
     chosen = Chosen({}, {})
     for word in words:
-        named = [weight for weight in weights if weight.in_module and _ends(weight.target, word)]
+        named = [weight for weight in weights if weight.in_module and ends_in(weight.target, word)]
         if word == ALL_LINEAR or (word in PATTERNS and not named):
             roles = RULE_ROLES if word == ALL_LINEAR else (word,)
             reached = [w for w in weights if w.role in roles and _obstacle(w, config) is None]
@@ -122,7 +123,7 @@ def _choose(words: Sequence[str], weights: Sequence[Weight], config: LoraConfig)
             )
         chosen.written |= {weight.name: _free(weight, word, config) for weight in named}
     for word in config.target_parameters or ():
-        named = [weight for weight in weights if _ends(weight.name, word)]
+        named = [weight for weight in weights if ends_in(weight.name, word)]
         if not named:
             bare = [weight.name.rpartition(".")[2] for weight in weights if _is_fused(weight)]
             raise ModelError(
@@ -146,12 +147,8 @@ def _obstacle(weight: Weight, config: LoraConfig) -> str | None:
 
 def _free(weight: Weight, word: str, config: LoraConfig) -> Weight:
     obstacle = _obstacle(weight, config)
-    if weight.role == "head":
-        raise ModelError(
-            f"target_modules: the output head ({weight.target}) cannot carry an adapter in training",
-            remedy="leave it out, or train it whole with modules_to_save",
-        )
-    if obstacle is not None and not (weight.in_module and weight.role == "embedding"):
+    has_own_rule = weight.in_module and weight.role in ("embedding", "head")  # ``adapters.check_targets``
+    if obstacle is not None and not has_own_rule:
         raise ModelError(
             f"target_modules: {word} names {weight.target}, which no adapter can sit on: {obstacle}",
             remedy="leave it out (exclude_modules)",
@@ -165,12 +162,12 @@ def _fused(word: str, words: Sequence[str], weights: Sequence[Weight]) -> list[W
     if leaf not in _FUSED:
         return []
     found = [weight for weight in weights if _is_fused(weight) and not weight.in_module]
-    whole = [w for w in found if _ends(w.name, f"{path}.{leaf}" if path else leaf)]
-    whole += [w for w in found if _ends(w.name, f"{path}.{_FUSED[leaf]}" if path else _FUSED[leaf])]
+    whole = [w for w in found if ends_in(w.name, f"{path}.{leaf}" if path else leaf)]
+    whole += [w for w in found if ends_in(w.name, f"{path}.{_FUSED[leaf]}" if path else _FUSED[leaf])]
     leaves = {name.rpartition(".")[2] for name in words}
     for pair in _PAIRS:
         lost = [name for name in pair if name not in leaves]
-        if leaf in pair and lost and any(_ends(w.name, "gate_up_proj") for w in whole):
+        if leaf in pair and lost and any(ends_in(w.name, "gate_up_proj") for w in whole):
             raise ModelError(
                 f"target_modules: the experts hold {' and '.join(pair)} in one parameter, and {lost[0]} is not named",
                 remedy="name both, or say experts for all of their weights",
@@ -224,7 +221,7 @@ def _excludes(word: str, weight: Weight, config: LoraConfig) -> bool:
     places = (weight.name, weight.name.rpartition(".")[0])
     if isinstance(config.exclude_modules, str):
         return any(re.fullmatch(word, place) for place in places)
-    return weight.role == word or any(_ends(place, word) for place in places)
+    return weight.role == word or any(ends_in(place, word) for place in places)
 
 
 def _layer(name: str, config: LoraConfig) -> int | None:
@@ -283,10 +280,6 @@ def shortest(wanted: Collection[str], all_names: Iterable[str]) -> list[str]:
         found.append(end)
         left -= holders.get(end, {name})
     return sorted(found)
-
-
-def _ends(name: str, end: str) -> bool:
-    return name == end or name.endswith(f".{end}")
 
 
 def _leaves(weights: Sequence[Weight]) -> list[str]:
