@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.model.parameters import whole_shape
+from tunesmith.model.parts import beside_language, is_inside
 
 Role = Literal[
     "attention", "mlp", "experts", "shared_experts", "router", "indexer", "convolution", "embedding", "head",
@@ -74,7 +75,7 @@ class Weight:
 def weights_of(model: PreTrainedModel) -> list[Weight]:
     """Every weight of a model without adapters, each once, in the model's order."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    text = _text_model(model, embedding)
+    beside = beside_language(model)
     used = _times_used(model)
     tied = _names_of_parameters(model)
     found, seen = [], set()
@@ -86,7 +87,8 @@ def weights_of(model: PreTrainedModel) -> list[Weight]:
                 continue
             seen.add(id(value))
             shape = whole_shape(value)
-            role: Role = "vector" if len(shape) < 2 or _is_bias(name) else _role(path, text)
+            role: Role = "other_modality" if is_inside(full, beside) else _role(path)
+            role = "vector" if len(shape) < 2 or _is_bias(name) else role
             if module is head or module is embedding or isinstance(module, torch.nn.Embedding):
                 role = "head" if module is head and module is not embedding else "embedding"
             in_module = name == "weight" and is_linear(module)
@@ -156,17 +158,6 @@ def _own_weights(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, parametrization
 
 
-def _text_model(model: PreTrainedModel, embedding: Any) -> torch.nn.Module:
-    """The part that has the token embedding and the layers; beside it stand those of other modalities."""
-    return next(
-        path[index][1]
-        for path in _paths(model)
-        if path[-1][1] is embedding
-        for index in range(len(path) - 1, -1, -1)
-        if index == 0 or any(isinstance(part, torch.nn.ModuleList) for part in path[index][1].modules())
-    )
-
-
 def _times_used(model: torch.nn.Module) -> dict[int, int]:
     """How many places hold each module."""
     counts: dict[int, int] = {}
@@ -183,12 +174,10 @@ def _names_of_parameters(model: torch.nn.Module) -> dict[int, int]:
     return counts
 
 
-def _role(path: Path, text: torch.nn.Module) -> Role:
+def _role(path: Path) -> Role:
     """What a weight of the last module is for, from the outermost part that says so to the innermost."""
     role: Role = "other"
     inside = False
-    if text is not path[0][1] and not any(module is text for _, module in path):
-        return "other_modality"
     for (_, owner), (name, module) in pairwise(path):
         inside = inside or isinstance(owner, torch.nn.ModuleList)
         if not inside:
