@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.memory import peak_bytes
 
 WORDS = "the a cat dog fox runs over lazy brown quick who what when number seven eight add two and then find".split()
 OURS, THEIRS, STREAM = "tunesmith", "SFTTrainer", "stream"
@@ -188,7 +189,7 @@ def _measure(side: str, rows: Path, name: str) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     tokens, trained = prepare()
     figures = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-    figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures["peak_mib"] = peak_bytes() / 2**20
     if side == THEIRS:
         tokens, trained = prepare.counted()  # type: ignore[attr-defined]
     return figures | {"tokens": tokens, "trained": trained}

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from benchmarks.memory import peak_bytes
 
 os.environ["OMP_NUM_THREADS"] = "1"
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
@@ -40,7 +41,7 @@ def main() -> None:
         "first_cpu": marks[0][0],
         "first_wall": marks[0][1] - STARTED,
         "whole_cpu": time.process_time(),
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak": peak_bytes(),
     }
     Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
 

@@ -26,7 +26,9 @@ def run(argv: Sequence[str]) -> int:
     options = parser.parse_all(argv)
     environment.prepare()
     from tunesmith.report.page import write_report
+    from tunesmith.report.told import status_now
+    from tunesmith.train.lock import is_held
 
     output = Path(options.output) if options.output is not None else None
-    say(str(write_report([Path(folder) for folder in options.run], output)))
+    say(str(write_report([Path(folder) for folder in options.run], output, status_of=status_now(is_held))))
     return 0

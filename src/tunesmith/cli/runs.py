@@ -18,12 +18,12 @@ from tunesmith.report.record import RECORD
 from tunesmith.report.runs import (
     COLUMNS,
     STATUSES,
-    Run,
+    Listed,
     differences,
     find_runs,
-    read_run,
     remove_run,
     sort_runs,
+    summary_of,
 )
 from tunesmith.train.lock import held, is_held
 from tunesmith.visible import one_line
@@ -80,7 +80,7 @@ def compare(argv: Sequence[str]) -> int:
     options = parser.parse_all(argv)
     if len(options.runs) < 2:
         raise ConfigError("one run differs from nothing", where="command line", remedy="name two runs or more")
-    found = differences([read_run(Path(name), is_held) for name in options.runs])
+    found = differences([summary_of(Path(name), is_held) for name in options.runs])
     if options.json:
         say_json({"runs": options.runs, **found})
         return 0
@@ -100,7 +100,7 @@ def remove(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print what was removed as JSON")
     options = parser.parse_all(argv)
     folder = Path(options.run)
-    found = read_run(folder, is_held)  # before anything is locked: this may be no run at all
+    found = summary_of(folder, is_held)  # before anything is locked: this may be no run at all
     if found.status == "running":
         raise StorageError("it is running", where=str(folder), remedy="end it first")
     names = belongings.everything(folder)
@@ -123,7 +123,7 @@ def remove(argv: Sequence[str]) -> int:
     return 0
 
 
-def _agreed(run: Run, names: Sequence[str]) -> bool:
+def _agreed(run: Listed, names: Sequence[str]) -> bool:
     """Whether the person at the terminal wants it gone.
 
     Raises:
@@ -136,7 +136,7 @@ def _agreed(run: Run, names: Sequence[str]) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _row(run: Run, top: Path, sorted_by: str | None) -> list[str]:
+def _row(run: Listed, top: Path, sorted_by: str | None) -> list[str]:
     """What a table shows of a run: the figure that it is sorted by, or its best."""
     name = run.folder.relative_to(top).as_posix() if run.folder != top else run.folder.absolute().name
     leading = run.leading()

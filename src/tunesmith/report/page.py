@@ -22,8 +22,9 @@ from tunesmith.report import page_tables as tables
 from tunesmith.report.belongings import add_files
 from tunesmith.report.folder import write_text
 from tunesmith.report.page_curves import Curve, curves
-from tunesmith.report.page_facts import Run, mapping, read_run, text_of
+from tunesmith.report.page_facts import Run, read_run
 from tunesmith.report.record import now
+from tunesmith.report.told import StatusOf, mapping, recorded_status, text_of
 from tunesmith.secrets import redacted
 from tunesmith.visible import visible
 
@@ -33,13 +34,13 @@ _MARK = '<meta name="generator" content="tunesmith report">'
 """By which a page of ours is known."""
 
 
-def write_report(folders: Sequence[Path], output: Path | None = None, *, status: str | None = None) -> Path:
+def write_report(folders: Sequence[Path], output: Path | None = None, *, status_of: StatusOf = recorded_status) -> Path:
     """Write the page of one run, or of several side by side.
 
     Args:
         folders: the run folders, of runs in any state.
         output: the file; ``report.html`` in the folder of a single run, in the working directory for several.
-        status: how the runs ended, where their records do not say so yet.
+        status_of: what became of each, by its record.
 
     Returns:
         The file.
@@ -50,7 +51,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None, *, status:
     """
     file = output or (folders[0] / REPORT if len(folders) == 1 else Path(REPORT))
     _check_replaceable(file)
-    text = render([read_run(folder, name, status) for folder, name in zip(folders, _names(folders), strict=True)])
+    text = render([read_run(folder, name, status_of) for folder, name in zip(folders, _names(folders), strict=True)])
     write_text(file, text)
     for folder in folders:
         if file.absolute() == (folder / REPORT).absolute():

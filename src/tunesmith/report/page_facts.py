@@ -5,8 +5,6 @@ Nothing here trusts what it reads: a part that is missing, torn or of another sh
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from tunesmith.errors import StorageError
 from tunesmith.report.folder import MAX_BYTES, read_json
 from tunesmith.report.plots import METRICS, Series
 from tunesmith.report.record import read_facts
+from tunesmith.report.told import StatusOf, mapping, number, recorded_status, text_of
 
 LEDGER = "ledger.json"
 EVALUATION = "evaluation"
@@ -55,6 +54,7 @@ class Run:
 
     Attributes:
         name: how the page calls it.
+        status: what became of it.
         facts: ``run.json``.
         series: the log, figure by figure.
         ledger: ``ledger.json``; empty where there is none.
@@ -66,6 +66,7 @@ class Run:
 
     name: str
     folder: Path
+    status: str
     facts: Mapping[str, Any]
     series: Mapping[str, Series]
     ledger: Mapping[str, Any]
@@ -95,24 +96,25 @@ class Run:
         return mapping(self.facts.get(name))
 
 
-def read_run(folder: Path, name: str | None = None, status: str | None = None) -> Run:
+def read_run(folder: Path, name: str | None = None, status_of: StatusOf = recorded_status) -> Run:
     """Gather a run's facts.
 
     Args:
         folder: the run folder.
         name: how to call it; the folder's name when left out.
-        status: how the run ended, where its record does not say so yet.
+        status_of: what became of it, by its record.
 
     Raises:
         StorageError: the folder is not a run folder of ours, or its record is damaged.
     """
-    facts = read_facts(folder) | ({"status": status} if status else {})
+    facts = read_facts(folder)
     remarks: list[str] = []
     series = _series(folder, remarks)
     judged, place = _judged(folder)
     return Run(
         name=name or folder.absolute().name,
         folder=folder,
+        status=status_of(facts, folder),
         facts=facts,
         series=series,
         ledger=_object(folder, LEDGER, remarks),
@@ -121,26 +123,6 @@ def read_run(folder: Path, name: str | None = None, status: str | None = None) -
         answers=_answers(folder, f"{place}/{PREDICTIONS}", remarks) if place else Answers(),
         remarks=tuple(remarks),
     )
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """``value`` where it is an object, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def number(value: Any) -> float | None:
-    """``value`` where it is a finite number, else None."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def text_of(value: Any) -> str:
-    """A value as a person reads it: texts as they are, everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _series(folder: Path, remarks: list[str]) -> dict[str, Series]:

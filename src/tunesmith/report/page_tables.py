@@ -10,7 +10,8 @@ from typing import Any
 
 from tunesmith.config.draft import DEFAULT
 from tunesmith.config.resolve import schema_defaults
-from tunesmith.report.page_facts import Answer, Run, mapping, number, text_of
+from tunesmith.report.page_facts import Answer, Run
+from tunesmith.report.told import mapping, number, text_of
 
 SHOWN_ANSWERS = 12
 """Of the right ones, of the wrong ones, and of those in which runs differ twice as many."""
@@ -78,7 +79,7 @@ LEDGER_HEAD = ("source", "read", "kept", "cut", "dropped", "tokens", "trained", 
 def overview(runs: Sequence[Run]) -> Table:
     """What each run is and what it came to."""
     facts: tuple[tuple[str, Callable[[Run], str]], ...] = (
-        ("status", lambda run: status_of(run)),
+        ("status", lambda run: run.status),
         ("model", lambda run: _said(run.part("model"), "name")),
         ("trained weights", _trained),
         ("how it is held", lambda run: _said(run.part("model"), "held")),
@@ -208,11 +209,6 @@ def side_by_side(runs: Sequence[Run]) -> list[tuple[bool, list[Answer | None]]]:
     judged = [({answer.correct for answer in row if answer}, row) for row in rows]
     judged.sort(key=lambda entry: (len(entry[0]) < 2, entry[0] == {True}))
     return [(len(correct) > 1, row) for correct, row in judged[: 2 * SHOWN_ANSWERS]]
-
-
-def status_of(run: Run) -> str:
-    """How the run ended, in a word."""
-    return text_of(run.facts.get("status", "unknown"))
 
 
 # cells ---

@@ -5,7 +5,6 @@ Records are read as anybody may have left them: what a record lacks is None here
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from tunesmith.errors import ConfigError, StorageError, did_you_mean
 from tunesmith.report import belongings
 from tunesmith.report.folder import read_json
 from tunesmith.report.record import RECORD
+from tunesmith.report.told import mapping, number, status_now
 
 STATUSES = ("running", "finished", "failed", "interrupted", "killed")
 """What became of a run; ``killed`` is one whose record says that it runs although nobody holds its folder."""
@@ -28,7 +28,7 @@ _DATA = ("train_rows", "eval_rows", "train_tokens", "train_fingerprint", "eval_f
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Listed:
     """A run as its record describes it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Run:
         seconds: how long it took; None while it has not finished.
         when: when it began, ISO 8601 in UTC.
         best: ``step``, ``metric`` and ``value`` of the best evaluation.
-        metrics: the figures of its end.
+        metrics: the figures of its end that are finite numbers.
         facts: the record itself.
     """
 
@@ -56,12 +56,8 @@ class Run:
     facts: dict[str, Any] = field(repr=False)
 
     def figure(self, name: str) -> float | None:
-        """A metric, ``steps`` or ``seconds``; None where it has none, or none that is a finite number."""
-        if name in ("steps", "seconds"):
-            value: Any = getattr(self, name)
-        else:
-            value = self.metrics.get(name)
-        return value if value is not None and math.isfinite(value) else None
+        """A metric, ``steps`` or ``seconds``; None where it has none that is a finite number."""
+        return getattr(self, name) if name in ("steps", "seconds") else self.metrics.get(name)
 
     def leading(self) -> tuple[str, float] | None:
         """The figure that is shown of it: that of its best evaluation, else its last loss."""
@@ -70,19 +66,12 @@ class Run:
         return (named[0], self.metrics[named[0]]) if named else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The run as plain data, without its record; what is no number is None."""
-        metrics = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
-        best = self.best if self.best and math.isfinite(self.best["value"]) else None
-        shown = ("status", "model", "method", "steps", "seconds", "when")
-        return {
-            "folder": str(self.folder),
-            **{name: getattr(self, name) for name in shown},
-            "best": best,
-            "metrics": metrics,
-        }
+        """The run as plain data, without its record."""
+        shown = ("status", "model", "method", "steps", "seconds", "when", "best", "metrics")
+        return {"folder": str(self.folder), **{name: getattr(self, name) for name in shown}}
 
 
-def read_run(folder: Path, is_held: Callable[[Path], bool]) -> Run:
+def summary_of(folder: Path, is_held: Callable[[Path], bool]) -> Listed:
     """The run in a folder.
 
     Args:
@@ -97,15 +86,14 @@ def read_run(folder: Path, is_held: Callable[[Path], bool]) -> Run:
     if not belongings.is_record(folder / RECORD):
         raise StorageError(f"{RECORD} is no record of a run of ours, or is damaged", where=str(folder))
     facts = read_json(folder / RECORD)
-    status = str(facts.get("status"))
     result, plan = facts.get("result") or {}, facts.get("plan") or {}
     best = _best(facts.get("best"))
     metrics = _numbers(result.get("metrics"))
     if best:
         metrics.setdefault(best["metric"], best["value"])
-    return Run(
+    return Listed(
         folder,
-        "killed" if status == "running" and not is_held(folder) else status,
+        status_now(is_held)(facts, folder),
         _text(facts["settings"].get("model.model_name_or_path")),
         _method(facts["settings"]),
         _whole(result.get("steps", plan.get("total_steps"))),
@@ -117,7 +105,7 @@ def read_run(folder: Path, is_held: Callable[[Path], bool]) -> Run:
     )
 
 
-def find_runs(top: Path, is_held: Callable[[Path], bool]) -> list[Run]:
+def find_runs(top: Path, is_held: Callable[[Path], bool]) -> list[Listed]:
     """The runs at and below a folder, the newest first; hidden folders, checkpoints and links are not entered.
 
     Raises:
@@ -129,7 +117,7 @@ def find_runs(top: Path, is_held: Callable[[Path], bool]) -> list[Run]:
     for folder in _folders(top):
         if belongings.is_record(folder / RECORD):
             with suppress(StorageError):  # it went away meanwhile
-                found.append(read_run(folder, is_held))
+                found.append(summary_of(folder, is_held))
     return sorted(found, key=lambda run: run.when or "", reverse=True)
 
 
@@ -146,7 +134,7 @@ def _folders(top: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def sort_runs(runs: Sequence[Run], by: str) -> list[Run]:
+def sort_runs(runs: Sequence[Listed], by: str) -> list[Listed]:
     """Runs in the order of a figure, the best first: small losses and times, large scores. Who lacks it comes last.
 
     Raises:
@@ -162,7 +150,7 @@ def sort_runs(runs: Sequence[Run], by: str) -> list[Run]:
     return sorted(having, key=lambda run: sign * (run.figure(by) or 0.0)) + lacking
 
 
-def differences(runs: Sequence[Run]) -> dict[str, dict[str, list[Any]]]:
+def differences(runs: Sequence[Listed]) -> dict[str, dict[str, list[Any]]]:
     """What differs between runs: part (``settings``, ``data``, ``versions``, ``metrics``) -> name -> value of each run.
 
     A value that a run does not have is None. What only says which run it is (``PLACES``) is left out.
@@ -214,8 +202,8 @@ def left_in(folder: Path) -> list[str]:
 def _best(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict) or not isinstance(value.get("metric"), str):
         return None
-    number = _number(value.get("value"))
-    return None if number is None else {"step": value.get("step"), "metric": value["metric"], "value": number}
+    found = number(value.get("value"))
+    return None if found is None else {"step": value.get("step"), "metric": value["metric"], "value": found}
 
 
 def _method(settings: Mapping[str, Any]) -> str:
@@ -230,12 +218,8 @@ def _method(settings: Mapping[str, Any]) -> str:
 
 
 def _numbers(value: Any) -> dict[str, float]:
-    named = value.items() if isinstance(value, dict) else ()
-    return {name: number for name, number in ((name, _number(one)) for name, one in named) if number is not None}
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    named = ((name, number(one)) for name, one in mapping(value).items())
+    return {name: found for name, found in named if found is not None}
 
 
 def _whole(value: Any) -> int | None:

@@ -215,7 +215,7 @@ def draw(folder: Path, best: dict[str, Any] | None) -> None:
 def write_page(folder: Path) -> None:
     """Write the page of a run that is about to be finished; a finished run is not lost because its page is."""
     try:
-        write_report([folder], status="finished")
+        write_report([folder], status_of=lambda _facts, _folder: "finished")
     except Exception as error:  # whatever it is, the model is there
         notices.notify(f"{REPORT} could not be written ({type(error).__name__}: {error})")
 

@@ -17,8 +17,9 @@ from tunesmith.errors import ConfigError, StorageError
 from tunesmith.report.folder import read_json, write_json, write_jsonl
 from tunesmith.report.page import REPORT, write_report
 from tunesmith.report.page_facts import read_run
-from tunesmith.report.page_facts import text_of as as_text
 from tunesmith.report.page_tables import settings, side_by_side
+from tunesmith.report.told import status_now
+from tunesmith.report.told import text_of as as_text
 
 NASTY = (
     "</td><script>document.title='taken'</script><img src=x onerror=alert(1)> $\\frac{1}$ {{ 7 * 7 }} \x1b[31m \u202e"
@@ -141,7 +142,8 @@ def test_a_run_under_way_with_a_torn_log_has_a_page(run: Path) -> None:
     with (run / "metrics.jsonl").open("a") as log:
         log.write('{"step": 4, "lo')
     page = text_of(write_report([run]))
-    assert "under way, or was killed" in page
+    assert "this run is under way" in page
+    assert "this run was killed" in text_of(write_report([run], status_of=status_now(lambda _: False)))
     assert "metrics.jsonl: 1 line is not whole" in page
     assert "no account of rows was written" in page
     assert '<svg class="curve"' in page
