@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser, permissions_in
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.errors import ModelError
@@ -39,16 +39,20 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_permissions()
     options = parser.parse_all(argv)
+    early.check_source_folder(options.run)
     _check_adapter(Path(options.run))
+    early.check_new_folder(Path(options.output))
+    early.check_data(options.data)
     environment.prepare()
-    from tunesmith.evaluate.prompts import questions_for
     from tunesmith.export import gguf
-    from tunesmith.export.merge import merge
     from tunesmith.report.belongings import check_finished
 
     check_finished(Path(options.run))
     if options.gguf:
         gguf.find_converter()  # before anything heavy happens
+    from tunesmith.evaluate.prompts import questions_for
+    from tunesmith.export.merge import merge
+
     permissions = permissions_in(options)
     merged = merge(
         options.run,
