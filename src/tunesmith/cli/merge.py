@@ -11,6 +11,7 @@ from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser, permissions_in
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.errors import ModelError
+from tunesmith.report.record import RECORD
 
 _ADAPTER = "adapter_config.json"
 
@@ -100,6 +101,8 @@ def _check_adapter(folder: Path) -> None:
         raise ModelError("is a whole model, with no adapter to merge", where=str(folder), remedy="use it as it is")
     if inner:
         raise ModelError("holds its adapter in a folder of its own", where=str(folder), remedy=f"merge {inner[0]}")
+    if not (folder / RECORD).is_file():  # a run that has not finished says so itself
+        raise ModelError("holds no adapter", where=str(folder), remedy=f"name a run, or the folder with {_ADAPTER}")
 
 
 def describe(proof: dict[str, Any]) -> list[str]:
