@@ -18,6 +18,7 @@ from pathlib import Path
 from tunesmith.cli.output import say, tell
 from tunesmith.errors import understood
 from tunesmith.notices import VERBOSITY
+from tunesmith.program import named
 from tunesmith.secrets import redacted
 from tunesmith.train import processes
 from tunesmith.visible import one_line
@@ -94,7 +95,7 @@ def _run(arguments: list[str]) -> int:
     while arguments and arguments[0] in ("--quiet", "--verbose"):
         del arguments[0]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        say(usage())
+        say(named(usage()))
         return 0
     if arguments[0] == "--version":
         from tunesmith import __version__
@@ -120,6 +121,9 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
             tell(traceback.format_exc(), always=True)
         told = understood(error)
         _report(told.lines(), told.exit_code)
+        if processes.num_processes() == 1:
+            for note in getattr(error, "__notes__", ()):
+                tell(note, always=True)
         return told.exit_code
 
 

@@ -20,6 +20,7 @@ from tunesmith import __version__
 from tunesmith.config.draft import shown
 from tunesmith.config.recorded import STARTED_IN
 from tunesmith.errors import ConfigError, StorageError
+from tunesmith.notices import notify
 from tunesmith.report import page_tables as tables
 from tunesmith.report.belongings import add_files
 from tunesmith.report.folder import write_text
@@ -59,6 +60,14 @@ def write_report(folders: Sequence[Path], output: Path | None = None, *, status_
         if file.absolute() == (folder / REPORT).absolute():
             add_files(folder, folder / REPORT)
     return file
+
+
+def refresh_report(folder: Path, *, status_of: StatusOf = recorded_status) -> None:
+    """Write the page of a run anew, beside a result that must not be lost because its page is."""
+    try:
+        write_report([folder], status_of=status_of)
+    except Exception as error:
+        notify(f"{REPORT} could not be written ({type(error).__name__}: {error})")
 
 
 def render(runs: Sequence[Run]) -> str:

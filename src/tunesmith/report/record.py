@@ -64,7 +64,7 @@ def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[
                 "settings_fingerprint": resolved.fingerprint(),
                 "versions": versions(),
                 **facts,
-                "notices": notices.collected(),
+                "notices": notices.collected(details=False),
             }
         ),
     )
@@ -72,7 +72,7 @@ def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[
 
 def add(folder: Path, facts: dict[str, Any]) -> None:
     """Add to the record what the run has found by now."""
-    added = redacted_values({**facts, "notices": notices.collected()})
+    added = redacted_values({**facts, "notices": notices.collected(details=False)})
     write_json(folder / RECORD, read_json(folder / RECORD) | added)
 
 
