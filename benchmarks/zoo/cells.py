@@ -65,11 +65,11 @@ def run_kind(name: str, home: Path, cells: tuple[str, ...] = CELLS) -> dict[str,
         cells: those to run.
 
     Returns:
-        ``cells`` by name, ``coverage`` and ``losses``, by run.
+        ``cells`` by name, ``coverage``, ``losses`` by run, and ``silent``: adapters that training did not move.
     """
     folder = home / name
     model = folder / "model"
-    found: dict[str, Any] = {"cells": {}, "coverage": None, "losses": {}}
+    found: dict[str, Any] = {"cells": {}, "coverage": None, "losses": {}, "silent": None}
     actions: dict[str, Callable[[], str]] = {
         "padded": lambda: _train(folder, model, "padded", found, batching="padded"),
         "unpadded": lambda: _train(folder, model, "unpadded", found, batching="unpadded"),
@@ -145,10 +145,19 @@ def _train(folder: Path, model: Path, run: str, found: dict[str, Any], **setting
     found["losses"][run] = losses
     if run == "padded":
         found["coverage"] = json.loads((folder / run / "run.json").read_text(encoding="utf-8"))["coverage"]
+        found["silent"] = unmoved(folder / run)
     expected = found["losses"].get("padded")
     if run == "unpadded" and expected and abs(losses[0] - expected[0]) > 1e-3:
         raise AssertionError(f"its first loss is {losses[0]:.4f}, and that of padded rows {expected[0]:.4f}")
     return f"{losses[0]:.3f}"
+
+
+def unmoved(run: Path) -> list[str]:
+    """Names of the adapters of a run that are what they were before it: those that no gradient has reached."""
+    from tunesmith.model.adapter_file import read_adapter
+
+    tensors = read_adapter(run).tensors
+    return [name for name, tensor in tensors.items() if ".lora_B." in f"{name}." and not tensor.any()]
 
 
 def _full(folder: Path, model: Path, found: dict[str, Any]) -> str:
