@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 THINK, THINK_END = "<think>", "</think>"
+PROBE_SYSTEM = (Message("system", "s1"),)
+PROBE_TOOL = {
+    "type": "function",
+    "function": {"name": "f1", "description": "d1", "parameters": {"type": "object", "properties": {}}},
+}
+"""What a template is also tried with where it refuses a question and an answer alone."""
 
 
 def chat_renderer(
@@ -276,22 +282,43 @@ class ChatRenderer:
             remedy="use loss_on: last_assistant, or a variant of the template that is made for training",
         )
 
+    def _probed(self, *answers: Message, cuts: PrefixPoints) -> list[str]:
+        """Texts of a question and its answers under the template, with whatever else it does not do without: some
+        want a system message, and some go through a list of tools that they take to be there.
+
+        Raises:
+            TemplateRefusal: it takes none of them.
+        """
+        shown, marks = self._with_thoughts((Message("user", "q1"), *answers))
+        refusals = []
+        for system, tools in ((), []), ((), [PROBE_TOOL]), (PROBE_SYSTEM, []), (PROBE_SYSTEM, [PROBE_TOOL]):
+            turns = [self._as_dict(turn) for turn in (*system, *shown)]
+            moved = [(number + len(system), prompt) for number, prompt in cuts]
+            try:
+                texts = sandbox.render(
+                    self.source, self.variables, turns, tools, moved, ours=self.ours, today=self.today
+                )
+            except sandbox.TemplateRefusal as refusal:
+                refusals.append(refusal)
+                if any(sign in str(refusal) for sign in sandbox.LIMITS):  # more would only take longer
+                    break
+            else:
+                return [_unmarked(text, marks) for text in texts]
+        raise refusals[-1]
+
     def writes(self, words: str) -> bool:
         """Whether the template writes the answer ``a1`` or the thought ``t1`` of a first turn."""
         thoughts = {} if words == "a1" else {THOUGHTS: "t1"}
-        pair = Conversation((Message("user", "q1"), Message(ASSISTANT, "a1", thoughts)))
         try:
-            return words in self.text_of(pair)
-        except DataError:
+            (text,) = self._probed(Message(ASSISTANT, "a1", thoughts), cuts=[(2, False)])
+        except sandbox.TemplateRefusal:
             return False
+        return words in text
 
     def opens_thoughts(self) -> bool:
         """Whether the generation prompt ends with the beginning of a thought."""
-        turns = [self._as_dict(Message("user", "q1"))]
         try:
-            (prompt,) = sandbox.render(
-                self.source, self.variables, turns, [], [(1, True)], ours=self.ours, today=self.today
-            )
+            (prompt,) = self._probed(cuts=[(1, True)])
         except sandbox.TemplateRefusal:
             return False
         return prompt.rstrip().endswith(THINK)
@@ -299,12 +326,9 @@ class ChatRenderer:
     def _problem(self) -> tuple[str, str] | None:
         """What makes this template unfit for training, and the remedy."""
         thoughts = {THOUGHTS: "t1"} if self.thinks else {}
-        shown, marks = self._with_thoughts((Message("user", "q1"), Message(ASSISTANT, "a1", thoughts)))
-        turns = [self._as_dict(turn) for turn in shown]
         cuts = [(1, False), (1, True), (2, False)]
         try:
-            texts = sandbox.render(self.source, self.variables, turns, [], cuts, ours=self.ours, today=self.today)
-            asked, prompt, whole = (_unmarked(text, marks) for text in texts)
+            asked, prompt, whole = self._probed(Message(ASSISTANT, "a1", thoughts), cuts=cuts)
         except sandbox.TemplateRefusal as refusal:
             if any(sign in str(refusal) for sign in sandbox.LIMITS):
                 return f"cannot be used: {refusal}", "use another template"
@@ -354,9 +378,8 @@ class ChatRenderer:
     def trims_answers(self) -> bool:
         """Whether blanks around an answer are missing in the text that the template writes."""
         said = " \n a1 \n "
-        turns = [self._as_dict(Message("user", "q1")), self._as_dict(Message(ASSISTANT, said))]
         try:
-            (whole,) = sandbox.render(self.source, self.variables, turns, [], [(2, False)], ours=self.ours)
+            (whole,) = self._probed(Message(ASSISTANT, said), cuts=[(2, False)])
         except sandbox.TemplateRefusal:
             return False
         return "a1" in whole and said not in whole

@@ -16,9 +16,9 @@ from tunesmith.config.schema import DataSection
 from tunesmith.data.chat_source import reads_date
 from tunesmith.data.chat_template import ChatRenderer
 from tunesmith.data.columns import ColumnCheck
-from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
+from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation
 from tunesmith.data.encoding import Encoder
-from tunesmith.data.formats import FORMATS, FormatOptions, detect, is_chat, nli_reference, rename, row_weight
+from tunesmith.data.formats import FORMATS, FormatOptions, detect, nli_reference, rename, row_weight
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import (
     Example,
@@ -38,6 +38,7 @@ from tunesmith.data.refused import Refused
 from tunesmith.data.rendered import Rendered
 from tunesmith.data.row import Row
 from tunesmith.data.shorten import shorten
+from tunesmith.data.stops import stops_of
 from tunesmith.data.templates import LiteralRenderer, Renderer, StringRenderer, choose_renderer
 from tunesmith.data.tokenized import TOKENIZED, TokenRows, check_settings
 from tunesmith.data.unwritten import THOUGHT_END, Unwritten
@@ -176,19 +177,16 @@ class ExampleBuilder:
         return self._conversation(row, need_answer=False).answer_with_calls
 
     def stop_token_ids(self, row: Row) -> list[int]:
-        """Ids at which generation for such a row has to stop: the end token and, first, the template's end of turn."""
+        """Ids at which generation for such a row has to stop: the template's end of turn and the end token.
+
+        Raises:
+            DataError: the row has no prompt, or the template refuses it.
+        """
+        row = rename(row, self.data.columns)
         if self.format_of(row) == TOKENIZED:
-            return self._tokens.stop_token_ids(rename(row, self.data.columns))
-        render = self._renderer(self.format_of(row))
-        literal = self.format_of(row) == "prompt_completion" and not is_chat(rename(row, self.data.columns))
-        question, answer = Message("user", "a"), Message(ASSISTANT, "b")
-        renderer = render.of(Conversation((question,), literal)) if isinstance(render, LiteralRenderer) else render
-        if isinstance(renderer, ChatRenderer) and renderer.thinks:
-            answer = replace(answer, extra={THOUGHTS: "t"})
-        rendered = render(Conversation((question, answer), literal), "stop tokens")
-        (ids, _counts) = encode([rendered], self.encoder)[0]
-        end = self.encoder.eos_token_id
-        return [end] if rendered.ends or ids[-1] == end else [ids[-1], end]
+            return self._tokens.stop_token_ids(row)
+        asked = self._conversation(row, need_answer=False).without_answer()
+        return stops_of(asked, self._renderer(self.format_of(row)), self.encoder, row.where)
 
     def prompt_text(self, row: Row) -> str:
         """The text of a row's prompt, for comparison; of text without a marker, all of it; of ids what they say."""
