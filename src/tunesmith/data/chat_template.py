@@ -16,6 +16,7 @@ from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Messa
 from tunesmith.data.jinja_engine import GIVEN, PrefixPoints, Shared
 from tunesmith.data.rendered import CONTEXT, Piece, Rendered
 from tunesmith.data.special_tokens import ContentPolicy, Guard, end_of_turn, last_match, token_text
+from tunesmith.data.steps import Steps, alone
 from tunesmith.errors import ConfigError, DataError, ModelError
 from tunesmith.notices import notify
 
@@ -126,6 +127,10 @@ class ChatRenderer:
             raise ModelError(f"the chat template {what}", where=f"data.template = {self.name}", remedy=remedy)
 
     def __call__(self, conversation: Conversation, where: str) -> Rendered:
+        return alone(self.steps(conversation, where))
+
+    def steps(self, conversation: Conversation, where: str) -> Steps[Rendered]:
+        """The same in steps, so that many conversations can be rendered together."""
         if self.name is None:
             notify("the tokenizer has no chat template: turns are written plainly, as ### User: and ### Assistant:")
         self.content.check(conversation.messages, where)
@@ -144,7 +149,7 @@ class ChatRenderer:
         cuts = [(number, not answered)]
         for index in chosen:
             cuts += [(index, True)] if index == number - 1 else [(index, True), (index + 1, False)]
-        whole, texts = _unmarked_shared(self._texts(conversation, turns, cuts, where), marks)
+        whole, texts = _unmarked_shared((yield from self._texts(conversation, turns, cuts, where)), marks)
         following = iter(texts)
         pieces: list[Piece] = []
         done, ends = 0, False
@@ -176,7 +181,7 @@ class ChatRenderer:
         """
         shown, marks = self._with_thoughts(self._instructed(conversation.messages))
         turns = [self._as_dict(turn) for turn in shown]
-        text, _ = self._texts(conversation, turns, [(len(turns), False)], "this row")
+        text, _ = alone(self._texts(conversation, turns, [(len(turns), False)], "this row"))
         return _unmarked(text, marks)
 
     def source_of(self, conversation: Conversation) -> str:
@@ -226,15 +231,17 @@ class ChatRenderer:
         asked = replace(turns[first], content=f"{self.instruction}\n\n{turns[first].content}")
         return (*turns[:first], asked, *turns[first + 1 :])
 
-    def _texts(self, conversation: Conversation, turns: list[dict[str, Any]], cuts: PrefixPoints, where: str) -> Shared:
-        source, variables = self.source_of(conversation), self.variables | conversation.switches
-        tools = list(conversation.tools)
+    def _texts(
+        self, conversation: Conversation, turns: list[dict[str, Any]], cuts: PrefixPoints, where: str
+    ) -> Steps[Shared]:
+        frame = sandbox.Frame(self.source_of(conversation), self.variables, self.ours, self.today)
         try:
-            return sandbox.render_shared(source, variables, turns, tools, cuts, ours=self.ours, today=self.today)
+            found: Shared = yield sandbox.Request(frame, conversation.switches, turns, list(conversation.tools), cuts)
         except sandbox.TemplateRefusal as refusal:
             system = any(turn["role"] == "system" for turn in turns)
             remedy = "if it knows no system message, set instruction_in_prompt: true" if system else None
             raise DataError(f"the chat template refuses this row ({refusal})", where=where, remedy=remedy) from refusal
+        return found
 
     def _length(self, whole: str, before: tuple[int, str], index: int, where: str) -> int:
         same, rest = before

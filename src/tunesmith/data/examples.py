@@ -37,7 +37,9 @@ from tunesmith.data.rag import cut_documents
 from tunesmith.data.refused import Refused
 from tunesmith.data.rendered import Rendered
 from tunesmith.data.row import Row
+from tunesmith.data.sandbox import TOGETHER
 from tunesmith.data.shorten import shorten
+from tunesmith.data.steps import Steps, alone, together
 from tunesmith.data.stops import stops_of
 from tunesmith.data.templates import LiteralRenderer, Renderer, StringRenderer, choose_renderer
 from tunesmith.data.tokenized import TOKENIZED, TokenRows, check_settings
@@ -117,19 +119,19 @@ class ExampleBuilder:
         remaining = iter(rows)
         while chunk := list(islice(remaining, CHUNK_ROWS)):
             read: list[tuple[Row, Rendered | Example]] = []
-            for row in chunk:
-                try:
-                    found = self._training_text(row, ledger)
-                except DataError as problem:
-                    refused.add(problem)
-                else:
-                    if found is not None:
+            for start in range(0, len(chunk), TOGETHER):
+                some = chunk[start : start + TOGETHER]
+                texts = together([self._training_text(row, ledger) for row in some])
+                for row, found in zip(some, texts, strict=True):
+                    if isinstance(found, DataError):
+                        refused.add(found)
+                    elif found is not None:
                         read.append((row, found))
             encoded = iter(encode([text for _, text in read if isinstance(text, Rendered)], self.encoder))
-            for row, found in read:
-                ids = next(encoded) if isinstance(found, Rendered) else None
+            for row, text in read:
+                ids = next(encoded) if isinstance(text, Rendered) else None
                 try:
-                    made = self._finish(row, found, ids, ledger)
+                    made = self._finish(row, text, ids, ledger)
                 except DataError as problem:
                     refused.add(problem)
                 else:
@@ -225,7 +227,7 @@ class ExampleBuilder:
     def _weight(self, row: Row) -> float:
         return row_weight(row) if self.data.row_weights else 1.0
 
-    def _training_text(self, original: Row, ledger: Ledger) -> Rendered | Example | None:
+    def _training_text(self, original: Row, ledger: Ledger) -> Steps[Rendered | Example | None]:
         """The text of a row, or its example where it is tokens already; None when a policy drops it."""
         row = rename(original, self.data.columns)
         format_name = self.format_of(row)
@@ -249,7 +251,7 @@ class ExampleBuilder:
                 where=row.where,
                 remedy="set empty_completion to drop or keep, or remove the row",
             )
-        rendered = self._render(row, replace(conversation, weight=self._weight(row)), ledger)
+        rendered = yield from self._render(row, replace(conversation, weight=self._weight(row)), ledger)
         if is_weightless(rendered, self.data.loss_on):
             ledger.drop(row, "weight_0")
             return None
@@ -280,8 +282,8 @@ class ExampleBuilder:
             for turn in earlier
         )
 
-    def _render(self, row: Row, conversation: Conversation, ledger: Ledger | None = None) -> Rendered:
-        rendered = self._renderer(self.format_of(row))(conversation, row.where)
+    def _render(self, row: Row, conversation: Conversation, ledger: Ledger | None = None) -> Steps[Rendered]:
+        rendered = yield from self._renderer(self.format_of(row)).steps(conversation, row.where)
         if ledger is not None:
             self._say_unwritten(row, conversation, rendered, ledger)
         marker = self.data.completion_start
@@ -395,7 +397,7 @@ class ExampleBuilder:
 
     def _remade(self, row: Row, conversation: Conversation) -> Example:
         """The example of a conversation that is shorter than the row's own."""
-        rendered = self._render(row, conversation)
+        rendered = alone(self._render(row, conversation))
         (ids,) = encode([rendered], self.encoder)
         return make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
 

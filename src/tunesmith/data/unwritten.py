@@ -117,7 +117,8 @@ class Unwritten:
             text = self._text_of(probe.conversation)
         except DataError:  # it looks at what texts say: the search row by row has to do
             return
-        absent = {part: words for part, words in probe.words.items() if not all(word in text for word in words)}
+        stands = self._by_itself(probe, text)
+        absent = {part: words for part, words in probe.words.items() if not all(stands(part, word) for word in words)}
         for part, words in absent.items():
             if part.turn is None and part.key != TOOLS and Part(None, TOOLS) in absent:  # it says all of them
                 continue
@@ -128,6 +129,31 @@ class Unwritten:
         for part in probe.mute:
             if self._text_of(_without(probe.conversation, part)) == text:
                 yield replace(part, meant=part.key in BOOKKEEPING)
+
+    def _by_itself(self, probe: _Probe, text: str) -> Callable[[Part, str], bool]:
+        """Whether a word of a part stands in ``text``, the probe's rendering, and not only as the word of another part:
+        the list of tools and the calls name the same functions and parameters, and each has to be written itself."""
+        turns = probe.conversation.messages
+        listed, told = (
+            {word for part, words in probe.words.items() if (part.turn is None) == beside for word in words}
+            for beside in (True, False)
+        )
+        first = next((index for index, turn in enumerate(turns) if turn.extra.get(CALLS)), 0)
+        before, both = text, listed & told
+        if not first:
+            both = set()
+        elif both:
+            try:
+                before = self._text_of(replace(probe.conversation, messages=turns[:first]))
+            except DataError:
+                both = set()
+
+        def stands(part: Part, word: str) -> bool:
+            if word not in both:
+                return word in text
+            return word in before if part.turn is None else text.count(word) > before.count(word)
+
+        return stands
 
     def _written_at_the_end(self, conversation: Conversation, part: Part, words: list[str]) -> bool:
         """Whether a turn's part is written while nothing follows the turn: thoughts are left out once read."""
