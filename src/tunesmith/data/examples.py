@@ -43,7 +43,7 @@ from tunesmith.data.steps import Steps, alone, together
 from tunesmith.data.stops import stops_of
 from tunesmith.data.templates import LiteralRenderer, Renderer, StringRenderer, choose_renderer
 from tunesmith.data.tokenized import TOKENIZED, TokenRows, check_settings
-from tunesmith.data.unwritten import THOUGHT_END, Unwritten
+from tunesmith.data.unwritten import THOUGHT_END, Unwritten, refusal
 from tunesmith.errors import DataError
 from tunesmith.notices import notify
 
@@ -227,6 +227,10 @@ class ExampleBuilder:
     def _weight(self, row: Row) -> float:
         return row_weight(row) if self.data.row_weights else 1.0
 
+    def _weighted(self, row: Row, conversation: Conversation) -> Conversation:
+        weight = self._weight(row)
+        return conversation if weight == 1.0 else replace(conversation, weight=weight)
+
     def _training_text(self, original: Row, ledger: Ledger) -> Steps[Rendered | Example | None]:
         """The text of a row, or its example where it is tokens already; None when a policy drops it."""
         row = rename(original, self.data.columns)
@@ -251,7 +255,7 @@ class ExampleBuilder:
                 where=row.where,
                 remedy="set empty_completion to drop or keep, or remove the row",
             )
-        rendered = yield from self._render(row, replace(conversation, weight=self._weight(row)), ledger)
+        rendered = yield from self._render(row, self._weighted(row, conversation), ledger)
         if is_weightless(rendered, self.data.loss_on):
             ledger.drop(row, "weight_0")
             return None
@@ -321,13 +325,7 @@ class ExampleBuilder:
         missing = self._unwritten[id(renderer)].parts(conversation, rendered.text)
         refused = [part for part in missing if not part.meant] if self.data.unwritten == "error" else []
         if refused:
-            places = ", ".join(part.place for part in refused[:3])
-            more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
-            raise DataError(
-                f"the template does not write {places}{more}",
-                where=row.where,
-                remedy="use a template that does, remove it from the row, or set unwritten: report to go on without it",
-            )
+            raise refusal(refused, row.where)
         if ledger is None:
             return
         for what in dict.fromkeys([*conversation.passed_over, *(part.kind for part in missing)]):
@@ -383,7 +381,7 @@ class ExampleBuilder:
 
     def _with_fewer_turns(self, row: Row, whole: Example) -> Example:
         conversation = self._conversation(rename(row, self.data.columns), need_answer=True)
-        weighted = replace(conversation, weight=self._weight(row))
+        weighted = self._weighted(row, conversation)
         length = lambda chat: len(self._remade(row, chat).input_ids)  # noqa: E731
         chat, cut = shorten(weighted, length, self.data.max_length, row.where)
         return replace(self._remade(row, chat), full_length=whole.full_length, cut=cut)

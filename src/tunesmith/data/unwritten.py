@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,6 +54,17 @@ class Part:
     def place(self) -> str:
         """What an error calls it."""
         return self.key if self.turn is None else f"{self.key} of turn {self.turn} ({self.role})"
+
+
+def refusal(parts: Sequence[Part], where: str) -> DataError:
+    """The error of a row of which some parts are not written."""
+    places = ", ".join(part.place for part in parts[:3])
+    more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+    return DataError(
+        f"the template does not write {places}{more}",
+        where=where,
+        remedy="use a template that does, remove it from the row, or set unwritten: report to go on without it",
+    )
 
 
 @dataclass(slots=True)
@@ -174,17 +185,17 @@ def _shape(conversation: Conversation) -> Hashable:
             for turn in conversation.messages
         ]
     )
-    if not (conversation.tools or conversation.switches):
-        return turns
-    return turns, tuple(map(_kind, conversation.tools)), json.dumps(conversation.switches, sort_keys=True, default=str)
+    switches = json.dumps(conversation.switches, sort_keys=True, default=str) if conversation.switches else ""
+    return turns, tuple([_kind(tool) for tool in conversation.tools]), switches
 
 
 def _kind(value: Any) -> Hashable:
-    if isinstance(value, dict):
-        return tuple((key, _kind(item)) for key, item in value.items())
-    if isinstance(value, list):
-        return tuple(map(_kind, value))
-    return (type(value).__name__, bool(value))
+    kind = type(value)
+    if kind is dict:
+        return tuple([(key, _kind(item)) for key, item in value.items()])
+    if kind is list:
+        return tuple([_kind(item) for item in value])
+    return kind if value else (kind, False)
 
 
 def _probe(conversation: Conversation) -> _Probe:
