@@ -84,6 +84,7 @@ site: install
 		$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' | \
 		$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement /dev/stdin; }
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict --quiet
+	@$(BIN)/python scripts/check_site.py site
 	@echo "site/index.html; with its search: $(BIN)/python -m http.server --directory site"
 
 lock: install

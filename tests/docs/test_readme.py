@@ -1,6 +1,6 @@
-"""The commands that README, the page on a first run and the reference page show are run; how many is asserted as well.
+"""The commands that README and the tutorial show are run; how many is asserted as well.
 
-README's walk is trained once here. Its figures, and what the page on a first run adds, are looked at in what it left.
+README's walk is trained once here. Its figures, and what the tutorial adds, are looked at in what it left.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,23 +92,13 @@ def test_a_first_run_goes_as_its_page_says(
     walked: Walked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its commands are README's, which were run; the last one, a talk, is held here."""
-    *lines, last = commands(PROJECT / "docs/how_to/first_run.md")
+    *lines, last = commands(PROJECT / "docs/tutorial.md")
     assert [line for line in lines if not line.startswith("cd ")] == [line for line in walked.printed if line in lines]
     assert len(lines) == 8
     monkeypatch.chdir(walked.folder / WALK)
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello, my card was charged after I cancelled. It is urgent.\n"))
     assert main(shlex.split(last)[1:]) == 0
     assert capsys.readouterr().out.strip() == "billing"
-
-
-def test_the_reference_page_is_up_to_date():
-    done = subprocess.run(
-        [sys.executable, str(PROJECT / "scripts/make_reference.py"), "--check"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
 
 
 def test_every_verb_explains_itself(capsys):
