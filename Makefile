@@ -85,7 +85,7 @@ site: install
 		$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement /dev/stdin; }
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict --quiet
 	@$(BIN)/python scripts/check_site.py site
-	@echo "site/index.html; with its search: $(BIN)/python -m http.server --directory site"
+	@echo "site/index.html"
 
 lock: install
 	@$(BIN)/python scripts/make_constraints.py > constraints.txt

@@ -22,12 +22,7 @@ from tunesmith.data import formats
 PROJECT = Path(__file__).parents[1]
 DOCS = PROJECT / "docs"
 HELP = PROJECT / "tests" / "golden" / "help"
-DIALECTS = {
-    "python": "Python file",
-    "json": "JSON and `TrainingConfig`",
-    "hydra": "Hydra",
-    "yaml": "YAML in sections",
-}
+DIALECTS = {"python": "Python", "json": "JSON", "hydra": "Hydra", "yaml": "YAML"}
 MADE = "<!-- Made by `make docs`; scripts/make_reference.py writes it. -->"
 LARGEST = 2**31
 """Bounds from here on are those of the machine, not of the setting."""
@@ -38,9 +33,10 @@ def settings() -> Iterator[str]:
     yield from ("# Settings", "", MADE, "")
     yield (
         "Every setting can be written in a file of any dialect, and on a command line as `--name value` or "
-        "`section.name=value`. `tunesmith config FILE` shows the value of each with the line that set it. A default "
-        "that a dialect has for itself stands behind the general one: where a file of that dialect is silent, it is in "
-        "force. `-` is unset."
+        "`section.name=value`. `tunesmith config FILE` shows the value of each with the line that set it. `-` is "
+        "unset. Where a dialect has a default of its own, it stands behind the general one: that is what holds where a "
+        "file of that dialect is silent. The dialects are Python files, flat JSON (and `TrainingConfig`), Hydra, and YAML "
+        "in sections; [complete files](how_to/configurations.md) of each."
     )
     defaults = {dialect: dialect_of(dialect)[2] for dialect in DIALECTS}
     section = None
@@ -55,9 +51,9 @@ def _setting(path: str, default: str, meaning: str, others: list[str], of_dialec
     section, name = path.split(".")
     schema = SECTIONS[section].model_json_schema()["properties"][name]
     own = [(DIALECTS[one], shown_value(value)) for one, value in of_dialects.items()]
-    differing = "".join(f"; {dialect} `{value}`" for dialect, value in own if value != default)
+    differing = "".join(f", of {dialect} `{value}`" for dialect, value in own if value != default)
     if default == "required":
-        differing = "".join(f"; {dialect} `{value}`" for dialect, value in own if value not in ("-", default))
+        differing = "".join(f", of {dialect} `{value}`" for dialect, value in own if value not in ("-", default))
     yield from ("", f"### `{name}`", "", _escaped(meaning), "")
     yield f"- {kind(schema)}; default `{default}`{differing}"
     written = {dialect: name_in(path, dialect) for dialect in DIALECTS}
