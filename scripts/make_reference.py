@@ -35,8 +35,8 @@ def settings() -> Iterator[str]:
         "Every setting can be written in a file of any dialect, and on a command line as `--name value` or "
         "`section.name=value`. `tunesmith config FILE` shows the value of each with the line that set it. `-` is "
         "unset. Where a dialect has a default of its own, it stands behind the general one: that is what holds where a "
-        "file of that dialect is silent. The dialects are Python files, flat JSON (and `TrainingConfig`), Hydra, and YAML "
-        "in sections; [complete files](how_to/configurations.md) of each."
+        "file of that dialect is silent. The dialects are Python files, flat JSON (and `TrainingConfig`), Hydra, and "
+        "YAML in sections; [complete files](how_to/configurations.md) of each."
     )
     defaults = {dialect: dialect_of(dialect)[2] for dialect in DIALECTS}
     section = None
@@ -99,8 +99,8 @@ def rows() -> Iterator[str]:
     """Every format of rows: its columns, which of them ask, and the question it writes."""
     yield from ("# Rows and columns", "", MADE, "")
     yield (
-        "`format` names the shape of a row; `auto` takes the first shape below whose columns a row has. `columns` gives "
-        "your names to these: `--columns prompt=message,completion=category`. Any row may have `weight`. How to give "
+        "`format` names the shape of a row; `auto` takes the first shape below whose columns a row has. `columns` "
+        "gives your names to these: `--columns prompt=message,completion=category`. Any row may have `weight`. How to give "
         "rows, and what is refused, stands in [Give rows](../how_to/rows.md)."
     )
     yield from ("", "## How a format is recognised", "", "| columns in the row | `format` |", "|---|---|")
@@ -114,7 +114,11 @@ def rows() -> Iterator[str]:
         yield "- columns: " + ", ".join(f"`{column}`" for column in columns)
         yield "- to ask without an answer (`predict`): " + ", ".join(f"`{column}`" for column in asked)
         if name in formats.QUERIES:
-            yield from ("- the question that is written:", "", *_block(formats.QUERIES[name].replace("{{", "{").replace("}}", "}")))
+            yield from (
+                "- the question that is written:",
+                "",
+                *_block(formats.QUERIES[name].replace("{{", "{").replace("}}", "}")),
+            )
 
 
 def commands() -> Iterator[str]:
@@ -136,8 +140,8 @@ def exit_codes() -> Iterator[str]:
     """Exit codes, with the kind of error behind each."""
     yield from ("# Exit codes", "", MADE, "")
     yield (
-        "A problem is told in one line on stderr, `error: file:line: what; what to do`, and the exit code says its kind. "
-        "In Python the same problems are exceptions, all of them below `TunesmithError` (`tunesmith.errors`)."
+        "A problem is told in one line on stderr, `error: file:line: what; what to do`, and the exit code says its "
+        "kind. In Python the same problems are exceptions, all of them below `TunesmithError` (`tunesmith.errors`)."
     )
     yield from ("", "| code | what it means | exception |", "|---:|---|---|", "| 0 | Done. |  |")
     yield "| 1 | A bug of tunesmith: please report it, with what `--debug` shows. |  |"

@@ -25,10 +25,11 @@ WALK = Path("demo/tickets")
 
 @dataclass
 class Walked:
-    """What README's commands left: the folder in which they began, and what each of them printed."""
+    """What README's commands left: the folder in which they began, what each of them printed, and all that was told."""
 
     folder: Path
     printed: dict[str, str]
+    told: str
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,10 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
     for folder in ("recipes", "docs"):
         (home / folder).symlink_to(PROJECT / folder)
     printed: dict[str, str] = {}
+    told = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
+        patch.setattr("sys.stderr", told)
         notices.clear()
         for line in commands(PROJECT / "README.md"):
             program, *arguments = shlex.split(line)
@@ -54,7 +57,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
                 patch.setattr("sys.stdout", out)
                 assert main(arguments) == 0, line
                 printed[line] = out.getvalue()
-    return Walked(home, printed)
+    return Walked(home, printed, "\n".join([*printed.values(), told.getvalue()]))
 
 
 def test_readme_commands_run(walked: Walked) -> None:
@@ -99,6 +102,32 @@ def test_a_first_run_goes_as_its_page_says(
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello, my card was charged after I cancelled. It is urgent.\n"))
     assert main(shlex.split(last)[1:]) == 0
     assert capsys.readouterr().out.strip() == "billing"
+
+
+def test_what_the_tutorial_shows_is_printed(walked: Walked) -> None:
+    """Line by line, ``...`` standing for anything; the first block is the table itself."""
+    page = (PROJECT / "docs/tutorial.md").read_text(encoding="utf-8")
+    table, *shown = re.findall(r"^```text\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    rows = (PROJECT / "docs/how_to/tickets.csv").read_text(encoding="utf-8")
+    assert all(line in rows for line in table.splitlines())
+    lines = [line for block in shown for line in block.splitlines()]
+    assert len(lines) > 20
+    told = [" ".join(line.split()) for line in walked.told.splitlines()]
+    patterns = {line: ".*".join(re.escape(part) for part in " ".join(line.split()).split("...")) for line in lines}
+    missing = [line for line, pattern in patterns.items() if not any(re.search(pattern, one) for one in told)]
+    assert missing == []
+
+
+def test_first_commands_of_the_page_on_troubles(
+    walked: Walked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doctor, config, preview, check = commands(PROJECT / "docs/troubleshooting.md")
+    monkeypatch.chdir(walked.folder / WALK)
+    for line in (config, preview):
+        assert main(shlex.split(line)[1:]) == 0
+    assert "end token trained" in capsys.readouterr().out
+    assert doctor.split()[1] in VERBS
+    assert check.split()[1] in VERBS
 
 
 def test_every_verb_explains_itself(capsys):

@@ -65,7 +65,9 @@ def test_every_page_has_one_place_in_the_site() -> None:
     assert len(PAGES) > 30
 
 
-@pytest.mark.parametrize("page", [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.stem
+)
 def test_links_end_somewhere(page: Path) -> None:
     for link in links(page):
         if re.match(r"https?:", link):

@@ -54,7 +54,9 @@ def unknown(words: list[str]) -> list[str]:
     help_texts = "".join(file.read_text(encoding="utf-8") for file in HELP.glob(f"{words[0]}*.txt"))
     options = [word[2:].partition("=")[0].rstrip(")") for word in words if word.startswith("--")]
     known = EVERYWHERE | set(re.findall(r"--([\w-]+)", help_texts))
-    return [name for name in options if name not in known and name not in NAMES and name.removeprefix("no_") not in NAMES]
+    return [
+        name for name in options if name not in known and name not in NAMES and name.removeprefix("no_") not in NAMES
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

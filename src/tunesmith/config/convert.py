@@ -91,7 +91,9 @@ def dialect_of(dialect: str) -> tuple[NameTable, tuple[str, ...], dict[str, Any]
 def name_in(path: str, dialect: str) -> str:
     """The name that a file of ``dialect`` has for the whole of a setting."""
     names, preferred, _ = dialect_of(dialect)
-    whole = (name for name in preferred if names.find(name, dialect).path == path and not names.find(name, dialect).part)
+    whole = (
+        name for name in preferred if names.find(name, dialect).path == path and not names.find(name, dialect).part
+    )
     return next(iter([*whole, *_standard(path, dialect)]))
 
 
