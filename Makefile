@@ -83,7 +83,7 @@ site: install
 	@test -x $(VENV)/docs/bin/mkdocs || { $(BIN)/python -m venv $(VENV)/docs && \
 		$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' | \
 		$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement /dev/stdin; }
-	@NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict --quiet
+	$(call silently,NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict) # its --quiet drops what --strict counts
 	@$(BIN)/python scripts/check_site.py site
 	@echo "site/index.html"
 

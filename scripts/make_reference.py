@@ -100,8 +100,8 @@ def rows() -> Iterator[str]:
     yield from ("# Rows and columns", "", MADE, "")
     yield (
         "`format` names the shape of a row; `auto` takes the first shape below whose columns a row has. `columns` "
-        "gives your names to these: `--columns prompt=message,completion=category`. Any row may have `weight`. How to give "
-        "rows, and what is refused, stands in [Give rows](../how_to/rows.md)."
+        "gives your names to these: `--columns prompt=message,completion=category`. Any row may have `weight`. How to "
+        "give rows, and what is refused, stands in [Give rows](../how_to/rows.md)."
     )
     yield from ("", "## How a format is recognised", "", "| columns in the row | `format` |", "|---|---|")
     for name, keys in formats.SIGNS:
