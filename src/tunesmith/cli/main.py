@@ -32,6 +32,7 @@ VERBS: dict[str, str] = {
     "sweep": "train with several settings and compare",
     "evaluate": "judge a model by the answers it writes",
     "report": "write one page about a run, or about several side by side",
+    "watch": "show the page of a run in a browser while it goes on",
     "predict": "write a model's answer beside every row of a file",
     "chat": "talk with a model in the terminal",
     "serve": "answer over HTTP, as OpenAI's API does",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.load import DIALECTS, load
@@ -66,6 +66,8 @@ def _train(resolved: Resolved, program: Sequence[str]) -> TrainResult | None:
     from tunesmith.launch import processes
 
     processes.die_with_agent()
+    if not processes.launched():
+        early.check_run(resolved)
     if launch.engine == "ray":
         return _train_on_ray(resolved, program)
     environment.adopt_slurm_ranks(launch.nodes)

@@ -16,6 +16,7 @@ from tunesmith.config.recorded import STARTED_IN, in_place, problem_of, started_
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, StorageError
 from tunesmith.installed import version_of
+from tunesmith.program import named
 from tunesmith.report.folder import read_json, write_json
 from tunesmith.secrets import redacted_values
 
@@ -106,7 +107,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         StorageError: the folder is not a run folder of ours, or its record is damaged.
     """
     if not (folder / RECORD).is_file():
-        raise StorageError(f"no {RECORD} there, so this is no run folder", where=str(folder))
+        remedy = named("`tunesmith runs` lists those below a folder")
+        raise StorageError(f"no {RECORD} there, so this is no run folder", where=str(folder), remedy=remedy)
     facts: dict[str, Any] = read_json(folder / RECORD)
     problem = problem_of(facts)
     if problem is not None:

@@ -219,7 +219,7 @@ def test_the_verb_prints_where_the_page_is(run: Path, capsys: pytest.CaptureFixt
 
 def test_a_later_evaluation_is_on_the_page(run: Path) -> None:
     (run / REPORT).unlink()
-    result = EvaluationResult([], {"task": "classification", "main_metric": "accuracy", "accuracy": 0.125}, {})
+    result = EvaluationResult({"task": "classification", "main_metric": "accuracy", "accuracy": 0.125}, [])
     write_result(run / "evaluation", result)
     assert "0.125" in text_of(run / REPORT)
     (run / REPORT).write_text("somebody's own")
