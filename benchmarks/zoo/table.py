@@ -24,8 +24,8 @@ a run that was not made. Refusals are listed below the table, in the words that 
 
 REASONS = {
     "would see each other": "Layers with a state (Mamba, linear attention, short convolutions) hand it on from "
-    "token to token through the whole row. The kernels that begin anew with each example need a GPU, and where they are "
-    "missing such rows would be trained wrong; padded batches are right.",
+    "token to token through the whole row. The kernels that begin anew with each example need a GPU, and where they "
+    "are missing such rows would be trained wrong; padded batches are right.",
     "takes no positions": "The model numbers the tokens of a row by itself, so it cannot be told where an example "
     "begins.",
     "than alone": "The model counts tokens from the beginning of the row, or its factors follow the row's length, so "
