@@ -17,10 +17,12 @@ class ColumnCheck:
 
     Args:
         renamed: {name that the format expects: name in the file}.
+        used: columns that are read for something else than the text.
     """
 
-    def __init__(self, renamed: Mapping[str, str]) -> None:
+    def __init__(self, renamed: Mapping[str, str], used: Iterable[str] = ()) -> None:
         self._renamed = dict(renamed)
+        self._used = frozenset(used)
         self._not_met = set(renamed.values())
         self._seen: dict[str, None] = {}
         self._said: dict[str, set[str]] = {}
@@ -87,7 +89,7 @@ class ColumnCheck:
                 where=row.where,
                 remedy="remove or rename it, or give the rows as messages, which may have one",
             )
-        news = sorted(unread - said - set(DEFAULT_KEYS) - KNOWN_COLUMNS)
+        news = sorted(unread - said - set(DEFAULT_KEYS) - KNOWN_COLUMNS - self._used)
         said |= unread - KNOWN_COLUMNS
         if news:
             notify(f"{row.source}: columns that are not read: {', '.join(news)}")

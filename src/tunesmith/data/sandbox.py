@@ -156,6 +156,9 @@ class Child:
             if isinstance(error, TimeoutError):
                 return [TemplateRefusal(f"it takes longer than {seconds:g} s for one conversation")]
             return [TemplateRefusal("it ended the process that renders it")]
+        except BaseException:  # an interruption: an answer that nobody took would be taken for the next one
+            self.stop()
+            raise
         return [_shared(answer) if fine else TemplateRefusal(str(answer)) for fine, answer in answers]
 
     def _ask(self, requests: Sequence[Request], seconds: float) -> list[list[Any]]:
