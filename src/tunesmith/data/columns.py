@@ -42,7 +42,9 @@ class ColumnCheck:
         """
         if self._renamed and format_name not in self._checked:
             self._check_expected(format_name)
-        read = columns_read(row, format_name) | (frozenset(DOCUMENT_COLUMNS) if format_name == "rag" else frozenset())
+        read = columns_read(row, format_name)
+        if format_name == "rag":
+            read |= frozenset(DOCUMENT_COLUMNS)
         if self._renamed:
             shadowed = {name for name, given in self._renamed.items() if given in original.values and given != name}
             if self._not_met:
