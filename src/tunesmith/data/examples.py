@@ -81,7 +81,7 @@ class ExampleBuilder:
         self.data = data if data.template_date else data.model_copy(update={"template_date": date.today().isoformat()})
         self.encoder = Encoder(tokenizer, data.add_bos)
         self.formats: dict[str, str] = {}
-        self.columns = ColumnCheck(data.columns)
+        self.columns = ColumnCheck(data.columns, filter(None, (data.dev_group_by, data.dev_stratify_by)))
         bos, eos = tokenizer.bos_token, tokenizer.eos_token
         self._options = FormatOptions(
             bos_token=bos if isinstance(bos, str) else None,

@@ -238,6 +238,9 @@ COLUMNS: dict[str, frozenset[str]] = {
 }
 """Columns that each format reads, besides ``weight``; a retrieval row may have others that hold its documents."""
 
+_READ = {name: columns | {"weight"} for name, columns in COLUMNS.items()}
+_READ_OF_CHATS = _READ["prompt_completion"] | CHAT_COLUMNS
+
 
 def _as_pattern(text: str, **columns: str) -> str:
     """``text`` as a format string in which each given marker became a column."""
@@ -320,7 +323,7 @@ def rename(row: Row, columns: dict[str, str]) -> Row:
 def columns_read(row: Row, format_name: str) -> frozenset[str]:
     """The columns that the format reads of such a row, ``weight`` included."""
     chat = format_name == "prompt_completion" and is_chat(row)
-    return COLUMNS[format_name] | (CHAT_COLUMNS if chat else frozenset()) | {"weight"}
+    return _READ_OF_CHATS if chat else _READ[format_name]
 
 
 def expected_columns(format_name: str) -> frozenset[str] | None:

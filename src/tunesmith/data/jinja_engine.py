@@ -258,7 +258,8 @@ def _limit_memory() -> None:
 
 
 def serve() -> None:
-    """Answer requests on standard input until it ends: [[[number, frame], ...], [chat, ...]].
+    """Answer requests on standard input until it ends: [[[number, frame], ...], [chat, ...]]; an empty list says first
+    that it has begun.
 
     A frame is [source, variables, today] and kept under its number; a chat is [number of its frame, further variables,
     messages, tools, cuts]. The answer has one entry for each of the first chats, and for one at least.
@@ -266,6 +267,7 @@ def serve() -> None:
     _limit_memory()
     engine = Engine()
     frames: dict[int, list[Any]] = {}
+    send(sys.stdout.buffer, "[]")
     while True:
         try:
             new, chats = receive(sys.stdin.buffer.read)

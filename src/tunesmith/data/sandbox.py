@@ -22,6 +22,8 @@ from tunesmith.data.jinja_engine import ENOUGH_CHARACTERS, MAX_RENDERED_CHARACTE
 
 MAX_SECONDS = 10.0
 """Time for one conversation, the template's compilation included; more where it is rendered for many cuts."""
+START_SECONDS = 120.0
+"""Time for the child to begin, which on a busy machine takes longer than it may render."""
 CUTS = 100
 """Renderings of a conversation that have to do with that time."""
 TOGETHER = 32
@@ -156,6 +158,9 @@ class Child:
             if isinstance(error, TimeoutError):
                 return [TemplateRefusal(f"it takes longer than {seconds:g} s for one conversation")]
             return [TemplateRefusal("it ended the process that renders it")]
+        except BaseException:  # an interruption: an answer that nobody took would be taken for the next one
+            self.stop()
+            raise
         return [_shared(answer) if fine else TemplateRefusal(str(answer)) for fine, answer in answers]
 
     def _ask(self, requests: Sequence[Request], seconds: float) -> list[list[Any]]:
@@ -203,6 +208,8 @@ class Child:
                 close_fds=True,
                 bufsize=0,
             )
+            process, deadline = self._process, time.monotonic() + START_SECONDS
+            jinja_engine.receive(lambda size: self._read(process, size, deadline))
         return self._process
 
     def _read(self, process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:

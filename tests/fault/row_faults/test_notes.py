@@ -87,11 +87,11 @@ def test_all_verbs_say_the_same_of_every_format(call: Call, tmp_path: Path) -> N
         files.append(write_rows(tmp_path / f"{number}_{name.replace(' ', '_')}.jsonl", [twice, twice]))
     said: dict[str, list[str]] = {}
     for verb in ("check", "preview", "train"):
-        outcome = call([], verb, train_data=json.dumps(files), unwritten="report", max_length=400)
+        outcome = call([], verb, train_data=json.dumps(files), unwritten="report", max_length=400, max_duplicates=1)
         assert outcome.code == 0, outcome
         said[verb] = [text for text in notices.collected() if not text.startswith("attention: ")]  # of the model
     assert said["preview"] == said["check"] == said["train"]
     for file in files:
         assert f"{file}: columns that are not read: mood" in said["check"]
     assert sum("note of assistant turns" in text for text in said["check"]) == 1
-    assert any(text.startswith(f"{len(files)} rows repeat an earlier one") for text in said["check"])
+    assert any("rows repeat an earlier one" in text for text in said["check"])
