@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import shlex
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from tunesmith.config.draft import shown
 from tunesmith.config.recorded import STARTED_IN, in_place, problem_of, started_in
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, StorageError
+from tunesmith.installed import version_of
 from tunesmith.program import named
 from tunesmith.report.folder import read_json, write_json
 from tunesmith.secrets import redacted_values
@@ -46,13 +46,8 @@ class Record:
 
 def versions() -> dict[str, str]:
     """Versions of Python, tunesmith and the libraries under it."""
-    found = {"python": platform.python_version(), "tunesmith": importlib.metadata.version("tunesmith")}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: version_of(name) for name in ("tunesmith", *LIBRARIES)}
+    return {"python": platform.python_version()} | {name: version for name, version in found.items() if version}
 
 
 def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[str, Any]) -> None:

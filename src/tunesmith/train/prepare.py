@@ -6,7 +6,6 @@ so that memory does not grow with their number.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
@@ -36,6 +35,7 @@ from tunesmith.data.store import ExampleStore, ExampleWriter
 from tunesmith.data.stream import ExampleStream
 from tunesmith.data.streamed import Unchanged, streamed_rows
 from tunesmith.errors import ConfigError, DataError, StorageError
+from tunesmith.train.garbage import nothing_old_collected
 from tunesmith.train.once import once_per_machine
 from tunesmith.train.plan import make_plan
 from tunesmith.train.start import recorded_date
@@ -295,16 +295,6 @@ def tokenizing_threads(number: int) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def nothing_old_collected() -> Iterator[None]:
-    """Keep the garbage collector from searching the objects of the libraries again for every few thousand rows."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def data_section(resolved: Resolved) -> DataSection:

@@ -56,6 +56,7 @@ from tunesmith.train.folder import (
     write_ledger,
     write_page,
 )
+from tunesmith.train.garbage import nothing_old_collected
 from tunesmith.train.lock import held
 from tunesmith.train.optimization import check_optimization, make_arguments
 from tunesmith.train.processes import (
@@ -106,7 +107,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
             if resolved.config.training.push_to_hub and is_main_process():
                 push_finished(resolved)
             return complete
-        with watching() as signals:
+        with watching() as signals, nothing_old_collected():
             return _train(resolved, command, listener or Silent(), signals)
 
 

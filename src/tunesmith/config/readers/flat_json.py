@@ -107,7 +107,7 @@ def from_keywords(values: Mapping[str, Any], origin: str = "TrainingConfig") -> 
 def _draft(written: Iterator[tuple[str, Any, str]]) -> Draft:
     settings: list[Setting] = []
     problems: list[ConfigError] = []
-    for name, value, origin in _flat(written):
+    for name, value, origin in ungrouped(written):
         try:
             settings.append(Setting(name, value, origin, NAMES.find(name, origin)))
         except ConfigError as problem:
@@ -125,7 +125,7 @@ GROUPS: dict[str, dict[str, str]] = {
 """Keys below which settings may stand together, and names that they have there alone."""
 
 
-def _flat(written: Iterable[tuple[str, Any, str]]) -> Iterator[tuple[str, Any, str]]:
+def ungrouped(written: Iterable[tuple[str, Any, str]]) -> Iterator[tuple[str, Any, str]]:
     """Settings of a group (``lora_config``, ``training``) under the names that they have by themselves."""
     for name, value, origin in written:
         if name in GROUPS and isinstance(value, dict):
