@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import early, environment
@@ -58,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
         if options.json:
             say_json(comparison.to_dict())
         else:
-            say(comparison.text())
+            say(comparison.text(get_terminal_size().columns if sys.stdout.isatty() else None))
         return 0
     from tunesmith.cli.progress import counter
     from tunesmith.evaluate.run import evaluate_run, evaluate_untrained
