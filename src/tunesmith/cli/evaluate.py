@@ -51,8 +51,7 @@ def run(argv: Sequence[str]) -> int:
     if options.config and (options.baseline or options.sample):
         parser.error("--baseline and --sample need a run, and --config names none")
     environment.prepare()
-    for name in options.model:
-        early.check_named(name)
+    early.check_named(*options.model)
     early.check_data(options.data)
     asked = {"data": options.data, "limit": options.limit, "output": options.output}
     if options.baseline or len(options.model) > 1:
