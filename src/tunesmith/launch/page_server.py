@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         # a page of elsewhere whose name was made to lead here must not read this one
-        if self.headers.get("Host") not in (f"{name}:{self.server.server_port}" for name in (HOST, "localhost")):
+        if self.headers.get("Host") not in [f"{name}:{self.server.server_port}" for name in (HOST, "localhost")]:
             self._send(HTTPStatus.FORBIDDEN, b"this page is for browsers of this machine\n")
         elif self.path.partition("?")[0] != "/" or self.server.source is None:
             self._send(HTTPStatus.NOT_FOUND, b"there is one page here, /\n")
