@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say_piece, tell
 from tunesmith.errors import DataError
@@ -30,6 +30,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("model", help="run folder, checkpoint, adapter, model folder, hub name or nano-mistral")
     options, settings = parser.split(argv)
     environment.prepare()
+    early.check_named(options.model)
     from tunesmith.evaluate.answering import Answerer
     from tunesmith.evaluate.subject import find_subject
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.load import DIALECTS, load
 from tunesmith.config.resolve import Resolved
-from tunesmith.train.signals import watching
+from tunesmith.program import command
+from tunesmith.train.signals import going_on, watching
 
 if TYPE_CHECKING:
     from tunesmith.train.result import TrainResult
@@ -65,6 +66,8 @@ def _train(resolved: Resolved, program: Sequence[str]) -> TrainResult | None:
     from tunesmith.launch import processes
 
     processes.die_with_agent()
+    if not processes.launched():
+        early.check_run(resolved)
     if launch.engine == "ray":
         return _train_on_ray(resolved, program)
     environment.adopt_slurm_ranks(launch.nodes)
@@ -88,9 +91,11 @@ def _train_in_ranks(resolved: Resolved, program: Sequence[str], num_processes: i
     from tunesmith.launch.torchrun import launch
     from tunesmith.model.device import check_count, seen
     from tunesmith.train.result import read_result
+    from tunesmith.train.stopping import way_on_told
 
     check_count(num_processes, seen(count_only=True))
-    launch(resolved, program, num_processes)
+    with way_on_told(Path(resolved.config.training.output_dir), going_on(["python", *program])):
+        launch(resolved, program, num_processes)
     return read_result(resolved) if not resolved.config.launch.node_rank else None
 
 
@@ -121,13 +126,13 @@ def show(result: TrainResult, resolved: Resolved, *, as_json: bool) -> int:
 def next_commands(result: TrainResult, resolved: Resolved) -> list[str]:
     """What makes sense after a run that has ended, as it is typed: judging, merging, talking."""
     config = resolved.config
-    run, model = (shlex.quote(str(path)) for path in (result.folder, result.model_folder))
+    run, model = str(result.folder), str(result.model_folder)
     commands = []
     data = config.data
     held = data.eval_data or data.eval_split or data.dev_split
     continues = data.format == "tokenized" or (data.format == "text" and data.loss_on == "all")  # nothing is asked
     if held and config.evaluation.task != "none" and not continues:
-        commands.append(f"tunesmith evaluate {run} --baseline")
+        commands.append(command("tunesmith", "evaluate", run, "--baseline"))
     if config.adapter.use_lora and not config.training.save_merged_model:
-        commands.append(f"tunesmith merge {model} {shlex.quote(f'{result.folder}-merged')}")
-    return [*commands, f"tunesmith chat {run}"]
+        commands.append(command("tunesmith", "merge", model, f"{run}-merged"))
+    return [*commands, command("tunesmith", "chat", run), command("tunesmith", "report", run)]
