@@ -105,7 +105,7 @@ class ChatRequest(BaseModel):
 def _text(message: dict[str, Any], at: int) -> str:
     """The content of a message; parts of text are joined."""
     content, param = message.get("content"), f"messages[{at}].content"
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    parts: list[Any] = content if isinstance(content, list) else [{"type": "text", "text": content}]
     if not all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts
     ):

@@ -110,7 +110,7 @@ def _tensorboard(output_dir: Path, resumed_at: int | None) -> Any:
     """
     from transformers.integrations import TensorBoardCallback
 
-    callback = TensorBoardCallback()
+    callback: Any = TensorBoardCallback()
     callback.logging_dir = str(output_dir / TENSORBOARD)
     if resumed_at is not None:
         callback._SummaryWriter = partial(callback._SummaryWriter, purge_step=resumed_at + 1)

@@ -18,7 +18,14 @@ HELD_OUT = [{"prompt": "Mia has 2", "completion": " balls balls"}]
 
 def trained(folder: Path, models: Path, *trackers: str, **settings: Any) -> Path:
     """A run of the tiny model that shows a sample after its evaluation."""
-    evaluated = {"eval_strategy": "steps", "eval_steps": 2, "generate": True, "max_new_tokens": 2, "task": "exact"}
+    evaluated: dict[str, Any] = {
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "generate": True,
+        "max_new_tokens": 2,
+        "task": "exact",
+    }
+    evaluated["max_length"] = 64  # what the model has
     result = run_training(
         folder, models / "mistral", ROWS, eval_rows=HELD_OUT, report_to=list(trackers), **(evaluated | settings)
     )
