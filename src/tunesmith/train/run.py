@@ -278,8 +278,7 @@ def _callbacks(setup: Setup) -> Iterator[TrainerCallback]:
     if training.early_stopping_patience is not None and eval_interval(setup.resolved)[0] != "no":
         yield EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold)
     if is_main_process():
-        resumed_at = setup.resume.step if setup.resume is not None else None
-        yield from trackers.callbacks(setup.resolved, setup.trackers, resumed_at=resumed_at)
+        yield from trackers.callbacks(setup.resolved, setup.trackers, resuming=setup.resume is not None)
 
 
 def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: Listener) -> None:

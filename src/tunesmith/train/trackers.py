@@ -90,31 +90,25 @@ def tell_losses(callbacks: Sequence[TrainerCallback]) -> None:
             notices.notify(f"the tracker {callback.name} lost {callback.lost} reports; metrics.jsonl holds all of them")
 
 
-def callbacks(resolved: Resolved, names: Sequence[str], *, resumed_at: int | None = None) -> list[Any]:
+def callbacks(resolved: Resolved, names: Sequence[str], *, resuming: bool = False) -> list[Any]:
     """Callbacks for TensorBoard; and a W&B run begun with our settings, which transformers' callback then uses.
 
     Args:
         resolved: the run's configuration.
         names: the trackers.
-        resumed_at: the step from which the run in ``output_dir`` goes on, if it does; then its curves do, too.
+        resuming: whether the run in ``output_dir`` goes on; then its run at W&B does, too.
     """
     if "wandb" in names:
-        _begin_wandb(resolved, resuming=resumed_at is not None)
-    return [_tensorboard(Path(resolved.config.training.output_dir), resumed_at)] if "tensorboard" in names else []
+        _begin_wandb(resolved, resuming=resuming)
+    return [_tensorboard(Path(resolved.config.training.output_dir))] if "tensorboard" in names else []
 
 
-def _tensorboard(output_dir: Path, resumed_at: int | None) -> Any:
-    """A callback that opens its files when training begins: by then the run that is replaced has left the folder.
-
-    A run that goes on has TensorBoard forget what an earlier process wrote of later steps, and says its settings once.
-    """
+def _tensorboard(output_dir: Path) -> Any:
+    """A callback that opens its files when training begins: by then the run that is replaced has left the folder."""
     from transformers.integrations import TensorBoardCallback
 
-    callback: Any = TensorBoardCallback()
+    callback = TensorBoardCallback()
     callback.logging_dir = str(output_dir / TENSORBOARD)
-    if resumed_at is not None:
-        callback._SummaryWriter = partial(callback._SummaryWriter, purge_step=resumed_at + 1)
-        callback.on_train_begin = lambda args, state, control, **_: callback._init_summary_writer(args)
     return callback
 
 
