@@ -58,7 +58,8 @@ def sums(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         f"- {len(results)} architectures, {len(cells)} runs: {_count(cells, 'ok')} done, {_count(cells, 'refused')} "
         f"refused, {_count(cells, 'crash')} crashed.",
         f"- {len(trained)} trained with adapters; {merged} of them merged with proof.",
-        f"- Adapters that no gradient has reached, of {looked_at} architectures looked at: {', '.join(silent) or 'none'}.",
+        f"- Adapters that no gradient has reached, of {looked_at} architectures looked at: "
+        f"{', '.join(silent) or 'none'}.",
         f"- Routers adapted without asking: {routers}.",
         f"- Models of which experts are reached and shared experts are not, or the other way round: "
         f"{', '.join(halves) or 'none'}.",
