@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import generation, layouts, load, prepare, training, training_side
+from benchmarks import generation, layouts, load, prepare, record, training, training_side
 
 
 def _note(text: str) -> None:
@@ -18,17 +18,19 @@ def _note(text: str) -> None:
 def _training(options: argparse.Namespace, tokenizer: str) -> list[dict[str, Any]]:
     """The comparison of training steps, for each work that was asked for."""
     found = []
+    sides = [options.side or list(training_side.SIDES), options.side or [training.MARK, training.OURS, "Trainer"]]
     for work in options.work or ["synthetic"]:
         for together in (False, True) if options.together else (False,):
             _note(f"training steps: {work}{', rows that begin alike together' if together else ''}")
             result = training.compare(
-                work, options.side or list(training_side.SIDES), rounds=options.rounds, steps=options.steps,
-                tokenizer=tokenizer, scale=options.scale, group_by_prefix=together, write=_note,
+                work, sides[-1] if together else sides[0], rounds=options.rounds, steps=options.steps,
+                tokenizer=tokenizer, scale=options.scale, group_by_prefix=together, kept=options.earlier, write=_note,
             )  # fmt: skip
             found.append(result)
             print("Training steps", *training.table(result), "", sep="\n", flush=True)
-    if options.publish:
-        training.publish(found)
+            if options.publish:
+                title = f"Training steps: {result['work']}"
+                record.publish(title, [training.table(result)], training.how(result), result)
     return found
 
 
@@ -37,9 +39,10 @@ def _zoo(options: argparse.Namespace) -> dict[str, Any]:
     import tempfile
     import time
 
-    from benchmarks.zoo import cells, models, table
+    from benchmarks.zoo import apart, cells, models, table
 
     results: dict[str, Any] = table.read(options.earlier) if options.earlier else {}
+    apart.warm()
     with tempfile.TemporaryDirectory() as home:
         for name in options.kind or [kind.name for kind in models.KINDS if kind.name not in results]:
             started = time.monotonic()
@@ -71,8 +74,12 @@ def main() -> None:
     parser.add_argument("--scale", choices=tuple(training.SCALES), default="25M", help="of training: the model (25M)")
     parser.add_argument("--together", action="store_true", help="of training: also with rows that begin alike together")
     parser.add_argument("--kind", action="append", help="of zoo: architectures, by their model_type (all)")
-    parser.add_argument("--earlier", type=Path, metavar="FILE", help="of zoo: go on from there, and keep results there")
-    parser.add_argument("--publish", action="store_true", help="write what is published: RESULTS.md, docs/models.md")
+    parser.add_argument(
+        "--earlier", type=Path, metavar="FILE", help="of zoo and training: keep results there, and go on"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="write what is published: RESULTS.md, README, docs/models.md"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     results: dict[str, Any] = {}

@@ -149,14 +149,26 @@ def trl(job: dict[str, Any]) -> list[float]:
     return [line["loss"] for line in trained.state.log_history if "loss" in line]
 
 
+def trl_labelled(job: dict[str, Any]) -> list[float]:
+    """TRL as it is where Triton runs: its fused head scores labelled positions alone."""
+    from trl.trainer import utils
+
+    former = utils._use_triton
+    utils._use_triton = lambda _device: True  # of positions it decides, not of kernels, which ask another module
+    try:
+        return trl(job)
+    finally:
+        utils._use_triton = former
+
+
 SIDES: dict[str, Any] = {
     "tunesmith": tunesmith,
-    "tunesmith unpadded": lambda job: tunesmith(job, batching="unpadded"),
     "tunesmith padded": lambda job: tunesmith(job, batching="padded"),
     "loop unpadded": lambda job: by_hand(job, "unpadded"),
     "loop padded": lambda job: by_hand(job, "padded"),
     "Trainer": trainer,
     "TRL": trl,
+    "TRL, labelled positions only": trl_labelled,
 }
 """Name -> what trains as a job says and returns its losses."""
 

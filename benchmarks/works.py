@@ -78,6 +78,21 @@ def rag() -> list[Row]:
     ]
 
 
+def questions() -> list[Row]:
+    """SQuAD's questions on a paragraph, which stands before each; about five of a paragraph follow each other."""
+    text = (data_folder() / "rag_xquad_en" / "xquad.en.part1.json").read_text(encoding="utf-8")
+    paragraphs = [part for article in json.loads(text)["data"] for part in article["paragraphs"]]
+    return [
+        {
+            "prompt": "<s>[INST] Answer from the document.\n\n"
+            + f"{part['context']}\n\nQuestion: {asked['question']} [/INST]",
+            "completion": " " + asked["answers"][0]["text"],
+        }
+        for part in paragraphs
+        for asked in part["qas"]
+    ]
+
+
 def synthetic() -> list[Row]:
     """Words at random behind a beginning that all rows share; needs no data."""
     generator = random.Random(0)
@@ -90,5 +105,5 @@ def synthetic() -> list[Row]:
 
 
 WORKS: dict[str, Callable[[], list[Row]]] = {
-    "nli": nli, "reasoning": reasoning, "rag": rag, "synthetic": synthetic
+    "nli": nli, "reasoning": reasoning, "rag": rag, "questions": questions, "synthetic": synthetic
 }  # fmt: skip

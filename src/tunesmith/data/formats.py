@@ -274,7 +274,7 @@ QUESTION_COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """Columns that a row of each format needs to ask its question, without an answer."""
 
-_SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
+SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
     (TOKENIZED, frozenset({"input_ids"})),
     ("messages", frozenset({"messages"})),
     ("sharegpt", frozenset({"conversations"})),
@@ -298,10 +298,10 @@ def detect(row: Row) -> str:
     Raises:
         DataError: no known format; names the keys found and the setting that renames columns.
     """
-    for name, keys in _SIGNS:
+    for name, keys in SIGNS:
         if keys <= row.values.keys():
             return "rag" if name == "prompt_completion" and _answers_are_listed(row) else name
-    known = "; ".join(dict.fromkeys(" + ".join(sorted(keys)) for _, keys in _SIGNS))
+    known = "; ".join(dict.fromkeys(" + ".join(sorted(keys)) for _, keys in SIGNS))
     raise DataError(
         f"the columns {keys_of(row)} are no known format",
         where=row.where,

@@ -71,7 +71,8 @@ class LayoutError(DataError):
 
 def _broken_line(error: json.JSONDecodeError, line: bytes, text: str, where: str, *, first: bool) -> DataError:
     """What is wrong with a line that is no JSON, as far as the line itself tells."""
-    what = f"not valid JSON ({error})"
+    column = min(error.pos, len(text.rstrip())) + 1  # what is missing is missing at the end of the text
+    what = f"not valid JSON ({error.msg} at column {column})"
     unfinished = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
     if "\r" in text.rstrip("\r\n"):
         return LayoutError(

@@ -1,8 +1,4 @@
-"""One batch of prompts continued side by side, by the library's own ``generate``, without work that can be spared.
-
-The beginning that all prompts share is computed once, and rows whose answer has ended are let go. It does not decide
-which prompts form a batch, and it does not read answers.
-"""
+"""How answers are generated: what decides a token and ends an answer, and the beginning that all prompts share."""
 
 from __future__ import annotations
 
@@ -17,15 +13,9 @@ import torch
 from transformers import (
     DynamicCache,
     GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
     PreTrainedModel,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TopPLogitsWarper,
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-from transformers.generation.streamers import BaseStreamer
 
 from tunesmith.config.schema import EvaluationSection
 from tunesmith.model.adapters import base_of
@@ -49,7 +39,8 @@ class Decoding:
 
     Attributes:
         max_new_tokens: longest answer; less where the model's positions end earlier, which is said.
-        batch_size: prompts that are continued side by side.
+        batch_size: prompts of the longest length that are continued side by side; of shorter ones there are more, as
+            many as have no more tokens together. 1 means one by one.
         temperature: 0 is greedy; above 0 tokens are sampled.
         top_p: mass of nucleus sampling, used with a temperature above 0.
         seed: seed of the sampling; a prompt's random numbers depend on it and on the prompt's place alone.
@@ -110,19 +101,17 @@ class Prefix:
     length: int
     layers: list[tuple[torch.Tensor, torch.Tensor]]
 
-    def spread(self, model: PreTrainedModel, pads: Sequence[int]) -> DynamicCache:
-        """The cache of a batch after its first ``length`` columns: row ``i`` begins with ``pads[i]`` padding tokens.
+    def fill(self, cache: DynamicCache, pads: Sequence[int]) -> None:
+        """Begin the empty cache of a batch, whose row ``i`` begins with ``pads[i]`` padding tokens.
 
-        It is what a pass over these columns would leave, so the library goes on from it as after any left padding.
-        What stands in padded columns does not matter, since attention is masked there.
+        It is what a pass over the first ``length`` columns would leave, so the library goes on from it as after any
+        left padding. What stands in padded columns does not matter, since attention is masked there.
         """
-        cache = DynamicCache(config=model.config)
         columns = torch.arange(self.length) - torch.tensor(pads)[:, None]
         for number, tensors in enumerate(self.layers):
             index = columns.clamp(min=0).to(tensors[0].device)
             keys, values = (tensor[0][:, index].transpose(0, 1) for tensor in tensors)
             cache.update(keys, values, number)
-        return cache
 
 
 def keeps_plain_cache(model: PreTrainedModel) -> bool:
@@ -161,96 +150,15 @@ def shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> P
     return Prefix(length, [(layer.keys, layer.values) for layer in layers])
 
 
-def continue_batch(
-    model: PreTrainedModel,
-    jobs: Sequence[Job],
-    decoding: Decoding,
-    prefix: Prefix | None,
-    streamer: BaseStreamer | None = None,
-) -> list[list[int]]:
-    """New token ids of every job, padded behind their stop token; the jobs have one budget.
-
-    Whenever half of the rows have ended they are dropped from the batch, and the others go on from the same cache.
-    """
-    budget = jobs[0].budget
-    width = max(len(job.prompt) for job in jobs)
-    pads = [width - len(job.prompt) for job in jobs]
-    padded = [[decoding.filler] * pad + list(job.prompt) for pad, job in zip(pads, jobs, strict=True)]
-    ids = torch.tensor(padded, device=device_of(model))
-    mask = (torch.arange(width) >= torch.tensor(pads)[:, None]).long().to(ids.device)
-    draws = _draws(jobs, decoding).to(ids.device) if decoding.temperature > 0 else None
-    cache = prefix.spread(model, pads) if prefix is not None else None
-    if cache is None and keeps_plain_cache(model):
-        cache = DynamicCache(config=model.config)
-    rows = list(range(len(jobs)))
-    answers: list[list[int]] = [[] for _ in jobs]
-    generator: Any = model
-    while rows:
-        # Position ids are left to transformers, which counts them from the attention mask: the first real token is 0.
-        config = decoding.config(budget - ids.shape[1] + width)
-        more: dict[str, Any] = {} if streamer is None else {"streamer": streamer}
-        if draws is not None:
-            more["logits_processor"] = LogitsProcessorList([_Sampled(draws[rows], width, decoding)])
-        if cache is not None:
-            more["past_key_values"] = cache
-            more["stopping_criteria"] = StoppingCriteriaList([_HalfEnded(width, decoding.stops)])
-        with only_settings(model, config):
-            ids = generator.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
-        new = ids[:, width:].tolist()
-        for row, answer in zip(rows, new, strict=True):
-            answers[row] = answer
-        going = (
-            []
-            if len(new[0]) == budget
-            else [place for place, answer in enumerate(new) if not set(answer) & set(decoding.stops)]
-        )
-        rows = [rows[place] for place in going]
-        if rows:
-            assert cache is not None  # only _HalfEnded stops a batch before all of it has ended
-            ids = ids[going]
-            mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)[going]
-            cache.batch_select_indices(torch.tensor(going, device=ids.device))
-    return answers
-
-
-class _HalfEnded(StoppingCriteria):
-    """Stops a batch when half of its answers have ended."""
-
-    def __init__(self, start: int, stops: Sequence[int]) -> None:
-        self._start, self._stops = start, stops
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        stops = torch.tensor(self._stops, device=input_ids.device)
-        ended = torch.isin(input_ids[:, self._start :], stops).any(dim=1)
-        return (2 * ended.sum() >= len(ended)).expand(len(ended))
-
-
-class _Sampled(LogitsProcessor):
-    """Draws a token of every row and leaves the library nothing else to choose.
-
-    The library draws for the whole batch at once, so that a row's tokens would depend on the rows beside it.
-    """
-
-    def __init__(self, draws: torch.Tensor, start: int, decoding: Decoding) -> None:
-        self._draws, self._start, self._temperature = draws, start, decoding.temperature
-        self._nucleus = TopPLogitsWarper(decoding.top_p)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        scores = self._nucleus(input_ids, scores / self._temperature)
-        mass = scores.softmax(dim=-1).cumsum(dim=-1)
-        whole = mass[:, -1:]
-        draw = self._draws[:, input_ids.shape[1] - self._start, None] * whole
-        draw = torch.minimum(
-            draw, torch.nextafter(whole, torch.zeros_like(whole))
-        )  # a product may be rounded up to all
-        chosen = torch.searchsorted(mass, draw, right=True)
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
-
-
-def _draws(jobs: Sequence[Job], decoding: Decoding) -> torch.Tensor:
+def random_draws(jobs: Sequence[Job], decoding: Decoding) -> torch.Tensor:
     """Numbers in [0, 1) by job and step; those of a job depend on the seed and on its place among all prompts alone."""
     rows = [np.random.default_rng([decoding.seed, job.index]).random(job.budget, dtype=np.float32) for job in jobs]
     return torch.tensor(np.stack(rows))
+
+
+def model_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens the model can address; None where its configuration sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def device_of(model: PreTrainedModel) -> torch.device:

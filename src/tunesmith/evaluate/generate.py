@@ -6,7 +6,8 @@ It does not render prompts and does not read meaning from the answers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -15,13 +16,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.row import Row
 from tunesmith.errors import DataError, ModelError
-from tunesmith.evaluate.decoding import Decoding, Job, continue_batch, shared_prefix
+from tunesmith.evaluate.decoding import Decoding, Job, model_positions, shared_prefix
 from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
 from tunesmith.evaluate.padding import takes_padding
+from tunesmith.evaluate.side_by_side import continue_batch, sitting, takes_others_in
 from tunesmith.evaluate.untouched import evaluating
 from tunesmith.notices import notify
 
+Part = tuple[list[tuple[int, list[int]]], bool]
+"""Place and new token ids of prompts that have ended, and whether all that was begun beside them has ended as well."""
+MORE = 4
+"""Of short prompts at most so many times ``batch_size`` are side by side."""
 Progress = Callable[[int, int], None]
 """Called with the number of finished prompts and the number of all prompts."""
 
@@ -55,6 +61,7 @@ def generate(
     """Continue every prompt; answers come back in the order of the prompts.
 
     Prompts are sorted by length, longest first, padded on the left, and what all of them begin with is computed once.
+    Where the model allows it, others take the places of those that have ended.
     An answer, greedy or sampled, does not depend on which prompts share its batch (up to rounding of the model's
     arithmetic). Decoding is exactly what ``decoding`` says: the model's own sampling defaults (repetition penalty,
     top_k ...) are not used. The model, its train or evaluation mode and every random number stream are as before
@@ -65,8 +72,9 @@ def generate(
         decoding: how tokens are chosen and when an answer ends.
         names: where each prompt comes from, for error messages.
         journal: keeps finished answers; those that an interrupted call with the same model, prompts and decoding has
-            left in it are not generated again. The caller removes it when the answers are safe.
-        on_progress: told after every batch, or every answer where there are no batches.
+            left in it are not generated again. What is generated side by side is kept when all of it has ended. The
+            caller removes it when the answers are safe.
+        on_progress: told whenever answers have ended.
         on_text: given the text of the answer as it comes, where there is one prompt.
 
     Raises:
@@ -81,12 +89,15 @@ def generate(
     if journal is not None:
         answers = journal.open(identity(model) | asdict(decoding) | {"jobs": [asdict(job) for job in jobs]})
     streamer = _Spoken(tokenizer, on_text) if on_text is not None else None
+    unkept: dict[int, Answer] = {}
     with evaluating(model), torch.no_grad(), _memory(decoding.batch_size):
-        for part in _parts(model, jobs, decoding, set(answers), streamer):
-            finished = {index: _until_stop(ids, decoding.stops) for index, ids in part}
-            answers |= finished
-            if journal is not None:
-                journal.add(finished.items())
+        for part, over in _parts(model, jobs, decoding, set(answers), streamer):
+            unkept |= {index: _until_stop(ids, decoding.stops) for index, ids in part}
+            answers |= unkept
+            if over and journal is not None:
+                journal.add(unkept.items())
+            if over:
+                unkept = {}
             if on_progress is not None:
                 on_progress(len(answers), len(prompts))
     return [_generation(tokenizer, *answers[index]) for index in range(len(prompts))]
@@ -108,13 +119,13 @@ def _with_tokens(decoding: Decoding, model: PreTrainedModel, tokenizer: PreTrain
 
 def _parts(
     model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding, done: set[int], streamer: TextStreamer | None
-) -> Iterator[list[tuple[int, list[int]]]]:
-    """Place and new token ids of the jobs that are not done, as the engine finishes them."""
+) -> Iterator[Part]:
+    """What the engine finishes of the jobs that are not done."""
     waiting = [job for job in jobs if job.index not in done]
     if decoding.engine == "continuous":
-        return continuous(model, waiting, decoding)
+        return ((part, True) for part in continuous(model, waiting, decoding))
     if decoding.engine == "vllm":
-        return vllm(model, waiting, decoding)
+        return ((part, True) for part in vllm(model, waiting, decoding))
     return _sorted_batches(model, jobs, decoding, done, streamer)
 
 
@@ -140,11 +151,6 @@ def stop_token_ids(model: PreTrainedModel, builder: ExampleBuilder, row: Row) ->
     """What ends an answer to rows like ``row``: the end of turn that the template taught, and what the model itself
     stops at."""
     return list(dict.fromkeys([*builder.stop_token_ids(row), *default_stop_token_ids(model, builder.tokenizer)]))
-
-
-def model_positions(model: PreTrainedModel) -> int | None:
-    """How many tokens the model can address; None where its configuration sets no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def _budgets(
@@ -178,19 +184,38 @@ def _sorted_batches(
     decoding: Decoding,
     done: set[int],
     streamer: TextStreamer | None = None,
-) -> Iterator[list[tuple[int, list[int]]]]:
-    """Place and new token ids of the jobs of each batch that is not wholly done.
+) -> Iterator[Part]:
+    """The jobs that are not done, longest prompts first.
 
-    Batches are formed from all jobs, done or not: who goes on after an interruption meets the same batches, and with
-    them the same rounding.
+    Who goes on after an interruption meets the same neighbours, and with them the same rounding: sittings end where
+    they ended, and batches are formed from all jobs, done or not.
     """
-    padded = takes_padding(model, [job.prompt for job in jobs], decoding) if jobs else True
-    all_batches = _batches(jobs, decoding.batch_size, padded=padded)
-    batches = [batch for batch in all_batches if not done.issuperset(job.index for job in batch)]
-    prefix = shared_prefix(model, [job.prompt for job in jobs]) if batches else None
-    for batch in batches:
-        ids = continue_batch(model, batch, decoding, prefix, streamer)
-        yield list(zip([job.index for job in batch], ids, strict=True))
+    if done.issuperset(job.index for job in jobs):
+        return
+    padded = takes_padding(model, [job.prompt for job in jobs], decoding)
+    prefix = shared_prefix(model, [job.prompt for job in jobs])
+    longest = max(map(_tokens, jobs))
+    if padded and decoding.batch_size > 1 and len(jobs) > 1 and takes_others_in(model, longest):
+        waiting = deque(sorted((job for job in jobs if job.index not in done), key=lambda job: -len(job.prompt)))
+        while waiting:
+            rows = _side_by_side(waiting, decoding.batch_size, longest)
+            for finished, over in sitting(model, waiting, rows, decoding, prefix):
+                yield list(finished.items()), over
+        return
+    for batch in _batches(jobs, decoding.batch_size, padded=padded):
+        if not done.issuperset(job.index for job in batch):
+            ids = continue_batch(model, batch, decoding, prefix, streamer)
+            yield list(zip([job.index for job in batch], ids, strict=True)), True
+
+
+def _tokens(job: Job) -> int:
+    """The most that a prompt and its answer come to."""
+    return len(job.prompt) + job.budget
+
+
+def _side_by_side(jobs: Iterable[Job], batch_size: int, longest: int) -> int:
+    """How many of these prompts have no more tokens than ``batch_size`` of the longest."""
+    return min(batch_size * longest // max(map(_tokens, jobs)), MORE * batch_size)
 
 
 def _batches(jobs: Sequence[Job], batch_size: int, *, padded: bool = True) -> Iterator[list[Job]]:

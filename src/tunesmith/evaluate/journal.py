@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 JOURNAL = "unfinished.jsonl"
 """Its usual name, beside the predictions that it becomes."""
 
-FIELDS = {"fingerprint", "index", "token_ids", "stopped"}
+FIELDS = {"fingerprint", "index", "token_ids", "stopped", "together"}
+"""``together``: how many answers were kept with this one; fewer than that are worth nothing."""
 
 Answer = tuple[list[int], bool]
 """New token ids without the stop token, and whether a stop token ended them."""
@@ -46,8 +47,8 @@ class Journal:
     def open(self, decides: Mapping[str, Any]) -> dict[int, Answer]:
         """The answers that an interrupted generation has left, if all that decides them is the same.
 
-        Those of another generation, and a line that was being written when the process died, are thrown away; the
-        user is told which of it happened.
+        Those of another generation, and what was being written when the process died, are thrown away; the user is
+        told which of it happened.
 
         Args:
             decides: everything that decides an answer, as plain values.
@@ -61,7 +62,7 @@ class Journal:
         except OSError as error:
             raise StorageError(f"cannot read: {error.strerror or error}", where=str(self.path)) from error
         entries = list(map(_parse, lines))
-        own = [entry for entry in entries if entry is not None and entry["fingerprint"] == self._fingerprint]
+        own = _whole([entry for entry in entries if entry is not None and entry["fingerprint"] == self._fingerprint])
         if len(own) < len(lines):
             if any(entry is not None and entry["fingerprint"] != self._fingerprint for entry in entries):
                 notify(f"{self.path}: holds answers of other weights, data or settings; they are not used")
@@ -71,17 +72,16 @@ class Journal:
         return {entry["index"]: (entry["token_ids"], entry["stopped"]) for entry in own}
 
     def add(self, answers: Iterable[tuple[int, Answer]]) -> None:
-        """Keep finished answers: the place of each prompt, and what was generated.
+        """Keep finished answers, all of them or none: the place of each prompt, and what was generated.
 
         Raises:
             StorageError: they cannot be written.
         """
+        kept = list(answers)
+        common = {"fingerprint": self._fingerprint, "together": len(kept)}
         append_jsonl(
             self.path,
-            *(
-                {"fingerprint": self._fingerprint, "index": index, "token_ids": token_ids, "stopped": stopped}
-                for index, (token_ids, stopped) in answers
-            ),
+            *(common | {"index": index, "token_ids": ids, "stopped": stopped} for index, (ids, stopped) in kept),
         )
 
     def remove(self) -> None:
@@ -127,6 +127,18 @@ def identity(model: PreTrainedModel) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else str(value)
+
+
+def _whole(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries without those that were kept together with others which are missing."""
+    whole: list[dict[str, Any]] = []
+    at = 0
+    while at < len(entries):
+        together = entries[at : at + max(entries[at]["together"], 1)]
+        if len(together) == entries[at]["together"]:
+            whole += together
+        at += len(together)
+    return whole
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
