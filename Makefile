@@ -11,7 +11,7 @@ define silently
 @said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }
 endef
 
-.PHONY: install demo test gpu test-image golden check audit mutants fuzz soak bench docs lock clean
+.PHONY: install demo test gpu test-image golden check audit mutants fuzz soak bench docs site lock clean
 
 install: $(INSTALLED)
 
@@ -72,12 +72,23 @@ soak: install
 bench: install
 	@$(BIN)/python -m benchmarks
 
+# The pages that are made (settings, commands, rows, exit codes, memory) and the site in site/, which needs no network to be
+# read. What builds it is the extra `docs`, in an environment of its own.
 docs: install
 	@$(BIN)/python scripts/make_reference.py
 	@$(BIN)/python -W ignore scripts/make_memory_table.py
+	@$(MAKE) --no-print-directory site
+
+site: install
+	@test -x $(VENV)/docs/bin/mkdocs || { $(BIN)/python -m venv $(VENV)/docs && \
+		$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' | \
+		$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement /dev/stdin; }
+	$(call silently,NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict) # its --quiet drops what --strict counts
+	@$(BIN)/python scripts/check_site.py site
+	@echo "site/index.html"
 
 lock: install
 	@$(BIN)/python scripts/make_constraints.py > constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist demo outputs
+	rm -rf $(VENV) build dist demo outputs site

@@ -39,9 +39,10 @@ def _zoo(options: argparse.Namespace) -> dict[str, Any]:
     import tempfile
     import time
 
-    from benchmarks.zoo import cells, models, table
+    from benchmarks.zoo import apart, cells, models, table
 
     results: dict[str, Any] = table.read(options.earlier) if options.earlier else {}
+    apart.warm()
     with tempfile.TemporaryDirectory() as home:
         for name in options.kind or [kind.name for kind in models.KINDS if kind.name not in results]:
             started = time.monotonic()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import own_warnings
 import ready_python
 
 own_warnings.install()
+# commands are printed by their plain names
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,6 +38,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("steady")
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Once the libraries are imported, their half a million objects are searched for garbage no more: each search takes
+    a third of a second."""
+    if "trl" in sys.modules and gc.get_freeze_count() == 0:
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

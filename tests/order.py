@@ -23,7 +23,7 @@ SLOWEST = (
     "fault/test_trust_around.py",
     "recipes/test_sft.py",
     "fault/test_trust_resume.py",
-    "fault/test_rows_faults.py",
+    "fault/row_faults/test_columns.py",
     "recipes/test_reasoning.py",
     "fault/test_trust_folders.py",
     "recipes/test_rag.py",

@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.zoo.models import write
+from benchmarks.zoo import apart
+from benchmarks.zoo.models import import_classes, write
 
 CELLS = ("padded", "unpadded", "packed", "4-bit", "full", "merge", "generation", "reload")
 """Columns of the table, in the order in which they are run."""
+AFTER_PADDED = ("merge", "generation", "reload")
+"""Cells that go on with the run of the first."""
 STEPS = 2
 
 
@@ -28,10 +33,14 @@ class Cell:
     Attributes:
         state: ``ok``, ``refused`` or ``crash``.
         said: a figure, or the error's line.
+        seconds: of a core, imports left out.
+        trace: where a crash comes from.
     """
 
     state: str
     said: str = ""
+    seconds: float = 0.0
+    trace: str = ""
 
 
 def rows(number: int = 8, seed: int = 0) -> list[dict[str, str]]:
@@ -48,7 +57,7 @@ def rows(number: int = 8, seed: int = 0) -> list[dict[str, str]]:
 
 
 def run_kind(name: str, home: Path, cells: tuple[str, ...] = CELLS) -> dict[str, Any]:
-    """Run the cells of one architecture.
+    """Run the cells of one architecture, each in a process of its own.
 
     Args:
         name: its ``model_type``.
@@ -56,11 +65,11 @@ def run_kind(name: str, home: Path, cells: tuple[str, ...] = CELLS) -> dict[str,
         cells: those to run.
 
     Returns:
-        ``cells`` by name, ``coverage`` and ``silent``: adapters that got no gradient and were left out.
+        ``cells`` by name, ``coverage``, ``losses`` by run, and ``silent``: adapters that training did not move.
     """
     folder = home / name
-    found: dict[str, Any] = {"cells": {}, "coverage": None, "losses": {}}
-    model = write(name, folder / "model")
+    model = folder / "model"
+    found: dict[str, Any] = {"cells": {}, "coverage": None, "losses": {}, "silent": None}
     actions: dict[str, Callable[[], str]] = {
         "padded": lambda: _train(folder, model, "padded", found, batching="padded"),
         "unpadded": lambda: _train(folder, model, "unpadded", found, batching="unpadded"),
@@ -71,21 +80,42 @@ def run_kind(name: str, home: Path, cells: tuple[str, ...] = CELLS) -> dict[str,
         "generation": lambda: _generation(folder),
         "reload": lambda: _reload(folder, model),
     }
+    import_classes(name)
+    built = _apart(lambda: str(write(name, model)), {})
     for cell in cells:
-        found["cells"][cell] = _attempt(actions[cell])
+        if built.state != "ok":
+            found["cells"][cell] = Cell(built.state, f"cannot be built: {built.said}", trace=built.trace)
+        elif cell in AFTER_PADDED and not (folder / "padded" / "adapter_config.json").is_file():
+            continue
+        else:
+            found["cells"][cell] = _apart(actions[cell], found)
     shutil.rmtree(folder, ignore_errors=True)
     return found
 
 
-def _attempt(action: Callable[[], str]) -> Cell:
+def _apart(action: Callable[[], str], found: dict[str, Any]) -> Cell:
+    """One cell in a process of its own; what it adds to ``found`` is added here."""
+    try:
+        told, seconds = apart.call(partial(_attempt, action, found))
+    except apart.Ended as error:
+        return Cell("crash", str(error))
+    apart.learn(told["modules"])
+    found |= {name: value for name, value in told["found"].items() if name in found}
+    return Cell(**told["cell"], seconds=round(seconds, 1))
+
+
+def _attempt(action: Callable[[], str], found: dict[str, Any]) -> dict[str, Any]:
     from tunesmith.errors import TunesmithError
 
     try:
-        return Cell("ok", action())
+        cell = {"state": "ok", "said": action()}
     except TunesmithError as error:
-        return Cell("refused", error.line())
+        cell = {"state": "refused", "said": error.line()}
     except Exception as error:  # what a user would meet as a traceback
-        return Cell("crash", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        cell = {"state": "crash", "said": said, "trace": traceback.format_exc()}
+    kept = {name: value for name, value in found.items() if name != "cells"}
+    return {"cell": cell, "found": kept, "modules": apart.imported()}
 
 
 def _train(folder: Path, model: Path, run: str, found: dict[str, Any], **settings: Any) -> str:
@@ -115,10 +145,19 @@ def _train(folder: Path, model: Path, run: str, found: dict[str, Any], **setting
     found["losses"][run] = losses
     if run == "padded":
         found["coverage"] = json.loads((folder / run / "run.json").read_text(encoding="utf-8"))["coverage"]
+        found["silent"] = unmoved(folder / run)
     expected = found["losses"].get("padded")
     if run == "unpadded" and expected and abs(losses[0] - expected[0]) > 1e-3:
         raise AssertionError(f"its first loss is {losses[0]:.4f}, and that of padded rows {expected[0]:.4f}")
     return f"{losses[0]:.3f}"
+
+
+def unmoved(run: Path) -> list[str]:
+    """Names of the adapters of a run that are what they were before it: those that no gradient has reached."""
+    from tunesmith.model.adapter_file import read_adapter
+
+    tensors = read_adapter(run).tensors
+    return [name for name, tensor in tensors.items() if ".lora_B." in f"{name}." and not tensor.any()]
 
 
 def _full(folder: Path, model: Path, found: dict[str, Any]) -> str:
@@ -133,8 +172,10 @@ def _full(folder: Path, model: Path, found: dict[str, Any]) -> str:
 
 def _merge(folder: Path) -> str:
     from tunesmith.evaluate.prompts import questions_for
+    from tunesmith.export import proof
     from tunesmith.export.merge import merge
 
+    proof.read_in_a_new_process = proof.read_merged  # this process is one that has not trained
     merge(folder / "padded", folder / "merged", dtype="float32", questions=questions_for(folder / "padded"))
     return "proven"
 

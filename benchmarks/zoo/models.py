@@ -229,6 +229,14 @@ def configuration(kind: Kind) -> Any:
     return library(**small | kind.settings)
 
 
+def import_classes(name: str) -> None:
+    """Import the architecture's module, so that processes forked afterwards have it."""
+    from transformers import AutoModelForCausalLM
+
+    with suppress(Exception):  # whatever is wrong with it is said when it is built
+        AutoModelForCausalLM._model_mapping[type(configuration(BY_NAME[name]))]
+
+
 def build(name: str, seed: int = 0) -> Any:
     """A model of this architecture with random weights.
 

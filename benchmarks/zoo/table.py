@@ -22,6 +22,17 @@ and `reload` opens the adapter in plain PEFT. `reached` is the share of the weig
 a run that was not made. Refusals are listed below the table, in the words that a user gets.
 """
 
+REASONS = {
+    "would see each other": "Layers with a state (Mamba, linear attention, short convolutions) hand it on from "
+    "token to token through the whole row. The kernels that begin anew with each example need a GPU, and where they "
+    "are missing such rows would be trained wrong; padded batches are right.",
+    "takes no positions": "The model numbers the tokens of a row by itself, so it cannot be told where an example "
+    "begins.",
+    "than alone": "The model counts tokens from the beginning of the row, or its factors follow the row's length, so "
+    "an example behind another one would be another example.",
+}
+"""Part of a refusal -> why it is right."""
+
 
 def lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The table as Markdown."""
@@ -39,12 +50,14 @@ def sums(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows = [row for result in results.values() for row in result["coverage"] or ()]
     trained = [r["cells"] for r in results.values() if "padded" in r["cells"] and r["cells"]["padded"].state == "ok"]
     merged = sum(cells["merge"].state == "ok" for cells in trained if "merge" in cells)
+    silent = [f"{name} ({len(result['silent'])})" for name, result in results.items() if result.get("silent")]
     routers = sum(row["adapted"] and row["part"] == "router" for row in rows)
     halves = _halves(results)
     return [
         f"- {len(results)} architectures, {len(cells)} runs: {_count(cells, 'ok')} done, {_count(cells, 'refused')} "
         f"refused, {_count(cells, 'crash')} crashed.",
         f"- {len(trained)} trained with adapters; {merged} of them merged with proof.",
+        f"- Adapters that no gradient has reached: {', '.join(silent) or 'none'}.",
         f"- Routers adapted without asking: {routers}.",
         f"- Models of which experts are reached and shared experts are not, or the other way round: "
         f"{', '.join(halves) or 'none'}.",
@@ -60,6 +73,12 @@ def refusals(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 said = f"{_MARKS[outcome.state]}: {outcome.said}"
                 found.setdefault(said, []).append(f"{name} ({cell})")
     return [f"- {', '.join(runs)}: {said}" for said, runs in sorted(found.items(), key=lambda one: -len(one[1]))]
+
+
+def explained(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Why what is refused is refused, a line for each kind of refusal that occurs."""
+    said = [found.said for result in results.values() for found in result["cells"].values() if found.state != "ok"]
+    return [f"- *{part}*: {why}" for part, why in REASONS.items() if any(part in line for line in said)]
 
 
 def plain(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -91,9 +110,9 @@ def publish(results: Mapping[str, Mapping[str, Any]], page: Path = PAGE) -> None
 
     parts = [
         _INTRODUCTION.format(version=transformers.__version__), "\n".join(sums(results)), "\n".join(lines(results)),
-        "## What is refused, and why", "\n".join(refusals(results)) or "Nothing.",
+        "## What is refused, and why", "\n".join(explained(results)), "\n".join(refusals(results)) or "Nothing.",
     ]  # fmt: skip
-    page.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join(part.strip() for part in parts if part) + "\n", encoding="utf-8")
 
 
 def _mark(cell: Cell | None) -> str:

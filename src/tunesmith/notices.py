@@ -18,6 +18,7 @@ VERBOSITY = "TUNESMITH_VERBOSITY"
 
 _collected: list[str] = []
 _kinds: set[str] = set()
+_details: set[str] = set()
 
 
 def verbosity() -> str:
@@ -33,20 +34,29 @@ def _to_stderr(text: str) -> None:
 _listener: Callable[[str], None] = _to_stderr
 
 
-def notify(text: str, *, kind: str | None = None) -> None:
-    """Tell the user ``text``, without secrets; in one process no text is said twice, and one of each ``kind``."""
+def notify(text: str, *, kind: str | None = None, detail: bool = False) -> None:
+    """Tell the user ``text``, without secrets; in one process no text is said twice, and one of each ``kind``.
+
+    Args:
+        text: one sentence.
+        kind: what the text is one of many of.
+        detail: nobody misses it who does not ask for it: it is said under ``--verbose`` alone.
+    """
     text = redacted(text)
     if text in _collected or kind in _kinds:
         return
     if kind is not None:
         _kinds.add(kind)
     _collected.append(text)
-    _listener(text)
+    if detail:
+        _details.add(text)
+    if not detail or verbosity() == "verbose":
+        _listener(text)
 
 
-def collected() -> list[str]:
-    """Everything said so far, in order."""
-    return list(_collected)
+def collected(*, details: bool = True) -> list[str]:
+    """Everything there was to say so far, in order, with or without the details."""
+    return [text for text in _collected if details or text not in _details]
 
 
 def listen(listener: Callable[[str], None]) -> None:
@@ -59,3 +69,4 @@ def clear() -> None:
     """Forget what was said: a new run in the same process starts with a clean page."""
     _collected.clear()
     _kinds.clear()
+    _details.clear()

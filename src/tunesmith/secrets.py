@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
@@ -51,17 +52,32 @@ def secret_in(text: str) -> str | None:
 def redacted(text: str) -> str:
     """``text`` with the name of the variable in the place of every secret value, and without a dump of all variables
     (``{'NAME': 'value', ...}``, or ``NAME=value``), of which many say more than their names tell."""
-    text = _without_dump(text)
-    for name, value in _secrets():
-        if value in text:
-            text = text.replace(value, f"<{name}>")
-    return text
+    return redactor()(text)
 
 
-def _without_dump(text: str) -> str:
+def redactor() -> Callable[[str], str]:
+    """``redacted`` by the environment as it is now, for many texts."""
+    return _redactor(tuple(os.environ.items()))
+
+
+@lru_cache(maxsize=8)
+def _redactor(environment: tuple[tuple[str, str], ...]) -> Callable[[str], str]:
+    secrets = _long_first(environment)
+    spelled = [pair for name, value in environment for pair in (f"{name!r}: {value!r}", f"{name}={value}")]
+
+    def redact(text: str) -> str:
+        text = _without_dump(text, spelled)
+        for name, value in secrets:
+            if value in text:
+                text = text.replace(value, f"<{name}>")
+        return text
+
+    return redact
+
+
+def _without_dump(text: str, spelled: Sequence[str]) -> str:
     if len(text) < SHORTEST * DUMPED:
         return text
-    spelled = [pair for name, value in os.environ.items() for pair in (f"{name!r}: {value!r}", f"{name}={value}")]
     found = sorted((pair for pair in spelled if pair in text), key=len, reverse=True)
     if len(found) < DUMPED:
         return text
@@ -72,11 +88,15 @@ def _without_dump(text: str) -> str:
 
 def redacted_values(value: Any) -> Any:
     """Plain data with every text ``redacted``, keys included."""
+    return _with_texts(value, redactor())
+
+
+def _with_texts(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return redacted(value)
+        return redact(value)
     if isinstance(value, dict):
-        return {redacted_values(key): redacted_values(item) for key, item in value.items()}
-    return [redacted_values(item) for item in value] if isinstance(value, list | tuple) else value
+        return {_with_texts(key, redact): _with_texts(item, redact) for key, item in value.items()}
+    return [_with_texts(item, redact) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _secrets() -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,6 @@
-"""The commands that README, the page on a first run and the reference page show are run; how many is asserted as well.
+"""The commands that README and the tutorial show are run; how many is asserted as well.
 
-README's walk is trained once here. Its figures, and what the page on a first run adds, are looked at in what it left.
+README's walk is trained once here. Its figures, and what the tutorial adds, are looked at in what it left.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +25,11 @@ WALK = Path("demo/tickets")
 
 @dataclass
 class Walked:
-    """What README's commands left: the folder in which they began, and what each of them printed."""
+    """What README's commands left: the folder in which they began, what each of them printed, and all that was told."""
 
     folder: Path
     printed: dict[str, str]
+    told: str
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +38,10 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
     for folder in ("recipes", "docs"):
         (home / folder).symlink_to(PROJECT / folder)
     printed: dict[str, str] = {}
+    told = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
+        patch.setattr("sys.stderr", told)
         notices.clear()
         for line in commands(PROJECT / "README.md"):
             program, *arguments = shlex.split(line)
@@ -56,7 +57,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
                 patch.setattr("sys.stdout", out)
                 assert main(arguments) == 0, line
                 printed[line] = out.getvalue()
-    return Walked(home, printed)
+    return Walked(home, printed, "\n".join([*printed.values(), told.getvalue()]))
 
 
 def test_readme_commands_run(walked: Walked) -> None:
@@ -94,7 +95,7 @@ def test_a_first_run_goes_as_its_page_says(
     walked: Walked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its commands are README's, which were run; the last one, a talk, is held here."""
-    *lines, last = commands(PROJECT / "docs/how_to/first_run.md")
+    *lines, last = commands(PROJECT / "docs/tutorial.md")
     assert [line for line in lines if not line.startswith("cd ")] == [line for line in walked.printed if line in lines]
     assert len(lines) == 8
     monkeypatch.chdir(walked.folder / WALK)
@@ -103,14 +104,30 @@ def test_a_first_run_goes_as_its_page_says(
     assert capsys.readouterr().out.strip() == "billing"
 
 
-def test_the_reference_page_is_up_to_date():
-    done = subprocess.run(
-        [sys.executable, str(PROJECT / "scripts/make_reference.py"), "--check"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+def test_what_the_tutorial_shows_is_printed(walked: Walked) -> None:
+    """Line by line, ``...`` standing for anything; the first block is the table itself."""
+    page = (PROJECT / "docs/tutorial.md").read_text(encoding="utf-8")
+    table, *shown = re.findall(r"^```text\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    rows = (PROJECT / "docs/how_to/tickets.csv").read_text(encoding="utf-8")
+    assert all(line in rows for line in table.splitlines())
+    lines = [line for block in shown for line in block.splitlines()]
+    assert len(lines) > 20
+    told = [" ".join(line.split()) for line in walked.told.splitlines()]
+    patterns = {line: ".*".join(re.escape(part) for part in " ".join(line.split()).split("...")) for line in lines}
+    missing = [line for line, pattern in patterns.items() if not any(re.search(pattern, one) for one in told)]
+    assert missing == []
+
+
+def test_first_commands_of_the_page_on_troubles(
+    walked: Walked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doctor, config, preview, check = commands(PROJECT / "docs/troubleshooting.md")
+    monkeypatch.chdir(walked.folder / WALK)
+    for line in (config, preview):
+        assert main(shlex.split(line)[1:]) == 0
+    assert "end token trained" in capsys.readouterr().out
+    assert doctor.split()[1] in VERBS
+    assert check.split()[1] in VERBS
 
 
 def test_every_verb_explains_itself(capsys):

@@ -21,7 +21,7 @@ import ready_python
 from helpers import logged, run_training, story_rows, tensors, write_rows
 from tunesmith.train import checkpoint
 
-STEPS = 40
+STEPS = 24
 NLI = Path(__file__).parents[2] / "recipes" / "nli_cot"
 TUNESMITH = [ready_python.python(), "-m", "tunesmith", "train"]
 MARK = "COMMAND_OF_A_TEST"

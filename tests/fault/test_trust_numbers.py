@@ -80,6 +80,7 @@ def test_F19_a_step_with_a_number_that_is_not_finite_is_not_taken(
     assert said in stopped.value.line()
     assert "train.jsonl:" in stopped.value.line()
     assert "checkpoint-2 can be resumed" in stopped.value.line()
+    assert stopped.value.__notes__ == ["once that is mended, go on with: test --resume_from_checkpoint latest"]
     run = tmp_path / "run"
     assert [step for (step,) in logged(run, "step")] == [1, 2]
     newest = checkpoint.find(run, "latest")

@@ -172,9 +172,9 @@ def test_no_mask_over_the_whole_row_is_made(monkeypatch):
     assert sizes["lengths"] <= 1024 * 128
 
 
-@pytest.mark.parametrize("kind", ["falcon", "bloom", "mamba"])
+@pytest.mark.parametrize("kind", ["bloom", "mamba"])
 def test_a_model_that_cannot_keep_examples_apart_is_refused(kind):
-    """Falcon ignores where examples begin, Bloom takes no positions, and Mamba's state runs through the row."""
+    """Bloom takes no positions, and Mamba's state runs through the row."""
     with pytest.raises(ModelError, match=r"row.*padded or length_grouped"):
         keep_examples_apart(build(kind), FLOAT32)
 

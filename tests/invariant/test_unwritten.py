@@ -170,6 +170,36 @@ def test_without_the_check_words_are_lost(
     assert find(rows(), loses, settings=how)
 
 
+def test_names_that_tools_and_calls_have_in_common_hide_nothing(builders: list[tuple[str, ExampleBuilder]]) -> None:
+    """What a template leaves out of a list of tools and of a call is the same, whether they name the same or not."""
+    listed = {"name": "look", "parameters": {"type": "object", "properties": {"number": {"type": "string"}}}}
+
+    def left_out(builder: ExampleBuilder, name: str, parameter: str) -> list[str] | None:
+        call = {"type": "function", "id": "call12345", "function": {"name": name, "arguments": {parameter: "value"}}}
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": "question"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "name": name, "tool_call_id": "call12345", "content": "result"},
+            {"role": "assistant", "content": "answer"},
+        ]
+        ledger = Ledger()
+        reporting = ExampleBuilder(builder.tokenizer, builder.data.model_copy(update={"unwritten": "report"}))
+        try:
+            reporting.example(
+                Row({"messages": turns, "tools": [{"type": "function", "function": listed}]}, "f", 1), ledger
+            )
+        except TunesmithError:
+            return None
+        return sorted(ledger.total().left_out)
+
+    found = {
+        name: (left_out(builder, "look", "number"), left_out(builder, "other", "count")) for name, builder in builders
+    }
+    assert {name: pair for name, pair in found.items() if pair[0] != pair[1]} == {}
+    assert sum(pair[0] == [] for pair in found.values()) >= 10
+    assert sum("tools" in (pair[0] or []) for pair in found.values()) >= 10
+
+
 def test_plain_chats_are_written_by_almost_every_template(builders: list[tuple[str, ExampleBuilder]]) -> None:
     row = {"messages": [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]}
     written = 0

@@ -13,6 +13,7 @@ from tunesmith.config.load import detect_dialect, load
 from tunesmith.config.resolve import Resolved
 from tunesmith.report.folder import read_jsonl
 
+MEASURED = ("tokens_per_second", "eval_runtime", "peak_memory_gib")
 STEPS = 8
 
 PYTHON = """\
@@ -202,7 +203,7 @@ def test_four_files_train_the_same_model(configurations: dict[str, Resolved], tm
         result = train(elsewhere, command=["python", "-m", "pytest"])
         assert result.steps == STEPS
         logs[dialect] = [
-            {name: value for name, value in entry.items() if name not in ("tokens_per_second", "eval_runtime")}
+            {name: value for name, value in entry.items() if name not in MEASURED}
             for entry in read_jsonl(folder / "metrics.jsonl")
         ]
         weights[dialect] = (folder / "adapter_model.safetensors").read_bytes()

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from tunesmith.config.permissions import PERMISSIONS
 from tunesmith.errors import ConfigError
+from tunesmith.program import named
 
 STREAM = "-"
 """Stands for standard input or output in the place of a file."""
@@ -21,7 +22,7 @@ class VerbParser(argparse.ArgumentParser):
     def __init__(self, verb: str, description: str, *, takes_settings: bool = True) -> None:
         self._values_of: dict[str, bool] = {}
         self._num_positionals: float = 0
-        more = "Every setting may follow: `tunesmith config --list` names them." if takes_settings else None
+        more = named("Every setting may follow: `tunesmith config --list` names them.") if takes_settings else None
         super().__init__(prog=f"tunesmith {verb}", description=description, epilog=more, allow_abbrev=False)
         self.add_argument("--debug", action="store_true", help="show tracebacks")
         self.add_argument("--quiet", action="store_true", help="say nothing but results and errors")
@@ -38,7 +39,9 @@ class VerbParser(argparse.ArgumentParser):
     def add_permissions(self) -> None:
         """Add the flags that let a model's own code run, to a verb that takes no settings."""
         for path in _model_permissions():
-            self.add_argument(f"--{_flat(path)}", action="store_true", help=f"{path}, see `tunesmith config --list`")
+            self.add_argument(
+                f"--{_flat(path)}", action="store_true", help=named(f"{path}, see `tunesmith config --list`")
+            )
 
     def split(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """The verb's own options, and the settings as they were written.
@@ -81,7 +84,7 @@ class VerbParser(argparse.ArgumentParser):
         return options
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, where="command line", remedy=f"`{self.prog} --help` explains")
+        raise ConfigError(message, where="command line", remedy=named(f"`{self.prog} --help` explains"))
 
 
 def permissions_in(options: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say_piece, tell
 from tunesmith.errors import DataError
@@ -30,6 +30,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("model", help="run folder, checkpoint, adapter, model folder, hub name or nano-mistral")
     options, settings = parser.split(argv)
     environment.prepare()
+    early.check_named(options.model)
     from tunesmith.evaluate.answering import Answerer
     from tunesmith.evaluate.subject import find_subject
 
@@ -95,39 +96,11 @@ class Chat:
 
 
 def begin(answerer: Answerer) -> Chat:
-    """The kind of conversation that a model was trained for; without a contract, what its tokenizer knows."""
-    from tunesmith.data.formats import QUESTION_COLUMNS
+    """The kind of conversation that a model was trained for."""
+    from tunesmith.evaluate.manner import manner_of
 
-    contract, data = answerer.contract, answerer.data
-    knows_chats = bool(answerer.tokenizer.chat_template) or data.template is not None
-    format_name: str
-    if data.format != "auto":
-        format_name = data.format
-    elif contract is not None and contract.prompt.kind != "ids":
-        format_name = contract.format
-    else:
-        format_name = "messages" if knows_chats else "prompt_completion"
-    if format_name == "text" and _texts_are_chats(answerer):
-        return Chat(answerer, "messages", ("you",), keeps=False)
-    columns = QUESTION_COLUMNS[format_name]
-    kind = contract.prompt.kind if contract is not None else "ids"
-    is_chat = kind == "chat" or (kind == "ids" and columns == ("messages",))
-    keeps = is_chat and len(columns) == 1
-    return Chat(answerer, "messages" if keeps else format_name, ("you",) if keeps else columns, keeps)
-
-
-def _texts_are_chats(answerer: Answerer) -> bool:
-    """Whether the texts of training were written in the tokenizer's chat template: what stands before an answer there
-    is what the template writes there, so a question can be asked without its markers."""
-    from tunesmith.data.row import Row
-
-    contract = answerer.contract
-    cut_after = getattr(contract.prompt, "cut_after", None) if contract is not None else None
-    marker = answerer.data.completion_start or cut_after
-    if not marker or not answerer.tokenizer.chat_template:
-        return False
-    row = Row({"messages": [{"role": "user", "content": "a"}]}, "chat", 1)
-    return answerer.builder(row, "messages").prompt_rendered(row).text.rstrip().endswith(marker.rstrip())
+    manner = manner_of(answerer)
+    return Chat(answerer, manner.format_name, manner.columns, manner.keeps)
 
 
 def talk(chat: Chat) -> int:

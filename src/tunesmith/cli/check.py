@@ -14,6 +14,7 @@ from tunesmith.config.draft import COMMAND_LINE
 from tunesmith.config.load import DIALECTS, load
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, TunesmithError
+from tunesmith.program import named
 
 if TYPE_CHECKING:
     from tunesmith.train.check import Report
@@ -75,7 +76,7 @@ def _load(options: Namespace, settings: list[str]) -> Resolved:
 
 def lines(resolved: Resolved, report: Report) -> Iterator[str]:
     """The report for people, section by section."""
-    yield "SETTINGS that somebody wrote (`tunesmith config` shows all)"
+    yield named("SETTINGS that somebody wrote (`tunesmith config` shows all)")
     yield from describe.table(resolved, only_written=True)
     if report.ledger_lines:
         yield from ("", "DATA", *(f"  {line}" for line in report.ledger_lines))

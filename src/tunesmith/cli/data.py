@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json
 from tunesmith.errors import ConfigError, StorageError
+from tunesmith.program import named
 
 if TYPE_CHECKING:
     from tunesmith.data.prepare_nli import Select
@@ -31,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
     """Run one action of the verb."""
     arguments = list(argv)
     if not arguments or arguments[0] in ("--help", "-h"):
-        say(USAGE)
+        say(named(USAGE))
         return 0
     action = arguments.pop(0)
     actions: dict[str, Callable[[Sequence[str]], int]] = {
@@ -284,7 +285,7 @@ def _add_output_options(parser: VerbParser) -> None:
 def _parse(parser: VerbParser, argv: Sequence[str]) -> Any:
     options, settings = parser.split(argv)
     if settings:
-        remedy = f"`{parser.prog} --help` explains"
+        remedy = named(f"`{parser.prog} --help` explains")
         raise ConfigError(f"do not know what to do with {settings[0]!r}", where="command line", remedy=remedy)
     return options
 

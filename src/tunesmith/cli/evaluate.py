@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.visible import visible
@@ -49,6 +49,9 @@ def run(argv: Sequence[str]) -> int:
     if options.config and (options.baseline or options.sample):
         parser.error("--baseline and --sample need a run, and --config names none")
     environment.prepare()
+    for name in options.model:
+        early.check_named(name)
+    early.check_data(options.data)
     asked = {"data": options.data, "limit": options.limit, "output": options.output}
     if options.baseline or len(options.model) > 1:
         comparison = _several(options.model, settings, baseline=options.baseline, sample=options.sample, **asked)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 import sys
 from argparse import Namespace
@@ -24,6 +25,7 @@ from tunesmith.cli.output import say
 from tunesmith.config.convert import convert
 from tunesmith.config.load import load
 from tunesmith.errors import ConfigError, StorageError, did_you_mean
+from tunesmith.program import command
 
 NUM_TRAIN, NUM_HELDOUT = 4000, 200
 """Rows of the small data."""
@@ -220,8 +222,15 @@ def run(argv: Sequence[str]) -> int:
         return _first_configuration(options)
     recipe, folder = _recipe_and_folder(options)
     lay(recipe, Path(folder))
-    say("\n".join([f"cd {folder}", *RECIPES[recipe].commands]))
+    say("\n".join([f"cd {shlex.quote(folder)}", *next_commands(recipe, Path(folder))]))
     return 0
+
+
+def next_commands(recipe: str, folder: Path) -> list[str]:
+    """What to type next in a recipe's copy."""
+    commands = [command(*shlex.split(line), seen_from=folder.resolve()) for line in RECIPES[recipe].commands]
+    python = command("python", seen_from=folder.resolve())
+    return [f"PYTHON={python} {line}" if line.startswith("./") and python != "python" else line for line in commands]
 
 
 def _first_configuration(options: Namespace) -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.cli import environment
 from tunesmith.cli.output import say, tell
 from tunesmith.errors import ConfigError, DataError, StorageError
+from tunesmith.program import command
 
 if TYPE_CHECKING:
     from tunesmith.data.row import Row
@@ -198,16 +199,20 @@ def _check(folder: Path) -> int:
 
 def next_commands(folder: Path, *, judged: bool) -> list[str]:
     """What to type next, in the order in which it makes sense."""
-    judge = ["tunesmith evaluate run --baseline"] if judged else []
+
+    def typed(*words: str) -> str:
+        return command("tunesmith", *words, seen_from=folder.resolve())
+
+    judge = [typed("evaluate", "run", "--baseline")] if judged else []
     move = [] if folder.resolve() == Path.cwd() else [f"cd {shlex.quote(str(folder))}"]
     return [
         *move,
-        f"tunesmith check {CONFIG}",
-        f"tunesmith preview {CONFIG} --num 1",
-        f"tunesmith train {CONFIG}",
+        typed("check", CONFIG),
+        typed("preview", CONFIG, "--num", "1"),
+        typed("train", CONFIG),
         *judge,
-        "tunesmith merge run merged",
-        "tunesmith chat merged",
+        typed("merge", "run", "merged"),
+        typed("chat", "merged"),
     ]
 
 

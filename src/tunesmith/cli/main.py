@@ -18,6 +18,7 @@ from pathlib import Path
 from tunesmith.cli.output import say, tell
 from tunesmith.errors import understood
 from tunesmith.notices import VERBOSITY
+from tunesmith.program import named
 from tunesmith.secrets import redacted
 from tunesmith.train import processes
 from tunesmith.visible import one_line
@@ -31,6 +32,7 @@ VERBS: dict[str, str] = {
     "sweep": "train with several settings and compare",
     "evaluate": "judge a model by the answers it writes",
     "report": "write one page about a run, or about several side by side",
+    "watch": "show the page of a run in a browser while it goes on",
     "predict": "write a model's answer beside every row of a file",
     "chat": "talk with a model in the terminal",
     "serve": "answer over HTTP, as OpenAI's API does",
@@ -94,7 +96,7 @@ def _run(arguments: list[str]) -> int:
     while arguments and arguments[0] in ("--quiet", "--verbose"):
         del arguments[0]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        say(usage())
+        say(named(usage()))
         return 0
     if arguments[0] == "--version":
         from tunesmith import __version__
@@ -120,6 +122,9 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
             tell(traceback.format_exc(), always=True)
         told = understood(error)
         _report(told.lines(), told.exit_code)
+        if processes.num_processes() == 1:
+            for note in getattr(error, "__notes__", ()):
+                tell(note, always=True)
         return told.exit_code
 
 

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser, permissions_in
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.errors import ModelError
+from tunesmith.report.record import RECORD
 
 _ADAPTER = "adapter_config.json"
 
@@ -39,16 +40,20 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_permissions()
     options = parser.parse_all(argv)
+    early.check_source_folder(options.run)
     _check_adapter(Path(options.run))
+    early.check_new_folder(Path(options.output))
+    early.check_data(options.data)
     environment.prepare()
-    from tunesmith.evaluate.prompts import questions_for
     from tunesmith.export import gguf
-    from tunesmith.export.merge import merge
     from tunesmith.report.belongings import check_finished
 
     check_finished(Path(options.run))
     if options.gguf:
         gguf.find_converter()  # before anything heavy happens
+    from tunesmith.evaluate.prompts import questions_for
+    from tunesmith.export.merge import merge
+
     permissions = permissions_in(options)
     merged = merge(
         options.run,
@@ -96,6 +101,8 @@ def _check_adapter(folder: Path) -> None:
         raise ModelError("is a whole model, with no adapter to merge", where=str(folder), remedy="use it as it is")
     if inner:
         raise ModelError("holds its adapter in a folder of its own", where=str(folder), remedy=f"merge {inner[0]}")
+    if not (folder / RECORD).is_file():  # a run that has not finished says so itself
+        raise ModelError("holds no adapter", where=str(folder), remedy=f"name a run, or the folder with {_ADAPTER}")
 
 
 def describe(proof: dict[str, Any]) -> list[str]:

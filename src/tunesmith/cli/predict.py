@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import STREAM, VerbParser
 from tunesmith.cli.output import say_json, tell
 
@@ -33,6 +33,7 @@ def run(argv: Sequence[str]) -> int:
     read = stream_rows(sys.stdin.buffer) if options.input == STREAM else iter_rows(options.input)
     rows = list(read)
     environment.prepare()
+    early.check_named(options.model)
     from tunesmith.cli.progress import counter
     from tunesmith.evaluate.journal import Journal
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.load import DIALECTS, load
@@ -41,6 +41,7 @@ def run(argv: Sequence[str]) -> int:
         parser.error("--row and --where exclude each other")
     resolved = load(options.file or options.config, settings, dialect=options.dialect)
     environment.prepare(resolved)
+    early.check_run(resolved, trains=False)
     from tunesmith.train import preview
 
     if options.row is not None:

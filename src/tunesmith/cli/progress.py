@@ -58,7 +58,7 @@ def describe_entry(entry: dict[str, Any]) -> str:
     """One logged entry as a line."""
     shown = []
     for key, value in entry.items():
-        if key in ("step", "epoch", "eval_runtime") or isinstance(value, dict | list):
+        if key in ("step", "epoch", "eval_runtime", "peak_memory_gib") or isinstance(value, dict | list):
             continue
         name = key.replace("learning_rate", "lr").replace("tokens_per_second", "tok/s")
         shown.append(f"{name} {_number(value)}")

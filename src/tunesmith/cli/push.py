@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
 
@@ -20,6 +20,9 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_all(argv)
     environment.prepare()
+    early.check_source_folder(options.run)
+    if not options.dry_run:
+        early.check_token(options.repository, "set HF_TOKEN, here or in .env; --dry_run lists what would go up")
     from tunesmith.export.hub import push, uploads
 
     files = uploads(options.run, base_model=options.base_model)

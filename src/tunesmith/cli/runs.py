@@ -13,6 +13,7 @@ from typing import Any
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.errors import ConfigError, StorageError
+from tunesmith.program import named
 from tunesmith.report import belongings
 from tunesmith.report.record import RECORD
 from tunesmith.report.runs import (
@@ -43,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
     """Run one action; without one, list."""
     arguments = list(argv)
     if arguments and arguments[0] in ("--help", "-h"):
-        say(USAGE)
+        say(named(USAGE))
         return 0
     actions: dict[str, Callable[[Sequence[str]], int]] = {"list": list_runs, "compare": compare, "remove": remove}
     if arguments and arguments[0] in actions:

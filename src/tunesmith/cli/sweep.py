@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from tunesmith.config.draft import Draft
 from tunesmith.config.load import DIALECTS, read
 from tunesmith.config.names import NameTable
 from tunesmith.errors import Interrupted
+from tunesmith.program import command
 
 DESCRIPTION = """Train with several settings and compare.
 
@@ -106,5 +108,5 @@ def describe(comparison: dict[str, Any]) -> list[str]:
         figures = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *figures, remark]).rstrip())
     if comparison["command"]:
-        lines += ["", f"again: {comparison['command']}"]
+        lines += ["", f"again: {command(*shlex.split(comparison['command']))}"]
     return lines

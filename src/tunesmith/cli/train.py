@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.load import DIALECTS, load
 from tunesmith.config.resolve import Resolved
-from tunesmith.train.signals import watching
+from tunesmith.program import command
+from tunesmith.train.signals import going_on, watching
 
 if TYPE_CHECKING:
     from tunesmith.train.result import TrainResult
@@ -41,23 +42,39 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
     Returns:
         The exit code.
     """
+    result = run_resolved(resolved, program)
+    return show(result, resolved, as_json=as_json) if result is not None else 0
+
+
+def run_resolved(resolved: Resolved, program: Sequence[str]) -> TrainResult | None:
+    """Run a checked configuration to its end; of several processes the one that shows the result gets it.
+
+    Args:
+        resolved: the configuration.
+        program: as in ``train_resolved``.
+
+    Raises:
+        TunesmithError: whatever prevents or ends the run.
+    """
     with watching():
-        return _train(resolved, program, as_json=as_json)
+        return _train(resolved, program)
 
 
-def _train(resolved: Resolved, program: Sequence[str], *, as_json: bool) -> int:
+def _train(resolved: Resolved, program: Sequence[str]) -> TrainResult | None:
     launch = resolved.config.launch
     environment.prepare(resolved)
     from tunesmith.launch import processes
 
     processes.die_with_agent()
+    if not processes.launched():
+        early.check_run(resolved)
     if launch.engine == "ray":
-        return _train_on_ray(resolved, program, as_json=as_json)
+        return _train_on_ray(resolved, program)
     environment.adopt_slurm_ranks(launch.nodes)
     processes.check_launcher(resolved)
     wanted = processes.processes_wanted(resolved)
     if not processes.launched() and (wanted > 1 or launch.nodes > 1 or launch.max_restarts):
-        return _train_in_ranks(resolved, program, wanted, as_json=as_json)
+        return _train_in_ranks(resolved, program, wanted)
     from tunesmith.cli.progress import Plain, make_listener
     from tunesmith.train.callbacks import Silent
     from tunesmith.train.processes import is_main_process
@@ -66,27 +83,28 @@ def _train(resolved: Resolved, program: Sequence[str], *, as_json: bool) -> int:
     main = is_main_process()
     listener: Silent | Plain | object = make_listener() if main else Silent()
     result = train(resolved, command=["python", *program], listener=listener)  # type: ignore[arg-type]
-    return show(result, resolved, as_json=as_json) if main and not processes.has_agent() else 0
+    return result if main and not processes.has_agent() else None
 
 
-def _train_in_ranks(resolved: Resolved, program: Sequence[str], num_processes: int, *, as_json: bool) -> int:
-    """Start the ranks of this machine, wait for them, and tell the result where rank 0 ran."""
+def _train_in_ranks(resolved: Resolved, program: Sequence[str], num_processes: int) -> TrainResult | None:
+    """Start the ranks of this machine, wait for them, and read the result where rank 0 ran."""
     from tunesmith.launch.torchrun import launch
     from tunesmith.model.device import check_count, seen
     from tunesmith.train.result import read_result
+    from tunesmith.train.stopping import way_on_told
 
     check_count(num_processes, seen(count_only=True))
-    launch(resolved, program, num_processes)
-    return show(read_result(resolved), resolved, as_json=as_json) if not resolved.config.launch.node_rank else 0
+    with way_on_told(Path(resolved.config.training.output_dir), going_on(["python", *program])):
+        launch(resolved, program, num_processes)
+    return read_result(resolved) if not resolved.config.launch.node_rank else None
 
 
-def _train_on_ray(resolved: Resolved, program: Sequence[str], *, as_json: bool) -> int:
-    """Let Ray start the ranks, show what they tell, and the result."""
+def _train_on_ray(resolved: Resolved, program: Sequence[str]) -> TrainResult:
+    """Let Ray start the ranks, and show what they tell."""
     from tunesmith.cli.progress import make_listener
     from tunesmith.launch.ray import train_on_ray
 
-    result = train_on_ray(resolved, command=["python", *program], listener=make_listener())
-    return show(result, resolved, as_json=as_json)
+    return train_on_ray(resolved, command=["python", *program], listener=make_listener())
 
 
 def show(result: TrainResult, resolved: Resolved, *, as_json: bool) -> int:
@@ -108,13 +126,13 @@ def show(result: TrainResult, resolved: Resolved, *, as_json: bool) -> int:
 def next_commands(result: TrainResult, resolved: Resolved) -> list[str]:
     """What makes sense after a run that has ended, as it is typed: judging, merging, talking."""
     config = resolved.config
-    run, model = (shlex.quote(str(path)) for path in (result.folder, result.model_folder))
+    run, model = str(result.folder), str(result.model_folder)
     commands = []
     data = config.data
     held = data.eval_data or data.eval_split or data.dev_split
     continues = data.format == "tokenized" or (data.format == "text" and data.loss_on == "all")  # nothing is asked
     if held and config.evaluation.task != "none" and not continues:
-        commands.append(f"tunesmith evaluate {run} --baseline")
+        commands.append(command("tunesmith", "evaluate", run, "--baseline"))
     if config.adapter.use_lora and not config.training.save_merged_model:
-        commands.append(f"tunesmith merge {model} {shlex.quote(f'{result.folder}-merged')}")
-    return [*commands, f"tunesmith chat {run}"]
+        commands.append(command("tunesmith", "merge", model, f"{run}-merged"))
+    return [*commands, command("tunesmith", "chat", run), command("tunesmith", "report", run)]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tunesmith.errors import ConfigError
+from tunesmith.program import named
 
 _OFF = (None, False, 0, 0.0, "", "none", "None", "no")
 
@@ -50,6 +51,6 @@ def answer(name: str) -> Callable[[Any, Any], Any]:
     def convert(value: Any, current: Any) -> Any:
         if name in ANY or any(value is off or (type(value) is type(off) and value == off) for off in _OFF):
             return current
-        raise ConfigError(f"{name} is no setting here", remedy=ANSWERS[name])
+        raise ConfigError(f"{name} is no setting here", remedy=named(ANSWERS[name]))
 
     return convert

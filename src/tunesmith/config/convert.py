@@ -54,7 +54,7 @@ def convert(resolved: Resolved, dialect: str, source: str) -> str:
 
 def needed(resolved: Resolved, dialect: str) -> Written:
     """The settings that a file of ``dialect`` has to hold, where its defaults are not what ``resolved`` says."""
-    names, preferred, before = _dialect(dialect)
+    names, preferred, before = dialect_of(dialect)
     values = resolved.values()
     implied = IMPLIED if dialect == "hydra" else {}
     written: Written = []
@@ -76,7 +76,7 @@ def needed(resolved: Resolved, dialect: str) -> Written:
     return written
 
 
-def _dialect(dialect: str) -> tuple[NameTable, tuple[str, ...], dict[str, Any]]:
+def dialect_of(dialect: str) -> tuple[NameTable, tuple[str, ...], dict[str, Any]]:
     """All names of a dialect, those that its document uses, and the values where a file of it is silent."""
     reader = importlib.import_module(READERS[dialect])
     names: NameTable = reader.NAMES
@@ -86,6 +86,15 @@ def _dialect(dialect: str) -> tuple[NameTable, tuple[str, ...], dict[str, Any]]:
         values[spelling.path] = spelling.convert(value, values[spelling.path]) if spelling.convert else value
     document = {"python": DOCUMENT_NAMES, "json": tuple(reader.DEFAULTS), "hydra": ("data_file",)}
     return names, (*document.get(dialect, ()), *reader.SPELLINGS), values
+
+
+def name_in(path: str, dialect: str) -> str:
+    """The name that a file of ``dialect`` has for the whole of a setting."""
+    names, preferred, _ = dialect_of(dialect)
+    whole = (
+        name for name in preferred if names.find(name, dialect).path == path and not names.find(name, dialect).part
+    )
+    return next(iter([*whole, *_standard(path, dialect)]))
 
 
 def _standard(path: str, dialect: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ def as_json(resolved: Resolved) -> dict[str, Any]:
 def table(resolved: Resolved, *, only_written: bool = False) -> Iterator[str]:
     """Lines of a table ``name = value  origin``, by section."""
     values = resolved.values()
-    shown = {path: _text(value) for path, value in values.items() if not only_written or resolved.explicit(path)}
+    shown = {path: shown_value(value) for path, value in values.items() if not only_written or resolved.explicit(path)}
     names = max((len(path.split(".")[1]) for path in shown), default=0)
     width = min(max((len(text) for text in shown.values()), default=0), 48)
     section = None
@@ -50,7 +50,7 @@ def reference() -> Iterator[tuple[str, str, str, list[str]]]:
     for section, model in SECTIONS.items():
         for name, field in model.model_fields.items():
             path = f"{section}.{name}"
-            default = "required" if field.is_required() else _text(field.get_default(call_default_factory=True))
+            default = "required" if field.is_required() else shown_value(field.get_default(call_default_factory=True))
             yield (
                 path,
                 default,
@@ -59,11 +59,12 @@ def reference() -> Iterator[tuple[str, str, str, list[str]]]:
             )
 
 
-def _text(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A value as a person would write it in a table."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool) or value is None:
         return str(value).lower().replace("none", "-")
     if isinstance(value, list):
-        return ", ".join(map(_text, value)) or "-"
+        return ", ".join(map(shown_value, value)) or "-"
     return f"{value:g}" if isinstance(value, float) else str(value)

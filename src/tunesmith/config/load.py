@@ -12,7 +12,7 @@ from tunesmith.config.overrides import read_overrides
 from tunesmith.config.readers.yaml_lines import read_yaml
 from tunesmith.config.resolve import Resolved, try_to_resolve, without_consequences
 from tunesmith.config.rules import find_problems
-from tunesmith.errors import ConfigError, raise_together
+from tunesmith.errors import ConfigError, did_you_mean, raise_together
 
 READERS: dict[str, str] = {
     "python": "tunesmith.config.readers.python_file",
@@ -39,7 +39,7 @@ def detect_dialect(path: str | Path) -> str:
     file = Path(path)
     if not file.is_file():
         what = "is a folder, not a configuration file" if file.is_dir() else "no such configuration file"
-        raise ConfigError(what, where=shown(file))
+        raise ConfigError(what, where=shown(file), remedy=_nearest(file))
     if file.suffix == ".py":
         return "python"
     if file.suffix == ".json":
@@ -60,6 +60,14 @@ def detect_dialect(path: str | Path) -> str:
     raise ConfigError(
         "cannot tell the dialect of this file", where=shown(file), remedy=f"name it: --dialect {' | '.join(DIALECTS)}"
     )
+
+
+def _nearest(file: Path) -> str | None:
+    """The files beside it that a configuration's name may have been meant for."""
+    if not file.parent.is_dir():
+        return f"there is no folder {shown(file.parent)} either"
+    names = [one.name for one in file.parent.iterdir() if one.suffix in (".py", ".json", ".yaml", ".yml")]
+    return did_you_mean(file.name, names, "", folder=file.parent) or None
 
 
 def _foreign(file: Path) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from tunesmith.config.answered import ANSWERS, ANY, answer
 from tunesmith.config.schema import SECTIONS
 from tunesmith.errors import ConfigError, did_you_mean
+from tunesmith.program import named
 
 TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
 """What ``report_to: all`` asks for, as far as it is installed."""
@@ -324,6 +325,7 @@ class UnknownName(ConfigError):
 def unknown_name(name: str, known: Mapping[str, Spelling | None], where: str) -> UnknownName:
     """The error for a name that no setting has, with the nearest known names."""
     last = name.rpartition(".")[2]
-    remedy = did_you_mean(name, known, did_you_mean(last, known, "see `tunesmith config --list`"))
+    plain = [one for one in known if "." in name or "." not in one]  # a short name is not meant as a long one as well
+    remedy = did_you_mean(name, plain, did_you_mean(last, known, named("see `tunesmith config --list`")))
     meant = frozenset(spelling.path for one, spelling in known.items() if spelling and f"{one!r}" in remedy)
     return UnknownName(name, where, remedy, meant)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -47,6 +48,34 @@ def read_overrides(tokens: Sequence[str], names: NameTable) -> tuple[list[Settin
                 while rest and not rest[0].startswith("--") and "=" not in rest[0]:
                     rest.pop(0)
     return settings, problems
+
+
+def as_arguments(values: Mapping[str, Any], names: NameTable) -> list[str]:
+    """Settings by name, as a program holds them, in the words of a command line that says the same.
+
+    Args:
+        values: value by name, under any accepted spelling; paths may be ``Path`` objects.
+        names: the spellings of the dialect that they are laid upon.
+
+    Raises:
+        ConfigError: a name cannot stand on a command line, or a value is no plain data.
+    """
+    return [_argument(name, value, names) for name, value in values.items()]
+
+
+def _argument(name: str, value: Any, names: NameTable) -> str:
+    if not isinstance(name, str) or not name or "=" in name:
+        raise ConfigError(f"{name!r} is no name of a setting", where=COMMAND_LINE)
+    plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(plain, str) and name in names and parse_value(plain, names.find(name, COMMAND_LINE)) == plain:
+        return f"--{name}={plain}"
+    try:
+        return f"--{name}={json.dumps(plain, ensure_ascii=False)}"
+    except (TypeError, ValueError):
+        kind = type(value).__name__
+        raise ConfigError(
+            f"{name} is a {kind}", where=COMMAND_LINE, remedy="settings are texts, numbers, lists and mappings of them"
+        ) from None
 
 
 def _setting(token: str, rest: list[str], names: NameTable) -> Setting:

@@ -23,6 +23,7 @@ from tunesmith.config.permissions import COMMAND_LINE_ONLY, without_permissions
 from tunesmith.config.plain import check_plain, shortened
 from tunesmith.config.schema import SECTIONS, RunConfig
 from tunesmith.errors import ConfigError, UnsafeError, raise_together
+from tunesmith.program import named
 
 
 class NotSet(ConfigError):
@@ -245,6 +246,7 @@ def _problems(
         what = f"{name} = {shortened(value)} {' or '.join(dict.fromkeys(messages))}"
         if path.endswith("_steps") and isinstance(value, float) and 0 < value < 1:
             what = f"{name} = {value} is a share of the run, and steps are whole numbers"
-            yield path, ConfigError(what, where=origins.get(path, DEFAULT), remedy="`tunesmith check` counts the steps")
+            remedy = named("`tunesmith check` counts the steps")
+            yield path, ConfigError(what, where=origins.get(path, DEFAULT), remedy=remedy)
             continue
         yield path, ConfigError(what, where=origins.get(path, DEFAULT))

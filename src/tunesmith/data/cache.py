@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache as once
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from tunesmith.data.files import local_files
 from tunesmith.data.remote import is_url
 from tunesmith.data.row import Row
 from tunesmith.errors import StorageError
+from tunesmith.installed import version_of
 from tunesmith.notices import notify
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def key_of(data: DataSection, tokenizer: PreTrainedTokenizerBase) -> str | None:
     parts = {
         "version": __version__,
         "code": _code_hash(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: version_of(name) for name in LIBRARIES},
         "settings": settings,
         "files": files,
         "named_files": [[text, file_hash(Path(text))] for text in _texts(settings) if _is_file(text)],
@@ -251,13 +251,6 @@ def _is_file(text: str) -> bool:
         return Path(text).expanduser().is_file()
     except (OSError, ValueError):  # a long or strange text is no name
         return False
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 @once

@@ -16,6 +16,7 @@ from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Messa
 from tunesmith.data.jinja_engine import GIVEN, PrefixPoints, Shared
 from tunesmith.data.rendered import CONTEXT, Piece, Rendered
 from tunesmith.data.special_tokens import ContentPolicy, Guard, end_of_turn, last_match, token_text
+from tunesmith.data.steps import Steps, alone
 from tunesmith.errors import ConfigError, DataError, ModelError
 from tunesmith.notices import notify
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 THINK, THINK_END = "<think>", "</think>"
+PROBE_SYSTEM = (Message("system", "s1"),)
+PROBE_TOOL = {
+    "type": "function",
+    "function": {"name": "f1", "description": "d1", "parameters": {"type": "object", "properties": {}}},
+}
+"""What a template is also tried with where it refuses a question and an answer alone."""
 
 
 def chat_renderer(
@@ -120,6 +127,10 @@ class ChatRenderer:
             raise ModelError(f"the chat template {what}", where=f"data.template = {self.name}", remedy=remedy)
 
     def __call__(self, conversation: Conversation, where: str) -> Rendered:
+        return alone(self.steps(conversation, where))
+
+    def steps(self, conversation: Conversation, where: str) -> Steps[Rendered]:
+        """The same in steps, so that many conversations can be rendered together."""
         if self.name is None:
             notify("the tokenizer has no chat template: turns are written plainly, as ### User: and ### Assistant:")
         self.content.check(conversation.messages, where)
@@ -138,7 +149,7 @@ class ChatRenderer:
         cuts = [(number, not answered)]
         for index in chosen:
             cuts += [(index, True)] if index == number - 1 else [(index, True), (index + 1, False)]
-        whole, texts = _unmarked_shared(self._texts(conversation, turns, cuts, where), marks)
+        whole, texts = _unmarked_shared((yield from self._texts(conversation, turns, cuts, where)), marks)
         following = iter(texts)
         pieces: list[Piece] = []
         done, ends = 0, False
@@ -170,7 +181,7 @@ class ChatRenderer:
         """
         shown, marks = self._with_thoughts(self._instructed(conversation.messages))
         turns = [self._as_dict(turn) for turn in shown]
-        text, _ = self._texts(conversation, turns, [(len(turns), False)], "this row")
+        text, _ = alone(self._texts(conversation, turns, [(len(turns), False)], "this row"))
         return _unmarked(text, marks)
 
     def source_of(self, conversation: Conversation) -> str:
@@ -220,15 +231,17 @@ class ChatRenderer:
         asked = replace(turns[first], content=f"{self.instruction}\n\n{turns[first].content}")
         return (*turns[:first], asked, *turns[first + 1 :])
 
-    def _texts(self, conversation: Conversation, turns: list[dict[str, Any]], cuts: PrefixPoints, where: str) -> Shared:
-        source, variables = self.source_of(conversation), self.variables | conversation.switches
-        tools = list(conversation.tools)
+    def _texts(
+        self, conversation: Conversation, turns: list[dict[str, Any]], cuts: PrefixPoints, where: str
+    ) -> Steps[Shared]:
+        frame = sandbox.Frame(self.source_of(conversation), self.variables, self.ours, self.today)
         try:
-            return sandbox.render_shared(source, variables, turns, tools, cuts, ours=self.ours, today=self.today)
+            found: Shared = yield sandbox.Request(frame, conversation.switches, turns, list(conversation.tools), cuts)
         except sandbox.TemplateRefusal as refusal:
             system = any(turn["role"] == "system" for turn in turns)
             remedy = "if it knows no system message, set instruction_in_prompt: true" if system else None
             raise DataError(f"the chat template refuses this row ({refusal})", where=where, remedy=remedy) from refusal
+        return found
 
     def _length(self, whole: str, before: tuple[int, str], index: int, where: str) -> int:
         same, rest = before
@@ -276,22 +289,43 @@ class ChatRenderer:
             remedy="use loss_on: last_assistant, or a variant of the template that is made for training",
         )
 
+    def _probed(self, *answers: Message, cuts: PrefixPoints) -> list[str]:
+        """Texts of a question and its answers under the template, with whatever else it does not do without: some
+        want a system message, and some go through a list of tools that they take to be there.
+
+        Raises:
+            TemplateRefusal: it takes none of them.
+        """
+        shown, marks = self._with_thoughts((Message("user", "q1"), *answers))
+        refusals = []
+        for system, tools in ((), []), ((), [PROBE_TOOL]), (PROBE_SYSTEM, []), (PROBE_SYSTEM, [PROBE_TOOL]):
+            turns = [self._as_dict(turn) for turn in (*system, *shown)]
+            moved = [(number + len(system), prompt) for number, prompt in cuts]
+            try:
+                texts = sandbox.render(
+                    self.source, self.variables, turns, tools, moved, ours=self.ours, today=self.today
+                )
+            except sandbox.TemplateRefusal as refusal:
+                refusals.append(refusal)
+                if any(sign in str(refusal) for sign in sandbox.LIMITS):  # more would only take longer
+                    break
+            else:
+                return [_unmarked(text, marks) for text in texts]
+        raise refusals[-1]
+
     def writes(self, words: str) -> bool:
         """Whether the template writes the answer ``a1`` or the thought ``t1`` of a first turn."""
         thoughts = {} if words == "a1" else {THOUGHTS: "t1"}
-        pair = Conversation((Message("user", "q1"), Message(ASSISTANT, "a1", thoughts)))
         try:
-            return words in self.text_of(pair)
-        except DataError:
+            (text,) = self._probed(Message(ASSISTANT, "a1", thoughts), cuts=[(2, False)])
+        except sandbox.TemplateRefusal:
             return False
+        return words in text
 
     def opens_thoughts(self) -> bool:
         """Whether the generation prompt ends with the beginning of a thought."""
-        turns = [self._as_dict(Message("user", "q1"))]
         try:
-            (prompt,) = sandbox.render(
-                self.source, self.variables, turns, [], [(1, True)], ours=self.ours, today=self.today
-            )
+            (prompt,) = self._probed(cuts=[(1, True)])
         except sandbox.TemplateRefusal:
             return False
         return prompt.rstrip().endswith(THINK)
@@ -299,12 +333,9 @@ class ChatRenderer:
     def _problem(self) -> tuple[str, str] | None:
         """What makes this template unfit for training, and the remedy."""
         thoughts = {THOUGHTS: "t1"} if self.thinks else {}
-        shown, marks = self._with_thoughts((Message("user", "q1"), Message(ASSISTANT, "a1", thoughts)))
-        turns = [self._as_dict(turn) for turn in shown]
         cuts = [(1, False), (1, True), (2, False)]
         try:
-            texts = sandbox.render(self.source, self.variables, turns, [], cuts, ours=self.ours, today=self.today)
-            asked, prompt, whole = (_unmarked(text, marks) for text in texts)
+            asked, prompt, whole = self._probed(Message(ASSISTANT, "a1", thoughts), cuts=cuts)
         except sandbox.TemplateRefusal as refusal:
             if any(sign in str(refusal) for sign in sandbox.LIMITS):
                 return f"cannot be used: {refusal}", "use another template"
@@ -354,9 +385,8 @@ class ChatRenderer:
     def trims_answers(self) -> bool:
         """Whether blanks around an answer are missing in the text that the template writes."""
         said = " \n a1 \n "
-        turns = [self._as_dict(Message("user", "q1")), self._as_dict(Message(ASSISTANT, said))]
         try:
-            (whole,) = sandbox.render(self.source, self.variables, turns, [], [(2, False)], ours=self.ours)
+            (whole,) = self._probed(Message(ASSISTANT, said), cuts=[(2, False)])
         except sandbox.TemplateRefusal:
             return False
         return "a1" in whole and said not in whole

@@ -17,10 +17,12 @@ class ColumnCheck:
 
     Args:
         renamed: {name that the format expects: name in the file}.
+        used: columns that are read for something else than the text.
     """
 
-    def __init__(self, renamed: Mapping[str, str]) -> None:
+    def __init__(self, renamed: Mapping[str, str], used: Iterable[str] = ()) -> None:
         self._renamed = dict(renamed)
+        self._used = frozenset(used)
         self._not_met = set(renamed.values())
         self._seen: dict[str, None] = {}
         self._said: dict[str, set[str]] = {}
@@ -40,7 +42,9 @@ class ColumnCheck:
         """
         if self._renamed and format_name not in self._checked:
             self._check_expected(format_name)
-        read = columns_read(row, format_name) | (frozenset(DOCUMENT_COLUMNS) if format_name == "rag" else frozenset())
+        read = columns_read(row, format_name)
+        if format_name == "rag":
+            read |= frozenset(DOCUMENT_COLUMNS)
         if self._renamed:
             shadowed = {name for name, given in self._renamed.items() if given in original.values and given != name}
             if self._not_met:
@@ -87,7 +91,7 @@ class ColumnCheck:
                 where=row.where,
                 remedy="remove or rename it, or give the rows as messages, which may have one",
             )
-        news = sorted(unread - said - set(DEFAULT_KEYS) - KNOWN_COLUMNS)
+        news = sorted(unread - said - set(DEFAULT_KEYS) - KNOWN_COLUMNS - self._used)
         said |= unread - KNOWN_COLUMNS
         if news:
             notify(f"{row.source}: columns that are not read: {', '.join(news)}")

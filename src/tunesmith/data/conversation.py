@@ -9,6 +9,8 @@ from typing import Any
 ASSISTANT = "assistant"
 THOUGHTS = "reasoning_content"
 """The key of a message that holds what was thought before the answer, as most chat templates read it."""
+THOUGHT_NAMES = (THOUGHTS, "thinking", "reasoning")
+"""What rows and templates call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +27,10 @@ class Message:
     """An assistant turn that belongs to the row's prompt and not to its completion."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that chat templates read; thoughts under both names that templates of models know."""
+        """The shape that chat templates read; thoughts under each name that templates of models know."""
         values = {"role": self.role, "content": self.content, **self.extra}
         if self.role == ASSISTANT and THOUGHTS in self.extra:
-            values.setdefault("thinking", self.extra[THOUGHTS])
+            values |= dict.fromkeys(THOUGHT_NAMES, self.extra[THOUGHTS])
         return values
 
     @property

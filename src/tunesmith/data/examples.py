@@ -16,9 +16,9 @@ from tunesmith.config.schema import DataSection
 from tunesmith.data.chat_source import reads_date
 from tunesmith.data.chat_template import ChatRenderer
 from tunesmith.data.columns import ColumnCheck
-from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
+from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation
 from tunesmith.data.encoding import Encoder
-from tunesmith.data.formats import FORMATS, FormatOptions, detect, is_chat, nli_reference, rename, row_weight
+from tunesmith.data.formats import FORMATS, FormatOptions, detect, nli_reference, rename, row_weight
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.masking import (
     Example,
@@ -37,10 +37,13 @@ from tunesmith.data.rag import cut_documents
 from tunesmith.data.refused import Refused
 from tunesmith.data.rendered import Rendered
 from tunesmith.data.row import Row
+from tunesmith.data.sandbox import TOGETHER
 from tunesmith.data.shorten import shorten
+from tunesmith.data.steps import Steps, alone, together
+from tunesmith.data.stops import stops_of
 from tunesmith.data.templates import LiteralRenderer, Renderer, StringRenderer, choose_renderer
 from tunesmith.data.tokenized import TOKENIZED, TokenRows, check_settings
-from tunesmith.data.unwritten import THOUGHT_END, Unwritten
+from tunesmith.data.unwritten import THOUGHT_END, Unwritten, refusal
 from tunesmith.errors import DataError
 from tunesmith.notices import notify
 
@@ -78,7 +81,7 @@ class ExampleBuilder:
         self.data = data if data.template_date else data.model_copy(update={"template_date": date.today().isoformat()})
         self.encoder = Encoder(tokenizer, data.add_bos)
         self.formats: dict[str, str] = {}
-        self.columns = ColumnCheck(data.columns)
+        self.columns = ColumnCheck(data.columns, filter(None, (data.dev_group_by, data.dev_stratify_by)))
         bos, eos = tokenizer.bos_token, tokenizer.eos_token
         self._options = FormatOptions(
             bos_token=bos if isinstance(bos, str) else None,
@@ -116,19 +119,19 @@ class ExampleBuilder:
         remaining = iter(rows)
         while chunk := list(islice(remaining, CHUNK_ROWS)):
             read: list[tuple[Row, Rendered | Example]] = []
-            for row in chunk:
-                try:
-                    found = self._training_text(row, ledger)
-                except DataError as problem:
-                    refused.add(problem)
-                else:
-                    if found is not None:
+            for start in range(0, len(chunk), TOGETHER):
+                some = chunk[start : start + TOGETHER]
+                texts = together([self._training_text(row, ledger) for row in some])
+                for row, found in zip(some, texts, strict=True):
+                    if isinstance(found, DataError):
+                        refused.add(found)
+                    elif found is not None:
                         read.append((row, found))
             encoded = iter(encode([text for _, text in read if isinstance(text, Rendered)], self.encoder))
-            for row, found in read:
-                ids = next(encoded) if isinstance(found, Rendered) else None
+            for row, text in read:
+                ids = next(encoded) if isinstance(text, Rendered) else None
                 try:
-                    made = self._finish(row, found, ids, ledger)
+                    made = self._finish(row, text, ids, ledger)
                 except DataError as problem:
                     refused.add(problem)
                 else:
@@ -176,19 +179,16 @@ class ExampleBuilder:
         return self._conversation(row, need_answer=False).answer_with_calls
 
     def stop_token_ids(self, row: Row) -> list[int]:
-        """Ids at which generation for such a row has to stop: the end token and, first, the template's end of turn."""
+        """Ids at which generation for such a row has to stop: the template's end of turn and the end token.
+
+        Raises:
+            DataError: the row has no prompt, or the template refuses it.
+        """
+        row = rename(row, self.data.columns)
         if self.format_of(row) == TOKENIZED:
-            return self._tokens.stop_token_ids(rename(row, self.data.columns))
-        render = self._renderer(self.format_of(row))
-        literal = self.format_of(row) == "prompt_completion" and not is_chat(rename(row, self.data.columns))
-        question, answer = Message("user", "a"), Message(ASSISTANT, "b")
-        renderer = render.of(Conversation((question,), literal)) if isinstance(render, LiteralRenderer) else render
-        if isinstance(renderer, ChatRenderer) and renderer.thinks:
-            answer = replace(answer, extra={THOUGHTS: "t"})
-        rendered = render(Conversation((question, answer), literal), "stop tokens")
-        (ids, _counts) = encode([rendered], self.encoder)[0]
-        end = self.encoder.eos_token_id
-        return [end] if rendered.ends or ids[-1] == end else [ids[-1], end]
+            return self._tokens.stop_token_ids(row)
+        asked = self._conversation(row, need_answer=False).without_answer()
+        return stops_of(asked, self._renderer(self.format_of(row)), self.encoder, row.where)
 
     def prompt_text(self, row: Row) -> str:
         """The text of a row's prompt, for comparison; of text without a marker, all of it; of ids what they say."""
@@ -227,7 +227,11 @@ class ExampleBuilder:
     def _weight(self, row: Row) -> float:
         return row_weight(row) if self.data.row_weights else 1.0
 
-    def _training_text(self, original: Row, ledger: Ledger) -> Rendered | Example | None:
+    def _weighted(self, row: Row, conversation: Conversation) -> Conversation:
+        weight = self._weight(row)
+        return conversation if weight == 1.0 else replace(conversation, weight=weight)
+
+    def _training_text(self, original: Row, ledger: Ledger) -> Steps[Rendered | Example | None]:
         """The text of a row, or its example where it is tokens already; None when a policy drops it."""
         row = rename(original, self.data.columns)
         format_name = self.format_of(row)
@@ -251,7 +255,7 @@ class ExampleBuilder:
                 where=row.where,
                 remedy="set empty_completion to drop or keep, or remove the row",
             )
-        rendered = self._render(row, replace(conversation, weight=self._weight(row)), ledger)
+        rendered = yield from self._render(row, self._weighted(row, conversation), ledger)
         if is_weightless(rendered, self.data.loss_on):
             ledger.drop(row, "weight_0")
             return None
@@ -282,8 +286,8 @@ class ExampleBuilder:
             for turn in earlier
         )
 
-    def _render(self, row: Row, conversation: Conversation, ledger: Ledger | None = None) -> Rendered:
-        rendered = self._renderer(self.format_of(row))(conversation, row.where)
+    def _render(self, row: Row, conversation: Conversation, ledger: Ledger | None = None) -> Steps[Rendered]:
+        rendered = yield from self._renderer(self.format_of(row)).steps(conversation, row.where)
         if ledger is not None:
             self._say_unwritten(row, conversation, rendered, ledger)
         marker = self.data.completion_start
@@ -321,13 +325,7 @@ class ExampleBuilder:
         missing = self._unwritten[id(renderer)].parts(conversation, rendered.text)
         refused = [part for part in missing if not part.meant] if self.data.unwritten == "error" else []
         if refused:
-            places = ", ".join(part.place for part in refused[:3])
-            more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
-            raise DataError(
-                f"the template does not write {places}{more}",
-                where=row.where,
-                remedy="use a template that does, remove it from the row, or set unwritten: report to go on without it",
-            )
+            raise refusal(refused, row.where)
         if ledger is None:
             return
         for what in dict.fromkeys([*conversation.passed_over, *(part.kind for part in missing)]):
@@ -383,7 +381,7 @@ class ExampleBuilder:
 
     def _with_fewer_turns(self, row: Row, whole: Example) -> Example:
         conversation = self._conversation(rename(row, self.data.columns), need_answer=True)
-        weighted = replace(conversation, weight=self._weight(row))
+        weighted = self._weighted(row, conversation)
         length = lambda chat: len(self._remade(row, chat).input_ids)  # noqa: E731
         chat, cut = shorten(weighted, length, self.data.max_length, row.where)
         return replace(self._remade(row, chat), full_length=whole.full_length, cut=cut)
@@ -397,7 +395,7 @@ class ExampleBuilder:
 
     def _remade(self, row: Row, conversation: Conversation) -> Example:
         """The example of a conversation that is shorter than the row's own."""
-        rendered = self._render(row, conversation)
+        rendered = alone(self._render(row, conversation))
         (ids,) = encode([rendered], self.encoder)
         return make_example(rendered, ids, self.encoder, row.where, self.data.loss_on)
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from tunesmith.config.files import read_json
 from tunesmith.data import remote
 from tunesmith.data.json_rows import rows_of_json, rows_of_lines
-from tunesmith.data.opening import COMPRESSIONS, open_data
+from tunesmith.data.opening import COMPRESSIONS, open_data, refuse_wide
 from tunesmith.data.row import Row
 from tunesmith.data.splits import canonical, of_split, refuse_other_splits, split_of
 from tunesmith.data.tables import rows_of_arrow, rows_of_csv, rows_of_parquet, rows_of_text, rows_of_tsv
@@ -115,6 +115,8 @@ def file_rows(name: str) -> Iterator[Row]:
     empty = True
     try:
         with open_data(name, compression) as file:
+            if kind in TEXTS:
+                refuse_wide(file, name)
             for row in reader(file, name):
                 empty = False
                 yield row

@@ -238,6 +238,9 @@ COLUMNS: dict[str, frozenset[str]] = {
 }
 """Columns that each format reads, besides ``weight``; a retrieval row may have others that hold its documents."""
 
+_READ = {name: columns | {"weight"} for name, columns in COLUMNS.items()}
+_READ_OF_CHATS = _READ["prompt_completion"] | CHAT_COLUMNS
+
 
 def _as_pattern(text: str, **columns: str) -> str:
     """``text`` as a format string in which each given marker became a column."""
@@ -271,7 +274,7 @@ QUESTION_COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """Columns that a row of each format needs to ask its question, without an answer."""
 
-_SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
+SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
     (TOKENIZED, frozenset({"input_ids"})),
     ("messages", frozenset({"messages"})),
     ("sharegpt", frozenset({"conversations"})),
@@ -295,10 +298,10 @@ def detect(row: Row) -> str:
     Raises:
         DataError: no known format; names the keys found and the setting that renames columns.
     """
-    for name, keys in _SIGNS:
+    for name, keys in SIGNS:
         if keys <= row.values.keys():
             return "rag" if name == "prompt_completion" and _answers_are_listed(row) else name
-    known = "; ".join(dict.fromkeys(" + ".join(sorted(keys)) for _, keys in _SIGNS))
+    known = "; ".join(dict.fromkeys(" + ".join(sorted(keys)) for _, keys in SIGNS))
     raise DataError(
         f"the columns {keys_of(row)} are no known format",
         where=row.where,
@@ -320,7 +323,7 @@ def rename(row: Row, columns: dict[str, str]) -> Row:
 def columns_read(row: Row, format_name: str) -> frozenset[str]:
     """The columns that the format reads of such a row, ``weight`` included."""
     chat = format_name == "prompt_completion" and is_chat(row)
-    return COLUMNS[format_name] | (CHAT_COLUMNS if chat else frozenset()) | {"weight"}
+    return _READ_OF_CHATS if chat else _READ[format_name]
 
 
 def expected_columns(format_name: str) -> frozenset[str] | None:

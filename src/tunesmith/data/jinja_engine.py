@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -23,6 +24,8 @@ MAX_RENDERED_CHARACTERS = 16 * 2**20
 MAX_MEMORY_BYTES = 2**30
 LONG, BLOCK = 24, 16
 """Cuts of a chat above which it is rendered in blocks, and the least messages of a block."""
+ENOUGH_CHARACTERS, ENOUGH_SECONDS = 2**20, 0.5
+"""How much text and time are enough for one answer; further chats are asked for again."""
 HEADER = struct.Struct(">I")
 GIVEN = ("messages", "tools", "add_generation_prompt")
 """Names that every template is given."""
@@ -228,10 +231,12 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separat
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def send(stream: BinaryIO, value: Any) -> None:
-    """Write one message: its length in four bytes, then JSON."""
-    body = json.dumps(value).encode()
-    stream.write(HEADER.pack(len(body)) + body)
+def send(stream: BinaryIO, text: str) -> None:
+    """Write one message, which is JSON: its length in four bytes, then itself."""
+    body = text.encode()
+    left = memoryview(HEADER.pack(len(body)) + body)
+    while left:  # a signal may end the writing early
+        left = left[stream.write(left) :]
     stream.flush()
 
 
@@ -253,22 +258,44 @@ def _limit_memory() -> None:
 
 
 def serve() -> None:
-    """Answer requests on standard input until it ends: [source or None for the last one, variables, ...]."""
+    """Answer requests on standard input until it ends: [[[number, frame], ...], [chat, ...]]; an empty list says first
+    that it has begun.
+
+    A frame is [source, variables, today] and kept under its number; a chat is [number of its frame, further variables,
+    messages, tools, cuts]. The answer has one entry for each of the first chats, and for one at least.
+    """
     _limit_memory()
-    engine, source = Engine(), ""
+    engine = Engine()
+    frames: dict[int, list[Any]] = {}
+    send(sys.stdout.buffer, "[]")
     while True:
         try:
-            given, *rest = receive(sys.stdin.buffer.read)
+            new, chats = receive(sys.stdin.buffer.read)
         except EOFError:
             return
-        source = source if given is None else given
+        frames.update(new)
+        send(sys.stdout.buffer, json.dumps(_answers(engine, frames, chats)))
+
+
+def _answers(engine: Engine, frames: dict[int, list[Any]], chats: list[list[Any]]) -> list[list[Any]]:
+    began, size = time.monotonic(), 0
+    made: list[list[Any]] = []
+    for number, switches, messages, tools, cuts in chats:
+        source, variables, today = frames[number]
         try:
-            answer: list[Any] = [True, engine.render(source, *rest)]
+            whole, others = engine.render(source, variables | switches, messages, tools, cuts, today)
         except MemoryError:
-            answer = [False, f"it takes more than {MAX_MEMORY_BYTES} bytes of memory"]
+            if made:  # it may fit when it is alone
+                break
+            made.append([False, f"it takes more than {MAX_MEMORY_BYTES} bytes of memory"])
         except Exception as error:  # whatever a template raises
-            answer = [False, f"{error}"[:1000] or type(error).__name__]
-        send(sys.stdout.buffer, answer)
+            made.append([False, f"{error}"[:1000] or type(error).__name__])
+        else:
+            made.append([True, [whole, others]])
+            size += len(whole) + sum(len(rest) for _, rest in others)
+        if size > ENOUGH_CHARACTERS or time.monotonic() - began > ENOUGH_SECONDS:
+            break
+    return made
 
 
 if __name__ == "__main__":

@@ -71,7 +71,8 @@ class LayoutError(DataError):
 
 def _broken_line(error: json.JSONDecodeError, line: bytes, text: str, where: str, *, first: bool) -> DataError:
     """What is wrong with a line that is no JSON, as far as the line itself tells."""
-    what = f"not valid JSON ({error})"
+    column = min(error.pos, len(text.rstrip())) + 1  # what is missing is missing at the end of the text
+    what = f"not valid JSON ({error.msg} at column {column})"
     unfinished = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
     if "\r" in text.rstrip("\r\n"):
         return LayoutError(
@@ -83,8 +84,11 @@ def _broken_line(error: json.JSONDecodeError, line: bytes, text: str, where: str
             where=where,
             remedy="write every row on one line, or all of them as an array, [{...}, {...}], in a .json file",
         )
-    cut = unfinished and not line.endswith(b"\n")
-    return DataError(what, where=where, remedy="the last line has no end: the file looks truncated" if cut else None)
+    if not unfinished:
+        return DataError(what, where=where)
+    whole = line.endswith(b"\n")
+    remedy = "write every row on one line" if whole else "the last line has no end: the file looks truncated"
+    return DataError(f"{what}: the line ends inside the row" if whole else what, where=where, remedy=remedy)
 
 
 def _as_object(value: Any, where: str) -> dict[str, Any]:

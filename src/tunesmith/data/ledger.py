@@ -19,6 +19,7 @@ from tunesmith.data.masking import Example
 from tunesmith.data.row import Row
 from tunesmith.errors import DataError
 from tunesmith.notices import notify
+from tunesmith.program import named
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 ROWS_SHOWN = 5
@@ -245,7 +246,8 @@ class Ledger:
                 f"{total.trained_tokens} of {total.tokens} tokens carry loss ({share:.3%}), fewer than "
                 f"min_trained_share {data.min_trained_share:g} asks for",
                 where=next(iter(self.sources), None),
-                remedy=f"look at the rows with tunesmith preview; if this is meant, set min_trained_share: {share:.1g}",
+                remedy=named("look at the rows (`tunesmith preview FILE`); ")
+                + f"if this is meant, set min_trained_share: {share:.1g}",
             )
 
     def say_what_stands_out(self) -> None:

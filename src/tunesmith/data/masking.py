@@ -138,18 +138,22 @@ def make_example(
     remedy = "remove it from the row or the template, or set add_bos: false"
     _refuse_two_begins(input_ids, encoder, origin, remedy)
     labels = [IGNORE_INDEX] * len(input_ids)
-    weights = [1.0] * len(input_ids)
     starts = [0, *counts[:-1]]
     trained = [span.weight > 0 and has_loss(span, rendered, loss_on) for span in rendered.spans]
+    counted = {span.weight for span, chosen in zip(rendered.spans, trained, strict=True) if chosen}
+    counted |= {rendered.spans[-1].weight or 1.0} if rendered.ends else set()
+    weights = None if counted <= {1.0} else [1.0] * (len(input_ids) + rendered.ends)
     for span, chosen, start, end in zip(rendered.spans, trained, starts, counts, strict=True):
         if chosen:
             labels[len(begin) + start : len(begin) + end] = ids[start:end]
-            weights[len(begin) + start : len(begin) + end] = [span.weight] * (end - start)
+            if weights is not None:
+                weights[len(begin) + start : len(begin) + end] = [span.weight] * (end - start)
     if rendered.ends:
         input_ids.append(encoder.eos_token_id)
         weight = rendered.spans[-1].weight
         labels.append(encoder.eos_token_id if weight > 0 else IGNORE_INDEX)
-        weights.append(weight if weight > 0 else 1.0)
+        if weights is not None:
+            weights[-1] = weight if weight > 0 else 1.0
     labels[0] = IGNORE_INDEX
     if labels.count(IGNORE_INDEX) == len(labels):
         raise DataError("not one token of this row would carry loss", where=origin, remedy="give it a completion")
@@ -162,7 +166,7 @@ def make_example(
         num_prompt_tokens=context[-1] if context else len(begin),
         num_head_tokens=answers[0],
         full_length=len(input_ids),
-        weights=weights if any(weight != 1.0 for weight in weights) else None,
+        weights=weights,
     )
 
 

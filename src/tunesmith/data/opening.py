@@ -49,6 +49,21 @@ def open_data(name: str, compression: str = "") -> BinaryIO:
     return io.BufferedReader(_Decompressed(file, compression, name), 2**18)
 
 
+def refuse_wide(file: BinaryIO, name: str) -> None:
+    """Refuse a text in UTF-16, which programs of Windows like to save: every line of it would be wrong.
+
+    Args:
+        file: the text from its start; nothing of it is read.
+        name: its address.
+
+    Raises:
+        DataError: it begins as such texts do.
+    """
+    start = file.peek(2)[:2] if isinstance(file, io.BufferedReader) else b""
+    if start in (b"\xff\xfe", b"\xfe\xff") or (len(start) == 2 and start.count(0) == 1):
+        raise DataError("is a text in UTF-16", where=name, remedy="save the file as UTF-8")
+
+
 class _Decompressed(io.RawIOBase):
     """The decompressed bytes of ``file``, counted against the limit and with one kind of error for what is broken."""
 

@@ -92,7 +92,9 @@ class Guard:
         self.hidden: list[str] = []
         self.messages = messages
         self.mark = ""
-        if specials is None or not any(_search(specials, (turn.content, turn.extra)) for turn in messages):
+        if specials is None or not any(
+            specials.search(turn.content) or (turn.extra and _search(specials, turn.extra)) for turn in messages
+        ):
             return
         everything = repr(messages) + "".join(turn.content for turn in messages)
         self.mark = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in everything)
@@ -138,8 +140,8 @@ def _search(specials: re.Pattern[str], value: Any) -> bool:
     if isinstance(value, str):
         return specials.search(value) is not None
     if isinstance(value, dict):
-        value = value.values()
-    return isinstance(value, Iterable) and any(_search(specials, item) for item in value)
+        return any(_search(specials, item) for item in value.values())
+    return isinstance(value, list) and any(_search(specials, item) for item in value)
 
 
 def note_protected(protected: Sequence[tuple[int, int]], text: str) -> None:

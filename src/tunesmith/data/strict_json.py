@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from math import inf, isfinite
 from typing import Any
 
@@ -48,6 +49,9 @@ def check_numbers(value: Any) -> None:
     Raises:
         DataError: without an address.
     """
+    with suppress(TypeError, ValueError, RecursionError):  # most values, in one go
+        _FINITE.encode(value)
+        return
     waiting = [value]
     while waiting:
         item = waiting.pop()
@@ -100,6 +104,9 @@ DECODER = json.JSONDecoder(
     object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_int=_bounded, parse_float=_finite
 )
 """Refuses duplicate keys and constants; ``check_value`` looks at what it decoded."""
+
+
+_FINITE = json.JSONEncoder(allow_nan=False, check_circular=False)
 
 
 def _depth(value: Any) -> int:

@@ -26,6 +26,7 @@ from tunesmith.data.special_tokens import (
     special_pattern,
     token_text,
 )
+from tunesmith.data.steps import Steps
 from tunesmith.data.template_files import parse_string_template, read_instruction, read_text
 from tunesmith.errors import ConfigError, DataError
 
@@ -118,6 +119,11 @@ class LiteralRenderer:
         note_protected(protected, text)
         return Rendered(text, spans, protected, conversation.begins or None, conversation.answer is not None)
 
+    def steps(self, conversation: Conversation, where: str) -> Steps[Rendered]:
+        """The same in steps."""
+        renderer = self.of(conversation)
+        return self(conversation, where) if renderer is self else (yield from renderer.steps(conversation, where))
+
     def text_of(self, conversation: Conversation) -> str:
         """The whole text of a conversation."""
         return self.of(conversation)(conversation, "this row").text
@@ -172,6 +178,11 @@ class StringRenderer:
         completion, ends = end_of_turn(before[len(prompt) :] + answers[0].content + after, self.content.specials)
         weight = conversation.weight * answers[0].weight
         return guard.rendered([*pieces, (completion, ASSISTANT, weight)], begins=self.begins, ends=ends)
+
+    def steps(self, conversation: Conversation, where: str) -> Steps[Rendered]:
+        """The same in steps, of which there is none that waits."""
+        yield from ()
+        return self(conversation, where)
 
     def text_of(self, conversation: Conversation) -> str:
         """The whole text of a conversation.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Message
+from tunesmith.data.conversation import ASSISTANT, THOUGHT_NAMES, THOUGHTS, Message
 from tunesmith.data.row import Row, as_string, value_of
 from tunesmith.data.strict_json import check_numbers, json_type, parse_json
 from tunesmith.errors import DataError
@@ -36,7 +36,6 @@ ROLES: dict[str, str] = {
     "tool_call": CALL,
 }
 """What each name of a role means."""
-THOUGHT_NAMES = (THOUGHTS, "thinking", "reasoning")
 MARKS = ("train", "trainable", "training", "loss", "loss_mask")
 """Keys of a message that say whether it is trained: false and 0, true and 1."""
 PART_KEYS = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,6 +54,17 @@ class Part:
     def place(self) -> str:
         """What an error calls it."""
         return self.key if self.turn is None else f"{self.key} of turn {self.turn} ({self.role})"
+
+
+def refusal(parts: Sequence[Part], where: str) -> DataError:
+    """The error of a row of which some parts are not written."""
+    places = ", ".join(part.place for part in parts[:3])
+    more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+    return DataError(
+        f"the template does not write {places}{more}",
+        where=where,
+        remedy="use a template that does, remove it from the row, or set unwritten: report to go on without it",
+    )
 
 
 @dataclass(slots=True)
@@ -117,7 +128,8 @@ class Unwritten:
             text = self._text_of(probe.conversation)
         except DataError:  # it looks at what texts say: the search row by row has to do
             return
-        absent = {part: words for part, words in probe.words.items() if not all(word in text for word in words)}
+        stands = self._by_itself(probe, text)
+        absent = {part: words for part, words in probe.words.items() if not all(stands(part, word) for word in words)}
         for part, words in absent.items():
             if part.turn is None and part.key != TOOLS and Part(None, TOOLS) in absent:  # it says all of them
                 continue
@@ -128,6 +140,31 @@ class Unwritten:
         for part in probe.mute:
             if self._text_of(_without(probe.conversation, part)) == text:
                 yield replace(part, meant=part.key in BOOKKEEPING)
+
+    def _by_itself(self, probe: _Probe, text: str) -> Callable[[Part, str], bool]:
+        """Whether a word of a part stands in ``text``, the probe's rendering, and not only as the word of another part:
+        the list of tools and the calls name the same functions and parameters, and each has to be written itself."""
+        turns = probe.conversation.messages
+        listed, told = (
+            {word for part, words in probe.words.items() if (part.turn is None) == beside for word in words}
+            for beside in (True, False)
+        )
+        first = next((index for index, turn in enumerate(turns) if turn.extra.get(CALLS)), 0)
+        before, both = text, listed & told
+        if not first:
+            both = set()
+        elif both:
+            try:
+                before = self._text_of(replace(probe.conversation, messages=turns[:first]))
+            except DataError:
+                both = set()
+
+        def stands(part: Part, word: str) -> bool:
+            if word not in both:
+                return word in text
+            return word in before if part.turn is None else text.count(word) > before.count(word)
+
+        return stands
 
     def _written_at_the_end(self, conversation: Conversation, part: Part, words: list[str]) -> bool:
         """Whether a turn's part is written while nothing follows the turn: thoughts are left out once read."""
@@ -148,17 +185,17 @@ def _shape(conversation: Conversation) -> Hashable:
             for turn in conversation.messages
         ]
     )
-    if not (conversation.tools or conversation.switches):
-        return turns
-    return turns, tuple(map(_kind, conversation.tools)), json.dumps(conversation.switches, sort_keys=True, default=str)
+    switches = json.dumps(conversation.switches, sort_keys=True, default=str) if conversation.switches else ""
+    return turns, tuple([_kind(tool) for tool in conversation.tools]), switches
 
 
 def _kind(value: Any) -> Hashable:
-    if isinstance(value, dict):
-        return tuple((key, _kind(item)) for key, item in value.items())
-    if isinstance(value, list):
-        return tuple(map(_kind, value))
-    return (type(value).__name__, bool(value))
+    kind = type(value)
+    if kind is dict:
+        return tuple([(key, _kind(item)) for key, item in value.items()])
+    if kind is list:
+        return tuple([_kind(item) for item in value])
+    return kind if value else (kind, False)
 
 
 def _probe(conversation: Conversation) -> _Probe:

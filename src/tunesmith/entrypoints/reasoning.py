@@ -20,6 +20,7 @@ from tunesmith.config.readers import flat_json
 from tunesmith.config.resolve import Resolved, resolve
 from tunesmith.config.schema import DataSection
 from tunesmith.errors import ConfigError, did_you_mean, raise_together
+from tunesmith.program import named
 from tunesmith.report.folder import write_json
 from tunesmith.train.processes import is_main_process
 
@@ -51,7 +52,7 @@ def _keyword_advice(name: str, fields_of_document: list[str]) -> str:
     if name in flat_json.NAMES:
         return f"give it to ModelTrainer: ModelTrainer(config, {name}=...)"
     near = did_you_mean(name, fields_of_document, "")
-    return near or did_you_mean(name, flat_json.NAMES.names(), "see `tunesmith config --list`")
+    return near or did_you_mean(name, flat_json.NAMES.names(), named("see `tunesmith config --list`"))
 
 
 @dataclass

@@ -5,8 +5,10 @@ Prompts are made by ``data.examples``, answers by ``generate``; here they only m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.data.formats import QUESTION_COLUMNS, rename
@@ -85,6 +87,7 @@ class Answerer:
         journal: Journal | None = None,
         progress: Progress | None = None,
         on_text: Callable[[str], None] | None = None,
+        decoding: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[Generation]:
         """The model's answers to ``rows``, in their order.
 
@@ -93,6 +96,7 @@ class Answerer:
             journal: keeps answers while others are generated, see ``generate``; the caller removes it.
             progress: told how many answers are done.
             on_text: given the words of the answer as they come, where there is one row.
+            decoding: attributes of ``Decoding`` that are others than the model's settings this time.
 
         Raises:
             DataError: rows have no prompt (up to 20 are listed before the model is loaded), or one too long for it.
@@ -111,7 +115,7 @@ class Answerer:
                 model,
                 self.tokenizer,
                 prompts,
-                Decoding.of(self.evaluation, self.seed, [*stops, *contracted]),
+                replace(Decoding.of(self.evaluation, self.seed, [*stops, *contracted]), **decoding),
                 names=[row.where for row in rows],
                 journal=journal,
                 on_progress=progress,

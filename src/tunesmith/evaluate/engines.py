@@ -17,6 +17,7 @@ from tunesmith.errors import ModelError
 from tunesmith.evaluate.decoding import Decoding, Job, device_of, keeps_plain_cache
 from tunesmith.model.adapters import base_of
 from tunesmith.model.internals import attention_of
+from tunesmith.program import named
 
 PAGE = 32
 """Tokens of a page of the cache on CPUs, where the library's own choice would claim most of the memory."""
@@ -103,7 +104,9 @@ def vllm(model: PreTrainedModel, jobs: Sequence[Job], decoding: Decoding) -> Ite
     if base_of(model) is not model or getattr(model, "is_quantized", False):
         raise ModelError(
             "vLLM is given whole weights, and this model has an adapter or is quantized",
-            remedy="merge it (tunesmith merge) and evaluate that, or set generation_engine transformers",
+            remedy=named(
+                "merge it (`tunesmith merge RUN NEW`) and evaluate NEW, or set generation_engine transformers"
+            ),
         )
     from vllm import LLM, SamplingParams
 

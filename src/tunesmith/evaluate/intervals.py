@@ -96,7 +96,8 @@ def confidence_intervals(statistics: Mapping[str, Statistic], samples: int, seed
         else:
             found = bootstrap_interval([values], statistic.of, samples, seed)
         if found is None:
-            notify(f"{name} has no confidence interval: its rows are too few or too much alike to draw from")
+            what = "has no confidence interval: its rows are too few or too much alike to draw from"
+            notify(f"{name} {what}", detail=True)
         else:
             intervals[name] = found
     return intervals

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import StorageError
-from tunesmith.report.belongings import add_files
+from tunesmith.report.belongings import add_files, is_finished
 from tunesmith.report.folder import write_json, write_jsonl
+from tunesmith.report.page import refresh_report
 from tunesmith.report.record import RECORD
 
 if TYPE_CHECKING:
@@ -58,4 +59,6 @@ def write_result(folder: Path, result: EvaluationResult) -> None:
     for run in folder.parents:
         if (run / RECORD).is_file():
             add_files(run, *(folder / name for name in (PREDICTIONS, MISTAKES, METRICS)))
+            if is_finished(run):
+                refresh_report(run)
             return

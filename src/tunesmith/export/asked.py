@@ -6,6 +6,7 @@ A large model on the cpu is held once at most: quantized as it was trained, or l
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,18 +73,18 @@ def ask(how: ModelSpec, base: BaseKind, dtype: DTypeName, questions: proof.Quest
     quantization = how.resolved.config.quantization
     one = _streamed(how, how.weight_dtype) if at_once and not is_quantized(quantization) else _loaded(how)
     with one.autocast(device):
-        texts = proof.greedy(one.model, questions, device, at_once=at_once)
-        reading = proof.read(one.model, texts, device, at_once=at_once)
+        texts, reading = proof.answer_and_read(one.model, questions, device, at_once=at_once)
     computing: DTypeName = "float32" if at_once else dtype
-    noise = proof.difference(reading, reading)
-    if (how.precision.dtype, dtype) != ("float32", "float32") or quantization.load_in_8bit:
+    if (how.precision.dtype, dtype) == ("float32", "float32") and not quantization.load_in_8bit:
+        other, between = one.moved(), "its weights moved by a unit in their last place"
+    else:
         other = one.as_merged(getattr(torch, dtype), getattr(torch, computing))
-        noise = proof.difference(reading, proof.read(other, texts, device, at_once=at_once))
+        between = f"{dtype} weights multiplied in {computing}"
+    noise = proof.difference(reading, proof.read(other, texts, device, at_once=at_once))
     section = how.resolved.config.model
     own_code = source.may_run_code(section, source.locate(section.model_name_or_path, section.revision))
     proof.write_questions(work, texts, own_code=own_code, large=large, device=device)
-    between = f"{one.arithmetic}, and {dtype} weights multiplied in {computing}"
-    return Asked(reading, noise, between, questions, one.held)
+    return Asked(reading, noise, f"{one.arithmetic}, and {between}", questions, one.held)
 
 
 @dataclass(slots=True)
@@ -120,6 +121,28 @@ class _Subject:
         use_dequantized_weights(self.model, dtype, computing)
         return self.model
 
+    def moved(self) -> Any:
+        """The model with weights as another order of summation might have left them; for good.
+
+        Float32 has no other arithmetic to compare with, and experts that are nearly as good as each other or a long
+        state make much of the last bit there, too.
+        """
+        draw = torch.Generator().manual_seed(0)
+        if self.streamed:
+            return _streamed(self.how, torch.float32, lambda weight: moved(weight, draw)).model
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.data = moved(parameter.data, draw)
+        return self.model
+
+
+def moved(weight: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+    """A weight whose numbers went up or down by about a unit in the last place, or stayed; others are left alone."""
+    if not weight.is_floating_point() or weight.itemsize < 2:
+        return weight
+    steps = torch.randint(-1, 2, weight.shape, generator=draw, dtype=torch.int8).to(weight.device)
+    return weight * (1 + torch.finfo(weight.dtype).eps * steps.to(weight.dtype))
+
 
 def num_weights(how: ModelSpec) -> int:
     """Numbers in the base's files."""
@@ -137,7 +160,9 @@ def _loaded(how: ModelSpec) -> _Subject:
     return _Subject(how, trained.model, trained.precision, streamed=False)
 
 
-def _streamed(how: ModelSpec, dtype: torch.dtype) -> _Subject:
+def _streamed(
+    how: ModelSpec, dtype: torch.dtype, change: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> _Subject:
     """The model layer by layer from its files; weights as they are held in ``dtype``, multiplied in float32."""
     found = open_checked(how.resolved.config.model)
     trusted = found.keywords["trust_remote_code"]
@@ -147,7 +172,8 @@ def _streamed(how: ModelSpec, dtype: torch.dtype) -> _Subject:
 
     def rounded(name: str, weight: torch.Tensor) -> torch.Tensor:
         held = weight if base.keeps(name, how.weight_dtype) else weight.to(how.weight_dtype)
-        return held if base.keeps(name, dtype) else held.to(dtype)
+        held = held if base.keeps(name, dtype) else held.to(dtype)
+        return held if change is None else change(held)
 
     layer_by_layer(model, base, rounded)
     return _Subject(how, model.eval(), Precision("float32", "the proof, layer by layer"), streamed=True)

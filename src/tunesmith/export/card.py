@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from tunesmith.config.draft import DEFAULT
 from tunesmith.export.proof import PROOF
@@ -81,16 +82,7 @@ def render(records: Records, kind: Kind) -> str:
     settings = run.get("settings", {})
     model, data, result = (run.get(part, {}) for part in ("model", "data", "result"))
     base = str(settings.get("model.model_name_or_path") or "")
-    environment = Environment(
-        loader=PackageLoader("tunesmith.export", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown; every value goes through ``clean``
-    )
-    environment.filters["clean"] = clean
-    body = environment.get_template("card.md.jinja").render(
+    body = _template().render(
         kind=kind,
         base=clean(base),
         model=model,
@@ -108,6 +100,20 @@ def render(records: Records, kind: Kind) -> str:
         finished=clean(str(run.get("finished", ""))[:10]),
     )
     return f"---\n{_front_matter(records, kind, base)}---\n\n{body}"
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("tunesmith.export", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Markdown; every value goes through ``clean``
+    )
+    environment.filters["clean"] = clean
+    return environment.get_template("card.md.jinja")
 
 
 def clean(value: object, *, code: bool = False) -> str:

@@ -20,6 +20,7 @@ from tunesmith.export.card import CARD, Kind, read_records, render, run_folder_o
 from tunesmith.export.proof import PROOF
 from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.source import check_one_kind
+from tunesmith.program import command
 from tunesmith.report.belongings import check_finished, check_no_link
 from tunesmith.report.folder import MAX_BYTES
 from tunesmith.report.record import RECORD, read_record
@@ -121,7 +122,7 @@ def push(folder: str | Path, repository: str, files: Sequence[Upload], *, privat
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    again = f"nothing here was changed; try again with `tunesmith push {folder} {repository}`"
+    again = f"nothing here was changed; try again with `{command('tunesmith', 'push', str(folder), repository)}`"
     token = os.environ.get("HF_TOKEN")
     if not token:
         raise StorageError("HF_TOKEN is not set, and the hub wants a token", where=repository, remedy=again)

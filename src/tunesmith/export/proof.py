@@ -35,8 +35,9 @@ from tunesmith.model.internals import opener_of
 PROOF = "proof.json"
 MAX_POSITIONS = 256
 """The last tokens of each prompt with its answer are compared."""
-LARGE_QUESTIONS = {"prompts": 4, "length": 28, "new_tokens": 4}
-"""What a large model on the cpu is asked: a pass over its weights costs more than many more tokens would tell."""
+LARGE_QUESTIONS = {"prompts": 4, "length": 28, "new_tokens": 1}
+"""What a large model on the cpu is asked: a pass over its weights, of which each new token is one, costs more than many
+more tokens would tell."""
 TIMES_NOISE = 4.0
 """How many times as far as the run's model from itself the merged one may be."""
 FLOORS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
@@ -124,28 +125,44 @@ def read(model: Any, texts: Sequence[Text], device: torch.device | str = "cpu", 
         at_once: one pass over the weights for all texts; what stands behind a text cannot change it.
     """
     batches = [list(texts)] if at_once else [[text] for text in texts]
-    logprobs, answers = [], []
-    for batch in batches:
-        width = max(len(text.ids) for text in batch)
-        ids = torch.tensor([text.ids + [text.ids[-1]] * (width - len(text.ids)) for text in batch], device=device)
-        logits = model(input_ids=ids, use_cache=False).logits
-        for row, text in zip(logits, batch, strict=True):
-            end = len(text.ids)
-            start = max(1, end - MAX_POSITIONS)
-            scores = torch.log_softmax(row[start - 1 : end - 1].float(), dim=-1)
-            wanted = torch.tensor(text.ids[start:end], device=scores.device)
-            logprobs.append(scores.gather(1, wanted[:, None])[:, 0].cpu().tolist())
-            answers.append(row[len(text.prompt) - 1 : end - 1].argmax(-1).cpu().tolist())
-    return Reading(logprobs, answers)
+    found = [_of_logits(_logits(model, [text.ids for text in batch], device), batch) for batch in batches]
+    return Reading([row for one in found for row in one.logprobs], [row for one in found for row in one.answers])
+
+
+def _logits(model: Any, rows: Sequence[list[int]], device: torch.device | str) -> torch.Tensor:
+    """Of rows of tokens, filled up behind their ends."""
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [row[-1]] * (width - len(row)) for row in rows], device=device)
+    found: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+    return found
+
+
+def _of_logits(logits: torch.Tensor, texts: Sequence[Text]) -> Reading:
+    """What the logits of texts say; those of a text's last token are not needed."""
+    found = Reading([], [])
+    for row, text in zip(logits, texts, strict=True):
+        end = len(text.ids)
+        start = max(1, end - MAX_POSITIONS)
+        scores = torch.log_softmax(row[start - 1 : end - 1].float(), dim=-1)
+        wanted = torch.tensor(text.ids[start:end], device=scores.device)
+        found.logprobs.append(scores.gather(1, wanted[:, None])[:, 0].cpu().tolist())
+        found.answers.append(row[len(text.prompt) - 1 : end - 1].argmax(-1).cpu().tolist())
+    return found
+
+
+def answer_and_read(
+    model: Any, questions: Questions, device: torch.device | str = "cpu", *, at_once: bool = False
+) -> tuple[list[Text], Reading]:
+    """Have a model answer every prompt, and read the texts that this makes; arguments as for ``read``."""
+    if at_once:
+        return _answer_and_read_at_once(model, questions, device)
+    texts = greedy(model, questions, device)
+    return texts, read(model, texts, device)
 
 
 @torch.no_grad()
-def greedy(
-    model: Any, questions: Questions, device: torch.device | str = "cpu", *, at_once: bool = False
-) -> list[Text]:
+def greedy(model: Any, questions: Questions, device: torch.device | str = "cpu") -> list[Text]:
     """The greedy answer to every prompt, its stop token included; all prompts in one batch."""
-    if at_once:
-        return _greedy_at_once(model, questions, device)
     width = max(map(len, questions.prompts))
     pad = questions.stop_token_ids[0]
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in questions.prompts])
@@ -161,17 +178,19 @@ def greedy(
     return [Text(list(prompt), answer) for prompt, answer in zip(questions.prompts, answers, strict=True)]
 
 
-def _greedy_at_once(model: Any, questions: Questions, device: torch.device | str) -> list[Text]:
-    """A pass over the weights for each token of all answers, without a cache."""
-    texts = [list(prompt) for prompt in questions.prompts]
+@torch.no_grad()
+def _answer_and_read_at_once(
+    model: Any, questions: Questions, device: torch.device | str
+) -> tuple[list[Text], Reading]:
+    """A pass over the weights for each token of all answers, without a cache; the last one has read all the rest."""
+    rows = [list(prompt) for prompt in questions.prompts]
     for _ in range(questions.max_new_tokens):
-        width = max(map(len, texts))
-        ids = torch.tensor([text + [text[-1]] * (width - len(text)) for text in texts], device=device)
-        logits = model(input_ids=ids, use_cache=False).logits
-        for row, text in zip(logits, texts, strict=True):
-            text.append(int(row[len(text) - 1].argmax()))
-    pairs = [(list(prompt), text[len(prompt) :]) for prompt, text in zip(questions.prompts, texts, strict=True)]
-    return [Text(prompt, _until_stop(answer, questions.stop_token_ids)) for prompt, answer in pairs]
+        logits = _logits(model, rows, device)
+        for row, scores in zip(rows, logits, strict=True):
+            row.append(int(scores[len(row) - 1].argmax()))
+    pairs = [(list(prompt), row[len(prompt) :]) for prompt, row in zip(questions.prompts, rows, strict=True)]
+    texts = [Text(prompt, _until_stop(answer, questions.stop_token_ids)) for prompt, answer in pairs]
+    return texts, _of_logits(logits, texts)
 
 
 def difference(one: Reading, other: Reading) -> Difference:

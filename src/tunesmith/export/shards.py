@@ -207,14 +207,12 @@ class Fold:
                 raise NumericsError(f"{name} of the base holds values that are not finite", where=str(self.base.folder))
             return held.to(dtype)
         held = held.float()
-        merged = self._folded(name, held).to(dtype)
-        expected, slack = self.factors.expected(name, held)
+        folded = self._folded(name, held)
+        merged = folded.to(dtype)
         if not finite([merged]):
-            raise NumericsError(
-                f"{name}: the merged weight is not finite in {str(dtype).removeprefix('torch.')}",
-                where=str(self.base.folder),
-                remedy="merge with --dtype bfloat16 or float32",
-            )
+            self._refuse_infinite(name, held, folded, dtype)
+        del folded
+        expected, slack = self.factors.expected(name, held)
         error = merged_is_expected(merged, expected, slack)
         if error > HALF:
             raise NumericsError(
@@ -225,6 +223,21 @@ class Fold:
             )
         self.ledger.largest_error = max(self.ledger.largest_error, error)
         return merged
+
+    def _refuse_infinite(self, name: str, held: torch.Tensor, folded: torch.Tensor, dtype: torch.dtype) -> None:
+        if not finite([held]):
+            raise NumericsError(f"{name} of the base holds values that are not finite", where=str(self.base.folder))
+        if not finite([folded]):
+            raise NumericsError(
+                f"{name}: base + update is not finite",
+                where=str(self.base.folder),
+                remedy="train with a lower learning rate",
+            )
+        raise NumericsError(
+            f"{name}: the merged weight is not finite in {str(dtype).removeprefix('torch.')}",
+            where=str(self.base.folder),
+            remedy="merge with --dtype bfloat16 or float32",
+        )
 
     def _folded(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """The weight in float32 as PEFT's own layer merges it."""
@@ -252,11 +265,9 @@ class Fold:
         biases = layer.lora_bias
         layer.lora_bias = {} if isinstance(layer, Embedding) else dict.fromkeys(biases, False)  # folded by themselves
         try:
-            layer.merge(safe_merge=True)
+            layer.merge(safe_merge=False)  # into a copy; whether all is finite is seen to afterwards
             merged: torch.Tensor = getattr(holder, own).data
             return merged
-        except ValueError as error:
-            raise NumericsError(f"a merged weight is not finite ({error})", where=str(self.base.folder)) from error
         finally:
             layer.merged_adapters.clear()
             layer.lora_bias = biases

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ _EPSILON = torch.finfo(torch.float32).eps
 _PART = re.compile(
     r"\.(lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)$"
 )
+Slack = Callable[[torch.Tensor], torch.Tensor]
+"""From the places of a weight that are asked about, as a mask, to how far float32 arithmetic can be off in each."""
 KINDS = (Linear, Embedding, Conv1d, Conv2d, Conv3d, ParamWrapper)
 """Layers of PEFT whose update is known here."""
 
@@ -47,41 +49,59 @@ class Update:
     magnitude: torch.Tensor | None
     experts: int
 
-    def expected(self, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the merged weight must be, and how far float32 arithmetic alone can be from it; both like ``base``."""
+    def expected(self, base: torch.Tensor) -> tuple[torch.Tensor, Slack]:
+        """What the merged weight must be, like ``base``, and how far float32 arithmetic alone can be from it."""
         if self.kind.startswith("experts"):
             return self._of_experts(base)
         lying = self.kind == "columns"
         weight = base.T if lying else base.flatten(1)
         a, b = self.a.float().flatten(1), self.b.float().flatten(1)
-        value = weight + self.scale * (b @ a)
-        slack = _slack(a, b, self.scale) + 2 * _EPSILON * value.abs()
+        value = torch.addmm(weight, b, a, alpha=self.scale)
+        factor, more = torch.ones(len(b)), 1.0
         if self.magnitude is not None:
             norm = torch.linalg.vector_norm(value, dim=1)
-            factor = (self.magnitude.float().flatten() / norm)[:, None]
-            value, slack = value * factor, slack * factor.abs() * (1 + math.sqrt(value.shape[1]))
-        if lying:
-            return value.T.contiguous(), slack.T
-        return value.view(base.shape), slack.view(base.shape)
+            factor, more = self.magnitude.float().flatten() / norm, 1 + math.sqrt(value.shape[1])
+            value = value * factor[:, None]
+        rows, columns = _bounds(a, b, self.scale)
 
-    def _of_experts(self, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def slack(places: torch.Tensor) -> torch.Tensor:
+            first, second = (places if lying else places.flatten(1)).nonzero(as_tuple=True)
+            row, column = (second, first) if lying else (first, second)
+            bound = rows[row] * columns[column] * factor[row].abs() + 2 * _EPSILON * value[row, column].abs()
+            return bound * more
+
+        return value.T.contiguous() if lying else value.view(base.shape), slack
+
+    def _of_experts(self, base: torch.Tensor) -> tuple[torch.Tensor, Slack]:
         rank = self.a.shape[0] // self.experts
         a = self.a.float().view(self.experts, rank, -1)
         b = self.b.float().view(self.b.shape[0], rank, self.experts).permute(2, 0, 1)
-        update, slack = self.scale * (b @ a), _slack(a, b, self.scale)
-        if self.kind == "experts_transposed":
-            update, slack = update.transpose(1, 2), slack.transpose(1, 2)
-        value = base + update
-        return value, slack + 2 * _EPSILON * value.abs()
+        lying = self.kind == "experts_transposed"
+        update = self.scale * (b @ a)
+        value = base + (update.transpose(1, 2) if lying else update)
+        rows, columns = _bounds(a, b, self.scale)
+
+        def slack(places: torch.Tensor) -> torch.Tensor:
+            expert, first, second = places.nonzero(as_tuple=True)
+            row, column = (second, first) if lying else (first, second)
+            return rows[expert, row] * columns[expert, column] + 2 * _EPSILON * value[places].abs()
+
+        return value, slack
 
 
-def _slack(a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
-    """Bound of what the order of summation can change in ``scale * b @ a`` (Higham 2002, 3.1), by Cauchy-Schwarz."""
+def _bounds(a: torch.Tensor, b: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each row and column, a factor of what the order of summation can change in ``scale * b @ a`` (Higham 2002,
+    3.1), by Cauchy-Schwarz."""
     rank = a.shape[-2]
-    rows = torch.linalg.vector_norm(b, dim=-1)[..., :, None]
-    columns = torch.linalg.vector_norm(a, dim=-2)[..., None, :]
-    bound: torch.Tensor = 2 * (rank + 2) * _EPSILON * abs(scale) * rows * columns
-    return bound
+    return (
+        2 * (rank + 2) * _EPSILON * abs(scale) * torch.linalg.vector_norm(b, dim=-1),
+        torch.linalg.vector_norm(a, dim=-2),
+    )
+
+
+def _none(places: torch.Tensor) -> torch.Tensor:
+    """The slack of what no arithmetic has touched."""
+    return torch.zeros(())
 
 
 class Factors:
@@ -117,22 +137,23 @@ class Factors:
         """Weights of the plain model that the adapter changes."""
         return {*self.updates, *self.biases, *self.whole, *self.rows}
 
-    def expected(self, name: str, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+    def expected(self, name: str, base: torch.Tensor) -> tuple[torch.Tensor, Slack]:
         """What the merged weight ``name`` must be in float32, and the slack of float32 arithmetic.
 
         Args:
             base: the weight that the adapter stands on, in float32.
         """
         if name in self.whole:
-            return self.whole[name].float(), 0.0
-        value, slack = base, torch.zeros(()) if name in self.rows else 0.0
+            return self.whole[name].float(), _none
+        value = base
         if name in self.rows:
             ids, rows = self.rows[name]
             value = torch.cat([base, base.new_zeros(max(0, max(ids) + 1 - len(base)), *base.shape[1:])])
             value[ids] = rows.float()
         if name in self.biases:
-            value, slack = value + self.biases[name], 4 * _EPSILON * (value.abs() + self.biases[name].abs())
-        return self.updates[name].expected(value) if name in self.updates else (value, slack)
+            bound = 4 * _EPSILON * (value.abs() + self.biases[name].abs())
+            return value + self.biases[name], lambda places: bound[places]
+        return self.updates[name].expected(value) if name in self.updates else (value, _none)
 
     def _add(self, place: str, found: dict[str, torch.Tensor]) -> None:
         layer: Any = self._model.get_submodule(place)
@@ -191,13 +212,13 @@ def sites(adapted: Any) -> dict[str, Any]:
     return found
 
 
-def merged_is_expected(merged: torch.Tensor, expected: torch.Tensor, slack: torch.Tensor | float) -> float:
+def merged_is_expected(merged: torch.Tensor, expected: torch.Tensor, slack: Slack) -> float:
     """How far a merged weight is from what it must be, in units in the last place of its type; up to 0.5 is rounding.
 
     Args:
         merged: as it is written.
         expected: in float32.
-        slack: what float32 arithmetic may add.
+        slack: what float32 arithmetic may add, asked for where the two differ alone: a few places of a large weight.
 
     Returns:
         0.5 where all are the nearest numbers of the type; else the largest distance, slack taken off.
@@ -209,7 +230,7 @@ def merged_is_expected(merged: torch.Tensor, expected: torch.Tensor, slack: torc
     if not wrong.any():
         return 0.5
     found, wanted = merged[wrong].double(), expected[wrong].double()
-    allowed = slack.expand_as(expected)[wrong].double() if isinstance(slack, torch.Tensor) else slack
+    allowed = slack(wrong).double()
     kind = torch.finfo(merged.dtype)
     _, exponent = torch.frexp(wanted)
     unit = kind.eps * torch.exp2((exponent - 1).double()).clamp(min=kind.tiny)
@@ -219,4 +240,9 @@ def merged_is_expected(merged: torch.Tensor, expected: torch.Tensor, slack: torc
 
 def finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether every value is a number."""
-    return all(bool(torch.isfinite(one).all()) for one in tensors if one.is_floating_point())
+    return all(
+        bool(torch.isfinite(end))  # the least and the largest tell of all, at a tenth of the cost
+        for one in tensors
+        if one.is_floating_point() and one.numel()
+        for end in (one if one.itemsize > 1 else one.float()).aminmax()
+    )

@@ -26,6 +26,7 @@ from tunesmith.launch.processes import launched, planned
 from tunesmith.train.processes import num_processes, rank
 from tunesmith.train.result import TrainResult, read_result
 from tunesmith.train.setup import set_up
+from tunesmith.train.signals import going_on
 
 if TYPE_CHECKING:
     from tunesmith.train.callbacks import Listener
@@ -81,7 +82,7 @@ def train_on_ray(resolved: Resolved, *, command: Sequence[str], listener: Listen
         )
     launch, folder = resolved.config.launch, Path(resolved.config.training.output_dir).absolute()
     set_up(resolved, planned(resolved), only=["folder"])
-    go_on = "--resume_from_checkpoint latest continues from the newest checkpoint"
+    go_on = f"go on with: {going_on(command)}"
     with cluster(launch.num_processes or 1), interruptible("training", remedy=go_on):
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -1,31 +1,34 @@
-"""An OpenAI-compatible endpoint on an engine that is there: transformers' own server, or vLLM.
+"""An OpenAI-compatible endpoint on an engine that is there: the one that answers everywhere else here, or vLLM.
 
-The engine runs in a process of its own; this one waits for it, hands signals on and cleans up after it.
+The former serves in this process (``chat_api``). vLLM runs in one of its own; this one waits for it, hands signals on
+and cleans up after it.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import re
 import signal
+import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tunesmith.config.permissions import permissions_of
-from tunesmith.errors import ModelError
+from tunesmith.errors import ConfigError, ModelError
 from tunesmith.evaluate.subject import Subject
 
 Engine = Literal["transformers", "vllm"]
-NEEDED: dict[Engine, tuple[str, ...]] = {"transformers": ("fastapi", "uvicorn", "openai"), "vllm": ("vllm",)}
+NEEDED: dict[Engine, tuple[str, ...]] = {"transformers": ("starlette", "uvicorn"), "vllm": ("vllm",)}
 EXTRA: dict[Engine, str] = {"transformers": "serve", "vllm": "vllm"}
-LEAST_NEW_TOKENS = 1024
-"""transformers' server allows at least as many, whatever the model's defaults say, unless a request limits them."""
+CLOSING_SECONDS = 3
+"""How long an answer under way may go on after a signal."""
+_TAKEN = (errno.EADDRINUSE, errno.EACCES)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -88,13 +91,44 @@ def prepared(subject: Subject, name: str) -> Iterator[Served]:
         yield Served(target, dtype, losses)
 
 
-def command(engine: Engine, served: Served, host: str, port: int) -> list[str]:
-    """The command line that starts the engine, from the folder above the model's."""
+def command(served: Served, host: str, port: int) -> list[str]:
+    """The command line that starts vLLM, from the folder above the model's."""
     name = served.folder.name
     where = ["--host", host, "--port", str(port), "--dtype", served.dtype]
-    if engine == "vllm":
-        return ["vllm", "serve", str(served.folder), "--served-model-name", name, *where]
-    return [sys.executable, "-m", "transformers.cli.transformers", "serve", name, *where]
+    return ["vllm", "serve", str(served.folder), "--served-model-name", name, *where]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on an address, before anything heavy is loaded; port 0 takes a free one.
+
+    Raises:
+        ConfigError: the address is no address of this machine, or the port is taken or may not be used.
+    """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port {port} is no port", where="command line", remedy="give one from 1 to 65535")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, UnicodeError) as error:
+        said = getattr(error, "strerror", None) or error
+        remedy = "give another --port" if isinstance(error, OSError) and error.errno in _TAKEN else "see --host, --port"
+        raise ConfigError(f"cannot listen at {host}:{port} ({said})", where="command line", remedy=remedy) from None
+
+
+def answer_over_http(app: Any, listening: socket.socket) -> int:
+    """Serve an application on a socket until a signal ends it; 128 + the signal's number."""
+    import uvicorn
+
+    received: list[int] = []
+    # uvicorn lets answers under way end, and then raises the signals that it has received once more
+    before = {number: signal.signal(number, lambda number, _frame: received.append(number)) for number in SIGNALS}
+    try:
+        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=CLOSING_SECONDS)
+        uvicorn.Server(settings).run(sockets=[listening])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + received[0] if received else 0
 
 
 def request_name(text: str) -> str:

@@ -50,8 +50,12 @@ MEETING_SECONDS = 600
 def passed_on() -> Iterator[None]:
     """Meanwhile a first signal goes on to the ranks, which stop in their own time; a second one ends them at once.
 
-    torch's agent would give them 30 seconds, which a large step and its checkpoint may exceed.
+    torch's agent would give them 30 seconds, which a large step and its checkpoint may exceed. Beside the main thread,
+    which alone is given signals, nothing happens.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     passed: list[int] = []
 
     def handle(number: int, frame: Any) -> None:

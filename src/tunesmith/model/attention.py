@@ -31,9 +31,9 @@ def choose_attention(resolved: Resolved, precision: Precision, device: Device, *
     obstacle = _flash_obstacle(device, precision)
     if wanted == "auto":
         chosen = plain if obstacle else "flash_attention_2"
-        notify(
-            f"attention: {chosen} ({f'FlashAttention 2: {obstacle}' if obstacle else 'FlashAttention 2 is installed'})"
-        )
+        why = f"FlashAttention 2: {obstacle}" if obstacle else "FlashAttention 2 is installed"
+        faster = obstacle is not None and device.kind == "cuda"  # then there is something to install or to set
+        notify(f"attention: {chosen} ({why})", detail=not faster)
         return chosen
     if wanted == "flash_attention_2" and obstacle:
         if resolved.explicit(path):

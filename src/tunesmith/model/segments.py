@@ -17,6 +17,7 @@ from transformers.masking_utils import sdpa_mask
 from tunesmith.errors import ModelError
 from tunesmith.model.adapters import base_of
 from tunesmith.model.internals import attention_of, takes_attention_functions
+from tunesmith.model.masks import make_masks_from_positions
 from tunesmith.model.precision import Precision
 from tunesmith.model.prefixes import attend_to_chains
 from tunesmith.model.separation import PROBE_LENGTH, prove_apart
@@ -145,8 +146,33 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
         notify(
             f"attention: a dense mask keeps the examples of a row apart; its cost grows with the square ({obstacle})"
         )
-    prove_apart(model, base, _said(boundaries), precision, device)
+    try:
+        prove_apart(model, base, _said(boundaries), precision, device)
+    except ModelError as error:
+        if boundaries != "positions":
+            raise
+        _prove_apart_by_masks(model, base, precision, device, error)
     return boundaries
+
+
+def _prove_apart_by_masks(
+    model: torch.nn.Module,
+    base: PreTrainedModel,
+    precision: Precision,
+    device: torch.device | None,
+    refusal: ModelError,
+) -> None:
+    """Prove once more, with masks that know the positions.
+
+    Raises:
+        ModelError: ``refusal``; then the model is as it was.
+    """
+    masks = make_masks_from_positions(base)
+    try:
+        prove_apart(model, base, {}, precision, device)
+    except (ModelError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        masks.remove()  # an architecture that takes no such masks, or whose layers look back in another way
+        raise refusal from None
 
 
 def segments_obstacle(model: PreTrainedModel) -> str | None:

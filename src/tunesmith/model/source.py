@@ -73,6 +73,17 @@ def locate(name: str, revision: str | None = None, *, kind: Literal["model", "to
     return _locate_on_hub(name, revision, kind)
 
 
+def check_there(name: str, revision: str | None = None) -> None:
+    """``locate`` a model in advance: the hub is not asked for what lies in the local cache.
+
+    Raises:
+        ModelError, UnsafeError: as ``locate`` does.
+    """
+    of_hub = not os.path.exists(os.path.expanduser(name)) and not assets.embedded_model(name)
+    if not (of_hub and not _looks_like_path(name) and _cached_folder(name, revision) is not None):
+        locate(name, revision)
+
+
 def check_model_folder(folder: Path) -> None:
     """Refuse a folder that holds no model, an adapter alone or besides, or weights that are pickles.
 

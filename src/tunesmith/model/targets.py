@@ -20,6 +20,7 @@ from tunesmith.model.parameters import ends_in
 from tunesmith.model.precision import mutates_base
 from tunesmith.model.roles import PATTERNS, Weight
 from tunesmith.notices import notify
+from tunesmith.program import named
 
 ALL_LINEAR = "all-linear"
 RULE_ROLES = ("attention", "mlp", "experts", "shared_experts", "other")
@@ -183,7 +184,7 @@ def _nothing(word: str, there: Sequence[Weight], config: LoraConfig) -> ModelErr
     why = next((reason for reason in (_obstacle(weight, config) for weight in there) if reason), None)
     return ModelError(
         f"target_modules: {word} reaches no weight of this model" + (f" ({why})" if why else ""),
-        remedy="tunesmith check lists what the model has, or name its layers",
+        remedy=named("`tunesmith check` lists what the model has; name its layers"),
     )
 
 

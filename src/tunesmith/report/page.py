@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup
 
 from tunesmith import __version__
 from tunesmith.config.draft import shown
 from tunesmith.config.recorded import STARTED_IN
 from tunesmith.errors import ConfigError, StorageError
+from tunesmith.notices import notify
 from tunesmith.report import page_tables as tables
 from tunesmith.report.belongings import add_files
 from tunesmith.report.folder import write_text
@@ -25,7 +28,7 @@ from tunesmith.report.page_curves import Curve, curves
 from tunesmith.report.page_facts import Run, read_run
 from tunesmith.report.record import now
 from tunesmith.report.told import StatusOf, mapping, recorded_status, text_of
-from tunesmith.secrets import redacted
+from tunesmith.secrets import redactor
 from tunesmith.visible import visible
 
 REPORT = "report.html"
@@ -59,19 +62,18 @@ def write_report(folders: Sequence[Path], output: Path | None = None, *, status_
     return file
 
 
+def refresh_report(folder: Path, *, status_of: StatusOf = recorded_status) -> None:
+    """Write the page of a run anew, beside a result that must not be lost because its page is."""
+    try:
+        write_report([folder], status_of=status_of)
+    except Exception as error:
+        notify(f"{REPORT} could not be written ({type(error).__name__}: {error})")
+
+
 def render(runs: Sequence[Run]) -> str:
     """The whole page."""
-    environment = Environment(
-        loader=PackageLoader("tunesmith", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_harmless,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["text"] = text_of
     drawn, undrawn = _curves(runs)
-    return environment.get_template(TEMPLATE).render(
+    return _template().render(
         runs=runs,
         overview=tables.overview(runs),
         settings=tables.settings(runs),
@@ -85,12 +87,29 @@ def render(runs: Sequence[Run]) -> str:
         mapping=mapping,
         written=now().replace("T", " ").replace("+00:00", " UTC"),
         version=__version__,
+        redact=redactor(),
     )
 
 
-def _harmless(value: Any) -> Any:
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("tunesmith", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_harmless,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["text"] = text_of
+    return environment.get_template(TEMPLATE)
+
+
+@pass_context
+def _harmless(context: Context, value: Any) -> Any:
     """What the template is about to write, before it is escaped; markup of ours stays."""
-    return visible(redacted(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return visible(context["redact"](value)) if is_text else value
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

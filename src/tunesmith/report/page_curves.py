@@ -54,6 +54,7 @@ _FIXED: tuple[tuple[str, str], ...] = (
     ("learning rate", "learning_rate"),
     ("gradient norm", "grad_norm"),
     ("throughput, tokens per second", "tokens_per_second"),
+    ("peak memory so far, GiB", "peak_memory_gib"),
     ("token accuracy at evaluations", "eval_token_accuracy"),
 )
 
@@ -97,7 +98,7 @@ def _panels(runs: Sequence[Run]) -> dict[str, list[str]]:
         panels = {"loss": ["loss", "eval_loss"]} | {
             title: names for title, names in panels.items() if names[0] not in ("loss", "eval_loss")
         }
-    memory = [name for name in logged if "memory" in name]
+    memory = [name for name in logged if "memory" in name and name != "peak_memory_gib"]
     shares = [name for name in logged if name.startswith("eval_") and not name.endswith(NOT_SHARES)]
     return panels | {"memory": memory, "generated answers at evaluations": shares[:NUM_COLOURS]}
 

@@ -16,6 +16,10 @@ CURVES = "curves.png"
 
 WIDTH, ROW_HEIGHT, DPI = 12.0, 3.4, 100
 """Size in inches; 1200 pixels wide."""
+LABELS, MARGIN, LEGEND, LETTER, TOP, BOTTOM = 0.8, 0.3, 0.6, 0.08, 0.4, 0.6
+"""Inches around the panels; a layout that matplotlib finds by itself takes as long as the drawing."""
+BETWEEN = 0.18
+"""Room between two panels, as a share of their height."""
 COLOURS = ("#2f6db5", "#d1642d", "#3c8d5a", "#8a5aa8", "#b5892f", "#5b6770", "#c2456b", "#3a9aa8")
 INK, PALE, GRID = "#303840", "#8a949d", "#e6e9ec"
 STYLE: Any = {
@@ -54,20 +58,15 @@ def draw_curves(folder: Path, best: Mapping[str, Any] | None = None) -> Path | N
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = _panels(series)
     with pyplot.rc_context(STYLE):
         height = ROW_HEIGHT * len(panels)
-        figure, axes = pyplot.subplots(
-            len(panels),
-            1,
-            figsize=(WIDTH, height),
-            dpi=DPI,
-            squeeze=False,
-            sharex=True,
-            layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.1),
-        )
+        figure, axes = pyplot.subplots(len(panels), 1, figsize=(WIDTH, height), dpi=DPI, squeeze=False, sharex=True)
+        figure.subplots_adjust(
+            left=LABELS / WIDTH, right=1 - _right(panels) / WIDTH, bottom=BOTTOM / height, top=1 - TOP / height,
+            hspace=BETWEEN,
+        )  # fmt: skip
         for axis, (title, names) in zip(axes.flat, panels.items(), strict=True):
             _draw(axis, title, {name: series[name] for name in names}, best)
         axes.flat[-1].set_xlabel("step")
@@ -101,15 +100,24 @@ def _panels(series: Mapping[str, Series]) -> dict[str, list[str]]:
     return {title: names for title, names in found.items() if names}
 
 
+def _label(name: str) -> str:
+    return {"loss": "training", "eval_loss": "evaluation"}.get(name, name.removeprefix("eval_").replace("_", " "))
+
+
+def _right(panels: Mapping[str, list[str]]) -> float:
+    """Inches right of the panels: where lines share one, their legend stands there."""
+    told = [len(_label(name)) for names in panels.values() if len(names) > 1 for name in names]
+    return min(LEGEND + LETTER * max(told), WIDTH / 2) if told else MARGIN
+
+
 def _draw(axis: Any, title: str, lines: Mapping[str, Series], best: Mapping[str, Any] | None) -> None:
     axis.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     for number, (name, (steps, values)) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]
         is_best = best is not None and name == best["metric"]
         marker = "o" if len(steps) <= 40 else None
-        label = {"loss": "training", "eval_loss": "evaluation"}.get(name, name.removeprefix("eval_").replace("_", " "))
         axis.plot(steps, values, color=colour, linewidth=2.2 if is_best else 1.4, marker=marker, markersize=3.5,
-                  label=label)  # fmt: skip
+                  label=_label(name))  # fmt: skip
         if best is not None and is_best:
             value = values[steps.index(best["step"])]
             axis.plot([best["step"]], [value], "o", markersize=9, markerfacecolor="white", markeredgecolor=colour,
@@ -119,5 +127,6 @@ def _draw(axis: Any, title: str, lines: Mapping[str, Series], best: Mapping[str,
     if best is not None:
         axis.axvline(best["step"], color=PALE, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axis.margins(y=0.12)
+    axis.locator_params(axis="x", integer=True)
     if len(lines) > 1:
         axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))

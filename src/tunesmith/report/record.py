@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import shlex
 from collections.abc import Sequence
@@ -16,6 +15,8 @@ from tunesmith.config.draft import shown
 from tunesmith.config.recorded import STARTED_IN, in_place, problem_of, started_in
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, StorageError
+from tunesmith.installed import version_of
+from tunesmith.program import named
 from tunesmith.report.folder import read_json, write_json
 from tunesmith.secrets import redacted_values
 
@@ -45,13 +46,8 @@ class Record:
 
 def versions() -> dict[str, str]:
     """Versions of Python, tunesmith and the libraries under it."""
-    found = {"python": platform.python_version(), "tunesmith": importlib.metadata.version("tunesmith")}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: version_of(name) for name in ("tunesmith", *LIBRARIES)}
+    return {"python": platform.python_version()} | {name: version for name, version in found.items() if version}
 
 
 def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[str, Any]) -> None:
@@ -69,7 +65,7 @@ def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[
                 "settings_fingerprint": resolved.fingerprint(),
                 "versions": versions(),
                 **facts,
-                "notices": notices.collected(),
+                "notices": notices.collected(details=False),
             }
         ),
     )
@@ -77,7 +73,7 @@ def begin(folder: Path, resolved: Resolved, command: Sequence[str], facts: dict[
 
 def add(folder: Path, facts: dict[str, Any]) -> None:
     """Add to the record what the run has found by now."""
-    added = redacted_values({**facts, "notices": notices.collected()})
+    added = redacted_values({**facts, "notices": notices.collected(details=False)})
     write_json(folder / RECORD, read_json(folder / RECORD) | added)
 
 
@@ -111,7 +107,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         StorageError: the folder is not a run folder of ours, or its record is damaged.
     """
     if not (folder / RECORD).is_file():
-        raise StorageError(f"no {RECORD} there, so this is no run folder", where=str(folder))
+        remedy = named("`tunesmith runs` lists those below a folder")
+        raise StorageError(f"no {RECORD} there, so this is no run folder", where=str(folder), remedy=remedy)
     facts: dict[str, Any] = read_json(folder / RECORD)
     problem = problem_of(facts)
     if problem is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import ConfigError, StorageError, did_you_mean
+from tunesmith.program import named
 from tunesmith.report import belongings
 from tunesmith.report.folder import read_json
 from tunesmith.report.record import RECORD
@@ -82,7 +83,8 @@ def summary_of(folder: Path, is_held: Callable[[Path], bool]) -> Listed:
         StorageError: there is no run of ours, or its record cannot be used.
     """
     if not (folder / RECORD).is_file():
-        raise StorageError(f"no {RECORD} there, so this is no run folder", where=str(folder))
+        remedy = named("`tunesmith runs` lists those below a folder")
+        raise StorageError(f"no {RECORD} there, so this is no run folder", where=str(folder), remedy=remedy)
     if not belongings.is_record(folder / RECORD):
         raise StorageError(f"{RECORD} is no record of a run of ours, or is damaged", where=str(folder))
     facts = read_json(folder / RECORD)

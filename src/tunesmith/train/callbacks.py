@@ -11,6 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from typing_extensions import override
 
 from tunesmith import notices
+from tunesmith.model.memory.peak import peak_memory
 from tunesmith.report.folder import append_jsonl, read_jsonl, repair_jsonl, write_jsonl
 from tunesmith.report.plots import METRICS
 
@@ -95,6 +96,8 @@ class RunLog(TrainerCallback):
             return
         entry: dict[str, Any] = {"step": state.global_step, "epoch": state.epoch}
         entry |= {key: _finite(value) for key, value in logs.items() if key not in ("epoch", "total_flos")}
+        if "loss" in logs:
+            entry["peak_memory_gib"] = round(peak_memory(args.device) / 2**30, 3)
         if state.is_world_process_zero:
             append_jsonl(self._path, entry)
         self._listener.logged(entry)

@@ -31,7 +31,7 @@ from tunesmith.model.adapter_file import read_adapter
 from tunesmith.model.precision import Precision
 from tunesmith.report import belongings, record
 from tunesmith.report.folder import read_json, sync_folder, write_json
-from tunesmith.report.page import REPORT, write_report
+from tunesmith.report.page import refresh_report
 from tunesmith.report.plots import CURVES, draw_curves
 from tunesmith.train import checkpoint
 from tunesmith.train.callbacks import keep_metrics_until
@@ -213,11 +213,8 @@ def draw(folder: Path, best: dict[str, Any] | None) -> None:
 
 
 def write_page(folder: Path) -> None:
-    """Write the page of a run that is about to be finished; a finished run is not lost because its page is."""
-    try:
-        write_report([folder], status_of=lambda _facts, _folder: "finished")
-    except Exception as error:  # whatever it is, the model is there
-        notices.notify(f"{REPORT} could not be written ({type(error).__name__}: {error})")
+    """Write the page of a run that is about to be finished."""
+    refresh_report(folder, status_of=lambda _facts, _folder: "finished")
 
 
 def best_evaluation(

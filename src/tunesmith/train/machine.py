@@ -23,6 +23,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from tunesmith.config.places import VARIABLE, cache_folder
+from tunesmith.installed import version_of
 from tunesmith.model.device import MASK, Machine, built_for, driver, seen
 from tunesmith.report.record import LIBRARIES
 
@@ -115,21 +116,13 @@ def libraries() -> Iterator[Finding]:
 
 def _against_range(wanted: Requirement) -> Finding | None:
     """What is wrong with a library that is needed; None where it is there and in its range."""
-    version = installed(wanted.name)
+    version = version_of(wanted.name)
     remedy = f"pip install '{wanted.name}{wanted.specifier}'"
     if version is None:
         return Finding(wanted.name, "problem", "is not installed", remedy)
     if not wanted.specifier.contains(version, prereleases=True):
         return Finding(wanted.name, "note", f"{version} is outside of {wanted.specifier}", remedy)
     return None
-
-
-def installed(name: str) -> str | None:
-    """The version of an installed package."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def tested_versions() -> dict[str, str]:
@@ -145,7 +138,7 @@ def tested_versions() -> dict[str, str]:
 
 def _other(name: str, tested: dict[str, str]) -> str | None:
     """The installed version where it is another than the tested one; builds for other devices are the same version."""
-    version = installed(name)
+    version = version_of(name)
     if version is None or name not in tested:
         return None
     try:
@@ -156,7 +149,7 @@ def _other(name: str, tested: dict[str, str]) -> str | None:
 
 def _optional(name: str, purpose: str) -> tuple[str | None, Finding | None]:
     """The version of a package that need not be there, and a finding where it is absent or out of its range."""
-    version = installed(name)
+    version = version_of(name)
     if version is None:
         return None, Finding(
             name, "note", f"is not installed; only {purpose} needs it", f"pip install 'tunesmith[{name}]'"
@@ -175,7 +168,7 @@ def torch_and_gpus() -> Iterator[Finding]:
     except Exception as error:  # a missing library, an operator that does not fit, a half installation
         yield Finding("torch", "problem", f"does not start ({error})", "install it again: https://pytorch.org")
         return
-    yield Finding("torch", "ok", f"{installed('torch')}, built for {built or 'the cpu alone'}")
+    yield Finding("torch", "ok", f"{version_of('torch')}, built for {built or 'the cpu alone'}")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         machine = seen()
@@ -213,7 +206,7 @@ def _devices(machine: Machine, built: str | None, driver: str | None, warned: st
 
 def bitsandbytes() -> Iterator[Finding]:
     """Whether 4 bits work here: a small tensor there and back, on the device that a run would take."""
-    version = installed("bitsandbytes")
+    version = version_of("bitsandbytes")
     if version is None:
         return  # said among the libraries
     from tunesmith.model.quantize import nf4_error

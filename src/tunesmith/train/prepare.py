@@ -6,7 +6,6 @@ so that memory does not grow with their number.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
@@ -36,6 +35,7 @@ from tunesmith.data.store import ExampleStore, ExampleWriter
 from tunesmith.data.stream import ExampleStream
 from tunesmith.data.streamed import Unchanged, streamed_rows
 from tunesmith.errors import ConfigError, DataError, StorageError
+from tunesmith.train.garbage import nothing_old_collected
 from tunesmith.train.once import once_per_machine
 from tunesmith.train.plan import make_plan
 from tunesmith.train.start import recorded_date
@@ -88,14 +88,15 @@ def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Prep
         before = notices.collected()
         prepared, place = _find_or_make(resolved, data, builder)
         ours.append(prepared)
-        return {"folder": str(place), "notices": [text for text in notices.collected() if text not in before]}
+        said, told = notices.collected(), notices.collected(details=False)
+        return {"folder": str(place), "notices": [(text, text not in told) for text in said if text not in before]}
 
     run = Path(resolved.config.training.output_dir)
     shared = once_per_machine(run, "data", find_or_make, holds=lambda value: Path(value["folder"]).is_dir())
     if ours:
         return ours[0]
-    for text in shared["notices"]:
-        notices.notify(text)
+    for text, detail in shared["notices"]:
+        notices.notify(text, detail=detail)
     return _kept(cache.read(Path(shared["folder"])), builder)
 
 
@@ -106,7 +107,7 @@ def _find_or_make(resolved: Resolved, data: DataSection, builder: ExampleBuilder
     key = cache.key_of(keyed, tokenizer) if data.cache else None
     entry = cache.find(folder, key) if key is not None else None
     if entry is not None:
-        notices.notify(f"tokenised data is taken from {entry.folder}")
+        notices.notify(f"tokenised data is taken from {entry.folder}", detail=True)
         return _kept(entry, builder), entry.folder
     stage, temporary = _stage(data, folder, keeping=key is not None)
     try:
@@ -125,7 +126,7 @@ def _find_or_make(resolved: Resolved, data: DataSection, builder: ExampleBuilder
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
-    notices.notify(f"tokenised data is kept in {place}")
+    notices.notify(f"tokenised data is kept in {place}", detail=True)
     return _opened(made, builder, place), place
 
 
@@ -294,16 +295,6 @@ def tokenizing_threads(number: int) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def nothing_old_collected() -> Iterator[None]:
-    """Keep the garbage collector from searching the objects of the libraries again for every few thousand rows."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def data_section(resolved: Resolved) -> DataSection:

@@ -56,6 +56,7 @@ from tunesmith.train.folder import (
     write_ledger,
     write_page,
 )
+from tunesmith.train.garbage import nothing_old_collected
 from tunesmith.train.lock import held
 from tunesmith.train.optimization import check_optimization, make_arguments
 from tunesmith.train.processes import (
@@ -74,7 +75,7 @@ from tunesmith.train.setup import Setup, set_up
 from tunesmith.train.signals import Halt, Signals, going_on, watching
 from tunesmith.train.space import check_before_training, storage_faults
 from tunesmith.train.start import check_agreement, check_writable, completed
-from tunesmith.train.stopping import Stopping, TimeIsUp
+from tunesmith.train.stopping import Stopping, TimeIsUp, way_on_told
 from tunesmith.train.strategy import check_tied, claim_deepspeed_fields, gathered_weights, release_zero3
 from tunesmith.train.trainer import Arguments, Trainer
 from tunesmith.train.workers import deaths_explained
@@ -106,7 +107,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
             if resolved.config.training.push_to_hub and is_main_process():
                 push_finished(resolved)
             return complete
-        with watching() as signals:
+        with watching() as signals, nothing_old_collected():
             return _train(resolved, command, listener or Silent(), signals)
 
 
@@ -179,6 +180,7 @@ def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     try:
         with (
             recorded_end(setup, listener),
+            way_on_told(Path(setup.resolved.config.training.output_dir), going_on(command)),
             memory_explained(setup, trainer=trainer),
             deaths_explained(going_on(command)),
         ):

@@ -7,7 +7,6 @@ where it is. A second signal never waits. No library of training is imported her
 
 from __future__ import annotations
 
-import shlex
 import signal
 import threading
 import time
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from tunesmith.errors import Interrupted
+from tunesmith.program import command as typed
 
 HANDLED = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
@@ -114,4 +114,4 @@ def going_on(command: Sequence[str]) -> str:
             kept.append(word)
     if kept[:3] == ["python", "-m", "tunesmith"]:
         kept[:3] = ["tunesmith"]
-    return shlex.join([*kept, "--resume_from_checkpoint", "latest"])
+    return typed(*kept, "--resume_from_checkpoint", "latest")

@@ -19,7 +19,6 @@ from tunesmith.report import belongings, record
 from tunesmith.report.folder import read_json
 from tunesmith.train import checkpoint
 from tunesmith.train.once import once_per_machine
-from tunesmith.train.pickles import check_pickles
 from tunesmith.train.plan import Plan
 from tunesmith.train.result import TrainResult, read_result
 
@@ -50,6 +49,8 @@ def starting_point(resolved: Resolved) -> checkpoint.Checkpoint | None:
         check_free(resolved)
     if found is None:
         return None
+    from tunesmith.train.pickles import check_pickles  # torch, which who only looks at folders need not wait for
+
     check_pickles(found.path)
     return replace(found, stamps=stamps[found.path])
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +16,27 @@ from typing_extensions import override
 
 from tunesmith import notices
 from tunesmith.errors import Interrupted
+from tunesmith.train.checkpoint import list_checkpoints
 from tunesmith.train.signals import Signals
 
 _TIME_IS_UP = 1
 """Stands where a signal's number would; smaller than those that are handled, so that a signal counts more."""
+
+
+@contextmanager
+def way_on_told(folder: Path, go_on: str) -> Iterator[None]:
+    """A failure of a run that has a checkpoint brings, as a note, the command that goes on from there.
+
+    Args:
+        folder: the run folder.
+        go_on: the command that continues the run.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, Interrupted) and go_on not in str(error) and list_checkpoints(folder):
+            error.add_note(f"once that is mended, go on with: {go_on}")
+        raise
 
 
 class TimeIsUp(Interrupted):

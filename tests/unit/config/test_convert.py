@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel
 
 from tunesmith.cli.main import main
 from tunesmith.config.adjust import NEEDS_EVALUATION, has_evaluation
-from tunesmith.config.convert import SUFFIXES, convert, needed
+from tunesmith.config.convert import SUFFIXES, convert, dialect_of, name_in, needed
 from tunesmith.config.load import load, read
 from tunesmith.config.names import leaf_paths, leaf_type
 from tunesmith.config.paths import PATHS
@@ -290,3 +290,19 @@ def test_strategies_cover_the_schema() -> None:
     assert len(leaf_paths()) > 100
     assert all(isinstance(value_of(path), SearchStrategy) for path in leaf_paths())
     assert issubclass(type(make({}).config), BaseModel)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_each_setting_has_a_name_in_each_dialect(dialect: str) -> None:
+    """The name stands for the whole of it, so that whoever writes it sets this setting and no part of it."""
+    names, _, _ = dialect_of(dialect)
+    for path in leaf_paths():
+        spelling = names.find(name_in(path, dialect), dialect)
+        assert (spelling.path, spelling.part) == (path, None)
+
+
+def test_names_that_a_dialect_has_for_itself() -> None:
+    assert name_in("adapter.lora_r", "yaml") == "model.lora_config.r"
+    assert name_in("data.max_length", "hydra") == "model.max_sequence_len"
+    assert name_in("model.model_name_or_path", "python") == "model_id"
+    assert name_in("training.logging_steps", "json") == "log_every_n_steps"

@@ -39,6 +39,15 @@ def test_other_columns_are_said_once_by_name() -> None:
     ]
 
 
+def test_columns_by_which_rows_are_held_out_are_no_news() -> None:
+    notices.clear()
+    check = ColumnCheck({}, {"topic", "system"})
+    assert unread(check, "text", {}, text="x", topic=1, mood=2) == {"topic", "mood"}
+    assert notices.collected() == ["f.jsonl: columns that are not read: mood"]
+    with pytest.raises(DataError, match="'system' is not read"):
+        unread(check, "text", {}, text="x", system="s")
+
+
 def test_names_that_rename_nothing_are_refused() -> None:
     columns = {"text": "body"}
     check = ColumnCheck(columns)

@@ -140,3 +140,18 @@ def test_a_last_line_that_is_wrong_in_its_midst_is_not_truncated(tmp_path: Path)
 def test_a_line_that_is_too_long_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 20)
     assert ".parquet file" in refusal(write(tmp_path, b'{"text": "' + b"x" * 100 + b'"}\n'))
+
+
+def test_a_later_row_over_several_lines_is_told_from_a_cut_file(tmp_path: Path) -> None:
+    said = refusal(write(tmp_path, GOOD + b'{\n "text": "c"\n}\n'))
+    assert ":3: not valid JSON" in said
+    assert "the line ends inside the row" in said
+    assert "truncated" not in said
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "a.csv.gz"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_text_in_utf_16_is_called_one(tmp_path: Path, name: str, encoding: str) -> None:
+    raw = '{"text": "a"}\n{"text": "b"}\n'.encode(encoding)
+    path = write(tmp_path, gzip.compress(raw) if name.endswith(".gz") else raw, name)
+    assert refusal(path) == f"{path}: is a text in UTF-16; save the file as UTF-8"

@@ -37,6 +37,12 @@ def render(source: str, *, ours: bool = False) -> list[str]:
     return sandbox.render(source, {"eos_token": "</s>"}, TURNS, [], [(2, False), (1, True)], ours=ours)
 
 
+def request(
+    source: str, *cuts: tuple[int, bool], ours: bool = False, turns: Any = TURNS, **switches: Any
+) -> sandbox.Request:
+    return sandbox.Request(sandbox.Frame(source, {}, ours, None), switches, turns, [], cuts)
+
+
 @pytest.mark.parametrize("name", EVIL)
 def test_a_template_that_asks_for_too_much_is_stopped(name: str) -> None:
     source, words = EVIL[name]
@@ -58,7 +64,7 @@ def test_the_child_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_sentinel")
     child = sandbox.Child()
     try:
-        assert child.render("{{ 1 + 1 }}", {}, TURNS, [], [(1, False)]) == ("2", [])
+        assert child.render_all([request("{{ 1 + 1 }}", (1, False))]) == [("2", [])]
         assert child._process is not None
         environment = Path(f"/proc/{child._process.pid}/environ")
         if environment.exists():
@@ -106,7 +112,7 @@ def test_texts_are_told_by_where_they_differ(ours: bool) -> None:
         "{% for m in messages %}[{{ m.content }}{{ '!' if loop.last else '|' }}{% endfor %}{{ '?' if not messages }}"
     )
     cuts = [(2, False), (1, False), (2, True), (0, False)]
-    whole, others = sandbox.render_shared(source, {}, TURNS, [], cuts, ours=ours)
+    whole, others = sandbox.render_shared(request(source, *cuts, ours=ours))
     assert (whole, others) == ("[hé|[b!", [(3, "!"), (7, ""), (0, "?")])
     assert sandbox.render(source, {}, TURNS, [], cuts, ours=ours) == ["[hé|[b!", "[hé!", "[hé|[b!", "?"]
 
@@ -116,7 +122,50 @@ def test_what_is_handed_over_grows_with_the_turns_and_not_with_their_square() ->
     turns = [{"role": "user", "content": f"{number} " + "word " * 1200} for number in range(400)]
     source = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
     cuts = [(400, False), *((number, False) for number in range(1, 400))]
-    whole, others = sandbox.render_shared(source, {}, turns, [], cuts, ours=False)
+    whole, others = sandbox.render_shared(request(source, *cuts, turns=turns))
     assert len(whole) == sum(len(turn["content"]) + 2 for turn in turns)
     assert {rest for _, rest in others} == {""}
     assert [same for same, _ in others][:2] == [len(turns[0]["content"]) + 2, 2 * len(turns[0]["content"]) + 4]
+
+
+def test_many_conversations_are_rendered_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where some are refused, are many, are long, or come with more templates than are kept."""
+    plain, picky = "{{ n }}{{ messages[0].content }}", "{{ n if n % 3 else raise_exception('not ' ~ n) }}"
+    asked = [request(plain + "{#" + str(n % 20) + "#}", (1, False), ours=n % 5 == 0, n=n) for n in range(90)]
+    asked += [request(picky, (1, False), ours=n % 2 == 0, n=n) for n in range(9)]
+    asked += [request("{{ messages[0].content * n }}", (1, False), n=n * 10**6) for n in range(4)]
+    asked += [request(plain, (1, False), turns=[{"role": "user", "content": "x" * 10**6}], n=n) for n in range(3)]
+    alone = [sandbox.render_all([one])[0] for one in asked]
+    assert list(map(repr, sandbox.render_all(asked))) == list(map(repr, alone))
+    assert sum(isinstance(found, sandbox.TemplateRefusal) for found in alone) == 3
+    questions = 0
+
+    class Counting(sandbox.Child):
+        def _ask(self, *arguments: Any) -> Any:
+            nonlocal questions
+            questions += 1
+            return super()._ask(*arguments)
+
+    monkeypatch.setattr(sandbox, "_the_child", Counting())
+    short = [request(plain, (1, False), n=n) for n in range(96)]
+    assert [text for text, _ in sandbox.render_all(short)] == [f"{n}hé" for n in range(96)]  # type: ignore[misc]
+    sandbox._child().stop()
+    assert questions <= 6
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{% for i in range(n) %}{% for j in range(99999) %}{% endfor %}{% endfor %}ok", r"longer than 1\.5 s"),
+        ("{{ 'a' * (10**10 if n else 1) }}", "bytes of memory"),
+    ],
+)
+def test_of_many_conversations_the_one_that_asks_for_too_much_is_named(
+    monkeypatch: pytest.MonkeyPatch, source: str, words: str
+) -> None:
+    if "longer" in words:
+        monkeypatch.setattr(sandbox, "MAX_SECONDS", 1.5)
+    found = sandbox.render_all([request(source, (1, False), n=99999 if n == 5 else 0) for n in range(9)])
+    assert [number for number, one in enumerate(found) if isinstance(one, sandbox.TemplateRefusal)] == [5]
+    with pytest.raises(sandbox.TemplateRefusal, match=words):
+        raise found[5]  # type: ignore[misc]

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from helpers import run_training, story_rows
+from tunesmith import notices
 from tunesmith.cli.main import main
 from tunesmith.config.resolve import schema_defaults
 from tunesmith.errors import ConfigError, StorageError
+from tunesmith.evaluate.result import EvaluationResult, write_result
 from tunesmith.report.folder import read_json, write_json, write_jsonl
 from tunesmith.report.page import REPORT, write_report
 from tunesmith.report.page_facts import read_run
@@ -213,3 +215,23 @@ def test_the_verb_prints_where_the_page_is(run: Path, capsys: pytest.CaptureFixt
     assert (run / REPORT).is_file()
     assert main(["report", str(run), "--output", str(run / "run.json")]) == 6
     assert main(["report"]) == 2
+
+
+def test_a_later_evaluation_is_on_the_page(run: Path) -> None:
+    (run / REPORT).unlink()
+    result = EvaluationResult({"task": "classification", "main_metric": "accuracy", "accuracy": 0.125}, [])
+    write_result(run / "evaluation", result)
+    assert "0.125" in text_of(run / REPORT)
+    (run / REPORT).write_text("somebody's own")
+    notices.clear()
+    write_result(run / "evaluation", result)
+    assert text_of(run / REPORT) == "somebody's own"
+    assert [text for text in notices.collected() if "report.html could not be written" in text]
+
+
+def test_memory_is_a_curve(finished: Path) -> None:
+    entries = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    peaks = [entry["peak_memory_gib"] for entry in entries if "loss" in entry]
+    assert len(peaks) == 3
+    assert 0.05 < peaks[0] <= peaks[1] <= peaks[2] < 100
+    assert "<h3>peak memory so far, GiB</h3>" in text_of(finished / REPORT)

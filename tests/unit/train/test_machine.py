@@ -78,7 +78,7 @@ def test_ranges_and_tested_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all("=" not in version and " " not in version for version in tested.values())
     monkeypatch.setattr(machine, "tested_versions", lambda: tested | {"peft": "0.0.1"})
     assert "peft" in only(machine.libraries(), "tested").what
-    monkeypatch.setattr(machine, "tested_versions", lambda: {"torch": f"{machine.installed('torch')}".split("+")[0]})
+    monkeypatch.setattr(machine, "tested_versions", lambda: {"torch": f"{machine.version_of('torch')}".split("+")[0]})
     assert only(machine.libraries(), "tested").status == "ok"  # a build for another device is the same version
 
 

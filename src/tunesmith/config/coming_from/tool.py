@@ -17,6 +17,7 @@ from tunesmith.config.draft import Draft, Setting, dialect_defaults, shown
 from tunesmith.config.names import ANSWERED, NameTable
 from tunesmith.config.readers.yaml_lines import Lines
 from tunesmith.errors import ConfigError, did_you_mean
+from tunesmith.program import named
 
 NAMES = NameTable()
 
@@ -70,13 +71,13 @@ class Tool:
             try:
                 said = self._said(key, value, written)
             except NotHere as reason:
-                left.append((key, where, str(reason)))
+                left.append((key, where, named(str(reason))))
                 continue
             for name, one in said.items():
                 settings.append(Setting(key if len(said) == 1 else name, one, where, NAMES.find(name, where)))
         if left:
-            named = ", ".join(key for key, _, _ in left)
-            notices.notify(f"{document.file} is a file of {self.title}; without meaning here: {named}")
+            without = ", ".join(key for key, _, _ in left)
+            notices.notify(f"{document.file} is a file of {self.title}; without meaning here: {without}")
         defaults = dialect_defaults(dict(self.defaults), NAMES, self.title)
         return Draft(self.name, tuple(_once(settings)), defaults, NAMES, evaluation_optional=True, left=tuple(left))
 

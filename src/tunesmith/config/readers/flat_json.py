@@ -107,7 +107,7 @@ def from_keywords(values: Mapping[str, Any], origin: str = "TrainingConfig") -> 
 def _draft(written: Iterator[tuple[str, Any, str]]) -> Draft:
     settings: list[Setting] = []
     problems: list[ConfigError] = []
-    for name, value, origin in _flat(written):
+    for name, value, origin in ungrouped(written):
         try:
             settings.append(Setting(name, value, origin, NAMES.find(name, origin)))
         except ConfigError as problem:
@@ -125,7 +125,7 @@ GROUPS: dict[str, dict[str, str]] = {
 """Keys below which settings may stand together, and names that they have there alone."""
 
 
-def _flat(written: Iterable[tuple[str, Any, str]]) -> Iterator[tuple[str, Any, str]]:
+def ungrouped(written: Iterable[tuple[str, Any, str]]) -> Iterator[tuple[str, Any, str]]:
     """Settings of a group (``lora_config``, ``training``) under the names that they have by themselves."""
     for name, value, origin in written:
         if name in GROUPS and isinstance(value, dict):
@@ -156,7 +156,8 @@ def _parse(text: str, file: str) -> Any:
         json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair cannot be written anywhere later
     except json.JSONDecodeError as error:
         what = f"not valid JSON: {error.msg} (column {error.colno})"
-        raise ConfigError(what, where=f"{file}:{error.lineno}") from None
+        remedy = "JSON wants double quotes, and no comma before a closing bracket"
+        raise ConfigError(what, where=f"{file}:{error.lineno}", remedy=remedy) from None
     except UnicodeEncodeError:
         raise ConfigError("holds half of a surrogate pair (\\ud800 to \\udfff)", where=file) from None
     except RecursionError:
@@ -177,7 +178,8 @@ def _top_level(text: str, file: str) -> Iterator[tuple[str, Any, int]]:
         name, position = decoder.raw_decode(text, position)
         value, position = decoder.raw_decode(text, _skip(text, position, ":"))
         if name in lines:
-            raise ConfigError(f"key {name!r} stands twice (first in line {lines[name]})", where=f"{file}:{line}")
+            what = f"key {name!r} stands twice (first in line {lines[name]})"
+            raise ConfigError(what, where=f"{file}:{line}", remedy="keep one of them")
         lines[name] = line
         yield name, value, line
         position = _skip(text, position, ",")

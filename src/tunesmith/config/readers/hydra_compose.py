@@ -23,6 +23,7 @@ from tunesmith.config.environment import variable
 from tunesmith.config.readers.hydra_names import NAMES
 from tunesmith.config.readers.yaml_lines import read_yaml
 from tunesmith.errors import ConfigError, TunesmithError, UnsafeError, did_you_mean
+from tunesmith.program import named
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -206,7 +207,7 @@ def _known_key(words: str) -> str | None:
     key = refused[1]
     if key in NAMES:
         return f"the setting exists and no file has it yet: write +{key}=..."
-    return did_you_mean(key, NAMES.table, "see `tunesmith config --list`")
+    return did_you_mean(key, NAMES.table, named("see `tunesmith config --list`"))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -126,7 +126,8 @@ class _Walk:
             key = _whole(str(key_node.value), f"{self._file}:{line}")
             if key in result:
                 first = self.lines[(*path, key)]
-                raise ConfigError(f"key {key!r} stands twice (first in line {first})", where=f"{self._file}:{line}")
+                what = f"key {key!r} stands twice (first in line {first})"
+                raise ConfigError(what, where=f"{self._file}:{line}", remedy="keep one of them")
             self.lines[(*path, key)] = line
             result[key] = self.value(value_node, (*path, key))
         return result

@@ -1,0 +1,107 @@
+"""Mistakes that show without a library of training: found before one is imported, which takes many seconds.
+
+Whoever runs a verb looks at the same things again; here they are only looked at first, by the same functions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunesmith.config.evaluation import evaluates
+from tunesmith.config.resolve import Resolved
+from tunesmith.errors import ModelError, StorageError
+from tunesmith.model.source import check_there
+from tunesmith.report import belongings
+from tunesmith.report.record import RECORD
+
+_ADAPTER = "adapter_config.json"
+
+
+def check_run(resolved: Resolved, *, trains: bool = True) -> None:
+    """Look for the model, the local data files and, of a run that trains, its folder and what its end needs.
+
+    Raises:
+        ConfigError: the run folder holds another run.
+        StorageError: it cannot be written, or there is no token for the upload.
+        ModelError: there is no such model.
+        DataError: a data file is not there.
+    """
+    training, model, data = resolved.config.training, resolved.config.model, resolved.config.data
+    folder = Path(training.output_dir)
+    if training.resume_from_checkpoint and belongings.is_finished(folder):
+        return  # there may be nothing to do
+    if trains:
+        _check_folder(resolved, folder)
+        if training.push_to_hub and training.hub_model_id:
+            check_token(training.hub_model_id, "set HF_TOKEN, here or in .env, or leave push_to_hub out")
+    check_there(model.model_name_or_path, model.revision)
+    check_data(data.train_data, data.train_split)
+    if data.eval_data is not None and evaluates(resolved):
+        check_data(data.eval_data, data.eval_split or "validation")
+
+
+def _check_folder(resolved: Resolved, folder: Path) -> None:
+    from tunesmith.train.lock import is_held
+    from tunesmith.train.start import check_folder
+
+    if not is_held(folder) and not (folder / belongings.REPLACED).exists():  # whoever takes it sorts these out
+        check_folder(resolved)
+
+
+def check_data(names: str | Sequence[str] | None, split: str | None = None) -> None:
+    """Look for local data files.
+
+    Raises:
+        DataError: a name looks like a path and nothing is there.
+    """
+    from tunesmith.data.files import local_files
+    from tunesmith.data.remote import is_url
+
+    for name in [names] if isinstance(names, str) else names or ():
+        if not is_url(name):
+            local_files(name, split)
+
+
+def check_named(name: str) -> None:
+    """Look for a model that a verb names: a run, a folder in one, an adapter, a model.
+
+    Raises:
+        ModelError: there is none of that name.
+        UnsafeError: its weights are pickles.
+    """
+    folder = Path(name)
+    known = (folder / RECORD, folder.absolute().parent / RECORD, folder / _ADAPTER)
+    if not (folder.is_dir() and any(file.is_file() for file in known)):
+        check_there(name)
+
+
+def check_source_folder(name: str) -> None:
+    """Look for the folder that a verb reads.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if not Path(name).is_dir():
+        raise ModelError("there is no such folder", where=name, remedy="name a run folder, or a folder with a model")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Look whether a folder can be made.
+
+    Raises:
+        StorageError: something is in its place.
+    """
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        raise StorageError("is there already", where=str(folder), remedy="name a new folder for the merged model")
+
+
+def check_token(repository: str, remedy: str) -> None:
+    """Look for the hub's token.
+
+    Raises:
+        StorageError: it is not set.
+    """
+    if not os.environ.get("HF_TOKEN"):
+        raise StorageError("HF_TOKEN is not set, and the hub wants a token", where=repository, remedy=remedy)

@@ -1,0 +1,110 @@
+"""A run's page over HTTP, for browsers of this machine alone: it is read and nothing else."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
+
+from tunesmith.errors import ConfigError
+
+HOST = "127.0.0.1"
+SECONDS = 5
+"""After which a browser asks again, as long as the run goes on."""
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Shown(Protocol):
+    """A page as it is now."""
+
+    @property
+    def page(self) -> bytes:
+        """HTML in UTF-8."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another one will follow."""
+
+
+class Source(Protocol):
+    """Whoever makes the page."""
+
+    def newest(self) -> Shown:
+        """The page as it is now."""
+
+
+class PageServer(ThreadingHTTPServer):
+    """Listens on the loopback address and serves ``source``, which may be set after the port is taken."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    source: Source | None = None
+
+    @property
+    def address(self) -> str:
+        """What to open in a browser."""
+        return f"http://{HOST}:{self.server_port}/"
+
+
+def open_server(port: int) -> PageServer:
+    """Take the port; nothing is answered before ``serve_forever``.
+
+    Args:
+        port: 0 for any free one.
+
+    Raises:
+        ConfigError: the port cannot be listened on.
+    """
+    try:
+        return PageServer((HOST, port), _Handler)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"port {port} cannot be listened on ({reason})",
+            where="--port",
+            remedy="name another one, or 0 for any that is free",
+        ) from error
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers GET and HEAD of ``/`` with the page."""
+
+    server: PageServer
+    server_version = "tunesmith"
+    sys_version = ""
+    timeout = 30
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        # a page of elsewhere whose name was made to lead here must not read this one
+        if self.headers.get("Host") not in (f"{name}:{self.server.server_port}" for name in (HOST, "localhost")):
+            self._send(HTTPStatus.FORBIDDEN, b"this page is for browsers of this machine\n")
+        elif self.path.partition("?")[0] != "/" or self.server.source is None:
+            self._send(HTTPStatus.NOT_FOUND, b"there is one page here, /\n")
+        else:
+            shown = self.server.source.newest()
+            again = {"Refresh": str(SECONDS)} if shown.goes_on else {}
+            self._send(HTTPStatus.OK, shown.page, "text/html; charset=utf-8", **again)
+
+    def _send(self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8", **more: str) -> None:
+        self.send_response(status)
+        length = {"Content-Type": kind, "Content-Length": str(len(body))}
+        for name, value in (_HEADERS | length | more).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: who reads a page is no news."""
