@@ -98,7 +98,8 @@ def _run(action: Callable[[], Any], writing: int, seconds: int) -> None:
 
 def _read(reading: int, child: int) -> bytes | None:
     """All that the child writes; None when it takes too long, and is ended."""
-    parts, deadline = [], time.monotonic() + PATIENCE
+    parts: list[bytes] = []
+    deadline = time.monotonic() + PATIENCE
     with open(reading, "rb", buffering=0) as pipe:
         while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
             part = pipe.read(1 << 16)

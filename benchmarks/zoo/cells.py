@@ -11,7 +11,7 @@ import random
 import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ def run_kind(name: str, home: Path, cells: tuple[str, ...] = CELLS) -> dict[str,
         else:
             found["cells"][cell] = _apart(actions[cell], found)
     shutil.rmtree(folder, ignore_errors=True)
+    found["cells"] = {cell: replace(one, said=one.said.replace(f"{home}/", "")) for cell, one in found["cells"].items()}
     return found
 
 
@@ -175,7 +176,8 @@ def _merge(folder: Path) -> str:
     from tunesmith.export import proof
     from tunesmith.export.merge import merge
 
-    proof.read_in_a_new_process = proof.read_merged  # this process is one that has not trained
+    reader: Any = proof
+    reader.read_in_a_new_process = proof.read_merged  # this process is one that has not trained
     merge(folder / "padded", folder / "merged", dtype="float32", questions=questions_for(folder / "padded"))
     return "proven"
 

@@ -233,8 +233,9 @@ def import_classes(name: str) -> None:
     """Import the architecture's module, so that processes forked afterwards have it."""
     from transformers import AutoModelForCausalLM
 
+    opener: Any = AutoModelForCausalLM
     with suppress(Exception):  # whatever is wrong with it is said when it is built
-        AutoModelForCausalLM._model_mapping[type(configuration(BY_NAME[name]))]
+        opener._model_mapping[type(configuration(BY_NAME[name]))]
 
 
 def build(name: str, seed: int = 0) -> Any:

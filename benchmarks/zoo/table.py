@@ -51,13 +51,15 @@ def sums(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     trained = [r["cells"] for r in results.values() if "padded" in r["cells"] and r["cells"]["padded"].state == "ok"]
     merged = sum(cells["merge"].state == "ok" for cells in trained if "merge" in cells)
     silent = [f"{name} ({len(result['silent'])})" for name, result in results.items() if result.get("silent")]
+    looked_at = sum(result.get("silent") is not None for result in results.values())
     routers = sum(row["adapted"] and row["part"] == "router" for row in rows)
     halves = _halves(results)
     return [
         f"- {len(results)} architectures, {len(cells)} runs: {_count(cells, 'ok')} done, {_count(cells, 'refused')} "
         f"refused, {_count(cells, 'crash')} crashed.",
         f"- {len(trained)} trained with adapters; {merged} of them merged with proof.",
-        f"- Adapters that no gradient has reached: {', '.join(silent) or 'none'}.",
+        f"- Adapters that no gradient has reached, of {looked_at} architectures looked at: "
+        f"{', '.join(silent) or 'none'}.",
         f"- Routers adapted without asking: {routers}.",
         f"- Models of which experts are reached and shared experts are not, or the other way round: "
         f"{', '.join(halves) or 'none'}.",
