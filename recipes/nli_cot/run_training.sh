@@ -7,7 +7,7 @@ project=$(cd "$recipe/../.." && pwd)
 image=${NLI_IMAGE:-mistral-nli-ft}
 data=${DATA_DIR:-$recipe/data}
 models=${MODELS_DIR:-$recipe/models}
-hf_cache=${HF_CACHE_DIR:-${HF_HOME:-$HOME/.cache/huggingface}}
+hf_cache=${HF_CACHE_DIR:-${HF_HOME:-${HOME:-/tmp}/.cache/huggingface}}
 
 usage() {
     cat <<'EOF'

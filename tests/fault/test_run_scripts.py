@@ -84,6 +84,10 @@ def test_f10_a_user_without_a_home(call: Call, tmp_path: Path, monkeypatch: pyte
     rows = write_rows(tmp_path / "rows.jsonl", ROWS)
     code, _, errors = call("config", "--model=nano-mistral", f"--train_data={rows}")
     assert (code, errors) == (0, "")
+    monkeypatch.delenv("TUNESMITH_CACHE")
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = call("preview", "--model=nano-mistral", f"--train_data={rows}", "--num=1")
+    assert code == 0, errors
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ MISTAKES = {
     "two_spellings": of_file("run.yaml", YAML + TRAINING + "  epochs: 1\n  num_train_epochs: 2\n"),
     "written_twice": of_file("run.yaml", YAML + TRAINING + "  epochs: 1\n  epochs: 2\n"),
     "broken_yaml": of_file("run.yaml", "model:\n  path: [nano-mistral\n"),
-    "broken_json": of_file("run.json", '{"model_name": "nano-mistral",}'),
+    "broken_json": of_file("run.json", "{'model_name': 'nano-mistral'}"),
     "broken_python": of_file("run.py", 'model_id = "nano-mistral"\nlearning_rate = LR\n'),
     "no_such_config": Mistake("train runn.yaml", (("run.yaml", YAML),)),
     "config_of_no_kind": of_file("run.ini", "[model]\n"),
@@ -80,7 +80,7 @@ MISTAKES = {
     "missing_file": Mistake("train --model_name_or_path nano-mistral --train_data row.jsonl"),
     "wrong_column": of_rows('{"question": "How are you?", "label": "Fine."}\n'),
     "renamed_to_nothing": Mistake(f"preview {BASE} --columns prompt=question"),
-    "unreadable_line": of_rows(ROWS + '{"prompt": "x", \n'),
+    "unreadable_line": of_rows(ROWS + '{"prompt": "x", "completion": \n'),
     "empty_file": of_rows(""),
     "no_answer": of_rows('{"prompt": "How are you?", "completion": ""}\n' * 3),
     "unknown_role": of_rows(

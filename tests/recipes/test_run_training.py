@@ -236,6 +236,12 @@ def test_spaces_and_quotes_reach_the_program_unharmed(docker: Host) -> None:
     assert program_of(docker.dry(*odd))[2:] == odd
 
 
+def test_native_for_a_user_without_a_home(host: Host) -> None:
+    for name in ("HOME", "HF_CACHE_DIR"):
+        del host.environment[name]
+    assert host.dry("--native") == [sys.executable, "train/train_sft.py"]
+
+
 def test_native_on_request(docker: Host) -> None:
     words = docker.dry("--native", "--config", "train/configs/demo.py")
     assert words == [sys.executable, "train/train_sft.py", "--config", "train/configs/demo.py"]

@@ -64,17 +64,18 @@ def check_data(names: str | Sequence[str] | None, split: str | None = None) -> N
             local_files(name, split)
 
 
-def check_named(name: str) -> None:
-    """Look for a model that a verb names: a run, a folder in one, an adapter, a model.
+def check_named(*names: str) -> None:
+    """Look for the models that a verb names: runs, folders in them, adapters, models.
 
     Raises:
         ModelError: there is none of that name.
         UnsafeError: its weights are pickles.
     """
-    folder = Path(name)
-    known = (folder / RECORD, folder.absolute().parent / RECORD, folder / _ADAPTER)
-    if not (folder.is_dir() and any(file.is_file() for file in known)):
-        check_there(name)
+    for name in names:
+        folder = Path(name)
+        known = (folder / RECORD, folder.absolute().parent / RECORD, folder / _ADAPTER)
+        if not (folder.is_dir() and any(file.is_file() for file in known)):
+            check_there(name)
 
 
 def check_source_folder(name: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import early, environment
@@ -49,8 +51,7 @@ def run(argv: Sequence[str]) -> int:
     if options.config and (options.baseline or options.sample):
         parser.error("--baseline and --sample need a run, and --config names none")
     environment.prepare()
-    for name in options.model:
-        early.check_named(name)
+    early.check_named(*options.model)
     early.check_data(options.data)
     asked = {"data": options.data, "limit": options.limit, "output": options.output}
     if options.baseline or len(options.model) > 1:
@@ -58,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
         if options.json:
             say_json(comparison.to_dict())
         else:
-            say(comparison.text())
+            say(comparison.text(get_terminal_size().columns if sys.stdout.isatty() else None))
         return 0
     from tunesmith.cli.progress import counter
     from tunesmith.evaluate.run import evaluate_run, evaluate_untrained

@@ -40,7 +40,6 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_permissions()
     options = parser.parse_all(argv)
-    early.check_source_folder(options.run)
     _check_adapter(Path(options.run))
     early.check_new_folder(Path(options.output))
     early.check_data(options.data)
@@ -83,9 +82,10 @@ def _check_adapter(folder: Path) -> None:
     """Say of a folder without an adapter what it is, before anything is loaded.
 
     Raises:
-        ModelError: there is nothing to merge, or it is merged already.
+        ModelError: there is no folder, nothing to merge, or it is merged already.
     """
-    if not folder.is_dir() or (folder / _ADAPTER).is_file():
+    early.check_source_folder(str(folder))
+    if (folder / _ADAPTER).is_file():
         return
     whole = any(folder.glob("*.safetensors"))
     inner = sorted(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tunesmith.errors import StorageError
+
 VARIABLE = "TUNESMITH_CACHE"
 
 
@@ -12,10 +14,13 @@ def cache_folder(wanted: str | None = None) -> Path:
     """The folder of kept things: ``wanted``, else ``TUNESMITH_CACHE``, else the user's cache folder.
 
     Raises:
-        RuntimeError: this user has no home folder.
+        StorageError: it is in the home folder, and this user has none.
     """
-    if wanted:
-        return Path(wanted).expanduser()
-    if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith"
+    try:
+        if wanted:
+            return Path(wanted).expanduser()
+        if os.environ.get(VARIABLE):
+            return Path(os.environ[VARIABLE]).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith"
+    except RuntimeError:
+        raise StorageError("this user has no home folder", remedy=f"set {VARIABLE} to a folder") from None

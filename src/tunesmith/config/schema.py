@@ -383,7 +383,7 @@ class EvaluationSection(Section):
     generation_engine: Literal["auto", "transformers", "continuous", "vllm"] = "auto"
     """What generates: sorted batches (``transformers``), transformers' continuous batching, or vLLM when installed."""
     generation_batch_size: PositiveInt = 16
-    """Prompts generated side by side."""
+    """Prompts generated side by side; from 4 on so many of the longest, and more of short ones in the same memory."""
     max_new_tokens: PositiveInt = 256
     """Longest answer, in tokens."""
     temperature: NonNegativeFloat = 0.0

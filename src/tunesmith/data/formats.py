@@ -118,7 +118,9 @@ def prompt_completion(row: Row, options: FormatOptions) -> Conversation:
 def is_chat(row: Row) -> bool:
     """Whether the prompt is a list of messages, or JSON of one as tables hold it, and no text."""
     prompt = row.values.get("prompt")
-    return isinstance(prompt, list) or (isinstance(prompt, str) and _MESSAGES_AS_TEXT.match(prompt) is not None)
+    if isinstance(prompt, str):  # most are no list at the first glance
+        return prompt.lstrip().startswith("[") and _MESSAGES_AS_TEXT.match(prompt) is not None
+    return isinstance(prompt, list)
 
 
 def nli(row: Row, options: FormatOptions) -> Conversation:

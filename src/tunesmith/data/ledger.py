@@ -169,8 +169,9 @@ class Ledger:
         first = examples[0]
         account.kept += 1
         account.pieces += len(examples) - 1
-        account.tokens += sum(len(example.input_ids) for example in examples)
-        account.trained_tokens += sum(example.num_trained_tokens for example in examples)
+        for example in examples:
+            account.tokens += len(example.input_ids)
+            account.trained_tokens += example.num_trained_tokens
         account.longest = max(account.longest, first.full_length)
         account.lengths[first.full_length] += 1
         if first.cut is not None:

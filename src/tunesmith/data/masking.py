@@ -138,33 +138,36 @@ def make_example(
     remedy = "remove it from the row or the template, or set add_bos: false"
     _refuse_two_begins(input_ids, encoder, origin, remedy)
     labels = [IGNORE_INDEX] * len(input_ids)
-    starts = [0, *counts[:-1]]
-    trained = [span.weight > 0 and has_loss(span, rendered, loss_on) for span in rendered.spans]
-    counted = {span.weight for span, chosen in zip(rendered.spans, trained, strict=True) if chosen}
-    counted |= {rendered.spans[-1].weight or 1.0} if rendered.ends else set()
-    weights = None if counted <= {1.0} else [1.0] * (len(input_ids) + rendered.ends)
-    for span, chosen, start, end in zip(rendered.spans, trained, starts, counts, strict=True):
-        if chosen:
-            labels[len(begin) + start : len(begin) + end] = ids[start:end]
-            if weights is not None:
-                weights[len(begin) + start : len(begin) + end] = [span.weight] * (end - start)
+    weights: list[float] | None = None
+    num_prompt, num_head = len(begin), None
+    done = len(begin)
+    for span, count in zip(rendered.spans, counts, strict=True):
+        start, done = done, len(begin) + count
+        if span.role == CONTEXT:
+            num_prompt = done
+        elif num_head is None:
+            num_head = start
+        if span.weight > 0 and has_loss(span, rendered, loss_on):
+            labels[start:done] = input_ids[start:done]
+            if span.weight != 1.0:
+                weights = weights or [1.0] * len(input_ids)
+                weights[start:done] = [span.weight] * (done - start)
     if rendered.ends:
+        last = rendered.spans[-1].weight
         input_ids.append(encoder.eos_token_id)
-        weight = rendered.spans[-1].weight
-        labels.append(encoder.eos_token_id if weight > 0 else IGNORE_INDEX)
-        if weights is not None:
-            weights[-1] = weight if weight > 0 else 1.0
+        labels.append(encoder.eos_token_id if last > 0 else IGNORE_INDEX)
+        if weights is not None or last not in (0.0, 1.0):
+            weights = [*(weights or [1.0] * done), last or 1.0]
     labels[0] = IGNORE_INDEX
     if labels.count(IGNORE_INDEX) == len(labels):
         raise DataError("not one token of this row would carry loss", where=origin, remedy="give it a completion")
-    context = [len(begin) + end for span, end in zip(rendered.spans, counts, strict=True) if span.role == CONTEXT]
-    answers = [len(begin) + start for span, start in zip(rendered.spans, starts, strict=True) if span.role != CONTEXT]
+    assert num_head is not None
     return Example(
         input_ids,
         labels,
         origin,
-        num_prompt_tokens=context[-1] if context else len(begin),
-        num_head_tokens=answers[0],
+        num_prompt_tokens=num_prompt,
+        num_head_tokens=num_head,
         full_length=len(input_ids),
         weights=weights,
     )

@@ -114,9 +114,9 @@ def render_all(requests: Sequence[Request]) -> list[Shared | TemplateRefusal]:
 
 
 def _rendered_here(request: Request) -> Shared | TemplateRefusal:
-    (source, variables, _, today), switches, *chat = request
+    (source, variables, _, today), switches, messages, tools, cuts = request
     try:
-        return _engine.render(source, variables | switches, *chat, today)
+        return _engine.render(source, variables | switches, messages, tools, cuts, today)
     except Exception as error:  # a template raises what it likes
         refusal = TemplateRefusal(str(error))
         refusal.__cause__ = error

@@ -190,7 +190,7 @@ def _shape(conversation: Conversation) -> Hashable:
 
 
 def _kind(value: Any) -> Hashable:
-    kind = type(value)
+    kind: Any = type(value)
     if kind is dict:
         return tuple([(key, _kind(item)) for key, item in value.items()])
     if kind is list:

@@ -14,29 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tunesmith import notices
-from tunesmith.config.draft import COMMAND_LINE, Draft
-from tunesmith.config.load import read, resolve_draft
 from tunesmith.config.names import NameTable
-from tunesmith.config.overrides import as_arguments, parse_overrides
-from tunesmith.config.permissions import PERMISSIONS
-from tunesmith.config.readers.flat_json import ungrouped
-from tunesmith.config.resolve import Resolved
-from tunesmith.errors import ConfigError, ConfigErrors, StorageError, TunesmithError, understood
+from tunesmith.config.overrides import as_arguments
+from tunesmith.entrypoints.call import Config, called, check_choice, path_of, permitted, resolved_of, rows_of
+from tunesmith.errors import StorageError
 
 if TYPE_CHECKING:
     from tunesmith.data.preview import PreviewRow
-    from tunesmith.data.row import Row
     from tunesmith.evaluate.compare import Comparison
     from tunesmith.evaluate.result import EvaluationResult
     from tunesmith.export.asked import BaseKind, DTypeName
     from tunesmith.export.merge import Merged
 
-Config = str | os.PathLike[str] | Mapping[str, Any]
-"""A configuration file of any dialect, or settings by name; sections may hold theirs as mappings."""
-
-CALL = "Python call"
-"""Where a setting stands that a program gave, in errors."""
 FRAME = '<iframe sandbox="" style="width: 100%; height: 32rem; border: 0" title="Preview" srcdoc="{page}"></iframe>'
 """What a notebook shows of a page: it runs no script, and neither it nor the notebook changes the other's looks."""
 
@@ -63,8 +52,8 @@ def train(config: Config | None = None, *, dialect: str | None = None, **setting
     """
     from tunesmith.cli.train import run_resolved
 
-    with _called():
-        resolved, words = _resolved(config, dialect, settings)
+    with called():
+        resolved, words = resolved_of(config, dialect, settings)
         run_resolved(resolved, ["-m", "tunesmith", "train", *words])
     return Run(Path(resolved.config.training.output_dir))
 
@@ -77,7 +66,7 @@ def load(folder: str | os.PathLike[str]) -> Run:
     """
     from tunesmith.report.record import read_facts
 
-    with _called():
+    with called():
         run = Run(Path(folder))
         read_facts(run.folder)
     return run
@@ -108,11 +97,11 @@ def preview(
     Raises:
         TunesmithError: as ``train`` would before it loads the model.
     """
-    _check_choice(num, row, where)
+    check_choice(num, row, where)
     from tunesmith.cli import environment
 
-    with _called():
-        resolved, _ = _resolved(config, dialect, settings)
+    with called():
+        resolved, _ = resolved_of(config, dialect, settings)
         environment.prepare(resolved)
         from tunesmith.train import preview as rows
 
@@ -218,7 +207,7 @@ class Run:
         from tunesmith.report.plots import METRICS
 
         file = self.folder / METRICS
-        with _called():
+        with called():
             return list(read_jsonl(file)) if file.is_file() else []
 
     def evaluate(
@@ -244,7 +233,7 @@ class Run:
 
             words = as_arguments(settings, NameTable())
             with counter("answers") as progress:
-                return evaluate_run(self.folder, data=_path(data), limit=limit, settings=words, progress=progress)
+                return evaluate_run(self.folder, data=path_of(data), limit=limit, settings=words, progress=progress)
 
     def compare(
         self,
@@ -274,7 +263,7 @@ class Run:
 
             names = [self.folder, *(other.folder if isinstance(other, Run) else os.fspath(other) for other in others)]
             words = as_arguments(settings, NameTable())
-            return evaluate_several(names, baseline=not others, data=_path(data), limit=limit, settings=words)
+            return evaluate_several(names, baseline=not others, data=path_of(data), limit=limit, settings=words)
 
     def predict(
         self,
@@ -304,7 +293,7 @@ class Run:
             from tunesmith.cli.progress import counter
             from tunesmith.evaluate.predict import predict
 
-            given, words = _rows(rows), as_arguments(settings, NameTable())
+            given, words = rows_of(rows), as_arguments(settings, NameTable())
             with counter("answers") as progress:
                 return predict(self.folder, given, column=column, reads=read, settings=words, progress=progress)
 
@@ -345,8 +334,8 @@ class Run:
             from tunesmith.report.belongings import check_finished
 
             check_finished(self.folder)
-            adapter, permitted = self._adapter_folder(), _permitted(permissions)
-            questions = questions_for(adapter, data=_path(data), base_model=base_model, permissions=permitted)
+            adapter, allowed = self._adapter_folder(), permitted(permissions)
+            questions = questions_for(adapter, data=path_of(data), base_model=base_model, permissions=allowed)
             return merge(
                 adapter,
                 Path(output),
@@ -354,7 +343,7 @@ class Run:
                 dtype=dtype,
                 base=base,
                 base_model=base_model,
-                permissions=permitted,
+                permissions=allowed,
             )
 
     def report(self, output: str | os.PathLike[str] | None = None) -> Path:
@@ -363,7 +352,7 @@ class Run:
         Raises:
             StorageError: something else is at that place, or it cannot be written.
         """
-        with _called():
+        with called():
             from tunesmith.report.page import write_report
             from tunesmith.report.told import status_now
             from tunesmith.train.lock import is_held
@@ -386,90 +375,7 @@ class Run:
         """Around what loads the run's model."""
         from tunesmith.cli import environment
 
-        with _called():
+        with called():
             self._facts()  # a name without a run would be looked for as a model
             environment.prepare()
             yield
-
-
-@contextmanager
-def _called() -> Iterator[None]:
-    """Around every call: what was said before is forgotten, and what goes wrong is told as of this call."""
-    notices.clear()
-    try:
-        yield
-    except TunesmithError as error:
-        _place(error)
-        raise
-    except (OSError, MemoryError) as error:
-        raise understood(error) from error
-
-
-def _place(error: TunesmithError) -> None:
-    """Let an error about a command line, which there is none of, tell of the call."""
-    if isinstance(error, ConfigErrors):
-        for problem in error.problems:
-            _place(problem)
-        error.args = (" | ".join(problem.line() for problem in error.problems),)
-    elif error.where == COMMAND_LINE:
-        error.where = CALL
-        error.args = (error.line(),)
-
-
-def _resolved(config: Config | None, dialect: str | None, settings: Mapping[str, Any]) -> tuple[Resolved, list[str]]:
-    """The checked configuration, and the words of the command line that means the same."""
-    if config is None or isinstance(config, Mapping):
-        written = {name: value for name, value, _ in ungrouped((k, v, CALL) for k, v in (config or {}).items())}
-        words = as_arguments(written, NameTable()) + as_arguments(settings, NameTable())
-        return resolve_draft(Draft(COMMAND_LINE, (), names=NameTable()), words), words
-    if not isinstance(config, str | os.PathLike):
-        kind = type(config).__name__
-        raise ConfigError(f"config is a {kind}", where=CALL, remedy="give a file's name, or settings as a mapping")
-    draft = read(os.fspath(config), dialect)
-    words = as_arguments(settings, draft.names)
-    return resolve_draft(draft, words), [os.fspath(config), *([f"--dialect={dialect}"] if dialect else []), *words]
-
-
-def _check_choice(num: int | None, row: int | None, where: str | None) -> None:
-    if row is not None and where is not None:
-        raise ConfigError("row and where exclude each other", where=CALL, remedy="give one of them")
-    if where not in (None, "cut", "dropped", "longest"):
-        raise ConfigError(f"where = {where!r} is no choice", where=CALL, remedy="cut, dropped or longest")
-    for name, value in (("num", num), ("row", row)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ConfigError(f"{name} = {value!r} is no number of rows", where=CALL, remedy="count from 1")
-
-
-def _path(data: str | os.PathLike[str] | None) -> str | None:
-    return None if data is None else os.fspath(data)
-
-
-def _rows(rows: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Rows of a file or of a program, those of a program with an address as well.
-
-    Raises:
-        DataError: there are none, or one is no mapping.
-    """
-    from tunesmith.data.row import Row
-    from tunesmith.data.rows import read_rows
-    from tunesmith.errors import DataError
-
-    if isinstance(rows, str | os.PathLike):
-        return read_rows(os.fspath(rows))
-    found = []
-    for number, values in enumerate(rows, start=1):
-        if not isinstance(values, Mapping):
-            what = f"is a {type(values).__name__}, and a row is a mapping of column to value"
-            raise DataError(what, where=f"rows:{number}", remedy='for example {"question": "..."}')
-        found.append(Row(dict(values), "rows", number))
-    if not found:
-        raise DataError("there are no rows", where=CALL)
-    return found
-
-
-def _permitted(permissions: Mapping[str, Any]) -> dict[str, Any]:
-    settings = parse_overrides(as_arguments(permissions, NameTable()), NameTable())
-    for setting in settings:
-        if setting.spelling.path not in PERMISSIONS:
-            raise ConfigError(f"{setting.name} is no permission", where=CALL, remedy="it cannot be changed by merging")
-    return {setting.spelling.path: setting.value for setting in settings}

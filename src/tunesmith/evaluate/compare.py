@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError
@@ -88,8 +89,8 @@ class Comparison:
         """What the table is about, in a line."""
         return f"{self.task}, {self.num_examples:,} rows; compared with {self.compared_with}"
 
-    def text(self) -> str:
-        """The table for a terminal."""
+    def text(self, width: int | None = None) -> str:
+        """The table for a terminal; where it is wider than ``width`` characters, a block for each model instead."""
         head, rows = self.table()
         widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
         lines = [
@@ -99,7 +100,17 @@ class Comparison:
             ).rstrip()
             for line in [head, *rows]
         ]
-        return "\n".join([self.title(), "", *lines, "", LEGEND])
+        if width is None or max(map(len, lines)) <= width:
+            return "\n".join([self.title(), "", *lines, "", LEGEND])
+        names = max(map(len, head))
+        blocks = [
+            "\n".join(
+                [row[0], *(f"  {name:<{names}}  {cell}" for name, cell in zip(head[1:], row[1:], strict=True) if cell)]
+            )
+            for row in rows
+        ]
+        said = [fill(text, width) for text in (self.title(), " ".join(LEGEND.split()))]
+        return "\n\n".join([said[0], *blocks, said[1]])
 
     def markdown(self) -> str:
         """The table in Markdown, with what its columns mean."""

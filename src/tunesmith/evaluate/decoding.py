@@ -39,8 +39,8 @@ class Decoding:
 
     Attributes:
         max_new_tokens: longest answer; less where the model's positions end earlier, which is said.
-        batch_size: prompts of the longest length that are continued side by side; of shorter ones there are more, as
-            many as have no more tokens together. 1 means one by one.
+        batch_size: prompts of the longest length that are continued side by side. From 4 on there are more of shorter
+            ones, as many as have no more tokens together.
         temperature: 0 is greedy; above 0 tokens are sampled.
         top_p: mass of nucleus sampling, used with a temperature above 0.
         seed: seed of the sampling; a prompt's random numbers depend on it and on the prompt's place alone.

@@ -20,7 +20,7 @@ from tunesmith.evaluate.decoding import Decoding, Job, model_positions, shared_p
 from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
 from tunesmith.evaluate.padding import takes_padding
-from tunesmith.evaluate.side_by_side import continue_batch, sitting, takes_others_in
+from tunesmith.evaluate.side_by_side import REFILL, continue_batch, sitting, takes_others_in
 from tunesmith.evaluate.untouched import evaluating
 from tunesmith.notices import notify
 
@@ -195,7 +195,7 @@ def _sorted_batches(
     padded = takes_padding(model, [job.prompt for job in jobs], decoding)
     prefix = shared_prefix(model, [job.prompt for job in jobs])
     longest = max(map(_tokens, jobs))
-    if padded and decoding.batch_size > 1 and len(jobs) > 1 and takes_others_in(model, longest):
+    if padded and decoding.batch_size >= REFILL and len(jobs) > 1 and takes_others_in(model, longest):
         waiting = deque(sorted((job for job in jobs if job.index not in done), key=lambda job: -len(job.prompt)))
         while waiting:
             rows = _side_by_side(waiting, decoding.batch_size, longest)

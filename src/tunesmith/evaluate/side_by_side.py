@@ -37,7 +37,7 @@ from tunesmith.evaluate.decoding import (
 
 REFILL = 4
 """Prompts come in when a fourth of the rows has ended: more often, and passes of their own would cost more than they
-spare."""
+spare. Of fewer rows than that none are exchanged."""
 SITTING = 4
 """Prompts of a sitting, in times of its rows: what is begun side by side must be ended before it is kept."""
 

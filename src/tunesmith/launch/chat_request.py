@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tunesmith.evaluate.manner import Manner
 
@@ -41,6 +41,11 @@ class Refused(Exception):
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+Stops = Annotated[
+    list[Stop],
+    Field(max_length=MOST_STOPS),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
 
 
 class StreamOptions(BaseModel):
@@ -63,13 +68,13 @@ class ChatRequest(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop: Stops | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
     def stop_texts(self) -> list[str]:
         """The texts that end an answer and do not belong to it."""
-        return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+        return self.stop or []
 
     def includes_usage(self) -> bool:
         """Whether a stream ends with the numbers of tokens."""
@@ -100,7 +105,7 @@ class ChatRequest(BaseModel):
 def _text(message: dict[str, Any], at: int) -> str:
     """The content of a message; parts of text are joined."""
     content, param = message.get("content"), f"messages[{at}].content"
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    parts: list[Any] = content if isinstance(content, list) else [{"type": "text", "text": content}]
     if not all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts
     ):

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 
 from tunesmith.config.places import cache_folder
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, StorageError
 from tunesmith.model.headers import few, file_headers, weight_files
 
 FOLDER = "tensors"
@@ -132,7 +132,7 @@ def _place(file: Path) -> Path | None:
     try:
         folder = cache_folder() / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
+    except (OSError, StorageError):
         return None
     return folder / f"{hashlib.sha256(os.fsencode(file.resolve())).hexdigest()}.json"
 

@@ -23,6 +23,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from tunesmith.config.places import VARIABLE, cache_folder
+from tunesmith.errors import StorageError
 from tunesmith.installed import version_of
 from tunesmith.model.device import MASK, Machine, built_for, driver, seen
 from tunesmith.report.record import LIBRARIES
@@ -291,7 +292,7 @@ def caches() -> Iterator[Finding]:
 
     try:
         ours = cache_folder()
-    except RuntimeError:  # a user without a home
+    except StorageError:  # a user without a home
         yield Finding("cache", "problem", "this user has no home folder", f"set {VARIABLE} to a folder")
     else:
         yield _folder("cache", ours, f"set {VARIABLE} to a folder that can be written", "problem")

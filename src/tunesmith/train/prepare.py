@@ -102,14 +102,14 @@ def prepare_data(resolved: Resolved, tokenizer: PreTrainedTokenizerBase) -> Prep
 
 def _find_or_make(resolved: Resolved, data: DataSection, builder: ExampleBuilder) -> tuple[PreparedData, Path]:
     """The prepared data and the folder where it lies, for as long as this process lives at least."""
-    tokenizer, folder = builder.tokenizer, cache.cache_folder(data)
+    tokenizer, folder = builder.tokenizer, _cache_folder(data)
     keyed = data.model_copy(update={"template_date": builder.template_date})  # the day counts where it is written
-    key = cache.key_of(keyed, tokenizer) if data.cache else None
-    entry = cache.find(folder, key) if key is not None else None
+    key = cache.key_of(keyed, tokenizer) if data.cache and folder is not None else None
+    entry = cache.find(folder, key) if folder is not None and key is not None else None
     if entry is not None:
         notices.notify(f"tokenised data is taken from {entry.folder}", detail=True)
         return _kept(entry, builder), entry.folder
-    stage, temporary = _stage(data, folder, keeping=key is not None)
+    stage, temporary = _stage(data, folder if key is not None else None)
     try:
         before = notices.collected()
         with tokenizing_threads(data.num_proc), nothing_old_collected():
@@ -117,7 +117,7 @@ def _find_or_make(resolved: Resolved, data: DataSection, builder: ExampleBuilder
         rows = cache.rows_to_json([made.first_row, *made.eval_rows])
         about = _about(data, made, rows, builder, [text for text in notices.collected() if text not in before])
         # the data must still be what the key says: a file that changed while it was read belongs to no key
-        if key is None or temporary or rows is None or cache.key_of(keyed, tokenizer) != key:
+        if folder is None or key is None or temporary or rows is None or cache.key_of(keyed, tokenizer) != key:
             (stage / cache.ABOUT).write_text(json.dumps(about), encoding="utf-8")
             prepared = _opened(made, builder, stage)
             weakref.finalize(prepared.train, shutil.rmtree, stage, ignore_errors=True)
@@ -269,9 +269,20 @@ def _write(rows: Iterable[Row], builder: ExampleBuilder, ledger: Ledger, path: P
     return writer.fingerprint
 
 
-def _stage(data: DataSection, folder: Path, *, keeping: bool) -> tuple[Path, bool]:
+def _cache_folder(data: DataSection) -> Path | None:
+    """Where prepared data is kept; None, which is said, for a user without a home."""
+    try:
+        return cache.cache_folder(data)
+    except StorageError as error:
+        if data.cache_dir is not None:
+            raise
+        notices.notify(f"tokenised data is not kept: {error.line()}")
+        return None
+
+
+def _stage(data: DataSection, folder: Path | None) -> tuple[Path, bool]:
     """A folder for the examples, and whether it is a passing one: kept data needs a place that can be written."""
-    if keeping:
+    if folder is not None:
         try:
             return cache.new_stage(folder), False
         except StorageError as error:

@@ -27,7 +27,8 @@ MISTAKES = {
     "predict nano-mistral nope.jsonl answers.jsonl": 3,
     "chat ./nope": 4,
     "merge nope merged": 4,
-    "merge empty other": 6,
+    "merge empty merged": 4,
+    "merge adapter other": 6,
     "push nope a/b": 4,
     "push empty a/b": 6,
     "report nope": 6,
@@ -52,6 +53,8 @@ print(json.dumps(found))
 def test_mistakes_are_told_before_torch_is_imported(tmp_path: Path) -> None:
     (tmp_path / "good.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     (tmp_path / "empty").mkdir()
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "run.json").write_text("mine")
     environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}

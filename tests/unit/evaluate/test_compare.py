@@ -112,3 +112,15 @@ def test_the_tables_hold_every_model_and_align() -> None:
     assert [safe_name(name) for name in ("runs/a b", "nano-mistral (untrained)", "..")] == [
         "a-b", "nano-mistral-untrained", "model",
     ]  # fmt: skip
+
+
+def test_a_narrow_terminal_gets_a_block_for_each_model() -> None:
+    comparison = compare({"weak": judged(0.5, 1), "strong": judged(0.9, 2)}, samples=100)
+    assert comparison.text(500) == comparison.text()
+    narrow = comparison.text(60)
+    assert max(map(len, narrow.splitlines())) <= 60
+    weak, strong = narrow.split("\n\n")[1:3]
+    assert (weak.splitlines()[0], strong.splitlines()[0]) == ("weak", "strong")
+    assert "gained" not in weak
+    (figures,) = [row for row in comparison.table()[1] if row[0] == "strong"]
+    assert [line.split(maxsplit=1)[1] for line in strong.splitlines()[1:]] == figures[1:]

@@ -224,11 +224,9 @@ def test_answers_end_where_the_positions_end(models_folder: Path, clean_notices:
     assert [len(answer.token_ids) for answer in answers] == [20, 4, 1, 4, 20, 2]
     assert len(notices.collected()) == 1
     assert "4 of 6 answers" in notices.collected()[0]
-    alone = [
-        generate(model, tokenizer, [p], Decoding(max_new_tokens=20, batch_size=1, stop_token_ids=[95]))[0]
-        for p in prompts
-    ]
-    assert alone == answers
+    for batch_size in (1, 3, 4):
+        decoding = Decoding(max_new_tokens=20, batch_size=batch_size, stop_token_ids=[95])
+        assert generate(model, tokenizer, prompts, decoding) == answers
 
 
 @pytest.mark.parametrize("length", [64, 65])
@@ -344,6 +342,40 @@ def test_rows_that_have_ended_are_let_go(models_folder: Path) -> None:
         going = sum(needed > number for needed in passes)
         assert going <= rows < 2 * going
     assert sizes[-1][0] < 8
+
+
+@pytest.mark.parametrize("beginning", [1, 18])
+def test_others_take_the_places_of_rows_that_have_ended(models_folder: Path, beginning: int) -> None:
+    model, tokenizer = load(models_folder / "mistral")
+    model.eval()
+    prompts = with_beginning(beginning, *range(1, 25, 2))
+    free = [plain_greedy(model, prompt, [], 16)[0] for prompt in prompts]
+    # a token that ends some answers early and others not
+    stop = max(range(96), key=lambda token: 0.5 - abs(0.5 - sum(token in answer[:12] for answer in free) / len(free)))
+    expected = [plain_greedy(model, prompt, [stop], 16) for prompt in prompts]
+    decoding = Decoding(max_new_tokens=16, batch_size=4, stop_token_ids=[stop])
+    takes_padding(model, prompts, decoding)
+    sizes = counted(model)
+    told: list[int] = []
+    answers = generate(model, tokenizer, prompts, decoding, on_progress=lambda done, _: told.append(done))
+    assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
+    assert told == sorted(set(told)), "progress is told whenever answers have ended"
+    passes = [len(ids) + stopped for ids, stopped in expected]
+    joined = [rows for rows, tokens in sizes if tokens > 1]
+    assert min(joined) < 4, "prompts come in while others are under way"
+    assert sum(joined) >= len(prompts)
+    assert sum(rows for rows, tokens in sizes if tokens == 1) < 1.5 * sum(passes)
+
+
+def test_shorter_prompts_are_more_side_by_side(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "llama")
+    prompts = prompts_of_lengths(40, 40, *[4] * 30)
+    for batch_size, most in ((4, 16), (3, 3), (1, 1)):
+        decoding = Decoding(max_new_tokens=4, batch_size=batch_size, stop_token_ids=[95])
+        takes_padding(model.eval(), prompts, decoding)
+        sizes = counted(model)
+        generate(model, tokenizer, prompts, decoding)
+        assert max(rows for rows, _ in sizes) == most
 
 
 @hypothesis.given(data=st.data())

@@ -128,6 +128,37 @@ def test_nothing_is_taken_from_another_generation(
     assert len(fingerprints) == 1
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_was_under_way_side_by_side_begins_anew(models_folder: Path, tmp_path: Path, times: int) -> None:
+    model, tokenizer = load(models_folder / "llama")
+    prompts = [[1, *range(5, 5 + length)] for length in range(3, 25)]
+    changes = {"batch_size": 4, "max_new_tokens": 12, "stop_token_ids": list(range(4, 20))}
+    told: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        told.append(done)
+        if len(told) == times:
+            raise Killed
+
+    path = tmp_path / JOURNAL
+    with pytest.raises(Killed):
+        generate(model, tokenizer, prompts, Decoding(**SETTINGS | changes), journal=Journal(path), on_progress=stop)
+    kept = len(path.read_text().splitlines()) if path.exists() else 0
+    assert kept <= told[-1] < len(prompts)
+    assert generated_now(model, tokenizer, path, prompts, **changes) == len(prompts) - kept
+
+
+def test_answers_that_were_kept_together_count_together(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / JOURNAL)
+    journal.open({})
+    journal.add([(0, ([5], True)), (3, ([6], False))])
+    journal.add([(1, ([7], True)), (2, ([8], True)), (4, ([9], True))])
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(b"".join(lines[:4]))
+    assert Journal(journal.path).open({}) == {0: ([5], True), 3: ([6], False)}
+    assert len(journal.path.read_bytes().splitlines()) == 2
+
+
 def test_two_processes_with_one_journal_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
     first, second = Journal(path), Journal(path)
