@@ -313,9 +313,32 @@ def load_adapter_strictly(
     if model.device.type == "meta":
         _make_room(adapted)
     set_peft_model_state_dict(adapted, file.tensors)
+    _see_that_all_arrived(adapted, file.tensors, path)
     for parameter in adapted.parameters():
         parameter.requires_grad = False
     return adapted.eval()
+
+
+@torch.no_grad()
+def _see_that_all_arrived(adapted: PeftModel, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Put in place what PEFT lost: it renames an adapter's tensors as the base's files are renamed, and where such a
+    pattern also fits the model's own names (Laguna's shared experts), it finds no place for them and does not say so.
+
+    Raises:
+        ModelError: a tensor cannot be put in place.
+    """
+    held = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    for name, tensor in tensors.items():
+        if not torch.equal(held[name], tensor.to(held[name])):
+            held[name].copy_(tensor)
+    held = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    lost = sorted(name for name, tensor in tensors.items() if not torch.equal(held[name], tensor.to(held[name])))
+    if lost:
+        raise ModelError(
+            f"{len(lost)} of the adapter's tensors found no place in the model ({few(lost)})",
+            where=str(path),
+            remedy="use another version of peft or transformers",
+        )
 
 
 def _make_room(adapted: PeftModel) -> None:

@@ -1,0 +1,27 @@
+"""An adapter that is loaded holds what its file holds, whatever PEFT makes of the names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.zoo.models import build
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+
+from tunesmith.model.adapter_file import read_adapter
+from tunesmith.model.adapters import load_adapter_strictly
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_every_tensor_of_an_adapter_arrives(meta: bool, tmp_path: Path) -> None:
+    """The library renames ``mlp.shared_expert.`` of Laguna's files, by a pattern that fits ``mlp.shared_experts``."""
+    config = LoraConfig(r=2, target_modules=["down_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(build("laguna"), config).save_pretrained(tmp_path)
+    base = build("laguna", seed=1)
+    loaded = load_adapter_strictly(base.to("meta") if meta else base, tmp_path, None)
+    held = get_peft_model_state_dict(loaded, save_embedding_layers=False)
+    tensors = read_adapter(tmp_path).tensors
+    assert any("shared_experts" in name for name in tensors)
+    assert held.keys() == tensors.keys()
+    assert all(torch.equal(held[name], tensor) for name, tensor in tensors.items())
