@@ -19,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import peak_bytes
-
 WORDS = "the a cat dog fox runs over lazy brown quick who what when number seven eight add two and then find".split()
 OURS, THEIRS, STREAM = "tunesmith", "SFTTrainer", "stream"
 
@@ -185,11 +183,15 @@ def _theirs(rows: Path, name: str) -> Callable[[], tuple[int, int]]:
 
 
 def _measure(side: str, rows: Path, name: str) -> dict[str, float]:
+    import torch
+
+    from tunesmith.model.memory.peak import peak_memory
+
     prepare = {OURS: _ours, THEIRS: _theirs, STREAM: _stream}[side](rows, name)
     wall, cpu = time.perf_counter(), time.process_time()
     tokens, trained = prepare()
     figures = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-    figures["peak_mib"] = peak_bytes() / 2**20
+    figures["peak_mib"] = peak_memory(torch.device("cpu")) / 2**20
     if side == THEIRS:
         tokens, trained = prepare.counted()  # type: ignore[attr-defined]
     return figures | {"tokens": tokens, "trained": trained}

@@ -13,8 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import peak_bytes
-
 os.environ["OMP_NUM_THREADS"] = "1"
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 STARTED = time.perf_counter()
@@ -25,6 +23,8 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    from tunesmith.model.memory.peak import peak_memory
 
     torch.set_num_threads(1)
     marks: list[tuple[float, float]] = []
@@ -41,7 +41,7 @@ def main() -> None:
         "first_cpu": marks[0][0],
         "first_wall": marks[0][1] - STARTED,
         "whole_cpu": time.process_time(),
-        "peak": peak_bytes(),
+        "peak": peak_memory(torch.device("cpu")),
     }
     Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
 

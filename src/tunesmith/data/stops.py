@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from tunesmith.data.chat_template import ChatRenderer
 from tunesmith.data.conversation import ASSISTANT, THOUGHTS, Conversation, Message
 from tunesmith.data.encoding import Encoder
 from tunesmith.data.masking import encode
-from tunesmith.data.rendered import Rendered
 from tunesmith.data.templates import LiteralRenderer, Renderer
 from tunesmith.errors import DataError, ModelError
 
@@ -31,26 +31,35 @@ def stops_of(asked: Conversation, render: Renderer, encoder: Encoder, where: str
     Raises:
         DataError: the template refuses the chat.
     """
-    by_turn = lambda conversation: render(conversation, where)  # noqa: E731
     thoughts = {THOUGHTS: "t"} if _thinks(render, asked) else {}
-    found = _ends(asked, Message(ASSISTANT, "b", thoughts), by_turn, encoder)
+
+    def answered(content: str, *calls: dict[str, Any]) -> tuple[list[int], list[int]]:
+        answer = Message(ASSISTANT, content, thoughts | ({"tool_calls": list(calls)} if calls else {}))
+        earlier = [replace(turn, weight=0.0) for turn in asked.messages]  # nothing depends on what is trained of them
+        rendered = render(replace(asked, messages=(*earlier, answer)), where)
+        (ids, _counts) = encode([rendered], encoder)[0]
+        return ids, [] if rendered.ends else ids[-1:]
+
+    _, found = answered("b")
     name = _first_function(asked)
     if name is not None:
-        call = {"type": "function", "id": "call00001", "function": {"name": name, "arguments": {}}}
-        with suppress(DataError, ModelError):  # it writes no calls, or none without arguments
-            found += _ends(asked, Message(ASSISTANT, "", thoughts | {"tool_calls": [call]}), by_turn, encoder)
+        found += _ends_of_calls(name, answered)
     end = encoder.eos_token_id
     return [*dict.fromkeys(number for number in found if number != end), end]
 
 
-def _ends(
-    asked: Conversation, answer: Message, render: Callable[[Conversation], Rendered], encoder: Encoder
-) -> list[int]:
-    """How the template ends an answer; nothing where the end token follows the text."""
-    earlier = [replace(turn, weight=0.0) for turn in asked.messages]  # nothing depends on what is trained of them
-    rendered = render(replace(asked, messages=(*earlier, answer)))
-    (ids, _counts) = encode([rendered], encoder)[0]
-    return [] if rendered.ends else ids[-1:]
+def _ends_of_calls(function: str, answered: Callable[..., tuple[list[int], list[int]]]) -> list[int]:
+    """How the template ends an answer that calls; a mark that closes each call does not, since another may follow."""
+    one, two = (
+        {"type": "function", "id": f"call0000{number}", "function": {"name": function, "arguments": {}}}
+        for number in (1, 2)
+    )
+    found: list[int] = []
+    with suppress(DataError, ModelError):  # it writes no calls, none without arguments, or one in a turn
+        ids, found = answered("", one)
+        both, _ = answered("", one, two)
+        found = [number for number in found if both.count(number) == ids.count(number)]
+    return found
 
 
 def _thinks(render: Renderer, asked: Conversation) -> bool:

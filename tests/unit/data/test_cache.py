@@ -340,16 +340,16 @@ def test_the_backend_gives_the_ids_that_the_tokenizer_gives(tokenizer: Any) -> N
 # Memory
 
 CHILD = """
-import sys
+import sys, torch
 from pathlib import Path
-from benchmarks.memory import peak_bytes
 from helpers import resolved_from
+from tunesmith.model.memory.peak import peak_memory
 from tunesmith.model.tokenizer import load_tokenizer
 from tunesmith.train.prepare import prepare_data
 model, rows, cache = sys.argv[1:]
 resolved = resolved_from(model_name_or_path=model, train_data=rows, cache_dir=cache)
 data = prepare_data(resolved, load_tokenizer(resolved.config.model))
-print(len(data.train), peak_bytes())
+print(len(data.train), peak_memory(torch.device("cpu")))
 """
 
 
@@ -359,8 +359,7 @@ def _peak(folder: Path, model: Path, number: int) -> float:
     with rows.open("w") as file:
         for index in range(number):
             file.write(json.dumps({"prompt": f"Row {index} of many:", "completion": f" it is {index}."}) + "\n")
-    tests = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = [sys.executable, "-c", CHILD, str(model), str(rows), str(folder / "cache")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     kept, peak = map(int, result.stdout.split()[-2:])

@@ -14,8 +14,8 @@ from tunesmith.data.row import Row
 
 UNGUARDED = (
     "{% for t in tools %}[{{ t.function.name }}]{% endfor %}{% for m in messages %}{% if m.role == 'assistant' %}"
-    "A:{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}<|call|>{% endfor %}"
-    "{% if not m.tool_calls %}<|end|>{% endif %}{% else %}Q:{{ m.content }}{% endif %}{% endfor %}"
+    "A:{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }};{% endfor %}"
+    "{% if m.tool_calls %}<|call|>{% else %}<|end|>{% endif %}{% else %}Q:{{ m.content }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}A:{% endif %}"
 )
 SYSTEM = "{% if messages[0].role != 'system' %}{{ raise_exception('a system message comes first') }}{% endif %}"
@@ -49,6 +49,11 @@ def test_a_template_is_asked_with_what_it_demands(template: str, row: Row, setti
     assert made.example(row) is not None
     names = made.tokenizer.convert_ids_to_tokens(made.stop_token_ids(row))
     assert names == ["<|end|>", "<|call|>", "</s>"]
+
+
+def test_a_mark_of_each_call_is_no_stop() -> None:
+    made = builder(UNGUARDED.replace("};{%", "}<|call|>{%"))
+    assert made.tokenizer.convert_ids_to_tokens(made.stop_token_ids(chat(tools=TOOLS))) == ["<|end|>", "</s>"]
 
 
 def test_a_row_without_tools_stops_at_the_end_of_a_turn() -> None:

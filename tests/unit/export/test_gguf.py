@@ -62,6 +62,8 @@ def test_converted_file_is_there_or_not_at_all(
 
 
 def test_merge_says_what_is_missing_before_it_merges(converter: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "adapter_config.json").write_text("{}")
     assert main(["merge", str(tmp_path / "run"), str(tmp_path / "merged"), "--gguf", "f16"]) == 4
     assert "neither on the path nor in $LLAMA_CPP" in capsys.readouterr().err
     assert not (tmp_path / "merged").exists()
