@@ -36,9 +36,7 @@ def check_run(resolved: Resolved, *, trains: bool = True) -> None:
         _check_folder(resolved, folder)
         if training.push_to_hub and training.hub_model_id:
             check_token(training.hub_model_id, "set HF_TOKEN, here or in .env, or leave push_to_hub out")
-    if (
-        trains or not Path(model.model_name_or_path).expanduser().is_dir()
-    ):  # a tokenizer alone is enough to look at rows
+    if trains or not Path(model.model_name_or_path).expanduser().is_dir():  # rows need no weights
         check_there(model.model_name_or_path, model.revision)
     check_data(data.train_data, data.train_split)
     if data.eval_data is not None and evaluates(resolved):
