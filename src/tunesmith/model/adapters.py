@@ -6,7 +6,7 @@ It neither loads base models nor writes files.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -313,32 +313,36 @@ def load_adapter_strictly(
     if model.device.type == "meta":
         _make_room(adapted)
     set_peft_model_state_dict(adapted, file.tensors)
-    _see_that_all_arrived(adapted, file.tensors, path)
+    see_that_all_arrived(adapted, file.tensors, path)
     for parameter in adapted.parameters():
         parameter.requires_grad = False
     return adapted.eval()
 
 
 @torch.no_grad()
-def _see_that_all_arrived(adapted: PeftModel, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def see_that_all_arrived(adapted: PeftModel, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Put in place what PEFT lost: it renames an adapter's tensors as the base's files are renamed, and where such a
     pattern also fits the model's own names (Laguna's shared experts), it finds no place for them and does not say so.
 
     Raises:
         ModelError: a tensor cannot be put in place.
     """
-    held = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    for name, tensor in tensors.items():
-        if not torch.equal(held[name], tensor.to(held[name])):
-            held[name].copy_(tensor)
-    held = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    lost = sorted(name for name, tensor in tensors.items() if not torch.equal(held[name], tensor.to(held[name])))
+    for name, place in _differing(adapted, tensors):
+        place.copy_(tensors[name])
+    lost = sorted(name for name, _ in _differing(adapted, tensors))
     if lost:
         raise ModelError(
             f"{len(lost)} of the adapter's tensors found no place in the model ({few(lost)})",
             where=str(path),
             remedy="use another version of peft or transformers",
         )
+
+
+def _differing(adapted: PeftModel, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and places in the model of tensors that it does not hold as they are."""
+    for name, held in get_peft_model_state_dict(adapted, save_embedding_layers=False).items():
+        if name in tensors and not torch.equal(held, tensors[name].to(held)):
+            yield name, held
 
 
 def _make_room(adapted: PeftModel) -> None:

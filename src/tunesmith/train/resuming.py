@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import set_peft_model_state_dict
+from peft import PeftModel, set_peft_model_state_dict
 from transformers import set_seed
 from transformers.trainer_callback import ExportableState, TrainerState
 from trl import SFTTrainer
 from typing_extensions import override
 
 from tunesmith.model.adapter_file import read_adapter
-from tunesmith.model.adapters import trained_tensors
+from tunesmith.model.adapters import see_that_all_arrived, trained_tensors
 from tunesmith.report.folder import read_json, write_json
 from tunesmith.train import checkpoint
 from tunesmith.train.best import best_complete
@@ -94,6 +94,7 @@ class ResumingTrainer(SFTTrainer):
         if not self._load_portable(resume_from_checkpoint):
             with usable(resume_from_checkpoint, "weights"):
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
+            self._complete_adapter(resume_from_checkpoint)
 
     @override
     def _load_best_model(self) -> None:
@@ -104,6 +105,7 @@ class ResumingTrainer(SFTTrainer):
         if not self._load_portable(str(best.path)):
             with usable(best.path, "weights"):
                 super()._load_best_model()
+            self._complete_adapter(str(best.path))
         checkpoint.check_untouched(best)
 
     def _load_portable(self, folder: str) -> bool:
@@ -113,6 +115,11 @@ class ResumingTrainer(SFTTrainer):
             return False
         set_peft_model_state_dict(model, trained_tensors(model, read_adapter(Path(folder)).tensors, folder))
         return True
+
+    def _complete_adapter(self, folder: str) -> None:
+        """See that the whole adapter was loaded; the weights of other models, and other engines, are their loader's."""
+        if isinstance(self.model, PeftModel) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            see_that_all_arrived(self.model, read_adapter(Path(folder)).tensors, Path(folder))
 
     @override
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

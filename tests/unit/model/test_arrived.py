@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
 from tunesmith.model.adapter_file import read_adapter
 from tunesmith.model.adapters import load_adapter_strictly
+from tunesmith.train.resuming import ResumingTrainer
 
 
 @pytest.mark.parametrize("meta", [False, True])
@@ -25,3 +26,16 @@ def test_every_tensor_of_an_adapter_arrives(meta: bool, tmp_path: Path) -> None:
     assert any("shared_experts" in name for name in tensors)
     assert held.keys() == tensors.keys()
     assert all(torch.equal(held[name], tensor) for name, tensor in tensors.items())
+
+
+def test_every_tensor_of_a_checkpoint_arrives(tmp_path: Path) -> None:
+    """Trainer loads it by PEFT's own ``load_adapter``, which loses the same ones; the rest of the run would differ."""
+    config = LoraConfig(r=2, target_modules=["down_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(build("laguna"), config).save_pretrained(tmp_path)
+    trainer = object.__new__(ResumingTrainer)  # one that trains takes seconds, and only its model matters here
+    trainer.model = get_peft_model(build("laguna"), config)
+    trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
+    trainer.model.load_adapter(tmp_path, "default", is_trainable=True)
+    trainer._complete_adapter(str(tmp_path))
+    held = get_peft_model_state_dict(trainer.model, save_embedding_layers=False)
+    assert all(torch.equal(held[name], tensor) for name, tensor in read_adapter(tmp_path).tensors.items())
