@@ -33,7 +33,7 @@ def test_every_tensor_of_a_checkpoint_arrives(tmp_path: Path) -> None:
     config = LoraConfig(r=2, target_modules=["down_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     get_peft_model(build("laguna"), config).save_pretrained(tmp_path)
     trainer = object.__new__(ResumingTrainer)  # one that trains takes seconds, and only its model matters here
-    trainer.model = get_peft_model(build("laguna"), config)
+    trainer.model = get_peft_model(build("laguna", seed=1), config)
     trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
     trainer.model.load_adapter(tmp_path, "default", is_trainable=True)
     trainer._complete_adapter(str(tmp_path))
