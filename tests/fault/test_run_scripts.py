@@ -167,12 +167,16 @@ def test_f11_serve_chat_and_push_take_the_place_of_the_base(
     from tunesmith.launch import serving
 
     (moved / "base").rename(tmp_path / "new")
-    asked = []
-    monkeypatch.setattr(serving, "choose_engine", lambda _: "transformers")
+    asked, apps = [], []
+    monkeypatch.setattr(serving, "answer_over_http", lambda app, listening: apps.append(app) or 0)
     monkeypatch.setattr(serving, "run", lambda command, folder: asked.append(list(folder.glob("run/*"))) or 0)
-    code, _, errors = call("serve", moved / "run")
-    assert (code, "--base_model PATH" in errors) == (4, True)
-    assert call("serve", moved / "run", "--base_model=new")[0] == 0
+    serve = ("serve", moved / "run", "--port=0")
+    for engine in ("transformers", "vllm"):
+        monkeypatch.setattr(serving, "choose_engine", lambda _, engine=engine: engine)
+        code, _, errors = call(*serve)
+        assert (code, "--base_model PATH" in errors) == (4, True)
+        assert call(*serve, "--base_model=new")[0] == 0
+    assert len(apps) == 1
     assert any(path.name == "model.safetensors" for path in asked[0])
     monkeypatch.setattr("sys.stdin", (tmp_path / "a" / "rows.jsonl").open())
     assert call("chat", moved / "run", "--base_model=new", "--max_new_tokens=2")[0] == 0
@@ -193,7 +197,12 @@ def test_an_unfinished_run_is_not_used_without_a_word(status: str, call: Call, m
     run = moved / "run"
     facts = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(facts | {"status": status}))
-    commands = [*verbs(run, tmp_path), ["chat", run], ["serve", run, "--engine=transformers"], ["push", run, "me/it"]]
+    commands = [
+        *verbs(run, tmp_path),
+        ["chat", run],
+        ["serve", run, "--engine=transformers", "--port=0"],
+        ["push", run, "me/it"],
+    ]
     for command in commands:
         code, _, errors = call(*command)
         assert code == 6, command

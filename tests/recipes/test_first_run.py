@@ -46,6 +46,7 @@ def test_forty_chats_reach_a_measured_model(
     assert printed.out == "run\n"
     assert printed.err.endswith(
         "next\n  tunesmith evaluate run --baseline\n  tunesmith merge run run-merged\n  tunesmith chat run\n"
+        "  tunesmith report run\n"
     )
     assert main(["evaluate", "run", "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)

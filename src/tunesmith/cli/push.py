@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
+from tunesmith.model.source import check_one_kind
+from tunesmith.report.belongings import check_finished
 
 
 def run(argv: Sequence[str]) -> int:
@@ -21,6 +24,8 @@ def run(argv: Sequence[str]) -> int:
     options = parser.parse_all(argv)
     environment.prepare()
     early.check_source_folder(options.run)
+    check_finished(Path(options.run))
+    check_one_kind(Path(options.run))
     if not options.dry_run:
         early.check_token(options.repository, "set HF_TOKEN, here or in .env; --dry_run lists what would go up")
     from tunesmith.export.hub import push, uploads
