@@ -19,7 +19,8 @@ from tunesmith.config.resolve import schema_defaults
 from tunesmith.errors import TunesmithError
 from tunesmith.evaluate.journal import JOURNAL, Journal
 from tunesmith.export.inference import settings_of
-from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
+from tunesmith.model.adapter_config import read_lora_config
+from tunesmith.model.source import ADAPTER_CONFIG
 from tunesmith.report import belongings
 from tunesmith.report.record import read_record
 from tunesmith.train import checkpoint

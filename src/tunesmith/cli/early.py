@@ -5,18 +5,16 @@ Whoever runs a verb looks at the same things again; here they are only looked at
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.config.evaluation import evaluates
 from tunesmith.config.resolve import Resolved
-from tunesmith.errors import ModelError, StorageError
-from tunesmith.model.source import check_there
+from tunesmith.errors import ModelError
+from tunesmith.export.token import hub_token
+from tunesmith.model.source import ADAPTER_CONFIG, check_there
 from tunesmith.report import belongings
 from tunesmith.report.record import RECORD
-
-_ADAPTER = "adapter_config.json"
 
 
 def check_run(resolved: Resolved, *, trains: bool = True) -> None:
@@ -35,7 +33,7 @@ def check_run(resolved: Resolved, *, trains: bool = True) -> None:
     if trains:
         _check_folder(resolved, folder)
         if training.push_to_hub and training.hub_model_id:
-            check_token(training.hub_model_id, "set HF_TOKEN, here or in .env, or leave push_to_hub out")
+            hub_token(training.hub_model_id, "set HF_TOKEN, here or in .env, or leave push_to_hub out")
     if trains or not Path(model.model_name_or_path).expanduser().is_dir():  # rows need no weights
         check_there(model.model_name_or_path, model.revision)
     check_data(data.train_data, data.train_split)
@@ -74,7 +72,7 @@ def check_named(*names: str) -> None:
     """
     for name in names:
         folder = Path(name)
-        known = (folder / RECORD, folder.absolute().parent / RECORD, folder / _ADAPTER)
+        known = (folder / RECORD, folder.absolute().parent / RECORD, folder / ADAPTER_CONFIG)
         if not (folder.is_dir() and any(file.is_file() for file in known)):
             check_there(name)
 
@@ -87,23 +85,3 @@ def check_source_folder(name: str) -> None:
     """
     if not Path(name).is_dir():
         raise ModelError("there is no such folder", where=name, remedy="name a run folder, or a folder with a model")
-
-
-def check_new_folder(folder: Path) -> None:
-    """Look whether a folder can be made.
-
-    Raises:
-        StorageError: something is in its place.
-    """
-    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
-        raise StorageError("is there already", where=str(folder), remedy="name a new folder for the merged model")
-
-
-def check_token(repository: str, remedy: str) -> None:
-    """Look for the hub's token.
-
-    Raises:
-        StorageError: it is not set.
-    """
-    if not os.environ.get("HF_TOKEN"):
-        raise StorageError("HF_TOKEN is not set, and the hub wants a token", where=repository, remedy=remedy)

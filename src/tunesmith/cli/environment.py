@@ -5,8 +5,6 @@ Must run before torch is imported. Values of secrets are never printed, saved or
 
 from __future__ import annotations
 
-import atexit
-import gc
 import io
 import logging
 import os
@@ -27,10 +25,7 @@ SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
 
 def prepare(resolved: Resolved | None = None) -> None:
     """Read ``.env`` from the working directory, choose the accelerator, and keep the libraries' chatter off the
-    terminal unless ``--verbose`` asks for it. Once the command has ended, the process does too: what it would take the
-    libraries' half a million objects apart for, which costs seconds of a core, the system does at once."""
-    atexit.unregister(gc.freeze)
-    atexit.register(gc.freeze)
+    terminal unless ``--verbose`` asks for it."""
     read_env_file(Path(".env"))
     if resolved is not None:
         narrow(resolved)

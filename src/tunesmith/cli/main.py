@@ -5,6 +5,8 @@ Verbs are imported only when they are called, so that help and configuration err
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -109,6 +111,10 @@ def _run(arguments: list[str]) -> int:
 
 def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     """Run ``action``; print what goes wrong as one line a problem and return the exit code."""
+    # at exit Python takes half a million objects of the libraries apart, for seconds of a core, and the system frees
+    # their memory anyway; frozen ones are left alone
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
     try:
         return action()
     except KeyboardInterrupt:

@@ -11,9 +11,9 @@ from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser, permissions_in
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.errors import ModelError
+from tunesmith.model.source import ADAPTER_CONFIG
+from tunesmith.report.folder import check_new
 from tunesmith.report.record import RECORD
-
-_ADAPTER = "adapter_config.json"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_permissions()
     options = parser.parse_all(argv)
     _check_adapter(Path(options.run))
-    early.check_new_folder(Path(options.output))
+    check_new(Path(options.output))
     early.check_data(options.data)
     environment.prepare()
     from tunesmith.export import gguf
@@ -85,11 +85,11 @@ def _check_adapter(folder: Path) -> None:
         ModelError: there is no folder, nothing to merge, or it is merged already.
     """
     early.check_source_folder(str(folder))
-    if (folder / _ADAPTER).is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         return
     whole = any(folder.glob("*.safetensors"))
     inner = sorted(
-        path.parent for path in folder.glob(f"*/{_ADAPTER}") if not path.parent.name.startswith("checkpoint")
+        path.parent for path in folder.glob(f"*/{ADAPTER_CONFIG}") if not path.parent.name.startswith("checkpoint")
     )
     if whole and inner:
         raise ModelError(
@@ -102,7 +102,9 @@ def _check_adapter(folder: Path) -> None:
     if inner:
         raise ModelError("holds its adapter in a folder of its own", where=str(folder), remedy=f"merge {inner[0]}")
     if not (folder / RECORD).is_file():  # a run that has not finished says so itself
-        raise ModelError("holds no adapter", where=str(folder), remedy=f"name a run, or the folder with {_ADAPTER}")
+        raise ModelError(
+            "holds no adapter", where=str(folder), remedy=f"name a run, or the folder with {ADAPTER_CONFIG}"
+        )
 
 
 def describe(proof: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
+from tunesmith.export.token import hub_token
 from tunesmith.model.source import check_one_kind
 from tunesmith.report.belongings import check_finished
 
@@ -27,7 +28,7 @@ def run(argv: Sequence[str]) -> int:
     check_finished(Path(options.run))
     check_one_kind(Path(options.run))
     if not options.dry_run:
-        early.check_token(options.repository, "set HF_TOKEN, here or in .env; --dry_run lists what would go up")
+        hub_token(options.repository, "set HF_TOKEN, here or in .env; --dry_run lists what would go up")
     from tunesmith.export.hub import push, uploads
 
     files = uploads(options.run, base_model=options.base_model)

@@ -32,10 +32,10 @@ def stops_of(asked: Conversation, render: Renderer, encoder: Encoder, where: str
         DataError: the template refuses the chat.
     """
     thoughts = {THOUGHTS: "t"} if _thinks(render, asked) else {}
+    earlier = [replace(turn, weight=0.0) for turn in asked.messages]  # nothing depends on what is trained of them
 
     def answered(content: str, *calls: dict[str, Any]) -> tuple[list[int], list[int]]:
         answer = Message(ASSISTANT, content, thoughts | ({"tool_calls": list(calls)} if calls else {}))
-        earlier = [replace(turn, weight=0.0) for turn in asked.messages]  # nothing depends on what is trained of them
         rendered = render(replace(asked, messages=(*earlier, answer)), where)
         (ids, _counts) = encode([rendered], encoder)[0]
         return ids, [] if rendered.ends else ids[-1:]

@@ -335,11 +335,12 @@ class Run:
 
             check_finished(self.folder)
             adapter, allowed = self._adapter_folder(), permitted(permissions)
-            questions = questions_for(adapter, data=path_of(data), base_model=base_model, permissions=allowed)
             return merge(
                 adapter,
                 Path(output),
-                questions=questions if proof else None,
+                questions=questions_for(adapter, data=path_of(data), base_model=base_model, permissions=allowed)
+                if proof
+                else None,
                 dtype=dtype,
                 base=base,
                 base_model=base_model,

@@ -72,7 +72,7 @@ def find_subject(name: str | Path, settings: Sequence[str] = ()) -> Subject:
         ModelError: there is no such model.
         UnsafeError: it would run code, or open a pickle, that nobody allowed.
     """
-    from tunesmith.model.adapter_config import ADAPTER_CONFIG
+    from tunesmith.model.source import ADAPTER_CONFIG
 
     path = Path(name)
     for home in (path, path.absolute().parent) if path.is_dir() else ():

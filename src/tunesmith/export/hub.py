@@ -18,8 +18,8 @@ from tunesmith.config.files import parse_json, read_bytes
 from tunesmith.errors import ModelError, StorageError, TunesmithError, UnsafeError
 from tunesmith.export.card import CARD, Kind, read_records, render, run_folder_of, shorten_folders
 from tunesmith.export.proof import PROOF
-from tunesmith.model.adapter_config import ADAPTER_CONFIG
-from tunesmith.model.source import check_one_kind
+from tunesmith.export.token import hub_token
+from tunesmith.model.source import ADAPTER_CONFIG, check_one_kind
 from tunesmith.program import command
 from tunesmith.report.belongings import check_finished, check_no_link
 from tunesmith.report.folder import MAX_BYTES
@@ -123,10 +123,7 @@ def push(folder: str | Path, repository: str, files: Sequence[Upload], *, privat
     from huggingface_hub import CommitOperationAdd, HfApi
 
     again = f"nothing here was changed; try again with `{command('tunesmith', 'push', str(folder), repository)}`"
-    token = os.environ.get("HF_TOKEN")
-    if not token:
-        raise StorageError("HF_TOKEN is not set, and the hub wants a token", where=repository, remedy=again)
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=hub_token(repository, again))
     _must_answer(api, repository, again)
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)

@@ -25,10 +25,10 @@ from tunesmith.export.card import run_folder_of, write_card
 from tunesmith.export.checkpoint import Rounding, generation_defaults, open_base
 from tunesmith.export.portable import write_old_names
 from tunesmith.export.save import write_generation_defaults
-from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.load import ModelSpec, model_spec
-from tunesmith.report.folder import write_json
+from tunesmith.model.source import ADAPTER_CONFIG
+from tunesmith.report.folder import check_new, write_json
 from tunesmith.report.record import versions
 
 MAX_SHARD_SIZE = "2GB"
@@ -89,7 +89,7 @@ def merge(
     folder, target = Path(run), Path(output_dir)
     if not (folder / ADAPTER_CONFIG).is_file():
         raise ModelError("holds no adapter to merge", where=str(run))
-    _check_new(target)
+    check_new(target)
     how = model_spec(folder, base=base_model, permissions=permissions)
     with _stage(target) as stage:
         work = stage / ".proof"
@@ -115,11 +115,6 @@ def merge(
             target.rmdir()
         stage.replace(target)
     return Merged(target, base, dtype, evidence)
-
-
-def _check_new(target: Path) -> None:
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        raise StorageError("is there already", where=str(target), remedy="name a new folder for the merged model")
 
 
 def write_merged(

@@ -27,11 +27,11 @@ from tunesmith.export.checkpoint import open_files
 from tunesmith.export.inference import Contract
 from tunesmith.export.portable import write_old_names
 from tunesmith.model import source
-from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.adapter_file import ADAPTER_WEIGHTS, CHECKSUM_KEY, FINGERPRINT_KEY, checksum, read_adapter
 from tunesmith.model.adapters import adapter_tensors, portable_tensors
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.headers import INDEX, few, file_headers
+from tunesmith.model.source import ADAPTER_CONFIG
 from tunesmith.notices import notify
 from tunesmith.report.folder import read_json, sync_folder, write_json
 

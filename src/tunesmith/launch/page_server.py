@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from tunesmith.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tunesmith.report.live import LivePage
 
 HOST = "127.0.0.1"
 SECONDS = 5
@@ -20,31 +23,12 @@ _HEADERS = {
 }
 
 
-class Shown(Protocol):
-    """A page as it is now."""
-
-    @property
-    def page(self) -> bytes:
-        """HTML in UTF-8."""
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether another one will follow."""
-
-
-class Source(Protocol):
-    """Whoever makes the page."""
-
-    def newest(self) -> Shown:
-        """The page as it is now."""
-
-
 class PageServer(ThreadingHTTPServer):
     """Listens on the loopback address and serves ``source``, which may be set after the port is taken."""
 
     daemon_threads = True
     allow_reuse_address = True
-    source: Source | None = None
+    source: LivePage | None = None
 
     @property
     def address(self) -> str:

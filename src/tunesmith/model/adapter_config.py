@@ -17,9 +17,8 @@ from typing import Any
 from peft import LoraConfig
 
 from tunesmith.errors import ModelError, UnsafeError
-from tunesmith.model.source import check_one_kind
+from tunesmith.model.source import ADAPTER_CONFIG, check_one_kind
 
-ADAPTER_CONFIG = "adapter_config.json"
 PATTERN_DEADLINE = 5.0
 """Seconds in which all regular expressions of an adapter must have found their layers."""
 MOST_REPEATED = 10_000

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from tunesmith.errors import ModelError, UnsafeError
-from tunesmith.model.adapter_config import ADAPTER_CONFIG
+from tunesmith.model.source import ADAPTER_CONFIG
 from tunesmith.notices import notify
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config.schema import AdapterSection
 from tunesmith.errors import ModelError
-from tunesmith.model.adapter_config import ADAPTER_CONFIG, check_patterns, read_lora_config
+from tunesmith.model.adapter_config import check_patterns, read_lora_config
 from tunesmith.model.adapter_file import ADAPTER_WEIGHTS, check_unchanged, read_adapter
 from tunesmith.model.fingerprint import is_fingerprint_of
 from tunesmith.model.headers import few
@@ -28,6 +28,7 @@ from tunesmith.model.parameters import ends_in
 from tunesmith.model.parts import keep_to_language
 from tunesmith.model.placing import drop_out, prepare_for_peft
 from tunesmith.model.precision import mutates_base
+from tunesmith.model.source import ADAPTER_CONFIG
 from tunesmith.notices import notify
 
 _IS_A = re.compile(r"lora_(?:embedding_)?A(?:$|\.)")

@@ -25,7 +25,7 @@ from tunesmith.config.schema import RunConfig
 from tunesmith.config.strategy import ALONE, Strategy
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.model import source
-from tunesmith.model.adapter_config import ADAPTER_CONFIG, read_lora_config
+from tunesmith.model.adapter_config import read_lora_config
 from tunesmith.model.adapters import base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Device, here, on_one, seen
@@ -45,6 +45,7 @@ from tunesmith.model.quantize import (
     quantization_config,
 )
 from tunesmith.model.roles import weights_of
+from tunesmith.model.source import ADAPTER_CONFIG
 from tunesmith.model.spread import loading, loads_in_pieces, opens_files
 from tunesmith.model.whole import judge, open_checked
 from tunesmith.notices import notify

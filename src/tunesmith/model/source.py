@@ -18,6 +18,7 @@ from tunesmith.errors import ModelError, UnsafeError, did_you_mean
 from tunesmith.model.headers import SINGLE, few, weight_files
 from tunesmith.notices import notify
 
+ADAPTER_CONFIG = "adapter_config.json"
 HUB_DEADLINE = 8.0
 """Seconds after which the hub counts as out of reach."""
 
@@ -92,7 +93,7 @@ def check_model_folder(folder: Path) -> None:
         UnsafeError: the weights are pickle files only.
     """
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
+        if (folder / ADAPTER_CONFIG).is_file():
             raise ModelError(
                 "holds an adapter, not a model", where=str(folder), remedy="name the base model the adapter belongs to"
             )
@@ -131,7 +132,7 @@ def check_one_kind(folder: Path) -> None:
     Raises:
         ModelError: both are there.
     """
-    if all((folder / name).is_file() for name in ("adapter_config.json", "config.json")) and weight_files(folder):
+    if all((folder / name).is_file() for name in (ADAPTER_CONFIG, "config.json")) and weight_files(folder):
         raise ModelError(
             "holds a model and an adapter, and which one is meant cannot be told",
             where=str(folder),

@@ -21,6 +21,16 @@ MAX_BYTES = 2**29
 """Of a file that is read whole."""
 
 
+def check_new(folder: Path) -> None:
+    """Refuse a place that is taken: a folder may be there if it is empty.
+
+    Raises:
+        StorageError: something is in it, or in its place.
+    """
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        raise StorageError("is there already", where=str(folder), remedy="name a new folder")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is either the old one or the new one, never a part.
 

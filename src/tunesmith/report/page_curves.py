@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from tunesmith.report.page_facts import Run
-from tunesmith.report.plots import NOT_SHARES, Series
+from tunesmith.report.plots import NOT_SHARES, Series, label_of
 
 NUM_COLOURS = 8
 """Colours of the page's style sheet, ``--c0`` to ``--c7``; they go round."""
@@ -98,9 +98,8 @@ def _panels(runs: Sequence[Run]) -> dict[str, list[str]]:
         panels = {"loss": ["loss", "eval_loss"]} | {
             title: names for title, names in panels.items() if names[0] not in ("loss", "eval_loss")
         }
-    memory = [name for name in logged if "memory" in name and name != "peak_memory_gib"]
     shares = [name for name in logged if name.startswith("eval_") and not name.endswith(NOT_SHARES)]
-    return panels | {"memory": memory, "generated answers at evaluations": shares[:NUM_COLOURS]}
+    return panels | {"generated answers at evaluations": shares[:NUM_COLOURS]}
 
 
 def _lines(runs: Sequence[Run], names: Sequence[str]) -> Iterable[Line]:
@@ -108,17 +107,13 @@ def _lines(runs: Sequence[Run], names: Sequence[str]) -> Iterable[Line]:
     for number, run in enumerate(runs):
         for place, name in enumerate(names):
             if name in run.series:
-                said = _said(name) if len(names) > 1 or not several else ""
+                said = label_of(name) if len(names) > 1 or not several else ""
                 yield Line(
                     ": ".join(filter(None, (run.name if several else "", said))),
                     (number if several else place) % NUM_COLOURS,
                     (place if several else 0) % len(_DASHES),
                     run.series[name],
                 )
-
-
-def _said(name: str) -> str:
-    return {"loss": "training", "eval_loss": "evaluation"}.get(name, name.removeprefix("eval_").replace("_", " "))
 
 
 def _picture(title: str, lines: Sequence[Line], prefix: str) -> Markup:

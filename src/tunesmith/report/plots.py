@@ -100,13 +100,14 @@ def _panels(series: Mapping[str, Series]) -> dict[str, list[str]]:
     return {title: names for title, names in found.items() if names}
 
 
-def _label(name: str) -> str:
+def label_of(name: str) -> str:
+    """A figure's name as a legend says it."""
     return {"loss": "training", "eval_loss": "evaluation"}.get(name, name.removeprefix("eval_").replace("_", " "))
 
 
 def _right(panels: Mapping[str, list[str]]) -> float:
     """Inches right of the panels: where lines share one, their legend stands there."""
-    told = [len(_label(name)) for names in panels.values() if len(names) > 1 for name in names]
+    told = [len(label_of(name)) for names in panels.values() if len(names) > 1 for name in names]
     return min(LEGEND + LETTER * max(told), WIDTH / 2) if told else MARGIN
 
 
@@ -117,7 +118,7 @@ def _draw(axis: Any, title: str, lines: Mapping[str, Series], best: Mapping[str,
         is_best = best is not None and name == best["metric"]
         marker = "o" if len(steps) <= 40 else None
         axis.plot(steps, values, color=colour, linewidth=2.2 if is_best else 1.4, marker=marker, markersize=3.5,
-                  label=_label(name))  # fmt: skip
+                  label=label_of(name))  # fmt: skip
         if best is not None and is_best:
             value = values[steps.index(best["step"])]
             axis.plot([best["step"]], [value], "o", markersize=9, markerfacecolor="white", markeredgecolor=colour,

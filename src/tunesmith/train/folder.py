@@ -26,9 +26,9 @@ from tunesmith.export.card import write_card
 from tunesmith.export.inference import Contract
 from tunesmith.export.merge import merge
 from tunesmith.export.save import save_model
-from tunesmith.model.adapter_config import ADAPTER_CONFIG
 from tunesmith.model.adapter_file import read_adapter
 from tunesmith.model.precision import Precision
+from tunesmith.model.source import ADAPTER_CONFIG
 from tunesmith.report import belongings, record
 from tunesmith.report.folder import read_json, sync_folder, write_json
 from tunesmith.report.page import refresh_report
