@@ -10,6 +10,7 @@ from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser, permissions_in
 from tunesmith.cli.output import tell
 from tunesmith.launch import serving
+from tunesmith.launch.ports import listen
 
 
 def run(argv: Sequence[str]) -> int:
@@ -28,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
     options = parser.parse_all(argv)
     settings = [f"--{path}" for path, given in permissions_in(options).items() if given]
     settings += [f"--base_model={options.base_model}"] if options.base_model else []
-    with serving.listen(options.host, options.port) as listening:  # before anything heavy is loaded
+    with listen(options.host, options.port) as listening:  # before anything heavy is loaded
         engine = serving.choose_engine(options.engine)
         environment.prepare()
         if engine == "transformers":

@@ -23,12 +23,12 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("run", help="run folder, of a run under way or ended")
     parser.add_argument("--port", type=int, default=PORT, help=f"port to listen on ({PORT}); 0 takes any free one")
     options = parser.parse_all(argv)
-    from tunesmith.launch.page_server import open_server
+    from tunesmith.launch.page_server import PageServer
     from tunesmith.report.record import read_facts
 
     folder = Path(options.run)
     read_facts(folder)
-    with open_server(options.port) as server:
+    with PageServer(options.port) as server:
         environment.prepare()
         from tunesmith.report.live import LivePage
         from tunesmith.report.told import status_now

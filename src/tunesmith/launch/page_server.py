@@ -6,7 +6,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-from tunesmith.errors import ConfigError
+from tunesmith.launch.ports import listen
 
 if TYPE_CHECKING:
     from tunesmith.report.live import LivePage
@@ -24,20 +24,7 @@ _HEADERS = {
 
 
 class PageServer(ThreadingHTTPServer):
-    """Listens on the loopback address and serves ``source``, which may be set after the port is taken."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-    source: LivePage | None = None
-
-    @property
-    def address(self) -> str:
-        """What to open in a browser."""
-        return f"http://{HOST}:{self.server_port}/"
-
-
-def open_server(port: int) -> PageServer:
-    """Take the port; nothing is answered before ``serve_forever``.
+    """Serves ``source``, which may be set after the port is taken, on a loopback address.
 
     Args:
         port: 0 for any free one.
@@ -45,15 +32,20 @@ def open_server(port: int) -> PageServer:
     Raises:
         ConfigError: the port cannot be listened on.
     """
-    try:
-        return PageServer((HOST, port), _Handler)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"port {port} cannot be listened on ({reason})",
-            where="--port",
-            remedy="name another one, or 0 for any that is free",
-        ) from error
+
+    daemon_threads = True
+    source: LivePage | None = None
+
+    def __init__(self, port: int) -> None:
+        listening = listen(HOST, port)
+        super().__init__(listening.getsockname(), _Handler, bind_and_activate=False)
+        self.socket.close()  # the library's own, which is bound to nothing
+        self.socket = listening
+
+    @property
+    def address(self) -> str:
+        """What to open in a browser."""
+        return f"http://{HOST}:{self.server_address[1]}/"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         # a page of elsewhere whose name was made to lead here must not read this one
-        if self.headers.get("Host") not in [f"{name}:{self.server.server_port}" for name in (HOST, "localhost")]:
+        if self.headers.get("Host") not in [f"{name}:{self.server.server_address[1]}" for name in (HOST, "localhost")]:
             self._send(HTTPStatus.FORBIDDEN, b"this page is for browsers of this machine\n")
         elif self.path.partition("?")[0] != "/" or self.server.source is None:
             self._send(HTTPStatus.NOT_FOUND, b"there is one page here, /\n")

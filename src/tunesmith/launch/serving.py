@@ -6,7 +6,6 @@ and cleans up after it.
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import re
 import signal
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.config.permissions import permissions_of
-from tunesmith.errors import ConfigError, ModelError
+from tunesmith.errors import ModelError
 from tunesmith.evaluate.subject import Subject
 
 Engine = Literal["transformers", "vllm"]
@@ -28,7 +27,6 @@ NEEDED: dict[Engine, tuple[str, ...]] = {"transformers": ("starlette", "uvicorn"
 EXTRA: dict[Engine, str] = {"transformers": "serve", "vllm": "vllm"}
 CLOSING_SECONDS = 3
 """How long an answer under way may go on after a signal."""
-_TAKEN = (errno.EADDRINUSE, errno.EACCES)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -96,23 +94,6 @@ def command(served: Served, host: str, port: int) -> list[str]:
     name = served.folder.name
     where = ["--host", host, "--port", str(port), "--dtype", served.dtype]
     return ["vllm", "serve", str(served.folder), "--served-model-name", name, *where]
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket on an address, before anything heavy is loaded; port 0 takes a free one.
-
-    Raises:
-        ConfigError: the address is no address of this machine, or the port is taken or may not be used.
-    """
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"--port {port} is no port", where="command line", remedy="give one from 1 to 65535")
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except (OSError, UnicodeError) as error:
-        said = getattr(error, "strerror", None) or error
-        remedy = "give another --port" if isinstance(error, OSError) and error.errno in _TAKEN else "see --host, --port"
-        raise ConfigError(f"cannot listen at {host}:{port} ({said})", where="command line", remedy=remedy) from None
 
 
 def answer_over_http(app: Any, listening: socket.socket) -> int:

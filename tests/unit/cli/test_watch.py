@@ -12,7 +12,7 @@ import pytest
 
 from tunesmith.cli.main import main
 from tunesmith.config.resolve import schema_defaults
-from tunesmith.launch.page_server import PageServer, open_server
+from tunesmith.launch.page_server import PageServer
 from tunesmith.report.folder import append_jsonl, write_json
 from tunesmith.report.live import LivePage
 from tunesmith.report.told import recorded_status
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[PageServer]:
-    with open_server(0) as opened:
+    with PageServer(0) as opened:
         opened.source = LivePage(folder, recorded_status)
         thread = threading.Thread(target=opened.serve_forever, args=(0.01,))
         thread.start()
@@ -47,7 +47,7 @@ def server(folder: Path) -> Iterator[PageServer]:
 
 
 def ask(server: PageServer, method: str = "GET", path: str = "/", host: str | None = None) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=20)
     connection.request(method, path, headers={"Host": host} if host else {})
     return connection.getresponse()
 
@@ -107,10 +107,10 @@ def test_ctrl_c_ends_it(folder: Path, capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_what_cannot_be_watched(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with open_server(0) as other:
-        assert main(["watch", str(folder), "--port", str(other.server_port)]) == 2
-        assert f"--port: port {other.server_port} cannot be listened on (Address already" in capsys.readouterr().err
+    with PageServer(0) as other:
+        assert main(["watch", str(folder), "--port", str(other.server_address[1])]) == 2
+        assert f"cannot listen at 127.0.0.1:{other.server_address[1]} (Address already" in capsys.readouterr().err
     assert main(["watch", str(folder), "--port", "70000"]) == 2
-    assert "--port: port 70000 cannot be listened on" in capsys.readouterr().err
+    assert "--port 70000 is no port" in capsys.readouterr().err
     assert main(["watch", str(tmp_path)]) == 6
     assert "this is no run folder" in capsys.readouterr().err

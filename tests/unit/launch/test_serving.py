@@ -27,6 +27,7 @@ from tunesmith.evaluate.subject import find_subject
 from tunesmith.launch import serving
 from tunesmith.launch.chat_api import StopCutter
 from tunesmith.launch.chat_request import Refused, read_request
+from tunesmith.launch.ports import listen
 
 MESSAGES = [{"role": "user", "content": "Where is the dog?"}]
 
@@ -55,7 +56,7 @@ def client(run: Path) -> Iterator[openai.OpenAI]:
     from tunesmith.launch.chat_api import make_app
 
     server = uvicorn.Server(uvicorn.Config(make_app(Answerer(find_subject(run)), "run"), log_level="warning"))
-    with serving.listen("127.0.0.1", 0) as listening:
+    with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
@@ -160,7 +161,7 @@ def test_other_addresses_and_broken_bodies_are_refused_in_the_same_shape(client:
 
 
 def test_the_verb_serves_until_a_signal_ends_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with serving.listen("127.0.0.1", 0) as probe:
+    with listen("127.0.0.1", 0) as probe:
         port = probe.getsockname()[1]
     found: list[str] = []
 
@@ -189,7 +190,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(serving, "choose_engine", lambda wanted: pytest.fail("too late"))
-    with serving.listen("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as taken:
         assert main(["serve", "nano-mistral", "--port", str(taken.getsockname()[1])]) == 2
     assert "give another --port" in capsys.readouterr().err
     assert main(["serve", "nano-mistral", "--port", "70000"]) == 2
