@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from tunesmith.config.draft import DEFAULT
 from tunesmith.export.proof import PROOF
 from tunesmith.report.folder import read_json, write_text
 from tunesmith.report.record import RECORD
+from tunesmith.report.templates import environment
 
 CARD = "README.md"
 Kind = Literal["adapter", "merged", "full"]
@@ -104,16 +105,10 @@ def render(records: Records, kind: Kind) -> str:
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("tunesmith.export", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown; every value goes through ``clean``
-    )
-    environment.filters["clean"] = clean
-    return environment.get_template("card.md.jinja")
+    # Markdown: every value goes through ``clean``
+    templates = environment("tunesmith.export", ".", autoescape=False, keep_trailing_newline=True)
+    templates.filters["clean"] = clean
+    return templates.get_template("card.md.jinja")
 
 
 def clean(value: object, *, code: bool = False) -> str:

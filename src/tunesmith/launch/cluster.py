@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tunesmith.config.convert import convert
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError
+from tunesmith.report.templates import environment
 
 PORT = 29500
 """Where the machines of one run meet; each job has a network address of its own."""
@@ -201,16 +201,10 @@ def _quoted(word: str) -> str:
 
 
 def _render(template: str, job: Job, **values: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("tunesmith.launch"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - shell and YAML; every value is quoted by the filter of its language
-    )
-    environment.filters |= {"yaml": _yaml_scalar, "shell": _quoted}
-    return environment.get_template(f"{template}.jinja").render(job=job, mount=MOUNT, restarts=RESTARTS, **values)
+    # shell and YAML: every value is quoted by the filter of its language
+    templates = environment("tunesmith.launch", "templates", autoescape=False, keep_trailing_newline=True)
+    templates.filters |= {"yaml": _yaml_scalar, "shell": _quoted}
+    return templates.get_template(f"{template}.jinja").render(job=job, mount=MOUNT, restarts=RESTARTS, **values)
 
 
 def _yaml_scalar(value: Any) -> str:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template, pass_context
+from jinja2 import Template, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup
 
@@ -27,6 +27,7 @@ from tunesmith.report.folder import write_text
 from tunesmith.report.page_curves import Curve, curves
 from tunesmith.report.page_facts import Run, read_run
 from tunesmith.report.record import now
+from tunesmith.report.templates import environment
 from tunesmith.report.told import StatusOf, mapping, recorded_status, text_of
 from tunesmith.secrets import redactor
 from tunesmith.visible import visible
@@ -93,16 +94,9 @@ def render(runs: Sequence[Run]) -> str:
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("tunesmith", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_harmless,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["text"] = text_of
-    return environment.get_template(TEMPLATE)
+    templates = environment("tunesmith", "report", autoescape=True, finalize=_harmless)
+    templates.filters["text"] = text_of
+    return templates.get_template(TEMPLATE)
 
 
 @pass_context

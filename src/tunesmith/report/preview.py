@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from tunesmith.data.preview import PreviewRow, Token
+from tunesmith.report.templates import environment
 from tunesmith.visible import visible
 
 TEMPLATE = "preview.html.jinja"
@@ -35,15 +34,9 @@ def page(title: str, model: str, facts: Sequence[str], rows: Sequence[PreviewRow
         facts: sentences about all rows.
         rows: what is shown, in order.
     """
-    environment = Environment(
-        loader=PackageLoader("tunesmith", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = [(row, visible(row.source), visible(row.note or ""), _cells(row)) for row in rows]
-    return environment.get_template(TEMPLATE).render(
+    template = environment("tunesmith", "report", autoescape=True).get_template(TEMPLATE)
+    return template.render(
         title=visible(title), model=visible(model), facts=[visible(fact) for fact in facts], rows=shown
     )
 
