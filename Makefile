@@ -11,7 +11,7 @@ define silently
 @said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }
 endef
 
-.PHONY: install demo test gpu test-image golden check audit mutants fuzz soak bench docs site lock clean
+.PHONY: install demo test gpu test-image test-consumers golden check audit mutants fuzz soak bench docs site lock clean
 
 install: $(INSTALLED)
 
@@ -40,6 +40,17 @@ golden: install
 # Builds the container image with podman and trains in it: ten minutes, and a few gigabytes of disk.
 test-image: install
 	@$(BIN)/python -m pytest -q -m image tests/image
+
+# Opens saved folders in transformers 4.57 and its PEFT, in an environment of their own, which takes torch and all else
+# that they need from this one. Needs a package registry.
+CONSUMERS := $(VENV)/consumers
+test-consumers: install
+	@test -x $(CONSUMERS)/bin/python || $(BIN)/python -m venv --without-pip $(CONSUMERS)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(CONSUMERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth
+	@$(BIN)/python -m pip --python $(CONSUMERS)/bin/python install --quiet --disable-pip-version-check --no-deps \
+		'transformers>=4.57,<4.58' 'tokenizers>=0.22,<0.23' 'huggingface-hub>=0.36,<1' 'peft>=0.18,<0.19'
+	@$(BIN)/python -m pytest -q -m consumers tests/consumers
 
 check: install
 	$(call silently,$(BIN)/ruff check)

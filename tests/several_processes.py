@@ -51,8 +51,8 @@ def slow_merge(seconds: float) -> Iterator[None]:
         time.sleep(seconds)
         return merge(*args, **keywords)
 
-    def impatient() -> None:
-        close()
+    def impatient(*args: Any, **keywords: Any) -> None:
+        close(*args, **keywords)
         _set_pg_timeout(timedelta(seconds=seconds / 4))
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,8 +1,9 @@
-"""Versions of the packages that are installed here."""
+"""The packages that are installed here, and their versions."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 from functools import cache
 
 
@@ -13,3 +14,10 @@ def version_of(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def is_importable(name: str) -> bool:
+    """Whether a top-level module is there to be imported; a mere folder of its name in the working directory, such as
+    ``wandb/`` with its runs, is none."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None

@@ -88,6 +88,7 @@ def test_f10_a_user_without_a_home(call: Call, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     code, _, errors = call("preview", "--model=nano-mistral", f"--train_data={rows}", "--num=1")
     assert code == 0, errors
+    assert "tokenised data is not kept: this user has no home folder; set TUNESMITH_CACHE" in errors
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from tunesmith.report import belongings
 from tunesmith.report.folder import append_jsonl, read_json, read_jsonl, repair_jsonl, write_json, write_text
 from tunesmith.train import checkpoint
 from tunesmith.train.callbacks import keep_metrics_until
-from tunesmith.train.check import nothing_left
 from tunesmith.train.contract import changes, written_terms
+from tunesmith.train.start import nothing_left
 from tunesmith.train.state_files import PROGRESS, STATE, check_states, usable
 
 HOLDS = {

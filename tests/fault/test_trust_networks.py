@@ -21,7 +21,7 @@ from helpers import logged, run_training, story_rows
 from tunesmith import notices
 from tunesmith.errors import Interrupted, ModelError
 from tunesmith.model import source
-from tunesmith.train import trackers
+from tunesmith.train import tracker_runs, trackers
 from tunesmith.train.trainer import Trainer
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -83,10 +83,10 @@ def answering() -> Iterator[Callable[[int, Any], str]]:
 def test_F24_wandb_out_of_reach_is_decided_within_3_seconds(silent: str) -> None:
     for address, said in (("http://127.0.0.1:9", "out of reach"), (silent, "")):
         started = time.monotonic()
-        reason = trackers._refusal(address, KEY)
+        reason = tracker_runs._refusal(address, KEY)
         assert reason is not None
         assert said in reason
-        assert time.monotonic() - started < trackers.PROBE_SECONDS + 1
+        assert time.monotonic() - started < tracker_runs.PROBE_SECONDS + 1
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_F24_wandb_out_of_reach_is_decided_within_3_seconds(silent: str) -> None
     ],
 )
 def test_F25_a_key_is_asked_about(status: int, body: Any, reason: str | None, answering: Any) -> None:
-    assert trackers._refusal(answering(status, body), KEY) == reason
+    assert tracker_runs._refusal(answering(status, body), KEY) == reason
 
 
 def test_F24_training_without_wandb_is_the_same_training(
@@ -145,9 +145,8 @@ def test_F26_a_tracker_that_raises_is_counted_and_given_up(capsys: pytest.Captur
             Full.asked += 1
             raise OSError(28, "No space left on device")
 
-    Full.__module__ = TensorBoardCallback.__module__
     notices.clear()
-    (guarded,) = trackers.guard([Full()])
+    guarded = trackers.Guarded(Full(), "tensorboard", "a run")
     for _ in range(5):
         guarded.on_log(None, None, None, logs={})
     trackers.tell_losses([guarded])

@@ -56,10 +56,13 @@ def keywords(resolved: Resolved) -> dict[str, Any]:
 
 
 def test_use_wandb_false_in_a_file_is_honoured(tmp_path: Path) -> None:
-    assert keywords(opened("use_wandb = True", tmp_path))["report_to"] == ["wandb"]
-    assert keywords(opened("use_wandb = False", tmp_path))["report_to"] == "none"
-    assert keywords(opened("use_wandb = False", tmp_path, "--use_wandb"))["report_to"] == ["wandb"]
-    assert keywords(opened("use_wandb = True", tmp_path, "--no_wandb"))["report_to"] == "none"
+    def trackers(*arguments: Any) -> list[str]:
+        return opened(*arguments).config.tracking.trackers()
+
+    assert trackers("use_wandb = True", tmp_path) == ["wandb"]
+    assert trackers("use_wandb = False", tmp_path) == []
+    assert trackers("use_wandb = False", tmp_path, "--use_wandb") == ["wandb"]
+    assert trackers("use_wandb = True", tmp_path, "--no_wandb") == []
 
 
 def test_gradient_checkpointing_false_in_a_file_is_honoured(tmp_path: Path) -> None:

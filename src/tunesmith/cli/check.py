@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config import describe
@@ -43,19 +43,28 @@ def run(argv: Sequence[str]) -> int:
             say_json(dict.fromkeys(PARTS) | {"problems": error.lines()}, None)
         raise
     environment.prepare(resolved)
+    known = early.problems(resolved)
+    if known.keys() & early.INPUTS:
+        return _end(resolved, None, list(known.values()), as_json=options.json)
     from tunesmith.launch.processes import planned
     from tunesmith.train.check import check
 
-    report = check(resolved, options.gpu, planned(resolved))
-    problems = [line for problem in report.problems for line in problem.lines()]
-    if options.json:
-        parts = {name: getattr(report, name) for name in PARTS}
-        say_json(parts | {"problems": problems})
+    report = check(resolved, options.gpu, planned(resolved), known.values())
+    return _end(resolved, report, report.problems, as_json=options.json)
+
+
+def _end(resolved: Resolved, report: Report | None, problems: Sequence[TunesmithError], *, as_json: bool) -> int:
+    """Print what was found, of a report that could not be begun its problems alone; returns the exit code."""
+    said = [line for problem in problems for line in problem.lines()]
+    if as_json:
+        say_json({name: getattr(report, name, None) for name in PARTS} | {"problems": said})
     else:
         say("\n".join(lines(resolved, report)))
-    for problem in problems:
-        tell(f"error: {problem}")
-    return report.exit_code
+        number = f"problems: {len(said)}" if said else "no problems"
+        say(f"\n{number}" if report is not None else f"\n{number}; the rest is looked at once model and rows are there")
+    for line in said:
+        tell(f"error: {line}")
+    return problems[0].exit_code if problems else 0
 
 
 def _load(options: Namespace, settings: list[str]) -> Resolved:
@@ -74,10 +83,12 @@ def _load(options: Namespace, settings: list[str]) -> Resolved:
     )
 
 
-def lines(resolved: Resolved, report: Report) -> Iterator[str]:
+def lines(resolved: Resolved, report: Report | None) -> Iterator[str]:
     """The report for people, section by section."""
     yield named("SETTINGS that somebody wrote (`tunesmith config` shows all)")
     yield from describe.table(resolved, only_written=True)
+    if report is None:
+        return
     if report.ledger_lines:
         yield from ("", "DATA", *(f"  {line}" for line in report.ledger_lines))
     if report.template:
@@ -93,9 +104,6 @@ def lines(resolved: Resolved, report: Report) -> Iterator[str]:
     if report.memory is not None:
         yield from ("", "MEMORY", *_memory(report.memory))
         yield from ("", "DISK", *_disk(report.memory["disk"]))
-    yield ""
-    number = sum(len(problem.lines()) for problem in report.problems)
-    yield f"problems: {number}" if number else "no problems"
 
 
 def _layout(layout: dict[str, Any]) -> Iterator[str]:

@@ -32,6 +32,8 @@ def prepare(resolved: Resolved | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("WANDB_DISABLE_CODE", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if verbosity() == "verbose":
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info")
         return

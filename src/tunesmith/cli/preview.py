@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
         parser.error("--row and --where exclude each other")
     resolved = load(options.file or options.config, settings, dialect=options.dialect)
     environment.prepare(resolved)
-    early.check_run(resolved, trains=False)
+    early.check_inputs(resolved)
     from tunesmith.train import preview
 
     if options.row is not None:

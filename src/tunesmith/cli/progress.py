@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+from typing_extensions import override
 
 from tunesmith import notices
 from tunesmith.cli.output import tell
 from tunesmith.visible import visible
 
+BARS = "▁▂▃▄▅▆▇█"
+HISTORY = 24
+"""Bars in a row at most."""
+
+
+def is_live(console: Console) -> bool:
+    """Whether lines of a terminal can be drawn again, and somebody wants to see it."""
+    return console.is_interactive and notices.verbosity() != "quiet"
+
 
 def make_listener(console: Console | None = None) -> Terminal | Plain:
     """The listener that fits standard error: live on a terminal, plain lines otherwise."""
     console = console or Console(file=sys.stderr, highlight=False)
-    return Terminal(console) if console.is_terminal and notices.verbosity() != "quiet" else Plain()
+    return Terminal(console) if is_live(console) else Plain()
 
 
 def describe_start(facts: dict[str, Any]) -> list[str]:
@@ -73,6 +86,56 @@ def _number(value: Any) -> str:
     return str(value)
 
 
+class Bar(Progress):
+    """A live bar with counts and the time left, and lines below it that are cut to the terminal's width."""
+
+    def __init__(self, what: str, console: Console, below: Callable[[int], Iterable[str]] = lambda width: ()) -> None:
+        self._what = what
+        self._below = below
+        super().__init__(
+            TextColumn(_plain(what)),
+            BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=30)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("eta", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            console=console,
+            transient=True,
+        )
+
+    def begin(self, total: int | None) -> None:
+        """Show the bar, empty."""
+        for task in self.task_ids:
+            self.remove_task(task)
+        self.start()
+        self.add_task(self._what, total=total)
+
+    def move(self, done: int, total: int | None) -> None:
+        """So much is done."""
+        for task in self.task_ids:
+            self.update(task, completed=done, total=total)
+
+    def end(self) -> None:
+        """Take it away."""
+        self.stop()
+
+    @override
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        for line in self._below(self.console.width - 1):
+            yield Text(visible(line), style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def row_of_bars(values: Sequence[float], width: int) -> str:
+    """Numbers as a row of at most ``width`` bars between the lowest and the highest; of more numbers, means of
+    neighbours."""
+    count = min(len(values), width)
+    edges = [round(place * len(values) / count) for place in range(count + 1)] if count else [0]
+    means = [sum(values[start:stop]) / (stop - start) for start, stop in itertools.pairwise(edges)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((mean - low) * scale)] for mean in means)
+
+
 class Plain:
     """Plain lines on standard error."""
 
@@ -94,6 +157,9 @@ class Plain:
         left = f"  eta {_clock(elapsed / step * (self._total - step))}" if "loss" in entry else ""
         tell(describe_entry(entry) + left)
 
+    def sampled(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
+        return
+
     def saved(self, checkpoint: Path) -> None:
         return
 
@@ -108,46 +174,64 @@ def _clock(seconds: float) -> str:
 
 
 class Terminal:
-    """A live line with steps, loss, learning rate, speed and the time left; evaluations stay above it."""
+    """A bar, and below it the losses so far and the last sample; evaluations and notes stay above."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[latest]}"),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self._task: Any = None
+        self._losses: list[float] = []
+        self._latest: dict[str, Any] = {}
+        self._sample = ""
+        self._bar = Bar("training", console, self._below)
         notices.listen(lambda text: self._console.print(f"[yellow]note:[/yellow] {_plain(text)}"))
 
     def on_start(self, facts: dict[str, Any]) -> None:
         self._console.print(_plain("\n".join(describe_start(facts))))
-        self._progress.start()
-        if self._task is not None:  # the processes were started again
-            self._progress.remove_task(self._task)
-        self._task = self._progress.add_task("training", total=facts["plan"]["total_steps"], latest="")
+        self._losses = []  # the processes may have been started again
+        self._bar.begin(facts["plan"]["total_steps"])
 
     def stepped(self, step: int, total: int) -> None:
-        self._progress.update(self._task, completed=step, total=total)
+        self._bar.move(step, total)
 
     def logged(self, entry: dict[str, Any]) -> None:
-        if "loss" in entry:
-            latest = f"loss {_number(entry['loss'])}  lr {_number(entry['learning_rate'])}"
-            speed = f"  {_number(entry['tokens_per_second'])} tok/s" if "tokens_per_second" in entry else ""
-            self._progress.update(self._task, latest=latest + speed)
-        else:
+        if "loss" not in entry:
             self._console.print(_plain(describe_entry(entry)))
+            return
+        self._latest = entry
+        if isinstance(entry["loss"], float):  # what is not finite is a text
+            self._losses.append(entry["loss"])
+
+    def sampled(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
+        if samples:
+            question, answer = (" ".join(str(samples[0][name]).split()) for name in ("question", "answer"))
+            self._sample = f"step {step}: ...{question[-30:]} -> {answer}"
 
     def saved(self, checkpoint: Path) -> None:
         return
 
     def on_end(self) -> None:
-        self._progress.stop()
+        self._bar.end()
+        if len(self._losses) > 1:
+            first, last = (_number(self._losses[place]) for place in (0, -1))
+            bars = self._row_of_losses(self._console.width - len(f"losses    {first}  {last}"))
+            self._console.print(_plain(f"losses    {first} {bars or 'to'} {last}"))
+        self._losses = []
+
+    def _below(self, width: int) -> Iterator[str]:
+        """What stands below the bar, in lines of at most ``width`` characters."""
+        if self._latest:
+            loss, rate = (_number(self._latest[name]) for name in ("loss", "learning_rate"))
+            speed = (
+                f"  {_number(self._latest['tokens_per_second'])} tok/s" if "tokens_per_second" in self._latest else ""
+            )
+            rest = f"  lr {rate}{speed}"
+            bars = self._row_of_losses(width - len(f"loss {loss}  {rest}"))
+            yield f"loss {loss}  {bars}{rest}" if bars else f"loss {loss}{rest}"
+        if self._sample:
+            yield self._sample
+
+    def _row_of_losses(self, width: int) -> str:
+        """The losses as bars; none where the terminal cannot show them or has no room."""
+        return "" if self._console.options.ascii_only or width < 4 else row_of_bars(self._losses, min(width, HISTORY))
 
 
 def _plain(text: str) -> str:
@@ -160,10 +244,9 @@ def _plain(text: str) -> str:
 def counter(what: str) -> Iterator[Callable[[int, int], None]]:
     """A live count of things done on a terminal; silent elsewhere. Yields a function (done, total)."""
     console = Console(file=sys.stderr, highlight=False)
-    if not console.is_terminal or notices.verbosity() == "quiet":
+    if not is_live(console):
         yield lambda done, total: None
         return
-    columns = (TextColumn(_plain(what)), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    with Bar(what, console) as bar:
+        bar.begin(None)
+        yield bar.move

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith.cli import environment
+from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.draft import Draft
@@ -49,6 +49,8 @@ def run(argv: Sequence[str]) -> int:
     if options.engine == "sequential" and sweep.sampled:
         parser.error("ranges are searched by Optuna: --engine optuna, or ray")
     kept = sum(trial.status == "finished" for trial in sweep.trials)
+    if kept < sweep.total:
+        early.check_trials(sweep.checked)
     tell(
         f"sweep     {sweep.total} trials in {sweep.folder}, by {sweep.metric} ({sweep.mode})"
         + (f"; {kept} of them finished earlier" if kept else "")

@@ -5,7 +5,6 @@ Spellings that belong to one dialect stand in that dialect's reader. This module
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import typing
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from tunesmith.config.answered import ANSWERS, ANY, answer
 from tunesmith.config.schema import SECTIONS
 from tunesmith.errors import ConfigError, did_you_mean
+from tunesmith.installed import is_importable
 from tunesmith.program import named
 
 TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
@@ -67,7 +67,7 @@ def one_or_many(value: Any, current: Any) -> Any:
     if value in (None, "", "none", "None", [], ["none"]):
         return []
     if value in ("all", ["all"]):
-        return [name for name in TRACKERS if importlib.util.find_spec(name) is not None]
+        return [name for name in TRACKERS if is_importable(name)]
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 

@@ -210,6 +210,9 @@ class RayListener:
         self._latest |= entry
         ray.train.report(entry)
 
+    def sampled(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
+        self.tell("sampled", (step, list(samples)))
+
     def saved(self, checkpoint: Path) -> None:
         import ray.train
 
@@ -314,8 +317,8 @@ def _show(events: Any, listener: Listener) -> list[dict[str, Any]]:
             failures.append(what)
         elif kind == "notice":
             notices.notify(what)
-        elif kind == "stepped":
-            listener.stepped(*what)
+        elif kind in ("stepped", "sampled"):
+            getattr(listener, kind)(*what)
         elif kind == "on_end":
             listener.on_end()
         else:

@@ -89,8 +89,8 @@ class Sweep:
     total: int
     sampled: bool
     """Whether Optuna chooses; otherwise this is a grid."""
-    resolved: Resolved
-    """The configuration of the first combination."""
+    checked: list[Resolved]
+    """The configuration of every combination, of ranges with their ends."""
     fingerprint: str
     stop_on_error: bool
     trials: list[Trial] = field(default_factory=list)
@@ -189,11 +189,12 @@ def open_sweep(request: Request, output: str | None, *, samples: bool = False, s
     total = _number_of_trials(request, space, sampled)
     metric = request.metric if request.metric == "loss" else f"eval_{request.metric.removeprefix('eval_')}"
     mode = request.mode or ("min" if smaller_is_better(metric) else "max")
-    first = _check_all(request, space, metric)
+    checked = _check_all(request, space, metric)
+    first = checked[0]
     folder = Path(output or f"{first.config.training.output_dir}-sweep")
     decides = [first.fingerprint(), list(request.params), metric, mode, request.seed if sampled else None]
     fingerprint = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
-    sweep = Sweep(folder, request, space, metric, mode, total, sampled, first, fingerprint, stop_on_error)
+    sweep = Sweep(folder, request, space, metric, mode, total, sampled, checked, fingerprint, stop_on_error)
     sweep.trials = _earlier_trials(sweep)
     return sweep
 
@@ -224,14 +225,14 @@ def _number_of_trials(request: Request, space: Space, sampled: bool) -> int:
     return request.trials
 
 
-def _check_all(request: Request, space: Space, metric: str) -> Resolved:
-    """Check every combination, of ranges their ends; returns the first."""
+def _check_all(request: Request, space: Space, metric: str) -> list[Resolved]:
+    """Check every combination, of ranges their ends."""
     checked = []
     for settings in grid(space):
         overrides = [f"--{name}={value}" for name, value in settings.items()]
         checked.append(resolve_draft(request.draft, [*request.settings, *overrides]))
         _check_metric(metric, checked[-1])
-    return checked[0]
+    return checked
 
 
 def _earlier_trials(sweep: Sweep) -> list[Trial]:

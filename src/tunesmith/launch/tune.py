@@ -33,7 +33,8 @@ def run_on_ray(sweep: Sweep, settled: Callable[[Trial], None]) -> None:
         ModelError: Ray is not installed.
         Interrupted: a signal stopped the sweep; the same command continues it.
     """
-    num_processes = sweep.resolved.config.launch.num_processes or 1  # a worker shows its trial the devices that it got
+    launch = sweep.checked[0].config.launch
+    num_processes = launch.num_processes or 1  # a worker shows its trial the devices that it got
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     with cluster(num_processes), interruptible("the sweep", remedy=GO_ON):  # Ray sets handlers of its own at first

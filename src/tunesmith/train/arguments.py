@@ -197,13 +197,10 @@ def _intervals(resolved: Resolved, *, resuming: bool) -> dict[str, Any]:
 
 
 def _tracking(resolved: Resolved) -> dict[str, Any]:
-    """Who is told."""
-    tracking = resolved.config.tracking
-    project = tracking.experiment or tracking.wandb_project or "tunesmith"
+    """Who is told; trackers are callbacks of ours (``trackers.py``)."""
     return {
-        "report_to": [name for name in tracking.trackers() if name != "tensorboard"] or "none",
-        "run_name": tracking.run_name,
+        "report_to": "none",
+        "run_name": resolved.config.tracking.run_name,
         "disable_tqdm": True,
         "push_to_hub": False,
-        **({"project": project} if "trackio" in tracking.trackers() else {}),
     }

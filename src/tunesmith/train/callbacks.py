@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,9 @@ class Listener(Protocol):
     def logged(self, entry: dict[str, Any]) -> None:
         """Metrics of a step or an evaluation; called in every process."""
 
+    def sampled(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
+        """Questions were answered after a step; each sample has a ``question`` and an ``answer``."""
+
     def saved(self, checkpoint: Path) -> None:
         """A checkpoint is complete; called in every process."""
 
@@ -43,6 +47,8 @@ class Silent:
     def stepped(self, step: int, total: int) -> None: ...
 
     def logged(self, entry: dict[str, Any]) -> None: ...
+
+    def sampled(self, step: int, samples: Sequence[dict[str, Any]]) -> None: ...
 
     def saved(self, checkpoint: Path) -> None: ...
 

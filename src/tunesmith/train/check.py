@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +20,7 @@ from tunesmith.data.batching import BatchRows
 from tunesmith.data.collate import Collator, sharing
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.stream import ExampleStream
-from tunesmith.errors import DataError, ModelError, StorageError
+from tunesmith.errors import DataError, ModelError, StorageError, TunesmithError
 from tunesmith.model import memory
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import Machine, check_count, seen
@@ -37,6 +36,7 @@ from tunesmith.train.order import batches
 from tunesmith.train.plan import Plan
 from tunesmith.train.processes import Processes, running
 from tunesmith.train.setup import Problems, Setup, set_up
+from tunesmith.train.start import nothing_left
 
 MOST_STEPS = 20_000
 """Steps for which the learning rate is computed one after the other; longer schedules are shown by their peak alone."""
@@ -60,30 +60,31 @@ class Report:
     steps: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
 
-    @property
-    def exit_code(self) -> int:
-        """What training would have ended with: the first problem's."""
-        return self.problems[0].exit_code if self.problems else 0
-
     def attempt(self, action: Callable[[], T]) -> T | None:
         """The result of ``action``, or None and one more problem."""
         return self.problems.attempt(action)
 
 
-def check(resolved: Resolved, gpu: str | None = None, processes: Processes | None = None) -> Report:
+def check(
+    resolved: Resolved,
+    gpu: str | None = None,
+    processes: Processes | None = None,
+    known: Iterable[TunesmithError] = (),
+) -> Report:
     """Check a run.
 
     Args:
         resolved: the checked configuration.
         gpu: devices to plan for (``24GB``), which need not be here, one for each process; None plans for this machine.
         processes: who would share the run; None for whoever shares this process's.
+        known: problems that were met already.
 
     Raises:
         ConfigError: ``gpu`` names nothing known.
     """
     processes = processes or running()
     machine = machine_of(resolved, gpu, processes) if gpu is not None else None
-    report = Report()
+    report = Report(Problems(known))
     if gpu is None and processes != running():
         report.attempt(lambda: check_count(processes.per_machine, seen(count_only=True)))
     with nothing_left(Path(resolved.config.training.output_dir)):
@@ -108,7 +109,7 @@ def _optimizes(report: Report, setup: Setup, gpu: str | None) -> bool:
     """Whether this run's optimizer and schedule can be made; where the device is elsewhere, only the schedule."""
     if not setup.has("arguments"):
         return setup.has("plan")
-    keywords = setup.arguments | {"report_to": "none"}
+    keywords = dict(setup.arguments)
     if gpu is not None:  # what the device there can do is not known here
         keywords |= {"bf16": False, "fp16": False, "tf32": None, "use_cpu": True}
     problems = len(report.problems)
@@ -128,18 +129,6 @@ def machine_of(resolved: Resolved, gpu: str, processes: Processes) -> Machine:
     chosen = max(int(index) if index.isdigit() else 0, resolved.config.launch.gpu_id or 0)
     count = max(processes.per_machine, chosen + 1)
     return Machine(count, True, (memory.device_memory(gpu),) * count, (gpu,) * count)
-
-
-@contextmanager
-def nothing_left(folder: Path) -> Iterator[None]:
-    """Afterwards the folders that were made to see whether they can be made are gone again."""
-    missing = [path for path in (folder, *folder.parents) if path.name != ".." and not path.exists()]
-    try:
-        yield
-    finally:
-        for path in missing:
-            with suppress(OSError):  # somebody has put something there meanwhile
-                path.rmdir()
 
 
 # data -----------------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, strategy_keywords
 from tunesmith.train.balance import tell_unused
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
-from tunesmith.train.checkpoint import MANIFEST, Checkpoint, list_checkpoints
+from tunesmith.train.checkpoint import MANIFEST, Checkpoint, is_of, list_checkpoints
 from tunesmith.train.folder import (
     adapter_folder_of,
     adapter_record,
@@ -179,7 +179,7 @@ def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
     set_seed(process_seed(setup.resolved.config.training.seed))
     try:
         with (
-            recorded_end(setup, listener),
+            recorded_end(setup, trainer, listener),
             way_on_told(Path(setup.resolved.config.training.output_dir), going_on(command)),
             memory_explained(setup, trainer=trainer),
             deaths_explained(going_on(command)),
@@ -246,7 +246,6 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
     tell_unused(trainer.accelerator.unwrap_model(trainer.model), training.router_aux_loss_coef)
     trainer.resumed, trainer.rescheduled = setup.resume, setup.continuation.rescheduled
     trainer.remove_callback(PrinterCallback)
-    trainer.callback_handler.callbacks = trackers.guard(trainer.callback_handler.callbacks)
     trainer.check_strategy(setup.strategy)
     return trainer
 
@@ -278,19 +277,21 @@ def _callbacks(setup: Setup) -> Iterator[TrainerCallback]:
     if training.early_stopping_patience is not None and eval_interval(setup.resolved)[0] != "no":
         yield EarlyStopping(training.early_stopping_patience, training.early_stopping_threshold)
     if is_main_process():
-        yield from trackers.callbacks(setup.resolved, setup.trackers, resuming=setup.resume is not None)
+        goes_on = setup.resume is not None and is_of(Path(training.output_dir), setup.resume)
+        resumed_at = setup.resume.step if goes_on else None
+        yield from trackers.callbacks(setup.resolved, setup.trackers, resumed_at=resumed_at)
 
 
 def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: Listener) -> None:
     """Tell everybody that the first step follows, and begin the run folder."""
     folder = Path(setup.resolved.config.training.output_dir)
-    facts = describe(setup, trainer) | {"trackers": trackers.run_ids()}
+    facts = describe(setup, trainer) | {"trackers": trackers.run_ids(trainer.callback_handler.callbacks)}
     facts[belongings.TRACKED] = trackers.run_folders(folder)
     if setup.continuation.accepted:
         facts["accepted_changes"] = list(setup.continuation.accepted)
     trainer.add_callback(RunLog(folder, listener))
     if setup.samples is not None:
-        setup.samples.show_in(trainer.callback_handler.callbacks)
+        setup.samples.show_in(trainer.callback_handler.callbacks, listener)
         trainer.add_callback(setup.samples)
     trainer.check_callbacks()
     if is_main_process():
@@ -338,17 +339,19 @@ def end_of(error: BaseException) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def recorded_end(setup: Setup, listener: Listener) -> Iterator[None]:
+def recorded_end(setup: Setup, trainer: Trainer, listener: Listener) -> Iterator[None]:
     """Whatever ends the steps meanwhile: trackers are closed, the listener hears of it, a failure is recorded."""
+    failed = True
     try:
         yield
+        failed = False
     except BaseException as error:
         if is_main_process():
             listener.on_end()
             record_end(Path(setup.resolved.config.training.output_dir), *end_of(error))
         raise
     finally:
-        trackers.close()
+        trackers.close(trainer.callback_handler.callbacks, failed=failed)
     listener.on_end()
 
 

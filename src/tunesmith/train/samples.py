@@ -26,6 +26,7 @@ from tunesmith.model.precision import Precision
 from tunesmith.notices import notify
 from tunesmith.report.folder import write_json
 from tunesmith.train import trackers
+from tunesmith.train.callbacks import Listener, Silent
 from tunesmith.train.prepare import PreparedData
 
 RESULTS = "gen_results"
@@ -174,10 +175,11 @@ class Samples(TrainerCallback):
         self._precision = precision
         self._together = together
         self._trackers: Sequence[TrainerCallback] = ()
+        self._listener: Listener = Silent()
 
-    def show_in(self, callbacks: Sequence[TrainerCallback]) -> None:
-        """Show the answers also in the trackers among the trainer's callbacks."""
-        self._trackers = callbacks
+    def show_in(self, callbacks: Sequence[TrainerCallback], listener: Listener) -> None:
+        """Show the answers also in the trackers among the trainer's callbacks, and to whoever listens."""
+        self._trackers, self._listener = callbacks, listener
 
     @override
     def on_step_end(
@@ -201,3 +203,4 @@ class Samples(TrainerCallback):
             samples.append({"question": question.text, **expected, "answer": answer.text, "stopped": answer.stopped})
         write_json(self._folder / f"gen_step_{state.global_step}.json", {"step": state.global_step, "samples": samples})
         trackers.show_samples(self._trackers, state.global_step, samples)
+        self._listener.sampled(state.global_step, samples)

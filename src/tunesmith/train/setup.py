@@ -260,9 +260,9 @@ def _resume(resolved: Resolved, checkpoint: Checkpoint | None, plan: Plan, strat
 
 
 def _trackers(resolved: Resolved) -> tuple[str, ...]:
-    from tunesmith.train.trackers import installed
+    from tunesmith.train.tracker_packages import check_installed
 
-    return installed(resolved)
+    return check_installed(resolved)
 
 
 def _weights(resolved: Resolved) -> str:

@@ -6,6 +6,8 @@ Reads the run folder and changes nothing in it. Loads no weights, so that a laun
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -162,6 +164,18 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise StorageError(f"cannot write there: {error.strerror or error}", where=str(folder)) from error
+
+
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """Afterwards the folders that were made to see whether they can be made are gone again."""
+    missing = [path for path in (folder, *folder.parents) if path.name != ".." and not path.exists()]
+    try:
+        yield
+    finally:
+        for path in missing:
+            with suppress(OSError):  # somebody has put something there meanwhile
+                path.rmdir()
 
 
 def check_free(resolved: Resolved) -> None:

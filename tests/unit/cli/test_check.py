@@ -85,9 +85,9 @@ def test_problems_of_several_rooms_come_together(
     (folder / "model.safetensors").unlink()
     data = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b " * 300}])
     code, found, err = checked(capsys, command(folder, data, tmp_path, "--gpu", "0.5GB"))
-    assert code == 3, "training meets the data first"
+    assert code == 4, "training looks for the model first"
     assert len(found["problems"]) == 3
-    for problem, words in zip(found["problems"], (":1: ", "no weights", "GiB at its peak"), strict=True):
+    for problem, words in zip(found["problems"], ("no weights", ":1: ", "GiB at its peak"), strict=True):
         assert words in problem
         assert f"error: {problem}" in err
     assert found["ledger"] is None
@@ -202,6 +202,6 @@ def test_every_problem_has_one_line() -> None:
     report = Report()
     assert report.attempt(lambda: 3) == 3
     assert report.attempt(lambda: int("x")) is None
-    assert report.exit_code == 1
+    assert report.problems[0].exit_code == 1
     assert isinstance(report.problems[0], TunesmithError)
     assert report.problems[0].line().startswith("ValueError: invalid literal")

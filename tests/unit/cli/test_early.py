@@ -19,7 +19,13 @@ MISTAKES = {
     f"train {MODEL} --train_data=good.jsonl --output_dir=other": 2,
     f"train {MODEL} --train_data=good.jsonl --output_dir=good.jsonl": 2,
     f"train {MODEL} --train_data=good.jsonl --push_to_hub --hub_model_id=a/b": 6,
+    f"train {MODEL} --train_data=good.jsonl --report_to=mlflow": 4,
     f"preview {MODEL} --train_data=nope.jsonl": 3,
+    f"check {MODEL} --train_data=nope.jsonl": 3,
+    f"check {MODEL} --train_data=nope.jsonl --json": 3,
+    "check --model_name_or_path=./nope --train_data=good.jsonl --output_dir=other": 2,
+    f"sweep {MODEL} --train_data=nope.jsonl --param=seed=1,2 --metric=loss": 3,
+    "sweep --train_data=good.jsonl --param=model_name_or_path=nano-mistral,./nope --metric=loss": 4,
     "evaluate ./nope": 4,
     "evaluate empty": 4,
     "evaluate nano-mistral --data nope.jsonl": 3,
@@ -42,8 +48,9 @@ PROGRAM = """
 import contextlib, io, json, sys
 from tunesmith.cli.main import main
 heavy, found = sys.argv[2:], {}
+sys.modules["mlflow"] = None  # not installed
 for command in json.loads(sys.argv[1]):
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
         code = main(command.split())
     found[command] = [code, said.getvalue(), [name for name in heavy if name in sys.modules]]
 print(json.dumps(found))

@@ -272,7 +272,7 @@ def test_common_settings_under_their_common_names(tmp_path: Path, tokens: list[s
 
 
 def test_report_to_all_is_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "tensorboard" or None)
+    monkeypatch.setattr("tunesmith.config.names.is_importable", lambda name: name == "tensorboard")
     found = resolved(tmp_path, "json", '{"report_to": "all"}').config.tracking.report_to
     assert found == ["tensorboard"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,11 @@ def test_a_part_comes_with_what_it_needs_alone(tmp_path: Path, stories_model: Pa
         set_up(resolved, Processes())
 
 
-def test_the_first_problem_is_raised_and_all_are_collected(tmp_path: Path, stories_model: Path) -> None:
+def test_the_first_problem_is_raised_and_all_are_collected(
+    tmp_path: Path, stories_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A number of processes, rows and a tracker that are wrong; the rest goes on without what they would have given."""
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # not installed
     more = {"strategy": "fsdp2", "train_data": str(tmp_path / "absent.jsonl"), "report_to": ["mlflow"]}
     resolved = resolved_from(**settings(tmp_path, stories_model) | more)
     with pytest.raises(ConfigError, match="there is one"):
