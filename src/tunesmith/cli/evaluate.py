@@ -61,10 +61,10 @@ def run(argv: Sequence[str]) -> int:
         else:
             say(comparison.text(get_terminal_size().columns if sys.stdout.isatty() else None))
         return 0
-    from tunesmith.cli.progress import counter
+    from tunesmith.cli.progress import follow
     from tunesmith.evaluate.run import evaluate_run, evaluate_untrained
 
-    with counter("answers") as progress:
+    with follow("answers") as progress:
         if options.config:
             from tunesmith.config.load import load
 
@@ -83,14 +83,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _several(names: Sequence[str], settings: Sequence[str], **asked: Any) -> Comparison:
-    from tunesmith.cli.progress import counter
+    from tunesmith.cli.progress import follow
     from tunesmith.evaluate.run import evaluate_several
 
     with ExitStack() as stack:
 
         def progress(name: str) -> Callable[[int, int], None]:
             stack.close()  # the line of the model before
-            return stack.enter_context(counter(name))
+            return stack.enter_context(follow(name))
 
         return evaluate_several(names, settings=settings, progress=progress, **asked)
 

@@ -34,11 +34,11 @@ def run(argv: Sequence[str]) -> int:
     rows = list(read)
     environment.prepare()
     early.check_named(options.model)
-    from tunesmith.cli.progress import counter
+    from tunesmith.cli.progress import follow
     from tunesmith.evaluate.journal import Journal
 
     journal = None if output is None else Journal(output.with_name(output.name + UNFINISHED))
-    with counter("answers") as on_progress:
+    with follow("answers") as on_progress:
         made = predict(
             options.model,
             rows,

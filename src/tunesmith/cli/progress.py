@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,8 @@ from tunesmith.visible import visible
 BARS = "▁▂▃▄▅▆▇█"
 HISTORY = 24
 """Bars in a row at most."""
+LABEL = re.compile(r"(step +\d+|\w*) +")
+"""What a line begins with, up to its first word."""
 
 
 def is_live(console: Console) -> bool:
@@ -90,8 +94,7 @@ class Bar(Progress):
     """A live bar with counts and the time left, and lines below it that are cut to the terminal's width."""
 
     def __init__(self, what: str, console: Console, below: Callable[[int], Iterable[str]] = lambda width: ()) -> None:
-        self._what = what
-        self._below = below
+        self._what, self._terminal, self._below = what, console, below
         super().__init__(
             TextColumn(_plain(what)),
             BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=30)),
@@ -100,6 +103,7 @@ class Bar(Progress):
             TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
+            speed_estimate_period=float("inf"),  # a step, or a trial, may take minutes
         )
 
     def begin(self, total: int | None) -> None:
@@ -121,7 +125,7 @@ class Bar(Progress):
     @override
     def get_renderables(self) -> Iterator[RenderableType]:
         yield from super().get_renderables()
-        for line in self._below(self.console.width - 1):
+        for line in self._below(self._terminal.width - 1):
             yield Text(visible(line), style="dim", no_wrap=True, overflow="ellipsis")
 
 
@@ -185,7 +189,7 @@ class Terminal:
         notices.listen(lambda text: self._console.print(f"[yellow]note:[/yellow] {_plain(text)}"))
 
     def on_start(self, facts: dict[str, Any]) -> None:
-        self._console.print(_plain("\n".join(describe_start(facts))))
+        self._print("\n".join(describe_start(facts)))
         self._losses = []  # the processes may have been started again
         self._bar.begin(facts["plan"]["total_steps"])
 
@@ -194,7 +198,7 @@ class Terminal:
 
     def logged(self, entry: dict[str, Any]) -> None:
         if "loss" not in entry:
-            self._console.print(_plain(describe_entry(entry)))
+            self._print(describe_entry(entry))
             return
         self._latest = entry
         if isinstance(entry["loss"], float):  # what is not finite is a text
@@ -203,7 +207,8 @@ class Terminal:
     def sampled(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
         if samples:
             question, answer = (" ".join(str(samples[0][name]).split()) for name in ("question", "answer"))
-            self._sample = f"step {step}: ...{question[-30:]} -> {answer}"
+            asked = question if len(question) <= 30 else f"...{question[-30:]}"
+            self._sample = f"sample at {step}: {asked} -> {answer}"
 
     def saved(self, checkpoint: Path) -> None:
         return
@@ -213,8 +218,16 @@ class Terminal:
         if len(self._losses) > 1:
             first, last = (_number(self._losses[place]) for place in (0, -1))
             bars = self._row_of_losses(self._console.width - len(f"losses    {first}  {last}"))
-            self._console.print(_plain(f"losses    {first} {bars or 'to'} {last}"))
+            self._print(f"losses    {first} {bars or 'to'} {last}")
         self._losses = []
+
+    def _print(self, text: str) -> None:
+        """Lines above the bar; what a narrow terminal has no room for goes on below a line's words."""
+        for line in visible(text).splitlines():
+            label = LABEL.match(line)
+            hanging = " " * (label.end() if label else 0)
+            wrapped = textwrap.fill(line, self._console.width, subsequent_indent=hanging, drop_whitespace=True)
+            self._console.print(_plain(wrapped if len(line) > self._console.width else line))
 
     def _below(self, width: int) -> Iterator[str]:
         """What stands below the bar, in lines of at most ``width`` characters."""
@@ -241,12 +254,17 @@ def _plain(text: str) -> str:
 
 
 @contextmanager
-def counter(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A live count of things done on a terminal; silent elsewhere. Yields a function (done, total)."""
+def follow(what: str, below: Callable[[int], Iterable[str]] = lambda width: ()) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; silent elsewhere. Yields a function (done, total).
+
+    Args:
+        what: what is done.
+        below: lines below the bar, for a width.
+    """
     console = Console(file=sys.stderr, highlight=False)
     if not is_live(console):
         yield lambda done, total: None
         return
-    with Bar(what, console) as bar:
+    with Bar(what, console, below) as bar:
         bar.begin(None)
         yield bar.move

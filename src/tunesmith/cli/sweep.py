@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
@@ -14,6 +15,9 @@ from tunesmith.config.load import DIALECTS, read
 from tunesmith.config.names import NameTable
 from tunesmith.errors import Interrupted
 from tunesmith.program import command
+
+if TYPE_CHECKING:
+    from tunesmith.launch.sweep import Sweep, Trial
 
 DESCRIPTION = """Train with several settings and compare.
 
@@ -56,12 +60,13 @@ def run(argv: Sequence[str]) -> int:
         + (f"; {kept} of them finished earlier" if kept else "")
     )
     try:
-        if options.engine == "ray":
-            from tunesmith.launch.tune import run_on_ray
+        with following(sweep) as (began, settled):
+            if options.engine == "ray":
+                from tunesmith.launch.tune import run_on_ray
 
-            run_on_ray(sweep, show)
-        else:
-            run_here(sweep, show)
+                run_on_ray(sweep, settled)
+            else:
+                run_here(sweep, settled, began)
     except Interrupted:
         write_comparison(sweep)
         raise
@@ -92,11 +97,46 @@ def _parser() -> VerbParser:
     return parser
 
 
-def show(trial: Any) -> None:
+def show(trial: Trial) -> None:
     """One line for a trial that has ended."""
-    settings = "  ".join(f"{name} {value}" for name, value in trial.settings.items())
-    ended = f"{trial.value:.6g}  {trial.seconds:,.0f} s" if trial.status == "finished" else f"failed: {trial.error}"
-    tell(f"{trial.name}  {settings}  {ended}")
+    known = trial.value is not None and trial.seconds is not None
+    ended = f"{trial.value:.6g}  {trial.seconds:,.0f} s" if known else f"failed: {trial.error}"
+    tell(f"{trial.name}  {_settings(trial)}  {ended}")
+
+
+def _settings(trial: Trial) -> str:
+    return "  ".join(f"{name} {value}" for name, value in trial.settings.items())
+
+
+@contextmanager
+def following(sweep: Sweep) -> Iterator[tuple[Callable[[Trial], None], Callable[[Trial], None]]]:
+    """Show how far a sweep is; yields what is to be called when a trial begins, and when it has ended.
+
+    On a terminal there is a bar, and below it the trial under way and the metric of those that have finished.
+    """
+    from tunesmith.cli.progress import follow, row_of_bars
+
+    under_way: list[str] = []
+
+    def below(width: int) -> Iterator[str]:
+        yield from under_way
+        values = [trial.value for trial in sweep.trials if trial.value is not None]
+        if len(values) > 1:
+            best = min(values) if sweep.mode == "min" else max(values)
+            yield f"{sweep.metric}  {row_of_bars(values, 24)}  best {best:.6g}"
+
+    with follow("sweep", below) as move:
+
+        def began(trial: Trial) -> None:
+            under_way[:] = [f"{trial.name}  {_settings(trial)}"]
+
+        def settled(trial: Trial) -> None:
+            under_way.clear()
+            show(trial)
+            move(sum(one.status != "running" for one in sweep.trials), sweep.total)
+
+        move(sum(one.status == "finished" for one in sweep.trials), sweep.total)
+        yield began, settled
 
 
 def describe(comparison: dict[str, Any]) -> list[str]:

@@ -228,11 +228,11 @@ class Run:
             ConfigError, ModelError, StorageError, UnsafeError: as ``tunesmith evaluate``.
         """
         with self._loading():
-            from tunesmith.cli.progress import counter
+            from tunesmith.cli.progress import follow
             from tunesmith.evaluate.run import evaluate_run
 
             words = as_arguments(settings, NameTable())
-            with counter("answers") as progress:
+            with follow("answers") as progress:
                 return evaluate_run(self.folder, data=path_of(data), limit=limit, settings=words, progress=progress)
 
     def compare(
@@ -290,11 +290,11 @@ class Run:
             ModelError, StorageError, UnsafeError: as ``evaluate``.
         """
         with self._loading():
-            from tunesmith.cli.progress import counter
+            from tunesmith.cli.progress import follow
             from tunesmith.evaluate.predict import predict
 
             given, words = rows_of(rows), as_arguments(settings, NameTable())
-            with counter("answers") as progress:
+            with follow("answers") as progress:
                 return predict(self.folder, given, column=column, reads=read, settings=words, progress=progress)
 
     def merge(

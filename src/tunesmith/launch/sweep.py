@@ -357,18 +357,22 @@ def _last_error(log: Path) -> str:
     return "; ".join(errors) or (lines[-1].strip() if lines else "it ended without a word")
 
 
-def run_here(sweep: Sweep, settled: Callable[[Trial], None]) -> None:
+def run_here(
+    sweep: Sweep, settled: Callable[[Trial], None], began: Callable[[Trial], None] = lambda trial: None
+) -> None:
     """Run the trials one after another on this machine.
 
     Args:
         sweep: the sweep.
         settled: called after each trial.
+        began: called before it.
 
     Raises:
         Interrupted: a signal stopped the sweep; the same command continues it.
     """
     with interruptible("the sweep", remedy=GO_ON):
         while (trial := sweep.next()) is not None:
+            began(trial)
             sweep.settle(trial, run_trial(sweep.job(trial)))
             settled(trial)
 
