@@ -64,6 +64,20 @@ def test_copy_is_complete_and_small(
     assert all(os.access(script, os.X_OK) for script in Path().glob("*.sh"))
 
 
+def test_every_configuration_of_the_nli_copy_finds_its_rows(
+    few_rows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init.lay("nli_cot", tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    configurations = sorted(Path("train/configs").glob("*.py"))
+    assert len(configurations) == 9
+    for path in configurations:
+        config = load(str(path)).config
+        train_rows, eval_rows = load_rows(config.data)
+        assert train_rows, path
+        assert eval_rows, path
+
+
 def test_rows_of_the_two_sides_are_apart(name: str, few_rows: None, tmp_path: Path) -> None:
     sides = init.RECIPES[name].files
     init.lay(name, tmp_path / "mine")

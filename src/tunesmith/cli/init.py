@@ -17,7 +17,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tunesmith
 from tunesmith.cli.arguments import VerbParser
@@ -27,6 +27,9 @@ from tunesmith.config.load import load
 from tunesmith.errors import ConfigError, StorageError, did_you_mean
 from tunesmith.program import command
 
+if TYPE_CHECKING:
+    from tunesmith.data.prepare_nli import Select
+
 NUM_TRAIN, NUM_HELDOUT = 4000, 200
 """Rows of the small data."""
 
@@ -34,8 +37,10 @@ Rows = list[dict[str, Any]]
 
 
 def nli_files(folder: Path) -> dict[str, Rows]:
-    """Fine-tuning rows of both sides, and the thoughts and reflections from which the ablations are prepared."""
+    """Fine-tuning rows of both sides, where each configuration of the copy reads them: those of the ablations are
+    prepared from thoughts and reflections, which lie there as well."""
     from tunesmith.data.nli import nli_text
+    from tunesmith.data.prepare_nli import prepare_nli
     from tunesmith.synthetic.nli import make_nli, make_nli_thoughts
 
     columns = ("premise", "hypothesis", "thought_process", "predicted_label")
@@ -43,13 +48,18 @@ def nli_files(folder: Path) -> dict[str, Rows]:
         [{"id": row["id"], "text": nli_text(**{column: row[column] for column in columns})} for row in rows]
         for rows in make_nli(NUM_TRAIN, NUM_HELDOUT)
     )
-    thoughts, reflections = make_nli_thoughts(NUM_TRAIN)
-    return {
-        "data/finetune/train_ft.jsonl": train,
-        "data/finetune/eval_ft.jsonl": heldout,
-        "data/thoughts.jsonl": thoughts,
-        "data/reflections.jsonl": reflections,
-    }
+    files: dict[str, Rows] = {}
+    for place in ("data/finetune", "demo/data"):
+        files |= {f"{place}/train_ft.jsonl": train, f"{place}/eval_ft.jsonl": heldout}
+    sources = {name: str(folder / f"data/{name}.jsonl") for name in ("thoughts", "reflections")}
+    for source, rows in zip(sources.values(), make_nli_thoughts(NUM_TRAIN), strict=True):
+        _write_rows(Path(source), rows)
+    selections: tuple[Select, ...] = ("correct", "reflected", "all")
+    for select in selections:
+        prepared = prepare_nli(**sources, select=select)
+        files[f"data/finetune/{select}/train_ft.jsonl"] = prepared.train
+        files[f"data/finetune/{select}/eval_ft.jsonl"] = prepared.eval
+    return files
 
 
 def reasoning_files(folder: Path) -> dict[str, Rows]:
