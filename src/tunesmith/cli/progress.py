@@ -125,8 +125,16 @@ class Bar(Progress):
     @override
     def get_renderables(self) -> Iterator[RenderableType]:
         yield from super().get_renderables()
-        for line in self._below(self._terminal.width - 1):
-            yield Text(visible(line), style="dim", no_wrap=True, overflow="ellipsis")
+        width = self._terminal.width - 1
+        for line in self._below(width):
+            text, mark = (
+                Text(visible(line), style="dim", no_wrap=True),
+                "." if self._terminal.options.ascii_only else "…",
+            )
+            if text.cell_len > width:
+                text.truncate(width - 1, overflow="crop")
+                text.append(mark)
+            yield text
 
 
 def row_of_bars(values: Sequence[float], width: int) -> str:
@@ -207,7 +215,7 @@ class Terminal:
     def sampled(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
         if samples:
             question, answer = (" ".join(str(samples[0][name]).split()) for name in ("question", "answer"))
-            asked = question if len(question) <= 30 else f"...{question[-30:]}"
+            asked = question if len(question) <= 30 else f"... {question[-30:].partition(' ')[2]}"
             self._sample = f"sample at {step}: {asked} -> {answer}"
 
     def saved(self, checkpoint: Path) -> None:
