@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import shutil
 import sys
@@ -16,6 +15,7 @@ import pytest
 import order
 import own_warnings
 import ready_python
+from tunesmith.train import garbage
 
 own_warnings.install()
 # commands are printed by their plain names
@@ -43,9 +43,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Once the libraries are imported, their half a million objects are searched for garbage no more: each search takes
     a third of a second."""
-    if "trl" in sys.modules and gc.get_freeze_count() == 0:
-        gc.collect()
-        gc.freeze()
+    if "trl" in sys.modules:
+        garbage.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
