@@ -25,6 +25,8 @@ from tunesmith.visible import visible
 BARS = "▁▂▃▄▅▆▇█"
 HISTORY = 24
 """Bars in a row at most."""
+MOST_LOSSES = 4096
+"""Losses that are kept to draw them."""
 LABEL = re.compile(r"(step +\d+|\w*) +")
 """What a line begins with, up to its first word."""
 
@@ -127,13 +129,10 @@ class Bar(Progress):
         yield from super().get_renderables()
         width = self._terminal.width - 1
         for line in self._below(width):
-            text, mark = (
-                Text(visible(line), style="dim", no_wrap=True),
-                "." if self._terminal.options.ascii_only else "…",
-            )
+            text = Text(visible(line), style="dim", no_wrap=True)
             if text.cell_len > width:
                 text.truncate(width - 1, overflow="crop")
-                text.append(mark)
+                text.append("." if self._terminal.options.ascii_only else "…")
             yield text
 
 
@@ -159,14 +158,16 @@ class Plain:
         tell("\n".join(describe_start(facts)))
         self._began = time.monotonic()
         self._total = facts["plan"]["total_steps"]
+        self._done_before: int | None = None
 
     def stepped(self, step: int, total: int) -> None:
-        return
+        if self._done_before is None:  # a run that goes on took these in an earlier process
+            self._done_before = step - 1
 
     def logged(self, entry: dict[str, Any]) -> None:
         elapsed = time.monotonic() - self._began
-        step = max(int(entry["step"]), 1)
-        left = f"  eta {_clock(elapsed / step * (self._total - step))}" if "loss" in entry else ""
+        done = max(int(entry["step"]) - (self._done_before or 0), 1)
+        left = f"  eta {_clock(elapsed / done * (self._total - entry['step']))}" if "loss" in entry else ""
         tell(describe_entry(entry) + left)
 
     def sampled(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
@@ -211,6 +212,8 @@ class Terminal:
         self._latest = entry
         if isinstance(entry["loss"], float):  # what is not finite is a text
             self._losses.append(entry["loss"])
+        if len(self._losses) == MOST_LOSSES:  # older ones are then drawn closer together
+            self._losses = [sum(pair) / 2 for pair in zip(self._losses[::2], self._losses[1::2], strict=True)]
 
     def sampled(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
         if samples:
@@ -234,17 +237,15 @@ class Terminal:
         for line in visible(text).splitlines():
             label = LABEL.match(line)
             hanging = " " * (label.end() if label else 0)
-            wrapped = textwrap.fill(line, self._console.width, subsequent_indent=hanging, drop_whitespace=True)
+            wrapped = textwrap.fill(line, self._console.width, subsequent_indent=hanging, break_on_hyphens=False)
             self._console.print(_plain(wrapped if len(line) > self._console.width else line))
 
     def _below(self, width: int) -> Iterator[str]:
         """What stands below the bar, in lines of at most ``width`` characters."""
         if self._latest:
             loss, rate = (_number(self._latest[name]) for name in ("loss", "learning_rate"))
-            speed = (
-                f"  {_number(self._latest['tokens_per_second'])} tok/s" if "tokens_per_second" in self._latest else ""
-            )
-            rest = f"  lr {rate}{speed}"
+            speed = self._latest.get("tokens_per_second")
+            rest = f"  lr {rate}" + (f"  {_number(speed)} tok/s" if speed is not None else "")
             bars = self._row_of_losses(width - len(f"loss {loss}  {rest}"))
             yield f"loss {loss}  {bars}{rest}" if bars else f"loss {loss}{rest}"
         if self._sample:

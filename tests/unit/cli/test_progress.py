@@ -127,6 +127,28 @@ def test_lines_alone_where_nothing_can_be_drawn_again(
     assert said[-1].startswith("step     50  loss nan  lr 1.00e-04  eta ")
 
 
+def test_the_time_left_of_a_run_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps of an earlier process took none of this one's time."""
+    clock = iter([0.0, 0.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    listener = progress.Plain()
+    listener.on_start(FACTS)
+    for step in range(1001, 1011):
+        listener.stepped(step, 1500)
+    listener.logged({"step": 1010, "loss": 1.0, "learning_rate": 1e-4})
+    assert capsys.readouterr().err.splitlines()[-1].endswith("eta 16:20")  # 490 steps of 2 s
+
+
+def test_a_long_run_keeps_no_more_losses_than_can_be_drawn() -> None:
+    listener = progress.Terminal(terminal(80))
+    for step in range(3 * progress.MOST_LOSSES):
+        listener.logged({"step": step, "loss": float(step), "learning_rate": 1e-4})
+    assert len(listener._losses) < progress.MOST_LOSSES
+    assert listener._losses == sorted(listener._losses)
+
+
 def test_a_sweep_shows_the_trial_under_way_and_those_that_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
     console = terminal(80)
     bars: list[progress.Bar] = []
