@@ -38,6 +38,7 @@ def prepare(resolved: Resolved | None = None) -> None:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info")
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of several machines: that names cannot be looked up

@@ -216,10 +216,17 @@ class Terminal:
             self._losses = [sum(pair) / 2 for pair in zip(self._losses[::2], self._losses[1::2], strict=True)]
 
     def sampled(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
-        if samples:
-            question, answer = (" ".join(str(samples[0][name]).split()) for name in ("question", "answer"))
-            asked = question if len(question) <= 30 else f"... {question[-30:].partition(' ')[2]}"
-            self._sample = f"sample at {step}: {asked} -> {answer}"
+        if not samples:
+            return
+        first = {name: " ".join(str(text).split()) for name, text in samples[0].items()}
+        if "reference" in first:  # says more than a prompt, which may be long
+            expected, answer = (
+                textwrap.shorten(first[name], 45, placeholder="...") for name in ("reference", "answer")
+            )
+            self._sample = f"sample at {step}: {answer} (expected: {expected})"
+        else:
+            asked = textwrap.shorten(first["question"], 30, placeholder="...")
+            self._sample = f"sample at {step}: {asked} -> {first['answer']}"
 
     def saved(self, checkpoint: Path) -> None:
         return

@@ -73,7 +73,7 @@ def test_a_bar_with_losses_and_a_sample_below_it(width: int) -> None:
     assert "1500/1500 eta 00:00" in bar
     assert losses.startswith("loss 0.36  █")
     assert losses.endswith("▁  lr 2.00e-04  12,345.6 tok/s")
-    assert sample.startswith("sample at 1500: ... a man walks his dog. Answer: -> ")
+    assert sample.startswith("sample at 1500: Premise: a man walks his... -> ")
     assert sample.endswith("…")
     text = written(console)
     above = [line for line in text.splitlines() if line and "\x1b" not in line]
@@ -82,6 +82,14 @@ def test_a_bar_with_losses_and_a_sample_below_it(width: int) -> None:
     assert [line[:10].strip() for line in above if not line.startswith(" ")] >= ["model", "data", "steps"]
     assert text.splitlines()[-1].endswith("losses    5 ██▇▇▇▆▆▆▆▅▅▅▄▄▄▃▃▃▃▂▂▂▁▁ 0.36")
     assert "\x1b[31m" not in sample
+
+
+def test_an_answer_stands_beside_the_one_that_was_expected() -> None:
+    listener = shown(terminal(80))
+    listener.sampled(20, [SAMPLE | {"answer": "neutral", "reference": "entailment\nsince walking is moving"}])
+    assert frame(listener._bar, 80)[2] == "sample at 20: neutral (expected: entailment since walking is moving)"
+    listener.sampled(30, [])
+    assert frame(listener._bar, 80)[2].startswith("sample at 20: ")
 
 
 def test_without_unicode_there_are_no_bars_of_losses() -> None:
