@@ -22,6 +22,7 @@ from tunesmith.model.precision import Precision
 
 PROBE_LENGTH = 12
 """Tokens of each of the two examples with which separation is proved."""
+REMEDY = "set batching padded or length_grouped"
 ALIKE, ALIKE_ROUNDED = 1e-3, 0.05
 """Mean difference of logits against their spread up to which an example counts as the same, in float32 and else."""
 FEWEST_LAYERS = 2
@@ -54,7 +55,7 @@ def prove_apart(
     if "position_ids" not in inspect.signature(base.forward).parameters:
         raise ModelError(
             f"{type(base).__name__} takes no positions, so several examples cannot stand in one row",
-            remedy="set batching padded or length_grouped",
+            remedy=REMEDY,
         )
     asked, its_base = asked_of(model, base, precision, device)
     positions = torch.arange(PROBE_LENGTH).repeat(2)
@@ -63,7 +64,7 @@ def prove_apart(
     if first.any():
         raise ModelError(
             f"in {type(base).__name__} the examples of one row would see each other (attention {attention_of(base)})",
-            remedy="set batching padded or length_grouped",
+            remedy=REMEDY,
         )
     _prove_alike(asked, its_base, boundaries, precision)
     if _counts_length(base):
@@ -75,14 +76,15 @@ def prove_apart(
 def _prove_alike(
     model: torch.nn.Module, base: PreTrainedModel, boundaries: dict[str, Any], precision: Precision
 ) -> None:
-    """Compare what a model makes of an example behind another one with what it makes of it alone.
+    """Compare what a model makes of an example behind another one with what it makes of it in a padded batch.
 
     Raises:
-        ModelError: it is not the same, as where tokens are counted from the beginning of the row.
+        ModelError: it is not the same, as where tokens are counted from the beginning of the row, or where a layer puts
+            more into its mask than who sees whom.
     """
     ids = probe_ids(base, 2)
     positions = torch.arange(PROBE_LENGTH)
-    one = {"input_ids": ids[None, PROBE_LENGTH:], "position_ids": positions[None]} | _of_one(boundaries)
+    one = {"input_ids": ids[None, PROBE_LENGTH:], "attention_mask": torch.ones(1, PROBE_LENGTH, dtype=torch.long)}
     row = {"input_ids": ids[None], "position_ids": positions.repeat(2)[None]} | boundaries
     alone, behind = (_last_logits(model, base, given, precision) for given in (one, row))
     exact = precision.dtype == "float32" and not getattr(base, "is_quantized", False)
@@ -91,14 +93,8 @@ def _prove_alike(
         raise ModelError(
             f"in {type(base).__name__} an example behind another one has another loss than alone (logits differ by "
             f"{distance:.1%} of their spread)",
-            remedy="set batching padded or length_grouped",
+            remedy=REMEDY,
         )
-
-
-def _of_one(boundaries: dict[str, Any]) -> dict[str, Any]:
-    """What tells a model so that a row holds one example."""
-    keep = {"segment_lengths": 1, "segment_parents": 1, "cu_seq_lens_q": 2, "cu_seq_lens_k": 2}
-    return {name: value[: keep[name]] if name in keep else value for name, value in boundaries.items()}
 
 
 @torch.no_grad()
@@ -106,16 +102,33 @@ def _last_logits(
     model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], precision: Precision
 ) -> torch.Tensor:
     """Logits of the last PROBE_LENGTH tokens of a row, in evaluation mode."""
-    row = {name: value.to(base.device) if isinstance(value, torch.Tensor) else value for name, value in row.items()}
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with precision.autocast(base.device):
-            logits: torch.Tensor = model(**row, use_cache=False).logits
-            return logits[0, -PROBE_LENGTH:].float()
+        return _logits(model, base, row, precision).float()
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _logits(model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], precision: Precision) -> torch.Tensor:
+    """Logits of the last PROBE_LENGTH tokens of a row.
+
+    Raises:
+        ModelError: the model's code fails on such a row.
+    """
+    row = {name: value.to(base.device) if isinstance(value, torch.Tensor) else value for name, value in row.items()}
+    try:
+        with precision.autocast(base.device):
+            logits: torch.Tensor = model(**row, use_cache=False).logits
+    except torch.OutOfMemoryError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ModelError(
+            f"{type(base).__name__} cannot take several examples in one row ({what})", remedy=REMEDY
+        ) from error
+    return logits[0, -PROBE_LENGTH:]
 
 
 def _counts_length(model: PreTrainedModel) -> bool:
@@ -223,7 +236,6 @@ def reach(model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], pr
         ModelError: the gradient is not finite, or nothing arrives from those tokens themselves.
     """
     embeddings: Any = base.get_input_embeddings()
-    row = {name: value.to(base.device) if isinstance(value, torch.Tensor) else value for name, value in row.items()}
     embedded: list[torch.Tensor] = []
 
     def begin_here(_layer: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -234,8 +246,8 @@ def reach(model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], pr
     hook = embeddings.register_forward_hook(begin_here)
     model.eval()
     try:
-        with torch.enable_grad(), precision.autocast(base.device):
-            logits = model(**row, use_cache=False).logits[0, -PROBE_LENGTH:]
+        with torch.enable_grad():
+            logits = _logits(model, base, row, precision)
         (gradient,) = torch.autograd.grad(logits.float().square().sum(), embedded[0])
     finally:
         hook.remove()
@@ -245,6 +257,6 @@ def reach(model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], pr
     if not (own.isfinite().all() and own.any()):
         raise ModelError(
             f"{type(base).__name__} gives no finite gradient, so that its examples in one row cannot be proved apart",
-            remedy="set batching padded or length_grouped",
+            remedy=REMEDY,
         )
     return gradient[0].ne(0).any(dim=-1)
