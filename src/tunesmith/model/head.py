@@ -170,10 +170,10 @@ class FrozenHeadLoss(torch.autograd.Function):
                 logits = F.linear(states.to(weight.dtype), weight, bias)
                 kind, ids = logits.dtype, ids[:, None]
                 scores = logits.float()
-                total = scores.logsumexp(dim=-1, keepdim=True)
+                probabilities = scores.softmax(dim=-1)  # one pass; the largest of each row tells what it was divided by
+                total = scores.amax(dim=-1, keepdim=True) - probabilities.amax(dim=-1, keepdim=True).log()
                 losses.append((total - scores.gather(1, ids)).squeeze(1))
                 if wanted:
-                    probabilities = scores.sub_(total).exp_()
                     probabilities.scatter_add_(1, ids, probabilities.new_full(ids.shape, -1.0))
                     gradients.append((probabilities.to(kind) @ weight).to(hidden.dtype))
         if wanted:
