@@ -28,6 +28,7 @@ from tunesmith.model import source
 from tunesmith.model.adapter_config import read_lora_config
 from tunesmith.model.adapters import base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
+from tunesmith.model.cache_setting import switch_cache_off
 from tunesmith.model.device import Device, here, on_one, seen
 from tunesmith.model.fresh import leave_out_silent, new_adapter
 from tunesmith.model.internals import leave_weights_alone, opener_of, supports_sdpa, without_weights
@@ -111,7 +112,7 @@ def load_model(
     if config.training.gradient_checkpointing:
         enable_checkpointing(model)
     align_types(model)
-    model.config.use_cache = False  # a cache of keys and values is of no use when nothing is generated
+    switch_cache_off(model)
     return model
 
 
