@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from tunesmith.model.adapters import base_of
 from tunesmith.model.precision import Precision
-from tunesmith.model.separation import asked_of, probe_ids
+from tunesmith.model.separation import probe_ids
+from tunesmith.model.stand_in import asked_of
 
 CHUNK_LOGITS = 2**23
 """Logits that are there at the same time, unless a single position has more."""
@@ -48,7 +49,11 @@ def inspect_head(model: torch.nn.Module, precision: Precision, device: torch.dev
         precision: format of its arithmetic.
         device: the one that will compute; None where the weights lie.
     """
-    asked, base = asked_of(model, base_of(model), precision, device)
+    with asked_of(model, base_of(model), precision, device) as (asked, base):
+        return _inspect(asked, base, precision)
+
+
+def _inspect(asked: torch.nn.Module, base: PreTrainedModel, precision: Precision) -> Head | None:
     head = base.get_output_embeddings()
     if head is None:
         return None

@@ -14,7 +14,7 @@ from tunesmith.errors import ModelError
 from tunesmith.model.layout import settle_layout
 from tunesmith.model.precision import Precision
 from tunesmith.model.segments import keep_examples_apart
-from tunesmith.model.separation import can_compute, small_twin
+from tunesmith.model.stand_in import can_compute, small_twin
 
 FLOAT32 = Precision("float32", "test")
 BFLOAT16 = Precision("bfloat16", "test")
