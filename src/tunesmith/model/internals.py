@@ -1,4 +1,4 @@
-"""What models, loading and merging use of transformers that it does not promise to keep: one function for each name.
+"""What models, loading and merging use of libraries that these do not promise to keep: one function for each name.
 
 None of them has a fallback: when a name goes, they raise and their tests fail, so that nothing stops acting in silence.
 docs/decisions/private_api.md lists them with those of the other rooms.
@@ -162,3 +162,8 @@ def translate_names(model: torch.nn.Module, peft_config: Any) -> None:
     from peft.utils import transformers_weight_conversion as conversion
 
     conversion.convert_peft_config_for_transformers(peft_config, model=model, conversions=None)
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether torch has units of this machine's cpu for bfloat16 (AVX512-BF16, AMX ...)."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -37,7 +37,14 @@ from tunesmith.model.new_tokens import give_rows, trained_rows
 from tunesmith.model.packed import packable, packing
 from tunesmith.model.parts import freeze_beside_language
 from tunesmith.model.plugins import model_class
-from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
+from tunesmith.model.precision import (
+    Precision,
+    align_types,
+    choose_precision,
+    possible_here,
+    tell_of_slow_bfloat16,
+    weights_dtype,
+)
 from tunesmith.model.quantize import (
     check_promise,
     freeze_for_adapters,
@@ -98,6 +105,7 @@ def load_model(
         model: PreTrainedModel | PeftModel = model_class(config.model.model_class)(resolved, precision)
         return on_device(model, device) if strategy.name == "ddp" else model
     model = load_base(resolved, precision, device, strategy=strategy)
+    tell_of_slow_bfloat16(precision, device, model.num_parameters())
     if new_tokens:
         give_rows(model, new_tokens)
     beside = freeze_beside_language(model)
