@@ -26,6 +26,8 @@ from tunesmith.notices import notify
 
 Name = Literal["padded", "length_grouped", "packed", "unpadded", "prefix_tree"]
 """The layouts of ``data/batching.py``."""
+PADDED = ("padded", "length_grouped")
+"""Those of one example a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ def expected_layout(resolved: Resolved) -> Layout:
         return Layout(wanted, "as it is set")
     if resolved.config.model.model_class is not None:
         return Layout("padded", "a model class of another package is not known before it is loaded")
-    return _of_architecture(bare_skeleton(resolved))
+    model = bare_skeleton(resolved)
+    return _told_of_dropout(_of_architecture(model), model)
 
 
 def settle_layout(wanted: str, model: torch.nn.Module, precision: Precision, device: torch.device) -> Layout:
@@ -72,7 +75,30 @@ def settle_layout(wanted: str, model: torch.nn.Module, precision: Precision, dev
         ModelError: the layout that was written needs examples kept apart, and the model cannot do that. ``auto`` gives
             way instead, aloud, and leaves the model's attention as it was.
     """
-    if wanted in ("padded", "length_grouped"):
+    return _told_of_dropout(_settled(wanted, model, precision, device), model)
+
+
+def _told_of_dropout(layout: Layout, model: torch.nn.Module) -> Layout:
+    """The layout itself; where the model draws otherwise in it than in a padded batch, that is said."""
+    share = own_dropout(model)
+    if share and layout.batching not in PADDED:
+        notify(
+            f"the model drops out by itself (up to {share:g}): a row of several examples draws other places than a "
+            "padded batch, so that single losses differ; batching padded draws as others do"
+        )
+    return layout
+
+
+def own_dropout(model: torch.nn.Module) -> float:
+    """The largest share that a model drops out by its own configuration in training; an adapter's is not counted."""
+    parts = [part for name, part in model.named_modules() if ".lora_" not in name]
+    layers = [part.p for part in parts if isinstance(part, torch.nn.Dropout)]
+    said = [value for part in parts for name, value in vars(part).items() if "dropout" in name and type(value) is float]
+    return max([*layers, *said], default=0.0)
+
+
+def _settled(wanted: str, model: torch.nn.Module, precision: Precision, device: torch.device) -> Layout:
+    if wanted in PADDED:
         return Layout(cast(Name, wanted), "as it is set")
     if wanted == "prefix_tree":
         return Layout("prefix_tree", "as it is set", _share_beginnings(model, precision, device))
