@@ -32,6 +32,7 @@ from tunesmith.model.adapters import adapter_tensors, portable_tensors
 from tunesmith.model.cache_setting import cache_as_in_base
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.headers import INDEX, few, file_headers
+from tunesmith.model.internals import names_that_peft_loses
 from tunesmith.model.source import ADAPTER_CONFIG
 from tunesmith.notices import notify
 from tunesmith.report.folder import read_json, sync_folder, write_json
@@ -108,7 +109,14 @@ def loadable_base(name: str) -> str:
 def _write_adapter(
     model: PeftModel, stage: Path, base: ModelSection, state_dict: Mapping[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:
-    return _write_portable(model, adapter_tensors(model, state_dict), stage, base)
+    tensors = _write_portable(model, adapter_tensors(model, state_dict), stage, base)
+    lost = names_that_peft_loses(model, tensors)
+    if lost:
+        notify(
+            f"PEFT by itself would lose {len(lost)} tensors of this adapter ({few(lost)}), whose names it takes for "
+            "others; tunesmith opens it whole, and merged it is like any model"
+        )
+    return tensors
 
 
 def make_portable(model: Any, folder: Path, base: ModelSection) -> None:

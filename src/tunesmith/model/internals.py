@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -129,6 +129,17 @@ def names_that_peft_renames(model: torch.nn.Module) -> frozenset[str]:
     kind = getattr(getattr(model, "config", None), "model_type", None)
     family = conversion._MODEL_TO_CONVERSION_PATTERN.get(kind)
     return frozenset(conversion._MOE_TARGET_MODULE_MAPPING.get(family, {}))
+
+
+def names_that_peft_loses(adapted: Any, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of an adapter's saved tensors that PEFT takes for others when it loads them: it renames them as the base's
+    files are renamed, and on some architectures such a pattern fits the model's own names as well."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    read = conversion.convert_peft_adapter_state_dict_for_transformers(
+        adapted, adapted.peft_config["default"], dict(tensors)
+    )
+    return sorted(tensors.keys() - read.keys())
 
 
 def leave_weights_alone(model: PreTrainedModel) -> None:
