@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -111,7 +112,8 @@ def _cheapest(model: torch.nn.Module, precision: Precision, device: torch.device
     """What ``auto`` comes to on a model."""
     base = base_of(model)
     layout, attention = _of_architecture(base), attention_of(base)
-    for batching, prove in (("prefix_tree", _share_beginnings), ("unpadded", keep_examples_apart)):
+    apart = partial(keep_examples_apart, dense=False)
+    for batching, prove in (("prefix_tree", _share_beginnings), ("unpadded", apart)):
         if layout.batching not in ("prefix_tree", batching):
             continue
         try:
@@ -137,7 +139,7 @@ def _share_beginnings(model: torch.nn.Module, precision: Precision, device: torc
         raise ModelError(
             f"shared beginnings cannot be computed once ({obstacle})", remedy="set batching auto, unpadded or padded"
         )
-    boundaries = keep_examples_apart(model, precision, device)
+    boundaries = keep_examples_apart(model, precision, device, dense=False)
     prove_prefixes(model, precision, device)
     return boundaries
 

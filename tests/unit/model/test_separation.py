@@ -95,16 +95,21 @@ def test_the_same_architectures_pass_with_a_mask_of_the_row(kind: str) -> None:
     assert keep_examples_apart(built(kind, attn_implementation="eager"), FLOAT32) == "positions"
 
 
-@pytest.mark.parametrize("batching", ["unpadded", "packed"])
+@pytest.mark.parametrize("batching", ["unpadded", "packed", "prefix_tree"])
 def test_a_model_whose_code_fails_on_such_rows_is_refused(batching: str) -> None:
-    """Doge's layers calculate with the mask that others only hand on."""
-    with pytest.raises(
-        ModelError, match=r"DogeForCausalLM cannot take several .*RuntimeError.*padded or length_grouped"
-    ):
-        settle_layout(batching, built("doge"), FLOAT32, torch.device("cpu"))
+    def fail(_layer: torch.nn.Module, _arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        if keywords["hidden_states"].shape[1] > 12:
+            raise IndexError("index 12 is out of range")
+
+    model = built("llama")
+    model.model.layers[1].self_attn.register_forward_pre_hook(fail, with_kwargs=True)
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM cannot take .*IndexError: index 12.*length_grouped"):
+        settle_layout(batching, model, FLOAT32, torch.device("cpu"))
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_where_nothing_was_written_such_a_model_is_padded() -> None:
+    """Doge's layers calculate with the mask that others only hand on."""
     model = built("doge")
     layout = settle_layout("auto", model, FLOAT32, torch.device("cpu"))
     assert layout.batching == "padded"
