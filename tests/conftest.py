@@ -42,8 +42,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What is imported is not imported or searched again: to look for garbage among the libraries' half a million objects
-    takes a third of a second, and a merge's proof starts a Python of its own, which takes ten."""
+    """What is imported is not imported or searched again: to look for garbage among the half a million objects of the
+    libraries takes a third of a second, and a merge's proof starts a Python of its own, which takes ten."""
     if "trl" in sys.modules:
         garbage.freeze()
     proof = sys.modules.get("tunesmith.export.proof")
