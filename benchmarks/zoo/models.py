@@ -86,7 +86,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("deepseek_v2", _MLA | {"num_experts_per_tok": 2, "first_k_dense_replace": 1}),
     Kind("deepseek_v3", _MLA),
     Kind("deepseek_v32", _MLA),
-    Kind("deepseek_v4"),
+    Kind("deepseek_v4", {"compress_rate_hca": 8}),  # rows of the zoo are short
     Kind("diffllama"),
     Kind("doge"),
     Kind("dots1", {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2}),
