@@ -33,8 +33,8 @@ REASONS = {
     "where the examples of a row begin": "The model's layers keep from their attention what is said of the row; where "
     "such rows are asked for, a dense mask does instead if it can.",
     "plain PEFT loses": "PEFT renames an adapter's tensors as the base's files are renamed, and on this architecture "
-    "the pattern fits names of the model itself as well. tunesmith puts every tensor in its place, and a merged model has "
-    "no adapter; saving such an adapter says so.",
+    "the pattern fits names of the model itself as well. tunesmith puts every tensor in its place, and a merged model "
+    "has no adapter; saving such an adapter says so.",
     "than alone": "The model counts tokens from the beginning of the row, or its factors follow the row's length, so "
     "an example behind another one would be another example.",
 }
