@@ -114,7 +114,9 @@ def segmented_mask(
     return mask
 
 
-def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: torch.device | None = None) -> Boundaries:
+def keep_examples_apart(
+    model: torch.nn.Module, precision: Precision, device: torch.device | None = None, *, dense: bool = True
+) -> Boundaries:
     """Prepare a model for rows that hold several examples, and prove on it that they do not see each other.
 
     sdpa becomes ``segmented_attention`` where the architecture takes other attention functions; FlashAttention 2 has
@@ -125,6 +127,7 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
         model: with its adapters.
         precision: format of its arithmetic.
         device: the one that will compute, where the weights are not yet on it; None where they lie.
+        dense: whether a dense mask will do where the architecture was to get by without one and fails.
 
     Returns:
         what the batches must tell the model.
@@ -133,26 +136,45 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
         ModelError: the model lets examples of one row see each other.
     """
     base = base_of(model)
-    boundaries: Boundaries = "positions"
     obstacle = segments_obstacle(base)
     if attention_of(base) == "flash_attention_2":
-        boundaries = "cu_seq_lens"
-    elif obstacle is None:
+        prove_apart(model, base, _said("cu_seq_lens"), precision, device)
+        return "cu_seq_lens"
+    if obstacle is None:
         register()
         base.set_attn_implementation(SEGMENTED)
-        boundaries = "lengths"
-        notify("attention: sdpa, for each example of a row by itself")
+        try:
+            prove_apart(model, base, _said("lengths"), precision, device)
+        except ModelError as error:
+            base.set_attn_implementation("sdpa")
+            if not dense:
+                raise
+            try:
+                _prove_apart_densely(model, base, precision, device)
+            except ModelError:
+                raise error from None
+            obstacle = f"{type(base).__name__} goes wrong without one"
+        else:
+            notify("attention: sdpa, for each example of a row by itself")
+            return "lengths"
     else:
-        notify(
-            f"attention: a dense mask keeps the examples of a row apart; its cost grows with the square ({obstacle})"
-        )
+        _prove_apart_densely(model, base, precision, device)
+    notify(f"attention: a dense mask keeps the examples of a row apart; its cost grows with the square ({obstacle})")
+    return "positions"
+
+
+def _prove_apart_densely(
+    model: torch.nn.Module, base: PreTrainedModel, precision: Precision, device: torch.device | None
+) -> None:
+    """Prove it with the masks that the model itself makes of positions, or with those that we make of them.
+
+    Raises:
+        ModelError: neither does; then the model is as it was.
+    """
     try:
-        prove_apart(model, base, _said(boundaries), precision, device)
+        prove_apart(model, base, {}, precision, device)
     except ModelError as error:
-        if boundaries != "positions":
-            raise
         _prove_apart_by_masks(model, base, precision, device, error)
-    return boundaries
 
 
 def _prove_apart_by_masks(
@@ -170,7 +192,7 @@ def _prove_apart_by_masks(
     masks = make_masks_from_positions(base)
     try:
         prove_apart(model, base, {}, precision, device)
-    except (ModelError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+    except ModelError:
         masks.remove()  # an architecture that takes no such masks, or whose layers look back in another way
         raise refusal from None
 
