@@ -5,7 +5,7 @@ Whoever runs a verb looks at the same things again; here they are only looked at
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -71,30 +71,32 @@ def check_trials(trials: Iterable[Resolved]) -> None:
     """
     asked = set()
     for resolved in trials:
-        for name, look in (_beside(resolved) | _inputs(resolved)).items():
-            what = f"{name} {resolved.config.tracking if name == 'trackers' else look.args}"
-            if name != "folder" and what not in asked:
-                asked.add(what)
-                look()
+        model, data = resolved.config.model, resolved.config.data
+        needs = (model.model_name_or_path, model.revision, data.train_data, data.eval_data, resolved.config.tracking)
+        if str(needs) not in asked:
+            asked.add(str(needs))
+            for name, look in (_beside(resolved) | _inputs(resolved)).items():
+                if name != "folder":
+                    look()
 
 
-def _beside(resolved: Resolved) -> dict[str, partial[object]]:
+def _beside(resolved: Resolved) -> dict[str, Callable[[], object]]:
     """What a run needs besides its inputs -> how it is looked for."""
     from tunesmith.train.tracker_packages import check_installed
 
     training = resolved.config.training
-    looks: dict[str, partial[object]] = {"folder": partial(_check_folder, resolved, Path(training.output_dir))}
+    looks: dict[str, Callable[[], object]] = {"folder": partial(_check_folder, resolved, Path(training.output_dir))}
     if training.push_to_hub and training.hub_model_id:
         advice = "set HF_TOKEN, here or in .env, or leave push_to_hub out"
         looks["token"] = partial(hub_token, training.hub_model_id, advice)
     return looks | {"trackers": partial(check_installed, resolved)}
 
 
-def _inputs(resolved: Resolved) -> dict[str, partial[object]]:
+def _inputs(resolved: Resolved) -> dict[str, Callable[[], object]]:
     """Likewise what a run reads; of a model that is there, whether its ``weights`` are."""
     model, data = resolved.config.model, resolved.config.data
     there = Path(model.model_name_or_path).expanduser().is_dir()
-    looks: dict[str, partial[object]] = {
+    looks: dict[str, Callable[[], object]] = {
         "weights" if there else "model": partial(check_there, model.model_name_or_path, model.revision),
         "train_data": partial(check_data, data.train_data, data.train_split),
     }

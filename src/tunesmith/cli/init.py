@@ -56,7 +56,7 @@ def nli_files(folder: Path) -> dict[str, Rows]:
         _write_rows(Path(source), rows)
     selections: tuple[Select, ...] = ("correct", "reflected", "all")
     for select in selections:
-        prepared = prepare_nli(**sources, select=select)
+        prepared = prepare_nli(thoughts=sources["thoughts"], reflections=sources["reflections"], select=select)
         files[f"data/finetune/{select}/train_ft.jsonl"] = prepared.train
         files[f"data/finetune/{select}/eval_ft.jsonl"] = prepared.eval
     return files

@@ -61,6 +61,11 @@ class Report:
     steps: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
 
+    @property
+    def exit_code(self) -> int:
+        """What training would have ended with: the first problem's."""
+        return self.problems[0].exit_code if self.problems else 0
+
     def attempt(self, action: Callable[[], T]) -> T | None:
         """The result of ``action``, or None and one more problem."""
         return self.problems.attempt(action)

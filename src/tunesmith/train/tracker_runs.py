@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from transformers.integrations import MLflowCallback, TensorBoardCallback, TrackioCallback, WandbCallback
+from typing_extensions import override
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
@@ -105,21 +106,20 @@ class TensorBoard(TensorBoardCallback):
     """
 
     def __init__(self, start: Start) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._start = start
         self.logging_dir = str(Path(start.resolved.config.training.output_dir, TENSORBOARD))
 
-    def _init_summary_writer(self, args: Any) -> None:
-        step = self._start.step
-        self.tb_writer = self._SummaryWriter(log_dir=self.logging_dir, purge_step=step + 1 if step else 0)
-
+    @override
     def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        if self._start.step:
-            self._init_summary_writer(args)
-        else:
-            super().on_train_begin(args, state, control, **keywords)
+        from torch.utils.tensorboard import SummaryWriter
+
+        step = self._start.step
+        self.tb_writer = SummaryWriter(log_dir=self.logging_dir, purge_step=step + 1 if step else 0)
+        if not step:  # else what it says stands there
+            super().on_train_begin(args, state, control, **keywords)  # type: ignore[no-untyped-call]
         settings = [[name, str(value)] for name, value in self._start.resolved.values().items()]
-        self.tb_writer.add_text("settings", markdown(["setting", "value"], settings), self._start.step)
+        self.tb_writer.add_text("settings", markdown(["setting", "value"], settings), step)
 
     def show(self, step: int, names: list[str], cells: list[list[str]]) -> None:
         """Samples as text."""
@@ -139,31 +139,36 @@ class Trackio(TrackioCallback):
     """Begins a run of our name with our settings; a new one never goes on with a run of the same name."""
 
     def __init__(self, start: Start) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._start = start
 
+    @override
     def setup(self, args: Any, state: Any, model: Any, **keywords: Any) -> None:
+        import trackio
+
         tracking = self._start.resolved.config.tracking
-        self._trackio.init(
+        trackio.init(
             project=tracking.experiment or tracking.wandb_project or PROJECT,
             name=self._start.run_name,
             config=self._start.resolved.values(),
             resume="allow" if self._start.step else "never",
             embed=False,
         )
-        self._space_id = self._trackio.context_vars.current_space_id.get()
         self._initialized = True
 
     def show(self, step: int, names: list[str], cells: list[list[str]]) -> None:
         """Samples as a table."""
-        table = self._trackio.Table(columns=["step", *names], data=[[step, *row] for row in cells])
-        self._trackio.log({"samples": table, "train/global_step": step})
+        import trackio
+
+        table = trackio.Table(columns=["step", *names], data=[[step, *row] for row in cells])
+        trackio.log({"samples": table, "train/global_step": step})
 
     def end(self, *, failed: bool) -> None:
         """Write the rest."""
         if self._initialized:
-            self._trackio.finish()
-            self._initialized = False
+            import trackio
+
+            trackio.finish()
 
 
 # MLflow ---------------------------------------------------------------------------------------------------------------
@@ -173,27 +178,34 @@ class MLflow(MLflowCallback):
     """Begins a run of our name with our settings, unless one is open already; ends what it has begun."""
 
     def __init__(self, start: Start) -> None:
-        super().__init__()
-        mlflow, tracking = self._ml_flow, start.resolved.config.tracking
-        if mlflow.active_run() is None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        import mlflow
+
+        self._begun = mlflow.active_run() is None
+        if self._begun:
             if not any(name in os.environ for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")):
-                mlflow.set_experiment(tracking.experiment or PROJECT)
+                mlflow.set_experiment(start.resolved.config.tracking.experiment or PROJECT)
             known = None if "MLFLOW_RUN_ID" in os.environ else start.earlier.get("mlflow")
             mlflow.start_run(run_id=known, run_name=start.run_name)
-            self._auto_end_run = True  # by transformers, at the end of training
-        told = mlflow.get_run(mlflow.active_run().info.run_id).data.params  # none of which can change
-        settings = [(name, value) for name, value in start.resolved.values().items() if name not in told]
-        for begin in range(0, len(settings), self._MAX_PARAMS_TAGS_PER_BATCH):
-            mlflow.log_params(dict(settings[begin : begin + self._MAX_PARAMS_TAGS_PER_BATCH]))
+        try:
+            told = mlflow.get_run(mlflow.active_run().info.run_id).data.params  # none of which can change
+            mlflow.log_params({name: value for name, value in start.resolved.values().items() if name not in told})
+        except Exception:
+            self.end(failed=True)
+            raise
 
     def show(self, step: int, names: list[str], cells: list[list[str]]) -> None:
         """Samples as an artifact."""
-        self._ml_flow.log_text(markdown(names, cells), f"samples/step-{step}.md")
+        import mlflow
+
+        mlflow.log_text(markdown(names, cells), f"samples/step-{step}.md")
 
     def end(self, *, failed: bool) -> None:
         """End the run, where it is this one's and still open."""
-        if self._auto_end_run and self._ml_flow.active_run() is not None:
-            self._ml_flow.end_run("FAILED" if failed else "FINISHED")
+        import mlflow
+
+        if self._begun and mlflow.active_run() is not None:
+            mlflow.end_run("FAILED" if failed else "FINISHED")
 
 
 # W&B ------------------------------------------------------------------------------------------------------------------
@@ -203,7 +215,7 @@ class WandB(WandbCallback):
     """Begins a run of our name with our settings, offline where W&B cannot be reached."""
 
     def __init__(self, start: Start) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         import wandb
 
         tracking, training = start.resolved.config.tracking, start.resolved.config.training
@@ -227,13 +239,17 @@ class WandB(WandbCallback):
 
     def show(self, step: int, names: list[str], cells: list[list[str]]) -> None:
         """Samples as a table."""
-        table = self._wandb.Table(columns=["step", *names], data=[[step, *row] for row in cells])
-        self._wandb.log({"samples": table, "train/global_step": step})
+        import wandb
+
+        table = wandb.Table(columns=["step", *names], data=[[step, *row] for row in cells])
+        wandb.log({"samples": table, "train/global_step": step})
 
     def end(self, *, failed: bool) -> None:
         """Close the run, so that a process can train again."""
-        if self._wandb.run is not None:
-            self._wandb.finish(exit_code=1 if failed else None)
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish(exit_code=1 if failed else None)
 
 
 def _mode(folder: Path) -> Any:

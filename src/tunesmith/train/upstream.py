@@ -187,6 +187,12 @@ TOUCHED: tuple[Touched, ...] = (
         "transformers<5.24",
     ),
     Touched(
+        "transformers.integrations.integration_utils:_initialized",
+        "Trackio's callback would begin a run of its own name beside ours, see tracker_runs.Trackio",
+        f"{_TRANSFORMERS}/blob/v5.23.0/src/transformers/integrations/integration_utils.py",
+        "transformers<5.24",
+    ),
+    Touched(
         "trl.trainer.sft_trainer.add_fused_lm_head",
         "it replaces the model's forward by one with a head that our loss never asks for, see constructed",
         "https://github.com/huggingface/trl/pull/5575",

@@ -202,6 +202,6 @@ def test_every_problem_has_one_line() -> None:
     report = Report()
     assert report.attempt(lambda: 3) == 3
     assert report.attempt(lambda: int("x")) is None
-    assert report.problems[0].exit_code == 1
+    assert report.exit_code == 1
     assert isinstance(report.problems[0], TunesmithError)
     assert report.problems[0].line().startswith("ValueError: invalid literal")
