@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,7 +23,7 @@ from tunesmith.config.paths import PATHS, expand
 from tunesmith.config.permissions import COMMAND_LINE_ONLY, without_permissions
 from tunesmith.config.plain import check_plain, shortened
 from tunesmith.config.schema import SECTIONS, RunConfig
-from tunesmith.errors import ConfigError, UnsafeError, raise_together
+from tunesmith.errors import ConfigError, UnsafeError, did_you_mean, raise_together
 from tunesmith.program import named
 
 
@@ -232,10 +233,16 @@ def _problems(
 ) -> Iterable[tuple[str, ConfigError]]:
     by_path: dict[str, list[str]] = {}
     inputs: dict[str, Any] = {}
+    meant: dict[str, str] = {}
     for detail in error.errors():
         path = ".".join(str(part) for part in detail["loc"][:2])
-        by_path.setdefault(path, []).append(detail["msg"].removeprefix("Input ").strip())
+        of_several = path in written and isinstance(written[path].value, list) and isinstance(detail["loc"][-1], int)
+        of_list = f"holds {detail['input']!r}, which " if of_several else ""
+        by_path.setdefault(path, []).append(of_list + detail["msg"].removeprefix("Input ").strip())
         inputs[path] = detail["input"]
+        if detail["type"] == "literal_error":
+            choices = re.findall("'([^']*)'", detail["ctx"]["expected"])
+            meant[path] = did_you_mean(str(detail["input"]), choices, meant.get(path, ""))
     for path, messages in by_path.items():
         setting = written.get(path)
         if setting is None and inputs[path] is None:
@@ -249,4 +256,4 @@ def _problems(
             remedy = named("`tunesmith check` counts the steps")
             yield path, ConfigError(what, where=origins.get(path, DEFAULT), remedy=remedy)
             continue
-        yield path, ConfigError(what, where=origins.get(path, DEFAULT))
+        yield path, ConfigError(what, where=origins.get(path, DEFAULT), remedy=meant.get(path) or None)
