@@ -7,12 +7,15 @@ then read in the commit.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from tunesmith.cli.arguments import COMMON
 from tunesmith.cli.completion import words_of
 from tunesmith.cli.main import VERBS, main
+from tunesmith.config.names import NameTable
 
 FOLDER = Path(__file__).with_name("help")
 PAGES = {"tunesmith": ["--help"]} | {
@@ -37,6 +40,13 @@ def test_help(page: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         FOLDER.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
     assert text == file.read_text(encoding="utf-8"), "make golden writes it anew"
+
+
+def test_common_settings_are_settings_and_fit_a_terminal() -> None:
+    names, known = re.findall(r"--(\w+)", COMMON), NameTable()
+    assert len(names) > 15
+    assert [name for name in names if name.removeprefix("no_") not in known] == []
+    assert max(map(len, COMMON.splitlines())) < 80
 
 
 def test_no_file_is_left_over() -> None:

@@ -9,10 +9,31 @@ from typing import Any, NoReturn
 
 from tunesmith.config.permissions import PERMISSIONS
 from tunesmith.errors import ConfigError
-from tunesmith.program import named
+from tunesmith.program import command, named
 
 STREAM = "-"
 """Stands for standard input or output in the place of a file."""
+COMMON = """
+settings that are common:
+  model and rows  --model_name_or_path NAME  --train_data FILE
+                  --columns prompt=text,completion=label  --output_dir DIR
+                  --eval_data FILE, or --dev_split 0.1 to hold rows out
+  steps           --num_train_epochs N, or --max_steps N  --learning_rate 2e-4
+                  --per_device_train_batch_size N  --max_length N
+  weights         --lora_r N  --target_modules all-linear  --load_in_4bit,
+                  or --no_use_lora to train all of them
+  evaluation      --eval_strategy epoch, or --eval_steps N
+                  --generate --task classification
+  going on        --resume_from_checkpoint latest  --overwrite_output_dir
+"""
+"""Of the verbs that read the configuration of a run."""
+EXAMPLES = """
+examples:
+  {verb} config.yaml
+  {verb} config.yaml --learning_rate 1e-4 --max_steps 50
+  {verb} --model_name_or_path nano-mistral --train_data rows.jsonl
+"""
+RUN_VERBS = ("config", "preview", "check", "train")
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -27,6 +48,12 @@ class VerbParser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show tracebacks")
         self.add_argument("--quiet", action="store_true", help="say nothing but results and errors")
         self.add_argument("--verbose", action="store_true", help="let the libraries talk as well")
+
+    def format_help(self) -> str:
+        verb = self.prog.partition(" ")[2]
+        if verb in RUN_VERBS:
+            return super().format_help() + COMMON + EXAMPLES.format(verb=command("tunesmith", verb))
+        return super().format_help() + (COMMON if verb == "sweep" else "")
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         action = super().add_argument(*names, **options)

@@ -15,7 +15,7 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.arguments import COMMON, VerbParser
 from tunesmith.cli.output import say_file
 from tunesmith.config.names import leaf_paths, leaf_type
 
@@ -55,7 +55,7 @@ def script(shell: str) -> str:
 
 def words_of(verb: str) -> Words:
     """What may follow a verb, as its help says it."""
-    text = _help(verb)
+    text = _help(verb).partition(COMMON)[0]
     actions = dict.fromkeys(re.findall(rf"^  tunesmith {verb} ([a-z][\w-]*)", text, re.MULTILINE))
     texts = [text, *(_help(verb, action) for action in actions)]
     options = {option for each in texts for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", each)}
