@@ -21,7 +21,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.model import memory
 from tunesmith.model.device import CPU, here
 from tunesmith.model.load import load_model
-from tunesmith.model.memory import GIB, BatchShape, Memory, device_memory, estimate, optimizer_bytes, skeleton
+from tunesmith.model.memory import GIB, BatchShape, Memory, device_memory, estimate, formulas, optimizer_bytes, skeleton
 from tunesmith.model.memory.activations import activations
 from tunesmith.model.memory.formulas import CUDA_CONTEXT
 from tunesmith.model.memory.shapes import packed_bytes
@@ -160,6 +160,34 @@ def test_activations_are_what_autograd_keeps(kind: str, way: str, dtype: Any, ro
     mask[1:, 80:] = 0
     real = kept_for_backward(load_model(resolved, precision, here(resolved)), precision, mask)
     assert kept.held == pytest.approx(real, rel=0.03)
+
+
+def test_a_frozen_head_makes_few_logits_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formulas, "CHUNK_LOGITS", 96 * 20)
+    folder = deep_model("llama", tmp_path)
+
+    def loss(rows: int, precision: Precision = FLOAT32, strategy: str = "ddp", **more: Any) -> int:
+        resolved = resolved_from(model_name_or_path=str(folder), train_data="x", **more)
+        return estimate(
+            resolved, precision, BatchShape(rows, 100, 50), cuda=False, num_processes=2, strategy=strategy
+        ).loss
+
+    chunk, all_logits = 96 * 20 * 12, 50 * 96 * 12
+    assert [loss(rows, **LORA) for rows in (1, 2)] == [chunk + 50 * 64 * 4, chunk + 100 * 64 * 4]
+    assert [loss(rows, use_lora=False) for rows in (1, 2)] == [all_logits, 2 * all_logits]
+    assert loss(2, **LORA | {"modules_to_save": ["lm_head"]}) == 2 * all_logits
+    assert loss(2, Precision("float16", "test"), **LORA) == 2 * all_logits
+    assert loss(2, strategy="fsdp2", **LORA) == 2 * all_logits
+
+    forward = LlamaForCausalLM.forward
+
+    def capped(self: LlamaForCausalLM, **keywords: Any) -> Any:
+        found = forward(self, **keywords)
+        found.logits = torch.tanh(found.logits / 30) * 30
+        return found
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", capped)
+    assert loss(2, **LORA) == 2 * all_logits
 
 
 MEASURE = """
