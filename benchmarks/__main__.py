@@ -11,6 +11,10 @@ from typing import Any
 from benchmarks import generation, layouts, load, prepare, record, start, start_side, training, training_side
 
 
+GROWTH = (1_000, 10_000, 100_000)
+"""Rows of the files with which the comparison prepare shows that memory does not grow."""
+
+
 def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -49,6 +53,21 @@ def _start(options: argparse.Namespace, tokenizer: str) -> list[dict[str, Any]]:
         if options.publish:
             record.publish(f"First step: {work}", [start.table(result)], start.how(result), result)
     return found
+
+
+def _prepare(options: argparse.Namespace, tokenizer: str) -> dict[str, Any]:
+    """Preparation of rows against SFTTrainer's, and of files that grow."""
+    _note("preparing rows")
+    compared = prepare.compare(options.rows, options.rounds, tokenizer, _note)
+    _note("preparing more and more rows")
+    grown = prepare.growth(GROWTH, tokenizer)
+    tables = [prepare.table(compared), prepare.table_of_growth(grown)]
+    for lines in tables:
+        print("Rows of a file to tokenised examples", *lines, "", sep="\n", flush=True)
+    result = compared | {"growth": grown}
+    if options.publish:
+        record.publish("Preparation of rows", tables, prepare.HOW, result)
+    return result
 
 
 def _zoo(options: argparse.Namespace) -> dict[str, Any]:
@@ -110,9 +129,7 @@ def main() -> None:
 
     tokenizer = options.tokenizer or locate("nano-mistral", None)
     if not options.what or "prepare" in options.what:
-        _note("preparing rows")
-        results["prepare"] = prepare.compare(options.rows, options.rounds, tokenizer, _note)
-        print("Rows of a file to tokenised examples", *prepare.table(results["prepare"]), "", sep="\n", flush=True)
+        results["prepare"] = _prepare(options, tokenizer)
     if not options.what or "large" in options.what:
         _note("many rows")
         results["large"] = prepare.large(options.large, tokenizer)
