@@ -10,7 +10,6 @@ from typing import Any
 
 from benchmarks import generation, layouts, load, prepare, record, start, start_side, training, training_side
 
-
 GROWTH = (1_000, 10_000, 100_000)
 """Rows of the files with which the comparison prepare shows that memory does not grow."""
 
