@@ -20,7 +20,7 @@ from tunesmith.model.internals import attention_of, takes_attention_functions
 from tunesmith.model.masks import make_masks_from_positions
 from tunesmith.model.precision import Precision
 from tunesmith.model.prefixes import attend_to_chains
-from tunesmith.model.separation import PROBE_LENGTH, prove_apart
+from tunesmith.model.separation import PROBE_LENGTH, can_compute, prove_apart
 from tunesmith.notices import notify
 
 SEGMENTED = "segmented_sdpa"
@@ -102,7 +102,7 @@ def segmented_mask(
     The empty tensor, unlike None, tells ``segmented_attention`` that it must know the lengths.
     """
     if attention_mask is None and not allow_is_causal_skip and q_length == kv_length:
-        return torch.empty(1, 1, 0, 0, device=device)  # some models slice their masks
+        return _no_mask(device)
     mask: torch.Tensor | None = sdpa_mask(
         attention_mask=attention_mask,
         allow_is_causal_skip=allow_is_causal_skip,
@@ -112,6 +112,11 @@ def segmented_mask(
         **keywords,
     )
     return mask
+
+
+def _no_mask(device: torch.device | str) -> torch.Tensor:
+    """An empty mask, of four dimensions: some models slice theirs."""
+    return torch.empty(1, 1, 0, 0, device=device)
 
 
 def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: torch.device | None = None) -> Boundaries:
@@ -140,8 +145,10 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
     elif obstacle is None:
         register()
         base.set_attn_implementation(SEGMENTED)
-        boundaries = "lengths"
         notify("attention: sdpa, for each example of a row by itself")
+        if _prove_apart_without_masks(model, base, precision, device):
+            return "lengths"
+        boundaries = "lengths"
     else:
         notify(
             f"attention: a dense mask keeps the examples of a row apart; its cost grows with the square ({obstacle})"
@@ -153,6 +160,35 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
             raise
         _prove_apart_by_masks(model, base, precision, device, error)
     return boundaries
+
+
+def _prove_apart_without_masks(
+    model: torch.nn.Module, base: PreTrainedModel, precision: Precision, device: torch.device | None
+) -> bool:
+    """From now on, give the model the empty mask of ``segmented_mask`` where it is told the lengths of examples: to make
+    one, the library looks at the positions, for which a device has to be waited at every step.
+
+    Returns:
+        whether the model was proved to keep examples apart with it; if not, it is as it was.
+    """
+
+    def given(
+        _body: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if keywords.get("segment_lengths") is None or keywords.get("attention_mask") is not None:
+            return None
+        return arguments, keywords | {"attention_mask": _no_mask(keywords["position_ids"].device)}
+
+    if not can_compute(base, device or base.device):  # a small model is asked in its place
+        return False
+    body: Any = base.base_model
+    handle = body.register_forward_pre_hook(given, with_kwargs=True)
+    try:
+        prove_apart(model, base, _said("lengths"), precision, device)
+    except (ModelError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        handle.remove()  # an architecture that reads its mask elsewhere as well
+        return False
+    return True
 
 
 def _prove_apart_by_masks(
