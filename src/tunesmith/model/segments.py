@@ -165,8 +165,8 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
 def _prove_apart_without_masks(
     model: torch.nn.Module, base: PreTrainedModel, precision: Precision, device: torch.device | None
 ) -> bool:
-    """From now on, give the model the empty mask of ``segmented_mask`` where it is told the lengths of examples: to make
-    one, the library looks at the positions, for which a device has to be waited at every step.
+    """From now on, give the model the empty mask of ``segmented_mask`` where it is told the lengths of examples: to
+    make one, the library looks at the positions, for which a device would have to be waited at every step.
 
     Returns:
         whether the model was proved to keep examples apart with it; if not, it is as it was.
