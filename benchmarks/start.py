@@ -53,7 +53,7 @@ def compare(
         found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for turn in range(rounds):
             for side in sides if turn % 2 == 0 else list(sides)[::-1]:
-                found[side].append(run({**job, "side": side, "batches": None}))
+                found[side].append(run(job | {"side": side}))
                 write(f"  {side}: first step after {found[side][-1]['first_cpu']:.1f} CPU-s")
         check_losses({side: turns for side, turns in found.items() if side in IN_OUR_ORDER})
     return {

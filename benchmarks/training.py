@@ -120,11 +120,11 @@ def prepare(
         "folder": str(folder), "model": str(folder / "model"), "rows": str(rows), "steps": steps, "seed": 7,
         "batch_size": 8 if scale != "tiny" else 4, "group_by_prefix": group_by_prefix,
     }  # fmt: skip
-    return job | _batches(job)
+    return job | {"batches": _batches(job)}
 
 
-def _batches(job: dict[str, Any]) -> dict[str, Any]:
-    """The first batches of the engine's own order, as tokens and labels; ``order``: as places among its examples."""
+def _batches(job: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The first batches of the engine's own order, as tokens and labels."""
     from tunesmith.config.resolve import from_values
     from tunesmith.data.families import families
     from tunesmith.train.order import batches
@@ -138,11 +138,10 @@ def _batches(job: dict[str, Any]) -> dict[str, Any]:
     chosen = batches(resolved, lengths, related=related)[: job["steps"]]
     if len(chosen) < job["steps"] or any(len(batch) < job["batch_size"] for batch in chosen):
         raise SystemExit("there are too few rows for so many steps")
-    tokens = [
+    return [
         [{"input_ids": list(examples[at].input_ids), "labels": list(examples[at].labels)} for at in batch]
         for batch in chosen
     ]
-    return {"batches": tokens, "order": [list(map(int, batch)) for batch in chosen]}
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
