@@ -162,22 +162,31 @@ def test_activations_are_what_autograd_keeps(kind: str, way: str, dtype: Any, ro
     assert kept.held == pytest.approx(real, rel=0.03)
 
 
-def test_a_frozen_head_makes_few_logits_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def few_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Memory]:
+    """Estimates of a model of 96 words whose one-pass loss makes the logits of 20 positions at once."""
     monkeypatch.setattr(formulas, "CHUNK_LOGITS", 96 * 20)
     folder = deep_model("llama", tmp_path)
 
-    def loss(rows: int, precision: Precision = FLOAT32, strategy: str = "ddp", **more: Any) -> int:
+    def call(rows: int, precision: Precision = FLOAT32, *, spread: bool = False, **more: Any) -> Memory:
         resolved = resolved_from(model_name_or_path=str(folder), train_data="x", **more)
-        return estimate(
-            resolved, precision, BatchShape(rows, 100, 50), cuda=False, num_processes=2, strategy=strategy
-        ).loss
+        return estimate(resolved, precision, BatchShape(rows, 100, 50), cuda=False, num_processes=2, spread=spread)
 
-    chunk, all_logits = 96 * 20 * 12, 50 * 96 * 12
-    assert [loss(rows, **LORA) for rows in (1, 2)] == [chunk + 50 * 64 * 4, chunk + 100 * 64 * 4]
-    assert [loss(rows, use_lora=False) for rows in (1, 2)] == [all_logits, 2 * all_logits]
-    assert loss(2, **LORA | {"modules_to_save": ["lm_head"]}) == 2 * all_logits
-    assert loss(2, Precision("float16", "test"), **LORA) == 2 * all_logits
-    assert loss(2, strategy="fsdp2", **LORA) == 2 * all_logits
+    return call
+
+
+def test_a_frozen_head_makes_few_logits_at_once(
+    few_logits: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, states, all_logits = 96 * 20 * 12, 3 * 50 * 64 * 4, 50 * 96 * 12
+    assert [few_logits(rows, **LORA).loss for rows in (1, 2)] == [at_once + states, at_once + 2 * states]
+    assert [few_logits(rows, use_lora=False).loss for rows in (1, 2)] == [all_logits, 2 * all_logits]
+    others: list[dict[str, Any]] = [
+        {"modules_to_save": ["lm_head"]}, {"precision": Precision("float16", "test")}, {"strategy": "fsdp2"},
+        {"spread": True}, {"new_tokens": ["<a>"]},
+    ]  # fmt: skip
+    for more in others:
+        assert few_logits(2, **LORA | more).loss == 2 * all_logits, more
 
     forward = LlamaForCausalLM.forward
 
@@ -187,7 +196,14 @@ def test_a_frozen_head_makes_few_logits_at_once(tmp_path: Path, monkeypatch: pyt
         return found
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", capped)
-    assert loss(2, **LORA) == 2 * all_logits
+    assert few_logits(2, **LORA).loss == 2 * all_logits
+
+
+def test_an_evaluation_has_room_for_all_of_its_logits(few_logits: Callable[..., Memory]) -> None:
+    many = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1000, "eval_data": "y"}
+    trains, judges = few_logits(1, **LORA, per_device_train_batch_size=1), few_logits(1, **LORA | many)
+    assert judges.peak >= judges.weights + judges.optimizer + 1000 * 50 * 96 * 12 > 2 * (trains.peak - trains.overhead)
+    assert few_logits(1, **LORA | many | {"eval_strategy": "no"}).peak - trains.peak < 2**20  # but for this process
 
 
 MEASURE = """
