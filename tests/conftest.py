@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
@@ -16,6 +16,7 @@ import pytest
 import order
 import own_warnings
 import ready_python
+from tunesmith.train import garbage
 
 own_warnings.install()
 # commands are printed by their plain names
@@ -41,11 +42,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Once the libraries are imported, their half a million objects are searched for garbage no more: each search takes
-    a third of a second."""
-    if "trl" in sys.modules and gc.get_freeze_count() == 0:
-        gc.collect()
-        gc.freeze()
+    """What is imported is not imported or searched again: to look for garbage among the half a million objects of the
+    libraries takes a third of a second, and a merge's proof starts a Python of its own, which takes ten."""
+    if "trl" in sys.modules:
+        garbage.freeze()
+    proof = sys.modules.get("tunesmith.export.proof")
+    if proof is not None:  # the process that opens a merged model has its imports behind it
+        proof.sys = SimpleNamespace(executable=ready_python.python())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

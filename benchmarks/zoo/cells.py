@@ -215,6 +215,9 @@ def _reload(folder: Path, model: Path) -> str:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from tunesmith.errors import ModelError
+    from tunesmith.model.adapter_file import read_adapter
+    from tunesmith.model.internals import names_that_peft_loses
     from tunesmith.model.load import load_for_inference
 
     ids = torch.arange(4, 28)[None]
@@ -226,5 +229,8 @@ def _reload(folder: Path, model: Path) -> str:
         first, second = ours(input_ids=ids).logits, plain(input_ids=ids).logits
     distance, learned = float((first - second).abs().max()), float((first - without).abs().max())
     if distance > 1e-4 * max(1.0, float(first.abs().max())) or learned == 0:
+        lost = names_that_peft_loses(plain, read_adapter(folder / "padded").tensors)
+        if lost:
+            raise ModelError(f"plain PEFT loses {len(lost)} tensors of this adapter, as it does of its own")
         raise AssertionError(f"plain PEFT differs by {distance:.2g} (the adapter by {learned:.2g})")
     return f"{distance:.0e}"

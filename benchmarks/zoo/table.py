@@ -19,15 +19,22 @@ run on a CPU as anybody's run is (`python -m benchmarks zoo --publish` writes th
 `padded`, `unpadded` and `packed` are layouts of training batches, `4-bit` is QLoRA with NF4, `full` trains all weights,
 `merge` is a merge that was proven, `generation` compares batched answers with the library's own `generate` one by one,
 and `reload` opens the adapter in plain PEFT. `reached` is the share of the weights under an adapter. A dash is
-a run that was not made. Refusals are listed below the table, in the words that a user gets.
+a run that was not made. Refusals are listed below the table, in the words that a user of the first gets.
 """
 
 REASONS = {
     "would see each other": "Layers with a state (Mamba, linear attention, short convolutions) hand it on from "
     "token to token through the whole row. The kernels that begin anew with each example need a GPU, and where they "
-    "are missing such rows would be trained wrong; padded batches are right.",
+    "are missing such rows would be trained wrong; padded batches are right. A few architectures (openai-gpt) make "
+    "their mask by themselves and cannot be told where an example begins.",
     "takes no positions": "The model numbers the tokens of a row by itself, so it cannot be told where an example "
     "begins.",
+    "cannot take several": "The model's own code fails on such a row.",
+    "where the examples of a row begin": "The model's layers keep from their attention what is said of the row; where "
+    "such rows are asked for, a dense mask does instead if it can.",
+    "plain PEFT loses": "PEFT renames an adapter's tensors as the base's files are renamed, and on this architecture "
+    "the pattern fits names of the model itself as well. tunesmith puts every tensor in its place, and a merged model "
+    "has no adapter; saving such an adapter says so.",
     "than alone": "The model counts tokens from the beginning of the row, or its factors follow the row's length, so "
     "an example behind another one would be another example.",
 }
@@ -53,7 +60,7 @@ def sums(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     silent = [f"{name} ({len(result['silent'])})" for name, result in results.items() if result.get("silent")]
     looked_at = sum(result.get("silent") is not None for result in results.values())
     routers = sum(row["adapted"] and row["part"] == "router" for row in rows)
-    halves = _halves(results)
+    halves, without = _halves(results), _without_experts(results)
     return [
         f"- {len(results)} architectures, {len(cells)} runs: {_count(cells, 'ok')} done, {_count(cells, 'refused')} "
         f"refused, {_count(cells, 'crash')} crashed.",
@@ -63,24 +70,25 @@ def sums(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         f"- Routers adapted without asking: {routers}.",
         f"- Models of which experts are reached and shared experts are not, or the other way round: "
         f"{', '.join(halves) or 'none'}.",
+        f"- Models of which no expert is reached: {', '.join(without) or 'none'}.",
     ]
 
 
 def refusals(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Every distinct refusal and crash with the runs that met it."""
-    found: dict[str, list[str]] = {}
+    """Every kind of refusal and every crash: why, the runs that met it, and the words of the first of them."""
+    met: dict[str, list[str]] = {}
+    words: dict[str, str] = {}
     for name, result in results.items():
         for cell, outcome in result["cells"].items():
             if outcome.state != "ok":
                 said = f"{_MARKS[outcome.state]}: {outcome.said}"
-                found.setdefault(said, []).append(f"{name} ({cell})")
-    return [f"- {', '.join(runs)}: {said}" for said, runs in sorted(found.items(), key=lambda one: -len(one[1]))]
-
-
-def explained(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Why what is refused is refused, a line for each kind of refusal that occurs."""
-    said = [found.said for result in results.values() for found in result["cells"].values() if found.state != "ok"]
-    return [f"- *{part}*: {why}" for part, why in REASONS.items() if any(part in line for line in said)]
+                kind = next((part for part in REASONS if part in said and outcome.state == "refused"), said)
+                met.setdefault(kind, []).append(f"{name} ({cell})")
+                words.setdefault(kind, said)
+    found = []
+    for kind, runs in sorted(met.items(), key=lambda one: -len(one[1])):
+        found += [f"- {', '.join(runs)}: {words[kind]}", *([f"  {REASONS[kind]}"] if kind in REASONS else [])]
+    return found
 
 
 def plain(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -112,7 +120,7 @@ def publish(results: Mapping[str, Mapping[str, Any]], page: Path = PAGE) -> None
 
     parts = [
         _INTRODUCTION.format(version=transformers.__version__), "\n".join(sums(results)), "\n".join(lines(results)),
-        "## What is refused, and why", "\n".join(explained(results)), "\n".join(refusals(results)) or "Nothing.",
+        "## What is refused, and why", "\n".join(refusals(results)) or "Nothing.",
     ]  # fmt: skip
     page.write_text("\n\n".join(part.strip() for part in parts if part) + "\n", encoding="utf-8")
 
@@ -132,9 +140,30 @@ def _count(cells: Sequence[Cell], state: str) -> int:
 
 
 def _halves(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Models of which one kind of experts has adapters and the other has none."""
     found = []
     for name, result in results.items():
-        rows = [row for row in result["coverage"] or () if row["part"] in ("experts", "shared_experts")]
-        if rows and {row["part"] for row in rows if row["adapted"]} != {row["part"] for row in rows}:
+        reached = _experts(result)
+        if len(set(reached.values())) > 1:
             found.append(name)
     return found
+
+
+def _without_experts(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Models none of whose experts has an adapter, with the reason."""
+    found = []
+    for name, result in results.items():
+        reached = _experts(result)
+        if reached and not any(reached.values()):
+            why = next(row["reason"] for row in result["coverage"] if row["part"] in reached)
+            found.append(f"{name} ({why})")
+    return found
+
+
+def _experts(result: Mapping[str, Any]) -> dict[str, bool]:
+    """Each kind of experts that a model has -> whether some of them have adapters."""
+    reached: dict[str, bool] = {}
+    for row in result["coverage"] or ():
+        if row["part"] in ("experts", "shared_experts"):
+            reached[row["part"]] = reached.get(row["part"], False) or row["adapted"]
+    return reached

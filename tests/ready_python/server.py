@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import gc
 import importlib
 import json
 import os
@@ -203,13 +202,13 @@ def main() -> None:
     before = client["constants"](os.environ)
     os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pyarrow's allocator would start a thread
     from tunesmith.cli.environment import prepare
+    from tunesmith.train import garbage
 
     prepare()  # libraries are as quiet as a command wants them while it imports them
     constants = client["constants"](os.environ)
     for module in MODULES:
         importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # a command's search for garbage would copy every page that it shares with the server
+    garbage.freeze()  # a command's search for garbage would copy every page that it shares with the server
     try:
         quiet = {name: value for name, value in constants.items() if name not in before}
         Server(sys.argv[1], int(sys.argv[2]), constants, quiet).serve()

@@ -29,8 +29,10 @@ from tunesmith.export.portable import write_old_names
 from tunesmith.model import source
 from tunesmith.model.adapter_file import ADAPTER_WEIGHTS, CHECKSUM_KEY, FINGERPRINT_KEY, checksum, read_adapter
 from tunesmith.model.adapters import adapter_tensors, portable_tensors
+from tunesmith.model.cache_setting import cache_as_in_base
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.headers import INDEX, few, file_headers
+from tunesmith.model.internals import names_that_peft_loses
 from tunesmith.model.source import ADAPTER_CONFIG
 from tunesmith.notices import notify
 from tunesmith.report.folder import read_json, sync_folder, write_json
@@ -107,7 +109,14 @@ def loadable_base(name: str) -> str:
 def _write_adapter(
     model: PeftModel, stage: Path, base: ModelSection, state_dict: Mapping[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:
-    return _write_portable(model, adapter_tensors(model, state_dict), stage, base)
+    tensors = _write_portable(model, adapter_tensors(model, state_dict), stage, base)
+    lost = names_that_peft_loses(model, tensors)
+    if lost:
+        notify(
+            f"PEFT by itself would lose {len(lost)} tensors of this adapter ({few(lost)}), whose names it takes for "
+            "others; tunesmith opens it whole, and merged it is like any model"
+        )
+    return tensors
 
 
 def make_portable(model: Any, folder: Path, base: ModelSection) -> None:
@@ -165,12 +174,8 @@ def _write_full(
     model: PreTrainedModel, stage: Path, state_dict: Mapping[str, torch.Tensor] | None, max_shard_size: str | None
 ) -> dict[str, torch.Tensor]:
     size: dict[str, Any] = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-    use_cache = model.config.use_cache
-    model.config.use_cache = True  # training switches the cache off; who loads the model wants to generate with it
-    try:
+    with cache_as_in_base(model):
         model.save_pretrained(stage, state_dict=None if state_dict is None else dict(state_dict), **size)
-    finally:
-        model.config.use_cache = use_cache
     # The library writes some architectures under the names that their publishers gave the weights.
     return dict(revert_weight_conversion(model, dict(state_dict if state_dict is not None else model.state_dict())))
 

@@ -373,7 +373,6 @@ def write_shards(folded: Fold, stage: Path, dtype: torch.dtype, max_shard_size: 
         write_json(stage / INDEX, {"metadata": sizes, "weight_map": dict(sorted(plan.tensor_to_filename.items()))})
     for config in (model.config, model.config.get_text_config()):
         config.dtype = str(dtype).removeprefix("torch.")
-        config.use_cache = True
         if folded.unties:
             config.tie_word_embeddings = False
     model.config.architectures = [type(folded.base.model).__name__]

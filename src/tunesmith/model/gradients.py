@@ -19,7 +19,7 @@ from tunesmith.model.new_tokens import num_embeddings
 from tunesmith.model.parameters import ends_in
 from tunesmith.model.precision import Precision
 from tunesmith.model.roles import is_linear
-from tunesmith.model.separation import can_compute, small_twin
+from tunesmith.model.stand_in import can_compute, is_large, shortened, small_twin
 
 SHORT, LONG = 24, 288
 """Tokens of the row that is asked first, and of the one that is asked where some adapter got nothing: layers that
@@ -29,8 +29,8 @@ compress what lies far behind are silent in short rows."""
 def without_gradient(adapted: PeftModel, precision: Precision, device: torch.device | None = None) -> list[str]:
     """Names of the layers and modules whose adapters get no gradient, in the model's order.
 
-    Where the weights cannot compute (they are spread, or not there yet), a small model of the same class is asked; then
-    layers of one kind at all depths count as one.
+    Of a large model the first layers are asked, and where the weights cannot compute (they are spread, or not there
+    yet) a small model of the same class, see ``stand_in``; then layers of one kind at all depths count as one.
 
     Args:
         adapted: the model with its fresh adapter; modes, gradients and random numbers stay what they are.
@@ -39,11 +39,15 @@ def without_gradient(adapted: PeftModel, precision: Precision, device: torch.dev
     """
     base: Any = adapted.get_base_model()
     place = device or base.device
-    if can_compute(base, place):
+    if can_compute(base, place) and not is_large(base):
         return _silent(adapted, precision)
-    place = place if place.type != "meta" else torch.device("cpu")
-    twin = small_twin(base, precision, place)
-    silent = {_anywhere(name) for name in _silent(_with_adapter(twin, adapted), precision)}
+    if can_compute(base, place):
+        with shortened(base):
+            found = _silent(adapted, precision)
+    else:
+        twin = small_twin(base, precision, place if place.type != "meta" else torch.device("cpu"))
+        found = _silent(_with_adapter(twin, adapted), precision)
+    silent = {_anywhere(name) for name in found}
     return [name for name in _places(adapted) if _anywhere(name) in silent]
 
 

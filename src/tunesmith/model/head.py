@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from tunesmith.model.adapters import base_of
 from tunesmith.model.precision import Precision
-from tunesmith.model.separation import asked_of, probe_ids
+from tunesmith.model.separation import probe_ids
+from tunesmith.model.stand_in import asked_of
 
 CHUNK_LOGITS = 2**23
 """Logits that are there at the same time, unless a single position has more."""
@@ -48,7 +49,11 @@ def inspect_head(model: torch.nn.Module, precision: Precision, device: torch.dev
         precision: format of its arithmetic.
         device: the one that will compute; None where the weights lie.
     """
-    asked, base = asked_of(model, base_of(model), precision, device)
+    with asked_of(model, base_of(model), precision, device) as (asked, base):
+        return _inspect(asked, base, precision)
+
+
+def _inspect(asked: torch.nn.Module, base: PreTrainedModel, precision: Precision) -> Head | None:
     head = base.get_output_embeddings()
     if head is None:
         return None
@@ -170,10 +175,10 @@ class FrozenHeadLoss(torch.autograd.Function):
                 logits = F.linear(states.to(weight.dtype), weight, bias)
                 kind, ids = logits.dtype, ids[:, None]
                 scores = logits.float()
-                total = scores.logsumexp(dim=-1, keepdim=True)
+                probabilities = scores.softmax(dim=-1)  # one pass; the largest of each row tells what it was divided by
+                total = scores.amax(dim=-1, keepdim=True) - probabilities.amax(dim=-1, keepdim=True).log()
                 losses.append((total - scores.gather(1, ids)).squeeze(1))
                 if wanted:
-                    probabilities = scores.sub_(total).exp_()
                     probabilities.scatter_add_(1, ids, probabilities.new_full(ids.shape, -1.0))
                     gradients.append((probabilities.to(kind) @ weight).to(hidden.dtype))
         if wanted:

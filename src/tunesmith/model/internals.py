@@ -1,4 +1,4 @@
-"""What models, loading and merging use of transformers that it does not promise to keep: one function for each name.
+"""What models, loading and merging use of libraries that these do not promise to keep: one function for each name.
 
 None of them has a fallback: when a name goes, they raise and their tests fail, so that nothing stops acting in silence.
 docs/decisions/private_api.md lists them with those of the other rooms.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -131,6 +131,17 @@ def names_that_peft_renames(model: torch.nn.Module) -> frozenset[str]:
     return frozenset(conversion._MOE_TARGET_MODULE_MAPPING.get(family, {}))
 
 
+def names_that_peft_loses(adapted: Any, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of an adapter's saved tensors that PEFT takes for others when it loads them: it renames them as the base's
+    files are renamed, and on some architectures such a pattern fits the model's own names as well."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    read = conversion.convert_peft_adapter_state_dict_for_transformers(
+        adapted, adapted.peft_config["default"], dict(tensors)
+    )
+    return sorted(tensors.keys() - read.keys())
+
+
 def leave_weights_alone(model: PreTrainedModel) -> None:
     """Switch off that a model divides some of its weights whenever it is put into evaluation mode.
 
@@ -162,3 +173,8 @@ def translate_names(model: torch.nn.Module, peft_config: Any) -> None:
     from peft.utils import transformers_weight_conversion as conversion
 
     conversion.convert_peft_config_for_transformers(peft_config, model=model, conversions=None)
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether torch has units of this machine's cpu for bfloat16 (AVX512-BF16, AMX ...)."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -26,6 +27,8 @@ from tunesmith.notices import notify
 
 Name = Literal["padded", "length_grouped", "packed", "unpadded", "prefix_tree"]
 """The layouts of ``data/batching.py``."""
+PADDED = ("padded", "length_grouped")
+"""Those of one example a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ def expected_layout(resolved: Resolved) -> Layout:
         return Layout(wanted, "as it is set")
     if resolved.config.model.model_class is not None:
         return Layout("padded", "a model class of another package is not known before it is loaded")
-    return _of_architecture(bare_skeleton(resolved))
+    model = bare_skeleton(resolved)
+    return _told_of_dropout(_of_architecture(model), model)
 
 
 def settle_layout(wanted: str, model: torch.nn.Module, precision: Precision, device: torch.device) -> Layout:
@@ -72,7 +76,30 @@ def settle_layout(wanted: str, model: torch.nn.Module, precision: Precision, dev
         ModelError: the layout that was written needs examples kept apart, and the model cannot do that. ``auto`` gives
             way instead, aloud, and leaves the model's attention as it was.
     """
-    if wanted in ("padded", "length_grouped"):
+    return _told_of_dropout(_settled(wanted, model, precision, device), model)
+
+
+def _told_of_dropout(layout: Layout, model: torch.nn.Module) -> Layout:
+    """The layout itself; where the model draws otherwise in it than in a padded batch, that is said."""
+    share = own_dropout(model)
+    if share and layout.batching not in PADDED:
+        notify(
+            f"the model drops out by itself (up to {share:g}): a row of several examples draws other places than a "
+            "padded batch, so that single losses differ; batching padded draws as others do"
+        )
+    return layout
+
+
+def own_dropout(model: torch.nn.Module) -> float:
+    """The largest share that a model drops out by its own configuration in training; an adapter's is not counted."""
+    parts = [part for name, part in model.named_modules() if ".lora_" not in name]
+    layers = [part.p for part in parts if isinstance(part, torch.nn.Dropout)]
+    said = [value for part in parts for name, value in vars(part).items() if "dropout" in name and type(value) is float]
+    return max([*layers, *said], default=0.0)
+
+
+def _settled(wanted: str, model: torch.nn.Module, precision: Precision, device: torch.device) -> Layout:
+    if wanted in PADDED:
         return Layout(cast(Name, wanted), "as it is set")
     if wanted == "prefix_tree":
         return Layout("prefix_tree", "as it is set", _share_beginnings(model, precision, device))
@@ -85,7 +112,8 @@ def _cheapest(model: torch.nn.Module, precision: Precision, device: torch.device
     """What ``auto`` comes to on a model."""
     base = base_of(model)
     layout, attention = _of_architecture(base), attention_of(base)
-    for batching, prove in (("prefix_tree", _share_beginnings), ("unpadded", keep_examples_apart)):
+    apart = partial(keep_examples_apart, dense=False)
+    for batching, prove in (("prefix_tree", _share_beginnings), ("unpadded", apart)):
         if layout.batching not in ("prefix_tree", batching):
             continue
         try:
@@ -111,7 +139,7 @@ def _share_beginnings(model: torch.nn.Module, precision: Precision, device: torc
         raise ModelError(
             f"shared beginnings cannot be computed once ({obstacle})", remedy="set batching auto, unpadded or padded"
         )
-    boundaries = keep_examples_apart(model, precision, device)
+    boundaries = keep_examples_apart(model, precision, device, dense=False)
     prove_prefixes(model, precision, device)
     return boundaries
 

@@ -28,6 +28,7 @@ from tunesmith.model import source
 from tunesmith.model.adapter_config import read_lora_config
 from tunesmith.model.adapters import base_of, load_adapter_strictly, lora_config
 from tunesmith.model.attention import choose_attention
+from tunesmith.model.cache_setting import switch_cache_off
 from tunesmith.model.device import Device, here, on_one, seen
 from tunesmith.model.fresh import leave_out_silent, new_adapter
 from tunesmith.model.internals import leave_weights_alone, opener_of, supports_sdpa, without_weights
@@ -36,7 +37,14 @@ from tunesmith.model.new_tokens import give_rows, trained_rows
 from tunesmith.model.packed import packable, packing
 from tunesmith.model.parts import freeze_beside_language
 from tunesmith.model.plugins import model_class
-from tunesmith.model.precision import Precision, align_types, choose_precision, possible_here, weights_dtype
+from tunesmith.model.precision import (
+    Precision,
+    align_types,
+    choose_precision,
+    possible_here,
+    tell_of_slow_bfloat16,
+    weights_dtype,
+)
 from tunesmith.model.quantize import (
     check_promise,
     freeze_for_adapters,
@@ -97,6 +105,7 @@ def load_model(
         model: PreTrainedModel | PeftModel = model_class(config.model.model_class)(resolved, precision)
         return on_device(model, device) if strategy.name == "ddp" else model
     model = load_base(resolved, precision, device, strategy=strategy)
+    tell_of_slow_bfloat16(precision, device, model.num_parameters())
     if new_tokens:
         give_rows(model, new_tokens)
     beside = freeze_beside_language(model)
@@ -111,7 +120,7 @@ def load_model(
     if config.training.gradient_checkpointing:
         enable_checkpointing(model)
     align_types(model)
-    model.config.use_cache = False  # a cache of keys and values is of no use when nothing is generated
+    switch_cache_off(model)
     return model
 
 

@@ -14,7 +14,11 @@ import torch
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.model.device import Device
+from tunesmith.model.internals import cpu_multiplies_bfloat16
 from tunesmith.notices import notify
+
+SLOW_FROM = 10**8
+"""Parameters from which a slow format is worth a word."""
 
 DTypeName = Literal["bfloat16", "float16", "float32"]
 
@@ -83,6 +87,22 @@ def possible_here(trained: Precision, device: Device) -> Precision:
         notify(f"the run was trained in {trained.dtype}, which this device lacks: its model computes in float32 here")
         return Precision("float32", f"{trained.dtype} was trained in, and this device lacks it")
     return trained
+
+
+def tell_of_slow_bfloat16(precision: Precision, device: Device, parameters: int) -> None:
+    """Say so where bfloat16 costs a cpu many times what float32 does, and the model is of a size that shows it.
+
+    Without units for it torch multiplies by gradients number by number: 10.7 s in place of 0.09 s were measured for a
+    layer of 4,096 by 14,336 on an AVX2 cpu.
+
+    Args:
+        parameters: of the model.
+    """
+    if precision.bf16 and device.kind == "cpu" and parameters >= SLOW_FROM and not cpu_multiplies_bfloat16():
+        notify(
+            "bf16: this cpu has no units for bfloat16, and a step can take a hundred times as long as in float32; "
+            "bf16 false computes in float32"
+        )
 
 
 def weights_dtype(resolved: Resolved, precision: Precision) -> torch.dtype:

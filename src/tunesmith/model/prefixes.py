@@ -18,7 +18,8 @@ from tunesmith.errors import ModelError
 from tunesmith.model.adapters import base_of
 from tunesmith.model.internals import attention_of
 from tunesmith.model.precision import Precision
-from tunesmith.model.separation import PROBE_LENGTH, asked_of, probe_ids, reach
+from tunesmith.model.separation import PROBE_LENGTH, probe_ids, reach
+from tunesmith.model.stand_in import asked_of
 
 ROOT = -1
 """The parent of a segment that begins an example."""
@@ -121,8 +122,8 @@ def prove_prefixes(model: torch.nn.Module, precision: Precision, device: torch.d
         ModelError: the model sees something else.
     """
     base = base_of(model)
-    asked, its_base = asked_of(model, base, precision, device)
-    found, alone = _reach_in_tree(asked, its_base, precision), _reach_alone(asked, its_base, precision)
+    with asked_of(model, base, precision, device) as (asked, its_base):
+        found, alone = _reach_in_tree(asked, its_base, precision), _reach_alone(asked, its_base, precision)
     other, mine = 1, [0, 2, 3]
     parts = found.split(PROBE_LENGTH)
     if parts[other].any():

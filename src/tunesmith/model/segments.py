@@ -20,7 +20,8 @@ from tunesmith.model.internals import attention_of, takes_attention_functions
 from tunesmith.model.masks import make_masks_from_positions
 from tunesmith.model.precision import Precision
 from tunesmith.model.prefixes import attend_to_chains
-from tunesmith.model.separation import PROBE_LENGTH, can_compute, prove_apart
+from tunesmith.model.separation import PROBE_LENGTH, prove_apart
+from tunesmith.model.stand_in import can_compute
 from tunesmith.notices import notify
 
 SEGMENTED = "segmented_sdpa"
@@ -119,7 +120,9 @@ def _no_mask(device: torch.device | str) -> torch.Tensor:
     return torch.empty(1, 1, 0, 0, device=device)
 
 
-def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: torch.device | None = None) -> Boundaries:
+def keep_examples_apart(
+    model: torch.nn.Module, precision: Precision, device: torch.device | None = None, *, dense: bool = True
+) -> Boundaries:
     """Prepare a model for rows that hold several examples, and prove on it that they do not see each other.
 
     sdpa becomes ``segmented_attention`` where the architecture takes other attention functions; FlashAttention 2 has
@@ -130,6 +133,7 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
         model: with its adapters.
         precision: format of its arithmetic.
         device: the one that will compute, where the weights are not yet on it; None where they lie.
+        dense: whether a dense mask will do where the architecture was to get by without one and fails.
 
     Returns:
         what the batches must tell the model.
@@ -138,38 +142,56 @@ def keep_examples_apart(model: torch.nn.Module, precision: Precision, device: to
         ModelError: the model lets examples of one row see each other.
     """
     base = base_of(model)
-    boundaries: Boundaries = "positions"
     obstacle = segments_obstacle(base)
     if attention_of(base) == "flash_attention_2":
-        boundaries = "cu_seq_lens"
-    elif obstacle is None:
+        prove_apart(model, base, _said("cu_seq_lens"), precision, device)
+        return "cu_seq_lens"
+    if obstacle is None:
         register()
         base.set_attn_implementation(SEGMENTED)
-        notify("attention: sdpa, for each example of a row by itself")
-        if _prove_apart_without_masks(model, base, precision, device):
+        try:
+            _prove_apart_by_lengths(model, base, precision, device)
+        except ModelError as error:
+            base.set_attn_implementation("sdpa")
+            if not dense:
+                raise
+            try:
+                _prove_apart_densely(model, base, precision, device)
+            except ModelError:
+                raise error from None
+            obstacle = f"{type(base).__name__} goes wrong without one"
+        else:
+            notify("attention: sdpa, for each example of a row by itself")
             return "lengths"
-        boundaries = "lengths"
     else:
-        notify(
-            f"attention: a dense mask keeps the examples of a row apart; its cost grows with the square ({obstacle})"
-        )
-    try:
-        prove_apart(model, base, _said(boundaries), precision, device)
-    except ModelError as error:
-        if boundaries != "positions":
-            raise
-        _prove_apart_by_masks(model, base, precision, device, error)
-    return boundaries
+        _prove_apart_densely(model, base, precision, device)
+    notify(f"attention: a dense mask keeps the examples of a row apart; its cost grows with the square ({obstacle})")
+    return "positions"
 
 
-def _prove_apart_without_masks(
+def _prove_apart_densely(
     model: torch.nn.Module, base: PreTrainedModel, precision: Precision, device: torch.device | None
-) -> bool:
-    """From now on, give the model the empty mask of ``segmented_mask`` where it is told the lengths of examples: to
-    make one, the library looks at the positions, for which a device would have to be waited at every step.
+) -> None:
+    """Prove it with the masks that the model itself makes of positions, or with those that we make of them.
 
-    Returns:
-        whether the model was proved to keep examples apart with it; if not, it is as it was.
+    Raises:
+        ModelError: neither does; then the model is as it was.
+    """
+    try:
+        prove_apart(model, base, {}, precision, device)
+    except ModelError as error:
+        _prove_apart_by_masks(model, base, precision, device, error)
+
+
+def _prove_apart_by_lengths(
+    model: torch.nn.Module, base: PreTrainedModel, precision: Precision, device: torch.device | None
+) -> None:
+    """Prove it with the lengths of examples; from then on the model is given the empty mask of ``segmented_mask``
+    wherever it is told them. To make one itself, the library would look at the positions, and so wait for a device at
+    every step. Architectures that read their mask elsewhere as well go on without.
+
+    Raises:
+        ModelError: the model lets examples of one row see each other.
     """
 
     def given(
@@ -179,16 +201,15 @@ def _prove_apart_without_masks(
             return None
         return arguments, keywords | {"attention_mask": _no_mask(keywords["position_ids"].device)}
 
-    if not can_compute(base, device or base.device):  # a small model is asked in its place
-        return False
-    body: Any = base.base_model
-    handle = body.register_forward_pre_hook(given, with_kwargs=True)
-    try:
-        prove_apart(model, base, _said("lengths"), precision, device)
-    except (ModelError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        handle.remove()  # an architecture that reads its mask elsewhere as well
-        return False
-    return True
+    if can_compute(base, device or base.device):  # else a small model is asked in its place
+        body: Any = base.base_model
+        handle = body.register_forward_pre_hook(given, with_kwargs=True)
+        try:
+            prove_apart(model, base, _said("lengths"), precision, device)
+            return
+        except ModelError:
+            handle.remove()
+    prove_apart(model, base, _said("lengths"), precision, device)
 
 
 def _prove_apart_by_masks(
@@ -206,7 +227,7 @@ def _prove_apart_by_masks(
     masks = make_masks_from_positions(base)
     try:
         prove_apart(model, base, {}, precision, device)
-    except (ModelError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+    except ModelError:
         masks.remove()  # an architecture that takes no such masks, or whose layers look back in another way
         raise refusal from None
 

@@ -7,25 +7,23 @@ gradient at the other example's tokens is exactly 0. No tolerance has to be chos
 
 from __future__ import annotations
 
-import copy
 import inspect
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError
 from tunesmith.model.internals import attention_of
 from tunesmith.model.new_tokens import num_embeddings
 from tunesmith.model.precision import Precision
+from tunesmith.model.stand_in import asked_of, counts_length, small_twin
 
 PROBE_LENGTH = 12
 """Tokens of each of the two examples with which separation is proved."""
+REMEDY = "set batching padded or length_grouped"
 ALIKE, ALIKE_ROUNDED = 1e-3, 0.05
 """Mean difference of logits against their spread up to which an example counts as the same, in float32 and else."""
-FEWEST_LAYERS = 2
-"""Layers that a stand-in for the model has at least."""
 
 
 def prove_apart(
@@ -37,9 +35,9 @@ def prove_apart(
 ) -> None:
     """Let a row of two examples pass through the model; nothing of the first may reach the logits of the second.
 
-    The model's own weights are asked where they can compute. Where they are spread over processes, have no data yet, or
-    are not yet on the device that will compute, a small model of the same architecture is asked, for what a layer hands
-    on to its attention is decided by its code and not by its weights.
+    The model's own weights are asked where they can compute, those of a large model in its first layers alone. Where
+    they are spread over processes, have no data yet, or are not yet on the device that will compute, a small model of
+    the same architecture is asked, see ``stand_in``.
 
     Args:
         model: with its adapters; its training mode and its gradients stay what they are.
@@ -54,20 +52,21 @@ def prove_apart(
     if "position_ids" not in inspect.signature(base.forward).parameters:
         raise ModelError(
             f"{type(base).__name__} takes no positions, so several examples cannot stand in one row",
-            remedy="set batching padded or length_grouped",
+            remedy=REMEDY,
         )
-    asked, its_base = asked_of(model, base, precision, device)
     positions = torch.arange(PROBE_LENGTH).repeat(2)
     row = {"input_ids": probe_ids(base, 2)[None], "position_ids": positions[None]} | boundaries
-    first, _second = reach(asked, its_base, row, precision).split(PROBE_LENGTH)
-    if first.any():
-        raise ModelError(
-            f"in {type(base).__name__} the examples of one row would see each other (attention {attention_of(base)})",
-            remedy="set batching padded or length_grouped",
-        )
-    _prove_alike(asked, its_base, boundaries, precision)
-    if _counts_length(base):
+    with asked_of(model, base, precision, device) as (asked, its_base):
+        first, _second = reach(asked, its_base, row, precision).split(PROBE_LENGTH)
+        if first.any():
+            raise ModelError(
+                f"in {type(base).__name__} the examples of one row would see each other "
+                f"(attention {attention_of(base)})",
+                remedy=REMEDY,
+            )
+        _prove_alike(asked, its_base, boundaries, precision)
         place = its_base.device
+    if counts_length(base):
         twin = small_twin(base, precision, place, at=PROBE_LENGTH)
         _prove_alike(twin, twin, boundaries, precision)
 
@@ -75,14 +74,15 @@ def prove_apart(
 def _prove_alike(
     model: torch.nn.Module, base: PreTrainedModel, boundaries: dict[str, Any], precision: Precision
 ) -> None:
-    """Compare what a model makes of an example behind another one with what it makes of it alone.
+    """Compare what a model makes of an example behind another one with what it makes of it in a padded batch.
 
     Raises:
-        ModelError: it is not the same, as where tokens are counted from the beginning of the row.
+        ModelError: it is not the same, as where tokens are counted from the beginning of the row, or where a layer puts
+            more into its mask than who sees whom.
     """
     ids = probe_ids(base, 2)
     positions = torch.arange(PROBE_LENGTH)
-    one = {"input_ids": ids[None, PROBE_LENGTH:], "position_ids": positions[None]} | _of_one(boundaries)
+    one = {"input_ids": ids[None, PROBE_LENGTH:], "attention_mask": torch.ones(1, PROBE_LENGTH, dtype=torch.long)}
     row = {"input_ids": ids[None], "position_ids": positions.repeat(2)[None]} | boundaries
     alone, behind = (_last_logits(model, base, given, precision) for given in (one, row))
     exact = precision.dtype == "float32" and not getattr(base, "is_quantized", False)
@@ -91,14 +91,8 @@ def _prove_alike(
         raise ModelError(
             f"in {type(base).__name__} an example behind another one has another loss than alone (logits differ by "
             f"{distance:.1%} of their spread)",
-            remedy="set batching padded or length_grouped",
+            remedy=REMEDY,
         )
-
-
-def _of_one(boundaries: dict[str, Any]) -> dict[str, Any]:
-    """What tells a model so that a row holds one example."""
-    keep = {"segment_lengths": 1, "segment_parents": 1, "cu_seq_lens_q": 2, "cu_seq_lens_k": 2}
-    return {name: value[: keep[name]] if name in keep else value for name, value in boundaries.items()}
 
 
 @torch.no_grad()
@@ -106,103 +100,33 @@ def _last_logits(
     model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], precision: Precision
 ) -> torch.Tensor:
     """Logits of the last PROBE_LENGTH tokens of a row, in evaluation mode."""
-    row = {name: value.to(base.device) if isinstance(value, torch.Tensor) else value for name, value in row.items()}
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with precision.autocast(base.device):
-            logits: torch.Tensor = model(**row, use_cache=False).logits
-            return logits[0, -PROBE_LENGTH:].float()
+        return _logits(model, base, row, precision).float()
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def _counts_length(model: PreTrainedModel) -> bool:
-    """Whether the model's factors change beyond some length, which a short row does not show."""
-    return bool(_thresholds(copy.deepcopy(model.config.get_text_config()), 1))
+def _logits(model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], precision: Precision) -> torch.Tensor:
+    """Logits of the last PROBE_LENGTH tokens of a row.
 
-
-def _thresholds(config: PreTrainedConfig, length: int) -> list[str]:
-    """Set every length beyond which a model's factors change to ``length``; returns the names of those it has."""
-    found = []
-    if getattr(config, "attn_temperature_tuning", None) and hasattr(config, "floor_scale"):
-        config.floor_scale = length
-        found.append("floor_scale")
-    rope = getattr(config, "rope_parameters", None) or {}
-    for part in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
-        if part.get("rope_type") in ("longrope", "dynamic") and part.get("original_max_position_embeddings"):
-            part["original_max_position_embeddings"] = length
-            found.append("original_max_position_embeddings")
-    if found and hasattr(config, "original_max_position_embeddings"):
-        config.original_max_position_embeddings = length
-    return found
-
-
-def asked_of(
-    model: torch.nn.Module, base: PreTrainedModel, precision: Precision, device: torch.device | None
-) -> tuple[torch.nn.Module, PreTrainedModel]:
-    """The model that answers for another, with and without adapters: itself where it can compute, else a small one."""
-    device = device or base.device
-    if can_compute(base, device):
-        return model, base
-    twin = small_twin(base, precision, device if device.type != "meta" else torch.device("cpu"))
-    return twin, twin
-
-
-def can_compute(model: PreTrainedModel, device: torch.device) -> bool:
-    """Whether all weights are whole, in this process, and on that kind of device."""
-    return not is_deepspeed_zero3_enabled() and all(
-        parameter.device.type == device.type != "meta" for parameter in model.parameters()
-    )
-
-
-def small_twin(
-    model: PreTrainedModel, precision: Precision, device: torch.device, *, at: int | None = None
-) -> PreTrainedModel:
-    """A model of the same class with random weights and the fewest layers that show every kind of layer.
-
-    Random numbers that are drawn for it are not taken from anybody else's.
-
-    Args:
-        at: length at which its factors change, where they do.
+    Raises:
+        ModelError: the model's code fails on such a row.
     """
-    config = copy.deepcopy(model.config)
-    if at is not None:
-        _thresholds(config.get_text_config(), at)
-    _keep_layers(config, _num_layers_of_every_kind(model))
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type), device:
-        twin = type(model)(config)
-    torch.nn.Module.to(twin, device, precision.torch_dtype)
-    return twin
-
-
-def _num_layers_of_every_kind(model: PreTrainedModel) -> int:
-    """Length of the shortest beginning of the model's layers that has each kind which the whole has."""
-    total = int(model.config.num_hidden_layers)
-    stacks = [
-        module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == total > 0
-    ]
-    if not stacks:
-        return total
-    per_layer = list(_lists_per_layer(model.config).values())
-    kinds = [
-        (*(type(part) for part in layer.modules()), *(repr(values[index]) for values in per_layer))
-        for index, layer in enumerate(stacks[0])
-    ]
-    return min(total, max(FEWEST_LAYERS, *(kinds.index(kind) + 1 for kind in kinds)))
-
-
-def _lists_per_layer(config: PreTrainedConfig) -> dict[str, list[Any]]:
-    """The settings that have one value for each layer (kinds of layers, windows ...)."""
-    total = config.num_hidden_layers
-    return {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == total}
-
-
-def _keep_layers(config: PreTrainedConfig, number: int) -> None:
-    for name, values in _lists_per_layer(config).items():
-        setattr(config, name, values[:number])
-    config.num_hidden_layers = number
+    row = {name: value.to(base.device) if isinstance(value, torch.Tensor) else value for name, value in row.items()}
+    try:
+        with precision.autocast(base.device):
+            logits: torch.Tensor = model(**row, use_cache=False).logits
+    except torch.OutOfMemoryError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ModelError(
+            f"{type(base).__name__} cannot take several examples in one row ({what})", remedy=REMEDY
+        ) from error
+    return logits[0, -PROBE_LENGTH:]
 
 
 def probe_ids(base: PreTrainedModel, number: int) -> torch.Tensor:
@@ -223,7 +147,6 @@ def reach(model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], pr
         ModelError: the gradient is not finite, or nothing arrives from those tokens themselves.
     """
     embeddings: Any = base.get_input_embeddings()
-    row = {name: value.to(base.device) if isinstance(value, torch.Tensor) else value for name, value in row.items()}
     embedded: list[torch.Tensor] = []
 
     def begin_here(_layer: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -234,8 +157,8 @@ def reach(model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], pr
     hook = embeddings.register_forward_hook(begin_here)
     model.eval()
     try:
-        with torch.enable_grad(), precision.autocast(base.device):
-            logits = model(**row, use_cache=False).logits[0, -PROBE_LENGTH:]
+        with torch.enable_grad():
+            logits = _logits(model, base, row, precision)
         (gradient,) = torch.autograd.grad(logits.float().square().sum(), embedded[0])
     finally:
         hook.remove()
@@ -245,6 +168,6 @@ def reach(model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], pr
     if not (own.isfinite().all() and own.any()):
         raise ModelError(
             f"{type(base).__name__} gives no finite gradient, so that its examples in one row cannot be proved apart",
-            remedy="set batching padded or length_grouped",
+            remedy=REMEDY,
         )
     return gradient[0].ne(0).any(dim=-1)

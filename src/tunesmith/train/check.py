@@ -28,6 +28,7 @@ from tunesmith.model.device import Machine, check_count, seen
 from tunesmith.model.fresh import coverage_of
 from tunesmith.model.layout import Layout, expected_layout
 from tunesmith.model.memory import GIB, BatchShape, HostMemory, Memory
+from tunesmith.model.precision import tell_of_slow_bfloat16
 from tunesmith.model.quantize import is_quantized
 from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
@@ -282,6 +283,7 @@ def _check_memory(report: Report, setup: Setup, layout: Layout, *, elsewhere: bo
     if found is None:
         return
     device, processes = setup.device, setup.processes.per_machine
+    tell_of_slow_bfloat16(setup.precision, device, found.parameters)
     free = memory.host_memory()
     size = free // processes if device.memory is None else device.memory  # processes on the cpu share it
     in_pieces = loads_in_pieces(setup.resolved, setup.strategy, setup.processes.total)

@@ -183,8 +183,10 @@ def test_merge_of_a_real_trained_model_agrees(kind: str, real_runs: dict[str, Pa
             (trained(torch.tensor([prompt])).logits - merged(torch.tensor([prompt])).logits).abs().max().item()
             for prompt in questions.prompts
         ]
-    # what is left is the rounding of merged weights to float32; DoRA rounds a product of two factors (1.01e-5 measured)
-    assert max(apart) <= (2e-5 if kind == "dora" else 1e-5)
+    # what is left is the rounding of merged weights to float32: over ways and last digits of the training, means of
+    # 3.5e-6 to 6.7e-6 and single prompts of up to 1.23e-5 were measured: ten units in the last place of a logit
+    assert sum(apart) / len(apart) <= 1e-5
+    assert max(apart) <= 2e-5
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

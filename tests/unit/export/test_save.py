@@ -14,10 +14,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from tiny_models import build, configure
 from tunesmith import assets, notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError, StorageError, UnsafeError
 from tunesmith.export.save import loadable_base, save_model
+from tunesmith.model.cache_setting import cache_as_in_base, switch_cache_off
 from tunesmith.model.device import here
 from tunesmith.model.fingerprint import fingerprint
 from tunesmith.model.load import load_for_inference, load_model
@@ -89,6 +91,26 @@ def test_folder_holds_what_is_needed_and_no_pickle(kind: str, settings: Settings
     GenerationConfig.from_pretrained(tmp_path / "run")
     if kind == "full":
         assert json.loads((tmp_path / "run" / "config.json").read_text())["use_cache"] is True
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_configuration_says_of_the_cache_what_the_base_says(used: bool, settings: Settings, tmp_path: Path) -> None:
+    """Training switches it off, and every save happens in the middle of one."""
+    base = shutil.copytree(settings().config.model.model_name_or_path, tmp_path / "base")
+    configure(base, use_cache=used)
+    model, _ = trained(settings, tmp_path / "run", use_lora=False, model_name_or_path=str(base))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["use_cache"] is used
+    assert model.config.use_cache is False
+
+
+def test_a_configuration_that_says_nothing_of_a_cache_is_saved_so() -> None:
+    model = build("llama")
+    saved = []
+    del model.config.use_cache
+    switch_cache_off(model)
+    with cache_as_in_base(model):
+        saved.append("use_cache" in vars(model.config))
+    assert (saved, model.config.use_cache) == ([False], False)
 
 
 def test_chat_template_travels_along(settings: Settings, tmp_path: Path) -> None:

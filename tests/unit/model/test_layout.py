@@ -60,6 +60,17 @@ def test_where_several_examples_in_a_row_do_not_pay_batches_are_padded(
     assert any(reason in text and "padded" in text for text in notices.collected())
 
 
+@pytest.mark.parametrize(("kind", "wanted", "told"), [("gpt2", "auto", 1), ("gpt2", "padded", 0), ("llama", "auto", 0)])
+def test_a_model_with_dropout_of_its_own_is_told(kind: str, wanted: str, told: int, clean_notices: None) -> None:
+    settle_layout(wanted, built(kind), FLOAT32, CPU)
+    assert sum("drops out by itself (up to 0.1)" in text for text in notices.collected()) == told
+
+
+def test_check_tells_of_a_models_own_dropout(settings: Callable[..., Any], clean_notices: None) -> None:
+    expected_layout(settings("gpt2"))
+    assert sum("drops out by itself (up to 0.1)" in text for text in notices.collected()) == 1
+
+
 def test_a_model_that_fails_the_proof_is_padded_with_its_own_attention(
     clean_notices: None,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ModelError
 from tunesmith.model.attention import choose_attention
 from tunesmith.model.device import CPU
-from tunesmith.model.precision import Precision, choose_precision, weights_dtype
+from tunesmith.model.internals import cpu_multiplies_bfloat16
+from tunesmith.model.precision import SLOW_FROM, Precision, choose_precision, tell_of_slow_bfloat16, weights_dtype
 
 Settings = Callable[..., Resolved]
 
@@ -65,3 +67,21 @@ def test_attention_is_chosen_aloud_and_refused_openly(settings: Settings, clean_
     assert choose_attention(settings(**wanted), half, CPU) == "sdpa"
     with pytest.raises(ModelError, match="CUDA device"):
         choose_attention(settings(**wanted, written=("attn_implementation",)), half, CPU)
+
+
+@pytest.mark.parametrize(
+    ("has_units", "parameters", "dtype", "told"),
+    [
+        (False, SLOW_FROM, "bfloat16", True),
+        (True, SLOW_FROM, "bfloat16", False),
+        (False, SLOW_FROM - 1, "bfloat16", False),
+        (False, SLOW_FROM, "float32", False),
+    ],
+)
+def test_bfloat16_without_units_for_it_is_told_of_large_models(
+    has_units: bool, parameters: int, dtype: Any, told: bool, clean_notices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cpu_multiplies_bfloat16() in (True, False)
+    monkeypatch.setattr("tunesmith.model.precision.cpu_multiplies_bfloat16", lambda: has_units)
+    tell_of_slow_bfloat16(Precision(dtype, "test"), CPU, parameters)
+    assert [text.startswith("bf16: this cpu has no units") for text in notices.collected()] == [True] * told

@@ -11,9 +11,10 @@ import transformers as t
 
 import flash_stand_in
 from tunesmith.errors import ModelError
+from tunesmith.model.layout import settle_layout
 from tunesmith.model.precision import Precision
 from tunesmith.model.segments import keep_examples_apart
-from tunesmith.model.separation import can_compute, small_twin
+from tunesmith.model.stand_in import can_compute, small_twin
 
 FLOAT32 = Precision("float32", "test")
 BFLOAT16 = Precision("bfloat16", "test")
@@ -56,6 +57,7 @@ MODELS: dict[str, Callable[..., t.PreTrainedModel]] = {
         t.GPTJConfig(**OLD_SIZES, n_embd=64, n_layer=2, n_head=4, n_positions=128, rotary_dim=8, **more)
     ),
     "jamba": lambda **more: t.JambaForCausalLM(t.JambaConfig(**JAMBA | more)),
+    "doge": lambda **more: t.DogeForCausalLM(t.DogeConfig(**SIZES | more)),
     "zamba2": lambda **more: t.Zamba2ForCausalLM(t.Zamba2Config(**ZAMBA2 | more)),
 }
 
@@ -91,6 +93,47 @@ def test_flash_layers_that_mix_the_examples_are_refused(kind: str, flash: dict[s
 @pytest.mark.parametrize("kind", ["gpt_neo", "gptj"])
 def test_the_same_architectures_pass_with_a_mask_of_the_row(kind: str) -> None:
     assert keep_examples_apart(built(kind, attn_implementation="eager"), FLOAT32) == "positions"
+
+
+@pytest.mark.parametrize("batching", ["unpadded", "packed", "prefix_tree"])
+def test_a_model_whose_code_fails_on_such_rows_is_refused(batching: str) -> None:
+    def fail(_layer: torch.nn.Module, _arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        if keywords["hidden_states"].shape[1] > 12:
+            raise IndexError("index 12 is out of range")
+
+    model = built("llama")
+    model.model.layers[1].self_attn.register_forward_pre_hook(fail, with_kwargs=True)
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM cannot take .*IndexError: index 12.*length_grouped"):
+        settle_layout(batching, model, FLOAT32, torch.device("cpu"))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_where_nothing_was_written_such_a_model_is_padded() -> None:
+    """Doge's layers calculate with the mask that others only hand on."""
+    model = built("doge")
+    layout = settle_layout("auto", model, FLOAT32, torch.device("cpu"))
+    assert layout.batching == "padded"
+    assert "cannot take several examples in one row" in layout.reason
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_more_in_a_mask_than_who_sees_whom_is_not_lost_in_silence() -> None:
+    """A layer that weighs tokens by way of its mask computes something else where it is given none."""
+
+    def weigh(_layer: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        given = keywords["attention_mask"]
+        if given is not None and given.numel() == 0:
+            return None
+        states = keywords["hidden_states"]
+        seen = torch.full((states.shape[1], states.shape[1]), float("-inf")).triu(1)
+        return arguments, keywords | {"attention_mask": seen + states.norm(dim=-1)[:, None, None]}
+
+    model = built("llama")
+    assert keep_examples_apart(model, FLOAT32) == "lengths"
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_pre_hook(weigh, with_kwargs=True)
+    with pytest.raises(ModelError, match="another loss"):
+        keep_examples_apart(model, FLOAT32)
 
 
 def test_a_faint_influence_is_one(flash: dict[str, str]) -> None:
