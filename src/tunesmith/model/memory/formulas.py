@@ -54,7 +54,7 @@ from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy, at, chosen, named
 from tunesmith.model.adapters import base_of
 from tunesmith.model.head import CHUNK_LOGITS, is_frozen
-from tunesmith.model.memory.activations import BatchShape, activations, layers_of
+from tunesmith.model.memory.activations import BatchShape, Kept, activations, layers_of
 from tunesmith.model.memory.gpus import GIB, resident
 from tunesmith.model.memory.shapes import QuantizedLinear, skeleton, weight_bytes
 from tunesmith.model.parameters import tensor_bytes, trainable_parameters
@@ -135,28 +135,22 @@ def estimate(
         ConfigError: there is no such strategy.
     """
     sharing = chosen(resolved) if strategy is None else named(strategy, nvme_path="nvme")
-    training = resolved.config.training
     model = skeleton(resolved, precision)
     loaded = weight_bytes(model, resolved)
     trainable, parameters = trainable_parameters(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if sharing.uses_deepspeed:
         model.to(precision.torch_dtype)  # type: ignore[arg-type]  # the stub of a decorated method
-    states, step_work = _stepped(trained, training.optim, sharing, cuda=cuda)
-    unpacked = max(
-        (tensor_bytes(part.weight) for part in model.modules() if isinstance(part, QuantizedLinear)), default=0
-    )
+    states, step_work = _stepped(trained, resolved.config.training.optim, sharing, cuda=cuda)
+    layers = [tensor_bytes(part.weight) for part in model.modules() if isinstance(part, QuantizedLinear)]
+    unpacked = max(layers, default=0)
     whole = _Parts(weight_bytes(model, resolved), sum(map(tensor_bytes, trained)), states, step_work)
     parts = _shared(whole, model, precision, sharing, num_processes)
     kept = activations(model, resolved, precision, batch)
-    loss = _loss_bytes(
-        model, resolved, precision, batch, in_one_pass=kept.plain and not (sharing.shards_parameters or spread)
-    )
-    accumulates = training.gradient_accumulation_steps > 1 or training.global_batch_size is not None
-    backward = kept.held + max(loss, kept.working) + (parts.gradients if accumulates else 0)
-    step = parts.gradients + max(parts.step_work, kept.working)
-    judging = _evaluation_bytes(model, resolved, batch) + kept.working
-    tensors = parts.weights + parts.states + max(backward, step, judging) + parts.gathered + unpacked
+    one_pass = kept.plain and not (sharing.shards_parameters or spread)
+    loss = _loss_bytes(model, resolved, precision, batch, in_one_pass=one_pass)
+    work = _at_most(resolved, parts, kept, loss, _evaluation_bytes(model, resolved, batch))
+    tensors = parts.weights + parts.states + work + parts.gathered + unpacked
     overhead = CUDA_CONTEXT + int(GAPS * tensors) if cuda else resident()
     return Memory(
         trainable=trainable,
@@ -174,6 +168,15 @@ def estimate(
         offloaded=parts.offloaded,
         largest=4 * max(parameter.numel() for parameter in model.parameters()),
     )
+
+
+def _at_most(resolved: Resolved, parts: _Parts, kept: Kept, loss: int, evaluation: int) -> int:
+    """Bytes beside weights and states while most is there: in the backward pass, a step or an evaluation."""
+    training = resolved.config.training
+    accumulates = training.gradient_accumulation_steps > 1 or training.global_batch_size is not None
+    backward = kept.held + max(loss, kept.working) + (parts.gradients if accumulates else 0)
+    step = parts.gradients + max(parts.step_work, kept.working)
+    return max(backward, step, evaluation + kept.working)
 
 
 def _loss_bytes(model: Any, resolved: Resolved, precision: Precision, batch: BatchShape, *, in_one_pass: bool) -> int:
