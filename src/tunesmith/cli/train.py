@@ -55,7 +55,8 @@ def process_began() -> float:
         return time.monotonic()
     import psutil
 
-    return time.monotonic() - (time.time() - psutil.Process().create_time())
+    born: float = psutil.Process().create_time()
+    return time.monotonic() - (time.time() - born)
 
 
 def run_resolved(resolved: Resolved, program: Sequence[str], *, began: float | None = None) -> TrainResult | None:

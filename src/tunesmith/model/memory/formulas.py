@@ -189,12 +189,13 @@ def _loss_bytes(model: Any, resolved: Resolved, precision: Precision, batch: Bat
     config, data = model.config.get_text_config(), resolved.config.data
     head: Any = base_of(model).get_output_embeddings()
     positions, computes = batch.rows * batch.labelled, precision.torch_dtype
+    logits = positions * int(config.vocab_size)
     frozen = is_frozen(head) and not (data.new_tokens or data.new_special_tokens)
     if not (in_one_pass and frozen and computes != torch.float16):
-        return positions * config.vocab_size * BYTES_PER_LOGIT
-    at_once = min(positions * config.vocab_size, max(CHUNK_LOGITS, config.vocab_size))
-    states = 3 * positions * config.hidden_size * computes.itemsize
-    copied = head.weight.numel() * computes.itemsize if head.weight.dtype != computes else 0
+        return logits * BYTES_PER_LOGIT
+    at_once = min(logits, max(CHUNK_LOGITS, int(config.vocab_size)))
+    states = 3 * positions * int(config.hidden_size) * computes.itemsize
+    copied = int(head.weight.numel()) * computes.itemsize if head.weight.dtype != computes else 0
     return at_once * BYTES_PER_LOGIT + states + copied
 
 
@@ -204,7 +205,7 @@ def _evaluation_bytes(model: Any, resolved: Resolved, batch: BatchShape) -> int:
         return 0
     training = resolved.config.training
     positions = -(-batch.rows * batch.labelled // training.per_device_train_batch_size)
-    logits = training.per_device_eval_batch_size * positions * model.config.get_text_config().vocab_size
+    logits = training.per_device_eval_batch_size * positions * int(model.config.get_text_config().vocab_size)
     return logits * BYTES_PER_LOGIT
 
 
