@@ -258,7 +258,7 @@ def build(name: str, seed: int = 0) -> Any:
     model = AutoModelForCausalLM.from_config(configuration(BY_NAME[name]))
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.is_floating_point() and not parameter.any():
+            if parameter.is_floating_point() and not parameter.is_meta and not parameter.any():
                 parameter.normal_(std=0.02)
     return model
 
