@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import generation, layouts, load, prepare, record, training, training_side
+from benchmarks import generation, layouts, load, prepare, record, start, start_side, training, training_side
+
+GROWTH = (1_000, 10_000, 100_000)
+"""Rows of the files with which the comparison prepare shows that memory does not grow."""
 
 
 def _note(text: str) -> None:
@@ -32,6 +35,38 @@ def _training(options: argparse.Namespace, tokenizer: str) -> list[dict[str, Any
                 title = f"Training steps: {result['work']}"
                 record.publish(title, [training.table(result)], training.how(result), result)
     return found
+
+
+def _start(options: argparse.Namespace, tokenizer: str) -> list[dict[str, Any]]:
+    """The comparison of first steps, for each work that was asked for."""
+    found = []
+    for work in options.work or ["synthetic"]:
+        _note(f"first step: {work}")
+        sides = [side for side in options.side or start_side.SIDES if side in start_side.SIDES]
+        result = start.compare(
+            work, sides, rounds=options.rounds, steps=options.steps, tokenizer=tokenizer, scale=options.scale,
+            write=_note,
+        )  # fmt: skip
+        found.append(result)
+        print("First step", *start.table(result), "", sep="\n", flush=True)
+        if options.publish:
+            record.publish(f"First step: {work}", [start.table(result)], start.how(result), result)
+    return found
+
+
+def _prepare(options: argparse.Namespace, tokenizer: str) -> dict[str, Any]:
+    """Preparation of rows against SFTTrainer's, and of files that grow."""
+    _note("preparing rows")
+    compared = prepare.compare(options.rows, options.rounds, tokenizer, _note)
+    _note("preparing more and more rows")
+    grown = prepare.growth(GROWTH, tokenizer)
+    tables = [prepare.table(compared), prepare.table_of_growth(grown)]
+    for lines in tables:
+        print("Rows of a file to tokenised examples", *lines, "", sep="\n", flush=True)
+    result = compared | {"growth": grown}
+    if options.publish:
+        record.publish("Preparation of rows", tables, prepare.HOW, result)
+    return result
 
 
 def _zoo(options: argparse.Namespace) -> dict[str, Any]:
@@ -60,7 +95,7 @@ def _zoo(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run what was asked for, everything by default."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    comparisons = ("prepare", "large", "layouts", "generation", "load", "training", "zoo")
+    comparisons = ("prepare", "large", "layouts", "generation", "load", "training", "start", "zoo")
     parser.add_argument("what", nargs="*", choices=(*comparisons, []), help="comparisons to run (all)")
     parser.add_argument("--rows", type=int, default=30_000, help="rows that are prepared (30000)")
     parser.add_argument("--large", type=int, default=1_000_000, help="rows of the comparison large (1000000)")
@@ -68,10 +103,16 @@ def main() -> None:
     parser.add_argument("--millions", type=int, default=500, help="parameters of the comparison load (500)")
     parser.add_argument("--model", help="model folder of the comparison generation (nano-mistral)")
     parser.add_argument("--tokenizer", help="tokenizer folder (that of nano-mistral)")
-    parser.add_argument("--work", action="append", help=f"of training: {', '.join(training.WORKS)} (synthetic)")
-    parser.add_argument("--side", action="append", choices=tuple(training_side.SIDES), help="of training (all)")
-    parser.add_argument("--steps", type=int, default=6, help="of training: steps a turn (6)")
-    parser.add_argument("--scale", choices=tuple(training.SCALES), default="25M", help="of training: the model (25M)")
+    parser.add_argument(
+        "--work", action="append", help=f"of training and start: {', '.join(training.WORKS)} (synthetic)"
+    )
+    parser.add_argument(
+        "--side", action="append", choices=tuple(training_side.SIDES), help="of training and start (all)"
+    )
+    parser.add_argument("--steps", type=int, default=6, help="of training and start: steps a turn (6)")
+    parser.add_argument(
+        "--scale", choices=tuple(training.SCALES), default="25M", help="of training and start: the model (25M)"
+    )
     parser.add_argument("--together", action="store_true", help="of training: also with rows that begin alike together")
     parser.add_argument("--kind", action="append", help="of zoo: architectures, by their model_type (all)")
     parser.add_argument(
@@ -87,9 +128,7 @@ def main() -> None:
 
     tokenizer = options.tokenizer or locate("nano-mistral", None)
     if not options.what or "prepare" in options.what:
-        _note("preparing rows")
-        results["prepare"] = prepare.compare(options.rows, options.rounds, tokenizer, _note)
-        print("Rows of a file to tokenised examples", *prepare.table(results["prepare"]), "", sep="\n", flush=True)
+        results["prepare"] = _prepare(options, tokenizer)
     if not options.what or "large" in options.what:
         _note("many rows")
         results["large"] = prepare.large(options.large, tokenizer)
@@ -112,6 +151,8 @@ def main() -> None:
             print("Memory while loading", *load.table(results[f"load_{dtype}"]), "", sep="\n", flush=True)
     if not options.what or "training" in options.what:
         results["training"] = _training(options, tokenizer)
+    if not options.what or "start" in options.what:
+        results["start"] = _start(options, tokenizer)
     if "zoo" in options.what:
         results["zoo"] = _zoo(options)
     if options.json:

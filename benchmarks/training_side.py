@@ -105,7 +105,7 @@ def by_hand(job: dict[str, Any], layout: str) -> list[float]:
     return list(loops.train(adapted(job), job["batches"], layout, 2e-4))
 
 
-def _arguments(job: dict[str, Any]) -> dict[str, Any]:
+def arguments(job: dict[str, Any]) -> dict[str, Any]:
     """Keywords that transformers' Trainer and TRL's have in common."""
     return {
         "output_dir": str(Path(job["folder"]) / "runs" / f"{job['side']}-{os.getpid()}"), "max_steps": job["steps"],
@@ -129,7 +129,7 @@ def trainer(job: dict[str, Any]) -> list[float]:
     from benchmarks import loops
 
     trained = t.Trainer(
-        model=adapted(job), args=t.TrainingArguments(**_arguments(job)), train_dataset=_rows(job),
+        model=adapted(job), args=t.TrainingArguments(**arguments(job)), train_dataset=_rows(job),
         data_collator=loops.padded,
     )  # fmt: skip
     trained.train()
@@ -142,7 +142,7 @@ def trl(job: dict[str, Any]) -> list[float]:
     from trl import SFTConfig, SFTTrainer
 
     trained = SFTTrainer(
-        model=adapted(job), args=SFTConfig(**_arguments(job), gradient_checkpointing=False, max_length=None),
+        model=adapted(job), args=SFTConfig(**arguments(job), gradient_checkpointing=False, max_length=None),
         train_dataset=_rows(job), processing_class=AutoTokenizer.from_pretrained(job["model"]),
     )  # fmt: skip
     trained.train()

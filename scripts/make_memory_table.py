@@ -126,7 +126,8 @@ FORMULA = """With M weights, N of them trained, P GPUs, AdamW and bfloat16 arith
 
 QLoRA holds the linear layers in 4 bits (0.516 bytes a weight with their scales), embeddings and head in 2 bytes.
 Sources: ZeRO, Rajbhandari et al. 2020; FSDP, Zhao et al. 2023; QLoRA, Dettmers et al. 2023. The peak adds activations
-(counted on the model's own code), logits, layers that are whole while they are used, and 0.6 GiB for CUDA."""
+(counted on the model's own code), logits (of a frozen head a chunk at a time; of an evaluation all), layers that are
+whole while they are used, and 0.6 GiB for CUDA."""
 
 
 def rows(models: dict[str, dict[str, Any]], gpu_counts: tuple[int, ...]) -> Iterator[tuple[str, str, str, list[str]]]:

@@ -16,6 +16,7 @@ from tunesmith.visible import visible
 VERBOSITY = "TUNESMITH_VERBOSITY"
 """Variable with how much is said, which processes hand on: ``quiet``, ``verbose``, or nothing for the usual."""
 
+_asked: set[str] = set()
 _collected: list[str] = []
 _kinds: set[str] = set()
 _details: set[str] = set()
@@ -42,8 +43,11 @@ def notify(text: str, *, kind: str | None = None, detail: bool = False) -> None:
         kind: what the text is one of many of.
         detail: nobody misses it who does not ask for it: it is said under ``--verbose`` alone.
     """
+    if text in _asked or kind in _kinds:  # by every row, as a rule; to look for secrets takes longer than to read one
+        return
+    _asked.add(text)
     text = redacted(text)
-    if text in _collected or kind in _kinds:
+    if text in _collected:
         return
     if kind is not None:
         _kinds.add(kind)
@@ -67,6 +71,7 @@ def listen(listener: Callable[[str], None]) -> None:
 
 def clear() -> None:
     """Forget what was said: a new run in the same process starts with a clean page."""
+    _asked.clear()
     _collected.clear()
     _kinds.clear()
     _details.clear()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import record, training, training_side
+from benchmarks import prepare, record, start, start_side, training, training_side
 
 from tunesmith.model.source import locate
 
@@ -65,3 +65,42 @@ def test_turns_that_have_ended_are_not_taken_again(tmp_path: Path, monkeypatch: 
 def test_sides_that_train_otherwise_are_not_compared() -> None:
     with pytest.raises(SystemExit, match="two has other losses"):
         training.check_losses({"one": [{"losses": [1.0, 2.0]}], "two": [{"losses": [1.0, 2.001]}]})
+
+
+def test_first_steps_are_compared_from_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process; the numbers are those of turns after each other, so only their shape is looked at."""
+    job = training.prepare(tmp_path, "synthetic", 2, locate("nano-mistral", None), "tiny", group_by_prefix=False)
+    found = {}
+    for side in (training.OURS, training.MARK):
+        given, measured = tmp_path / "job.json", tmp_path / "result.json"
+        given.write_text(json.dumps(job | {"side": side}))
+        monkeypatch.setattr(sys, "argv", ["side", str(given), str(measured)])
+        start_side.main()
+        found[side] = json.loads(measured.read_text())
+        assert found[side]["first"]["cpu"] < found[side]["last"]["cpu"] <= start_side.cpu_seconds()
+    training.check_losses({side: [turn] for side, turn in found.items()})
+
+    monkeypatch.setattr(start, "prepare", lambda *_, **__: job)
+    monkeypatch.setattr(start, "run", lambda given: {
+        "losses": found[given["side"]]["losses"], "first_cpu": 10.0 if given["side"] == training.MARK else 11.0,
+        "first_wall": 12.0, "after_cpu": 1.0, "after_wall": 2.0,
+    })  # fmt: skip
+    result = start.compare(
+        "synthetic", list(found), rounds=2, steps=2, tokenizer="", scale="tiny", write=lambda _: None
+    )
+    lines = start.table(result)
+    assert lines[2] == "| tunesmith | 11.0 (11.0 - 11.0) | 1.10x | 12.0 | 1.0 | 2.0 |"
+    assert lines[3].startswith("| loop unpadded | 10.0 (10.0 - 10.0) | 1.00x |")
+    assert "2 turns" in start.how(result)
+
+
+def test_preparation_is_shown_as_rows_grow() -> None:
+    turn = {"seconds": 1.0, "cpu_seconds": 0.9, "peak_mib": 800.0}
+    lines = prepare.table_of_growth({"1000": {"made": turn, "taken": turn}})
+    assert lines[2] == "| 1,000 | 1.00 | 0.90 | 800 | 1.00 | 0.90 | 800 |"
+    side = {"rows_per_second": 9000.0, "spread": [8000.0, 9500.0], "rows_per_cpu_second": 9500.0, "peak_mib": 700.0}
+    compared = {
+        "rows": 30000, "tokens": 900, "rounds": 3, prepare.OURS: side, prepare.THEIRS: side,
+        "ratio_rows_per_second": 2.5, "ratio_rows_per_cpu_second": 2.6,
+    }  # fmt: skip
+    assert prepare.table(compared)[-1] == "| tunesmith is faster | 2.50x | 2.60x | |"

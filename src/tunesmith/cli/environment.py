@@ -11,6 +11,8 @@ import os
 import re
 import stat
 import warnings
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 from tunesmith.config.files import read_bytes
@@ -29,6 +31,8 @@ def prepare(resolved: Resolved | None = None) -> None:
     read_env_file(Path(".env"))
     if resolved is not None:
         narrow(resolved)
+    # transformers and TRL ask, while they are imported, for the packages of all that is installed: a third of a second
+    metadata.packages_distributions = cache(metadata.packages_distributions)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("WANDB_DISABLE_CODE", "true")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
@@ -42,25 +44,37 @@ def train_resolved(resolved: Resolved, program: Sequence[str], *, as_json: bool 
     Returns:
         The exit code.
     """
-    result = run_resolved(resolved, program)
+    result = run_resolved(resolved, program, began=process_began())
     return show(result, resolved, as_json=as_json) if result is not None else 0
 
 
-def run_resolved(resolved: Resolved, program: Sequence[str]) -> TrainResult | None:
+def process_began() -> float:
+    """When this process began, by ``time.monotonic()``; now, where it has been doing something else before: commands
+    come here with no library of training imported."""
+    if "torch" in sys.modules:
+        return time.monotonic()
+    import psutil
+
+    born: float = psutil.Process().create_time()
+    return time.monotonic() - (time.time() - born)
+
+
+def run_resolved(resolved: Resolved, program: Sequence[str], *, began: float | None = None) -> TrainResult | None:
     """Run a checked configuration to its end; of several processes the one that shows the result gets it.
 
     Args:
         resolved: the configuration.
         program: as in ``train_resolved``.
+        began: ``time.monotonic()`` when the command began; None for now.
 
     Raises:
         TunesmithError: whatever prevents or ends the run.
     """
     with watching():
-        return _train(resolved, program)
+        return _train(resolved, program, time.monotonic() if began is None else began)
 
 
-def _train(resolved: Resolved, program: Sequence[str]) -> TrainResult | None:
+def _train(resolved: Resolved, program: Sequence[str], began: float) -> TrainResult | None:
     launch = resolved.config.launch
     environment.prepare(resolved)
     from tunesmith.launch import processes
@@ -82,7 +96,7 @@ def _train(resolved: Resolved, program: Sequence[str]) -> TrainResult | None:
 
     main = is_main_process()
     listener: Silent | Plain | object = make_listener() if main else Silent()
-    result = train(resolved, command=["python", *program], listener=listener)  # type: ignore[arg-type]
+    result = train(resolved, command=["python", *program], listener=listener, began=began)  # type: ignore[arg-type]
     return result if main and not processes.has_agent() else None
 
 
@@ -118,9 +132,17 @@ def show(result: TrainResult, resolved: Resolved, *, as_json: bool) -> int:
         return 0
     figures = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items() if isinstance(value, float))
     tell(f"done      {result.steps:,} steps in {result.seconds:.0f} s  {figures}")
+    if result.first_step is not None:
+        tell(f"          {first_step_told(result.first_step)}")
     tell("\n".join(["next", *(f"  {command}" for command in next_commands(result, resolved))]))
     say(f"{result.model_folder}")
     return 0
+
+
+def first_step_told(figures: Mapping[str, Any]) -> str:
+    """How long the first step took to come, and what for, in a line."""
+    parts = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in figures["parts"].items())
+    return f"first step after {figures['seconds']:.1f} s: {parts}"
 
 
 def next_commands(result: TrainResult, resolved: Resolved) -> list[str]:

@@ -119,7 +119,7 @@ def asking(model: PreTrainedModel, head: Head, positions: torch.Tensor, targets:
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         chosen = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device))
-        head.scored = head.plain and _is_frozen(module) and _compute_dtype(chosen) != torch.float16
+        head.scored = head.plain and is_frozen(module) and _compute_dtype(chosen) != torch.float16
         if not head.scored:
             answer: torch.Tensor = original(chosen[None])
             return answer
@@ -131,7 +131,7 @@ def asking(model: PreTrainedModel, head: Head, positions: torch.Tensor, targets:
         yield
 
 
-def _is_frozen(module: Any) -> bool:
+def is_frozen(module: Any) -> bool:
     """Whether a head is a linear layer and no more, nothing of which is trained; of fp16 see ``FrozenHeadLoss``."""
     managed = hasattr(module, "_hf_hook")  # accelerate brings weights only while the module itself computes
     return type(module) is torch.nn.Linear and not managed and not any(one.requires_grad for one in module.parameters())

@@ -21,6 +21,7 @@ from tunesmith.model.masks import make_masks_from_positions
 from tunesmith.model.precision import Precision
 from tunesmith.model.prefixes import attend_to_chains
 from tunesmith.model.separation import PROBE_LENGTH, prove_apart
+from tunesmith.model.stand_in import can_compute
 from tunesmith.notices import notify
 
 SEGMENTED = "segmented_sdpa"
@@ -102,7 +103,7 @@ def segmented_mask(
     The empty tensor, unlike None, tells ``segmented_attention`` that it must know the lengths.
     """
     if attention_mask is None and not allow_is_causal_skip and q_length == kv_length:
-        return torch.empty(1, 1, 0, 0, device=device)  # some models slice their masks
+        return _no_mask(device)
     mask: torch.Tensor | None = sdpa_mask(
         attention_mask=attention_mask,
         allow_is_causal_skip=allow_is_causal_skip,
@@ -112,6 +113,11 @@ def segmented_mask(
         **keywords,
     )
     return mask
+
+
+def _no_mask(device: torch.device | str) -> torch.Tensor:
+    """An empty mask, of four dimensions: some models slice theirs."""
+    return torch.empty(1, 1, 0, 0, device=device)
 
 
 def keep_examples_apart(
@@ -144,7 +150,7 @@ def keep_examples_apart(
         register()
         base.set_attn_implementation(SEGMENTED)
         try:
-            prove_apart(model, base, _said("lengths"), precision, device)
+            _prove_apart_by_lengths(model, base, precision, device)
         except ModelError as error:
             base.set_attn_implementation("sdpa")
             if not dense:
@@ -175,6 +181,35 @@ def _prove_apart_densely(
         prove_apart(model, base, {}, precision, device)
     except ModelError as error:
         _prove_apart_by_masks(model, base, precision, device, error)
+
+
+def _prove_apart_by_lengths(
+    model: torch.nn.Module, base: PreTrainedModel, precision: Precision, device: torch.device | None
+) -> None:
+    """Prove it with the lengths of examples; from then on the model is given the empty mask of ``segmented_mask``
+    wherever it is told them. To make one itself, the library would look at the positions, and so wait for a device at
+    every step. Architectures that read their mask elsewhere as well go on without.
+
+    Raises:
+        ModelError: the model lets examples of one row see each other.
+    """
+
+    def given(
+        _body: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if keywords.get("segment_lengths") is None or keywords.get("attention_mask") is not None:
+            return None
+        return arguments, keywords | {"attention_mask": _no_mask(keywords["position_ids"].device)}
+
+    if can_compute(base, device or base.device):  # else a small model is asked in its place
+        body: Any = base.base_model
+        handle = body.register_forward_pre_hook(given, with_kwargs=True)
+        try:
+            prove_apart(model, base, _said("lengths"), precision, device)
+            return
+        except ModelError:
+            handle.remove()
+    prove_apart(model, base, _said("lengths"), precision, device)
 
 
 def _prove_apart_by_masks(

@@ -122,6 +122,7 @@ def sft_keywords(
         "device_index": device.index,
         "ddp_timeout": resolved.config.launch.ddp_timeout,
         "dataloader_pin_memory": device.kind == "cuda",
+        "accelerator_config": {"non_blocking": device.kind == "cuda"},  # batches do not wait for the step before
         "restore_callback_states_from_checkpoint": resuming,
         **_batches(resolved, plan),
         **_optimization(resolved, plan),

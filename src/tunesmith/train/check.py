@@ -313,8 +313,9 @@ def _estimate(setup: Setup, batch: BatchShape) -> Memory:
         new = len(resolved.config.data.new_tokens) + len(resolved.config.data.new_special_tokens)
         check_vocabulary(setup.tokenizer, int(embeddings.num_embeddings) + new)
     return memory.estimate(
-        resolved, precision, batch, cuda=setup.device.kind == "cuda", num_processes=setup.processes.total
-    )
+        resolved, precision, batch, cuda=setup.device.kind == "cuda", num_processes=setup.processes.total,
+        spread=setup.device.spread,
+    )  # fmt: skip
 
 
 def _check_fit(setup: Setup, found: Memory, batch: BatchShape, size: int) -> None:
@@ -324,7 +325,8 @@ def _check_fit(setup: Setup, found: Memory, batch: BatchShape, size: int) -> Non
 
     def fits(changed: Resolved, shape: BatchShape) -> bool:
         cuda = device.kind == "cuda"
-        return memory.estimate(changed, setup.precision, shape, cuda=cuda, num_processes=number).peak <= size
+        found = memory.estimate(changed, setup.precision, shape, cuda=cuda, num_processes=number, spread=device.spread)
+        return found.peak <= size
 
     changes = memory.remedies(setup.resolved, batch, fits, bitsandbytes=device.kind != "mps")
     raise ModelError(

@@ -22,6 +22,8 @@ class TrainResult:
         seconds: how long that took.
         metrics: the last training loss, and the figures of the last or best evaluation.
         stopped: why the run stopped before its end, and how to go on; None for one that is finished.
+        first_step: ``seconds`` up to the end of its first step and their ``parts``, see ``first_step.py``; None where
+            no step was taken now.
     """
 
     folder: Path
@@ -30,6 +32,7 @@ class TrainResult:
     seconds: float
     metrics: dict[str, Any]
     stopped: str | None = None
+    first_step: dict[str, Any] | None = None
 
 
 def model_folder_of(resolved: Resolved) -> Path:
@@ -47,4 +50,6 @@ def read_result(resolved: Resolved) -> TrainResult:
     folder = Path(resolved.config.training.output_dir)
     record = read_json(folder / RECORD)
     result = record.get("result") or {"steps": 0, "seconds": 0.0, "metrics": {}}
-    return TrainResult(folder, model_folder_of(resolved), **result, stopped=record.get("stopped"))
+    return TrainResult(
+        folder, model_folder_of(resolved), **result, stopped=record.get("stopped"), first_step=record.get("first_step")
+    )

@@ -5,11 +5,10 @@ Everything that can be checked without weights is checked before weights are loa
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from tunesmith.config.resolve import Resolved
 from tunesmith.data.collate import Collator
 from tunesmith.data.stream import ExampleStream
-from tunesmith.errors import Interrupted, ModelError, TunesmithError
+from tunesmith.errors import Interrupted, TunesmithError
 from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
@@ -29,7 +28,6 @@ from tunesmith.model.head import Head, inspect_head
 from tunesmith.model.internals import attention_of
 from tunesmith.model.layout import Layout, expected_layout, settle_layout
 from tunesmith.model.load import load_model
-from tunesmith.model.memory import BatchShape, savers
 from tunesmith.model.new_tokens import new_token_ids, num_embeddings
 from tunesmith.model.parameters import trainable_parameters
 from tunesmith.model.spread import loads_in_pieces
@@ -40,7 +38,8 @@ from tunesmith.train import trackers
 from tunesmith.train.arguments import eval_interval, strategy_keywords
 from tunesmith.train.balance import tell_unused
 from tunesmith.train.callbacks import EarlyStopping, Listener, RunLog, Silent
-from tunesmith.train.checkpoint import MANIFEST, Checkpoint, is_of, list_checkpoints
+from tunesmith.train.checkpoint import is_of
+from tunesmith.train.first_step import FirstStep
 from tunesmith.train.folder import (
     adapter_folder_of,
     adapter_record,
@@ -59,6 +58,7 @@ from tunesmith.train.folder import (
 from tunesmith.train.garbage import nothing_old_collected
 from tunesmith.train.lock import held
 from tunesmith.train.optimization import check_optimization, make_arguments
+from tunesmith.train.out_of_memory import memory_explained
 from tunesmith.train.processes import (
     connect_with_itself,
     connected,
@@ -81,13 +81,16 @@ from tunesmith.train.trainer import Arguments, Trainer
 from tunesmith.train.workers import deaths_explained
 
 
-def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None) -> TrainResult:
+def train(
+    resolved: Resolved, *, command: Sequence[str], listener: Listener | None = None, began: float | None = None
+) -> TrainResult:
     """Run a configuration to its end.
 
     Args:
         resolved: the checked configuration.
         command: the command line that started the run, for ``run.json``.
         listener: whoever shows progress.
+        began: ``time.monotonic()`` when the command began, from which the time to the first step counts; None for now.
 
     Returns:
         The result; of a run whose time was up, with ``stopped``.
@@ -98,6 +101,7 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
             had nothing to show yet and the one that it was to replace is back in its place.
     """
     folder = Path(resolved.config.training.output_dir)
+    first = FirstStep(folder if is_main_process() else None, began)
     check_writable(folder)
     with held(folder) if is_main_process() else nullcontext():
         if is_main_process():
@@ -108,25 +112,31 @@ def train(resolved: Resolved, *, command: Sequence[str], listener: Listener | No
                 push_finished(resolved)
             return complete
         with watching() as signals, nothing_old_collected():
-            return _train(resolved, command, listener or Silent(), signals)
+            result = _train(resolved, command, listener or Silent(), signals, first)
+    return replace(result, first_step=first.figures())
 
 
-def _train(resolved: Resolved, command: Sequence[str], listener: Listener, signals: Signals) -> TrainResult:
+def _train(
+    resolved: Resolved, command: Sequence[str], listener: Listener, signals: Signals, first: FirstStep
+) -> TrainResult:
     """``train``, in a folder that nobody else uses."""
     started, clock = time.perf_counter(), time.monotonic()
     joined = connected()
     use_fresh_store()
-    setup = set_up(resolved, running())
+    setup = set_up(resolved, running(), made_part=first.made)
     claim_deepspeed_fields()
     arguments = trainer_arguments(setup)
     set_seed(resolved.config.training.seed)
     tokens = new_token_ids(setup.tokenizer, resolved.config.data)
+    first.lap("checks")
     with memory_explained(setup, "while the weights were loaded"):
         model = load_model(resolved, setup.precision, setup.device, setup.strategy, tokens)
+    first.lap("model")
     check_vocabulary(setup.tokenizer, num_embeddings(model))
     check_tied(setup.strategy, model)
     contract = inference_contract(setup, model)
     trainer = build_trainer(setup, model, contract, arguments)
+    trainer.add_callback(first)
     check_agreement(setup.resume, setup.data.train_fingerprint)
     if setup.resume:
         check_trainer_state(setup.resume.path)
@@ -298,36 +308,6 @@ def begin(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
         check_before_training(trainer, folder, setup.plan.total_steps, setup.resolved)
         begin_folder(folder, setup.resolved, command, facts, setup.data, setup.resume)
         listener.on_start(facts)
-
-
-@contextmanager
-def memory_explained(setup: Setup, when: str = "", trainer: Trainer | None = None) -> Iterator[None]:
-    """Memory that runs out inside becomes an error of ours, with the settings that need less.
-
-    Raises:
-        ModelError: memory ran out.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate memory", str(error)):
-            raise
-        rows, length = setup.resolved.config.training.per_device_train_batch_size, setup.resolved.config.data.max_length
-        if trainer is not None:
-            rows, length = trainer.batch_shape or (rows, length)
-            when = f"at step {trainer.state.global_step + 1}, with a batch of {rows} x {length} tokens"
-        kept = f"; {newest.path.name} is kept" if (newest := newest_complete(setup)) else ""
-        changes = savers(setup.resolved, BatchShape(rows, length, length), bitsandbytes=setup.device.kind != "mps")
-        raise ModelError(
-            f"{setup.device.name} ran out of memory {when}{kept}",
-            remedy=f"set one of: {', '.join(changes)}; or take a smaller model or a larger device",
-        ) from error
-
-
-def newest_complete(setup: Setup) -> Checkpoint | None:
-    """The newest checkpoint of the run that was ever complete."""
-    found = list_checkpoints(Path(setup.resolved.config.training.output_dir))
-    return next((checkpoint for checkpoint in reversed(found) if (checkpoint.path / MANIFEST).is_file()), None)
 
 
 def end_of(error: BaseException) -> tuple[str, dict[str, Any]]:

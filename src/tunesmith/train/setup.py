@@ -119,6 +119,7 @@ def set_up(
     machine: Machine | None = None,
     only: Collection[str] | None = None,
     problems: Problems | None = None,
+    made_part: Callable[[str], None] = lambda name: None,
 ) -> Setup:
     """Make the parts of a run, in the order of ``STEPS``.
 
@@ -128,6 +129,7 @@ def set_up(
         machine: the accelerators of each machine, where it is not this one.
         only: parts that are wanted, besides those that they need; None makes all.
         problems: where problems are added while steps that do not need the failed one go on; None raises the first.
+        made_part: told the name of each part that a step was asked for, when the step has ended.
 
     Raises:
         TunesmithError: the first problem, with its exit code.
@@ -144,6 +146,7 @@ def set_up(
         part = step(**values) if problems is None else problems.attempt(lambda: step(**values), NOT_MADE)  # noqa: B023
         if part is not NOT_MADE:
             made[name] = part
+        made_part(name)
     return Setup(**made)
 
 

@@ -6,7 +6,6 @@ each hook is overridden, and refuses libraries that do not call it any more.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -37,6 +36,7 @@ from tunesmith.model.layout import Layout
 from tunesmith.report import belongings
 from tunesmith.train import checkpoint, fsdp, space
 from tunesmith.train.balance import Balance
+from tunesmith.train.finite import FiniteSteps
 from tunesmith.train.resuming import ResumingTrainer
 from tunesmith.train.upstream import base_of, check_overrides, constructed
 
@@ -112,6 +112,7 @@ class Trainer(ResumingTrainer):
         self.step_origins: list[str] = []
         self.batch_shape: tuple[int, int] | None = None
         self._step_loss: torch.Tensor | None = None
+        self._finite = FiniteSteps(self.args.device, self._resumable)
         self._tokens: torch.Tensor | int = 0
         self._tokens_since = time.perf_counter()
 
@@ -236,21 +237,12 @@ class Trainer(ResumingTrainer):
 
     @override
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        """The gradient norm; raises before the optimizer can use a loss or gradient that is not finite."""
+        """The gradient norm; a loss or gradient that is not finite ends the run, see ``finite.py``."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         loss, self._step_loss = self._step_loss, None
-        if self.args.fp16 and not self._scaler_at_floor():  # it skips steps whose gradients overflow, and goes lower
-            grad_norm_checked: Any = 0.0
-        else:
-            grad_norm_checked = grad_norm
-        if loss is not None and not math.isfinite(float(loss + grad_norm_checked)):
-            kind = "loss" if not math.isfinite(float(loss)) else "gradient"
-            rows = ", ".join(self.step_origins[:8]) + (" ..." if len(self.step_origins) > 8 else "")
-            raise NumericsError(
-                f"the {kind} is not finite at step {self.state.global_step + 1}; rows of the step: {rows}",
-                remedy=f"the weights are as they were before this step{self._resumable()}; look at the rows, or lower "
-                "learning_rate",
-            )
+        if loss is not None:
+            skips = self.args.fp16 and not self._scaler_at_floor()  # steps whose gradients overflow, and goes lower
+            self._finite.note(self.state.global_step + 1, self.step_origins, loss, 0.0 if skips else grad_norm)
         return grad_norm
 
     def _scaler_at_floor(self) -> bool:
@@ -267,11 +259,12 @@ class Trainer(ResumingTrainer):
 
     @torch.no_grad()
     def check_weights(self) -> None:
-        """Refuse trained weights that are not finite. All processes must call this, each of which looks at its part.
+        """Refuse weights that are not finite, or steps. All processes must call this, each of which looks at its part.
 
         Raises:
-            NumericsError: with the name of the first such weight.
+            NumericsError: with the name of the first such weight, or the number of the step.
         """
+        self._finite.settle()
         trained = ((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
         wrong = next((name for name, weight in trained if not _local(weight).isfinite().all()), None)
         found = torch.tensor([wrong is not None], device=self.args.device, dtype=torch.int64)
@@ -386,6 +379,7 @@ class Trainer(ResumingTrainer):
 
     @override
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self._finite.settle()
         if "loss" in logs:
             seconds = time.perf_counter() - self._tokens_since
             tokens = self.accelerator.gather(torch.as_tensor(self._tokens, device=self.args.device)).sum().item()

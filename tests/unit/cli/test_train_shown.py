@@ -58,3 +58,10 @@ def test_a_failure_is_followed_by_the_way_on(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == (
         "error: the loss is not finite\nonce that is mended, go on with: tunesmith train x.yaml\n"
     )
+
+
+def test_the_way_to_the_first_step_is_shown_with_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"seconds": 9.81, "parts": {"libraries": 6.02, "data": 1.2, "first_step": 2.59}}
+    result = TrainResult(Path("run"), Path("run"), 5, 1.0, {}, first_step=figures)
+    assert show(result, resolved_from(model_name_or_path="nano-mistral", train_data="x.jsonl"), as_json=False) == 0
+    assert "\n          first step after 9.8 s: libraries 6.0, data 1.2, first step 2.6\n" in capsys.readouterr().err

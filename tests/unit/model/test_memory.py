@@ -21,7 +21,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.model import memory
 from tunesmith.model.device import CPU, here
 from tunesmith.model.load import load_model
-from tunesmith.model.memory import GIB, BatchShape, Memory, device_memory, estimate, optimizer_bytes, skeleton
+from tunesmith.model.memory import GIB, BatchShape, Memory, device_memory, estimate, formulas, optimizer_bytes, skeleton
 from tunesmith.model.memory.activations import activations
 from tunesmith.model.memory.formulas import CUDA_CONTEXT
 from tunesmith.model.memory.shapes import packed_bytes
@@ -160,6 +160,50 @@ def test_activations_are_what_autograd_keeps(kind: str, way: str, dtype: Any, ro
     mask[1:, 80:] = 0
     real = kept_for_backward(load_model(resolved, precision, here(resolved)), precision, mask)
     assert kept.held == pytest.approx(real, rel=0.03)
+
+
+@pytest.fixture
+def few_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Memory]:
+    """Estimates of a model of 96 words whose one-pass loss makes the logits of 20 positions at once."""
+    monkeypatch.setattr(formulas, "CHUNK_LOGITS", 96 * 20)
+    folder = deep_model("llama", tmp_path)
+
+    def call(rows: int, precision: Precision = FLOAT32, *, spread: bool = False, **more: Any) -> Memory:
+        resolved = resolved_from(model_name_or_path=str(folder), train_data="x", **more)
+        return estimate(resolved, precision, BatchShape(rows, 100, 50), cuda=False, num_processes=2, spread=spread)
+
+    return call
+
+
+def test_a_frozen_head_makes_few_logits_at_once(
+    few_logits: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, states, all_logits = 96 * 20 * 12, 3 * 50 * 64 * 4, 50 * 96 * 12
+    assert [few_logits(rows, **LORA).loss for rows in (1, 2)] == [at_once + states, at_once + 2 * states]
+    assert [few_logits(rows, use_lora=False).loss for rows in (1, 2)] == [all_logits, 2 * all_logits]
+    others: list[dict[str, Any]] = [
+        {"modules_to_save": ["lm_head"]}, {"precision": Precision("float16", "test")}, {"strategy": "fsdp2"},
+        {"spread": True}, {"new_tokens": ["<a>"]},
+    ]  # fmt: skip
+    for more in others:
+        assert few_logits(2, **LORA | more).loss == 2 * all_logits, more
+
+    forward = LlamaForCausalLM.forward
+
+    def capped(self: LlamaForCausalLM, **keywords: Any) -> Any:
+        found = forward(self, **keywords)
+        found.logits = torch.tanh(found.logits / 30) * 30
+        return found
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", capped)
+    assert few_logits(2, **LORA).loss == 2 * all_logits
+
+
+def test_an_evaluation_has_room_for_all_of_its_logits(few_logits: Callable[..., Memory]) -> None:
+    many = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1000, "eval_data": "y"}
+    trains, judges = few_logits(1, **LORA, per_device_train_batch_size=1), few_logits(1, **LORA | many)
+    assert judges.peak >= judges.weights + judges.optimizer + 1000 * 50 * 96 * 12 > 2 * (trains.peak - trains.overhead)
+    assert few_logits(1, **LORA | many | {"eval_strategy": "no"}).peak - trains.peak < 2**20  # but for this process
 
 
 MEASURE = """

@@ -41,10 +41,17 @@ class BatchShape:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """``held``: bytes between forward and backward pass; ``working``: what one layer needs on top in the latter."""
+    """What is kept of a pass.
+
+    Attributes:
+        held: bytes between forward and backward pass.
+        working: bytes that one layer needs on top in the latter.
+        plain: whether the logits were seen to be what the head gives, without anything done to them afterwards.
+    """
 
     held: int
     working: int
+    plain: bool = False
 
 
 def activations(model: Any, resolved: Resolved, precision: Precision, batch: BatchShape) -> Kept:
@@ -55,17 +62,18 @@ def activations(model: Any, resolved: Resolved, precision: Precision, batch: Bat
     if not whole:
         del layers[TRACED_LAYERS:]
     try:
-        by_layer, between, rest = _traced(model, base, layers, precision, batch)
+        by_layer, between, rest, plain = _traced(model, base, layers, precision, batch)
     except Exception as error:  # code whose shapes depend on values cannot run without values
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         notify(f"memory of activations: by a rule of thumb, the model's code cannot be traced ({reason})")
         by_layer, between, rest = _rule_of_thumb(base, precision, batch)
+        plain = False
     layer = max(by_layer)
     mask = batch.rows * batch.length**2 if batch.rows > 1 else 0
     if resolved.config.training.gradient_checkpointing:
-        return Kept(rest + mask + number * between, layer)
+        return Kept(rest + mask + number * between, layer, plain)
     held = sum(by_layer) if whole else by_layer[0] + layer * (number - 1)
-    return Kept(rest + mask + held, layer)
+    return Kept(rest + mask + held, layer, plain)
 
 
 def layers_of(base: PreTrainedModel) -> torch.nn.ModuleList:
@@ -79,8 +87,9 @@ def layers_of(base: PreTrainedModel) -> torch.nn.ModuleList:
 
 def _traced(
     model: Any, base: PreTrainedModel, layers: torch.nn.ModuleList, precision: Precision, batch: BatchShape
-) -> tuple[list[int], int, int]:
-    """Bytes that autograd keeps of each layer, of the states between layers, and of everything else.
+) -> tuple[list[int], int, int, bool]:
+    """Bytes that autograd keeps of each layer, of the states between layers, and of everything else; and whether the
+    logits are the head's own.
 
     ``saved_tensors_hooks`` see each tensor that is kept; parameters are not counted, and nothing is counted twice.
     """
@@ -128,8 +137,12 @@ def _traced(
         model.train()
         ids = torch.zeros(batch.rows, batch.length, dtype=torch.long)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precision.autocast("cpu"):
-            model(input_ids=ids, use_cache=False, **_one_logit(base))
-    return by_layer, between, rest
+            given: list[Any] = []
+            head = base.get_output_embeddings()
+            if head is not None:
+                head.register_forward_hook(lambda _head, _inputs, output: given.append(output))
+            logits = getattr(model(input_ids=ids, use_cache=False, **_one_logit(base)), "logits", None)
+    return by_layer, between, rest, len(given) == 1 and given[0] is logits
 
 
 def _one_logit(base: PreTrainedModel) -> dict[str, int]:

@@ -18,12 +18,15 @@ For one process on one device, with N trained and M all parameters:
   what is saved. The second layer stands for all others. With checkpointing only the states between layers are kept,
   and one layer at a time is computed again. A padded batch also holds its mask.
 - loss: 12 bytes for each logit: the float32 copy, its log-softmax and the gradient. Logits are made for the positions
-  that carry a label in some row.
+  that carry a label in some row; with a frozen head no more of them at once than the one-pass loss makes (see
+  ``model/head.py``), and beside them the states of these positions and their gradients. Evaluation makes them all,
+  when neither activations nor gradients are there.
 - overhead: on CUDA the context and library workspaces (CUDA_CONTEXT) and a share for gaps between blocks (GAPS); on the
   CPU what this process has taken for its libraries. Quantized layers add their largest weight, unpacked.
 
-The peak is that of the backward pass or that of the optimizer's step, whichever is greater: while activations are held,
-gradients are there only when steps are accumulated; when the optimizer works, activations are gone.
+The peak is that of the backward pass, of the optimizer's step or of an evaluation, whichever is greatest: while
+activations are held, gradients are there only when steps are accumulated; when the optimizer works, activations are
+gone.
 
 Several processes P share (ZeRO, Rajbhandari et al. 2020; FSDP, Zhao et al. 2023), by strategy:
 
@@ -46,9 +49,12 @@ from typing import Any
 
 import torch
 
+from tunesmith.config.evaluation import evaluates
 from tunesmith.config.resolve import Resolved
 from tunesmith.config.strategy import Strategy, at, chosen, named
-from tunesmith.model.memory.activations import BatchShape, activations, layers_of
+from tunesmith.model.adapters import base_of
+from tunesmith.model.head import CHUNK_LOGITS, is_frozen
+from tunesmith.model.memory.activations import BatchShape, Kept, activations, layers_of
 from tunesmith.model.memory.gpus import GIB, resident
 from tunesmith.model.memory.shapes import QuantizedLinear, skeleton, weight_bytes
 from tunesmith.model.parameters import tensor_bytes, trainable_parameters
@@ -111,6 +117,7 @@ def estimate(
     cuda: bool,
     num_processes: int = 1,
     strategy: str | None = None,
+    spread: bool = False,
 ) -> Memory:
     """The memory that one process needs on its device.
 
@@ -121,31 +128,29 @@ def estimate(
         cuda: whether the device is a CUDA device.
         num_processes: processes of the run, one device each.
         strategy: how they share the work (``fsdp2``, ``zero3``, ``zero3-offload-cpu`` ...); None for the run's own.
+        spread: whether the model is laid over several devices.
 
     Raises:
         ModelError: see ``skeleton``.
         ConfigError: there is no such strategy.
     """
     sharing = chosen(resolved) if strategy is None else named(strategy, nvme_path="nvme")
-    training = resolved.config.training
     model = skeleton(resolved, precision)
     loaded = weight_bytes(model, resolved)
     trainable, parameters = trainable_parameters(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if sharing.uses_deepspeed:
         model.to(precision.torch_dtype)  # type: ignore[arg-type]  # the stub of a decorated method
-    states, step_work = _stepped(trained, training.optim, sharing, cuda=cuda)
-    unpacked = max(
-        (tensor_bytes(part.weight) for part in model.modules() if isinstance(part, QuantizedLinear)), default=0
-    )
+    states, step_work = _stepped(trained, resolved.config.training.optim, sharing, cuda=cuda)
+    layers = [tensor_bytes(part.weight) for part in model.modules() if isinstance(part, QuantizedLinear)]
+    unpacked = max(layers, default=0)
     whole = _Parts(weight_bytes(model, resolved), sum(map(tensor_bytes, trained)), states, step_work)
     parts = _shared(whole, model, precision, sharing, num_processes)
     kept = activations(model, resolved, precision, batch)
-    loss = batch.rows * batch.labelled * model.config.get_text_config().vocab_size * BYTES_PER_LOGIT
-    accumulates = training.gradient_accumulation_steps > 1 or training.global_batch_size is not None
-    backward = kept.held + max(loss, kept.working) + (parts.gradients if accumulates else 0)
-    step = parts.gradients + max(parts.step_work, kept.working)
-    tensors = parts.weights + parts.states + max(backward, step) + parts.gathered + unpacked
+    one_pass = kept.plain and not (sharing.shards_parameters or spread)
+    loss = _loss_bytes(model, resolved, precision, batch, in_one_pass=one_pass)
+    work = _at_most(resolved, parts, kept, loss, _evaluation_bytes(model, resolved, batch))
+    tensors = parts.weights + parts.states + work + parts.gathered + unpacked
     overhead = CUDA_CONTEXT + int(GAPS * tensors) if cuda else resident()
     return Memory(
         trainable=trainable,
@@ -163,6 +168,45 @@ def estimate(
         offloaded=parts.offloaded,
         largest=4 * max(parameter.numel() for parameter in model.parameters()),
     )
+
+
+def _at_most(resolved: Resolved, parts: _Parts, kept: Kept, loss: int, evaluation: int) -> int:
+    """Bytes beside weights and states while most is there: in the backward pass, a step or an evaluation."""
+    training = resolved.config.training
+    accumulates = training.gradient_accumulation_steps > 1 or training.global_batch_size is not None
+    backward = kept.held + max(loss, kept.working) + (parts.gradients if accumulates else 0)
+    step = parts.gradients + max(parts.step_work, kept.working)
+    return max(backward, step, evaluation + kept.working)
+
+
+def _loss_bytes(model: Any, resolved: Resolved, precision: Precision, batch: BatchShape, *, in_one_pass: bool) -> int:
+    """Bytes of logits, with what is computed of them.
+
+    Args:
+        in_one_pass: whether a frozen head may be asked in chunks (``head.asking``); then each position has its state
+            and, while chunks are joined, its gradient twice; a head of another type is copied.
+    """
+    config, data = model.config.get_text_config(), resolved.config.data
+    head: Any = base_of(model).get_output_embeddings()
+    positions, computes = batch.rows * batch.labelled, precision.torch_dtype
+    logits = positions * int(config.vocab_size)
+    frozen = is_frozen(head) and not (data.new_tokens or data.new_special_tokens)
+    if not (in_one_pass and frozen and computes != torch.float16):
+        return logits * BYTES_PER_LOGIT
+    at_once = min(logits, max(CHUNK_LOGITS, int(config.vocab_size)))
+    states = 3 * positions * int(config.hidden_size) * computes.itemsize
+    copied = int(head.weight.numel()) * computes.itemsize if head.weight.dtype != computes else 0
+    return at_once * BYTES_PER_LOGIT + states + copied
+
+
+def _evaluation_bytes(model: Any, resolved: Resolved, batch: BatchShape) -> int:
+    """Bytes of the logits of an evaluation, whose rows are taken to be as long as those of training."""
+    if not evaluates(resolved):
+        return 0
+    training = resolved.config.training
+    positions = -(-batch.rows * batch.labelled // training.per_device_train_batch_size)
+    logits = training.per_device_eval_batch_size * positions * int(model.config.get_text_config().vocab_size)
+    return logits * BYTES_PER_LOGIT
 
 
 def _stepped(trained: list[torch.nn.Parameter], optim: str, strategy: Strategy, *, cuda: bool) -> tuple[int, int]:

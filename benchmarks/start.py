@@ -1,0 +1,129 @@
+"""From the start of a command to the end of its first step: ``tunesmith train`` against a hand-written loop and TRL.
+
+Every side is a process of its own with one thread and takes its turn, from the same model folder and the same file of
+rows. What counts is processor time, that of the kernel and of child processes included; the clock is shown beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.training import MARK, OURS, check_losses, prepare
+
+FIGURES = ("first_cpu", "first_wall", "after_cpu", "after_wall")
+IN_OUR_ORDER = (OURS, MARK)
+"""Sides that train on the engine's batches; the others' losses are those of other rows."""
+
+
+def compare(
+    work: str,
+    sides: Sequence[str],
+    *,
+    rounds: int,
+    steps: int,
+    tokenizer: str,
+    scale: str = "25M",
+    write: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Medians of all rounds: CPU-seconds and seconds up to the end of the first step, and after that of the last.
+
+    Args:
+        work: a name of ``WORKS``.
+        sides: names of ``start_side.SIDES``.
+        rounds: turns of each side.
+        steps: optimizer steps of each turn.
+        tokenizer: folder of the tokenizer.
+        scale: size of the model, a name of ``SCALES``.
+        write: told of each turn.
+
+    Raises:
+        SystemExit: the sides' losses differ, or a side ended with an error.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        job = prepare(Path(name), work, steps, tokenizer, scale, group_by_prefix=False)
+        found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+        for turn in range(rounds):
+            for side in sides if turn % 2 == 0 else list(sides)[::-1]:
+                found[side].append(run(job | {"side": side}))
+                write(f"  {side}: first step after {found[side][-1]['first_cpu']:.1f} CPU-s")
+        check_losses({side: turns for side, turns in found.items() if side in IN_OUR_ORDER})
+    return {
+        "work": work, "rounds": rounds, "steps": steps, "scale": scale, "batch_size": job["batch_size"],
+        "sides": {side: summary(turns) for side, turns in found.items()},
+    }  # fmt: skip
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """One turn of a side.
+
+    Raises:
+        SystemExit: it ended with an error.
+    """
+    given, measured = Path(job["folder"], "job.json"), Path(job["folder"], "result.json")
+    given.write_text(json.dumps(job), encoding="utf-8")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    log = Path(job["folder"], "log")
+    with log.open("w", encoding="utf-8") as file:
+        began = time.time()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.start_side", str(given), str(measured)],
+            cwd=Path(__file__).parents[1], env=environment, stdout=file, stderr=file,
+        )  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        ended = time.time()
+    if process.returncode:
+        raise SystemExit(f"{job['side']} ended with {process.returncode}:\n{log.read_text(encoding='utf-8')[-2000:]}")
+    result: dict[str, Any] = json.loads(measured.read_text(encoding="utf-8"))
+    first, last = result["first"], result["last"]
+    return {
+        "losses": result["losses"],
+        "first_cpu": first["cpu"],
+        "first_wall": first["at"] - began,
+        "after_cpu": usage.ru_utime + usage.ru_stime - last["cpu"],
+        "after_wall": ended - last["at"],
+    }
+
+
+def summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of a side's turns, and the least and the most of its first steps."""
+    first = [turn["first_cpu"] for turn in turns]
+    medians = {name: statistics.median(turn[name] for turn in turns) for name in FIGURES}
+    return medians | {"least": min(first), "most": max(first)}
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """The figures of ``compare`` as lines of Markdown."""
+    mark = result["sides"].get(MARK)
+    lines = [
+        f"| {result['work']} | first step after CPU-s (least - most) | against the mark | first step after s "
+        "| after the last step, CPU-s | s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for side, found in result["sides"].items():
+        against = f"{found['first_cpu'] / mark['first_cpu']:.2f}x" if mark else ""
+        lines.append(
+            f"| {side} | {found['first_cpu']:.1f} ({found['least']:.1f} - {found['most']:.1f}) | {against} "
+            f"| {found['first_wall']:.1f} | {found['after_cpu']:.1f} | {found['after_wall']:.1f} |"
+        )
+    return lines
+
+
+def how(result: dict[str, Any]) -> str:
+    """What the figures are, in words."""
+    return (
+        f"From the start of a process to the end of its first step, and from the end of step {result['steps']} to that "
+        f"of the process: Llama architecture of {result['scale']} parameters with random weights, LoRA r 16 on q, k, "
+        f"v, o, float32, batches of {result['batch_size']}; {result['rounds']} turns, medians. Every side loads the "
+        "tokenizer, reads and tokenises all rows and loads the model; the mark is the hand-written loop without "
+        "padding, which checks, records and saves nothing. Losses of tunesmith and the mark are equal to 0.0001."
+    )
