@@ -22,6 +22,9 @@ and `reload` opens the adapter in plain PEFT. `reached` is the share of the weig
 a run that was not made. Refusals are listed below the table, in the words that a user of the first gets.
 """
 
+LITTLE, WORTH_A_WORD = 0.8, 0.05
+"""Share of the weights under an adapter below which it is explained, and share of a part that is worth a word."""
+
 REASONS = {
     "would see each other": "Layers with a state (Mamba, linear attention, short convolutions) hand it on from "
     "token to token through the whole row. The kernels that begin anew with each example need a GPU, and where they "
@@ -75,19 +78,32 @@ def sums(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def refusals(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Every kind of refusal and every crash: why, the runs that met it, and the words of the first of them."""
-    met: dict[str, list[str]] = {}
+    """Every kind of refusal and every crash: the runs that met it, the words of the first of them, and why."""
+    met: dict[str, dict[str, list[str]]] = {}
     words: dict[str, str] = {}
     for name, result in results.items():
         for cell, outcome in result["cells"].items():
             if outcome.state != "ok":
                 said = f"{_MARKS[outcome.state]}: {outcome.said}"
                 kind = next((part for part in REASONS if part in said and outcome.state == "refused"), said)
-                met.setdefault(kind, []).append(f"{name} ({cell})")
+                met.setdefault(kind, {}).setdefault(name, []).append(cell)
                 words.setdefault(kind, said)
     found = []
     for kind, runs in sorted(met.items(), key=lambda one: -len(one[1])):
-        found += [f"- {', '.join(runs)}: {words[kind]}", *([f"  {REASONS[kind]}"] if kind in REASONS else [])]
+        cells = list(dict.fromkeys(cell for of_one in runs.values() for cell in of_one))
+        found += [f"- {', '.join(runs)} ({', '.join(cells)}): {words[kind]}"]
+        found += [f"  {REASONS[kind]}"] if kind in REASONS else []
+    return found
+
+
+def least_reached(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Architectures of which little is reached, and why the greatest parts of the rest are not."""
+    found = []
+    for name, result in results.items():
+        rows = [row for row in result["coverage"] or () if not row["adapted"] and row["share"] >= WORTH_A_WORD]
+        if rows and (reached := _share_reached(result["coverage"])) < LITTLE:
+            left = ", ".join(f"{row['part']} {row['share']:.0%} ({row['reason']})" for row in rows)
+            found.append(f"- {name}, {reached:.0%} reached: {left}")
     return found
 
 
@@ -121,6 +137,7 @@ def publish(results: Mapping[str, Mapping[str, Any]], page: Path = PAGE) -> None
     parts = [
         _INTRODUCTION.format(version=transformers.__version__), "\n".join(sums(results)), "\n".join(lines(results)),
         "## What is refused, and why", "\n".join(refusals(results)) or "Nothing.",
+        "## Where little is reached, and why", "\n".join(least_reached(results)) or "Nowhere.",
     ]  # fmt: skip
     page.write_text("\n\n".join(part.strip() for part in parts if part) + "\n", encoding="utf-8")
 
@@ -132,7 +149,11 @@ def _mark(cell: Cell | None) -> str:
 
 
 def _reached(coverage: Sequence[Mapping[str, Any]] | None) -> str:
-    return f"{sum(row['share'] for row in coverage if row['adapted']):.0%}" if coverage else "-"
+    return f"{_share_reached(coverage):.0%}" if coverage else "-"
+
+
+def _share_reached(coverage: Sequence[Mapping[str, Any]]) -> float:
+    return sum(row["share"] for row in coverage if row["adapted"])
 
 
 def _count(cells: Sequence[Cell], state: str) -> int:
