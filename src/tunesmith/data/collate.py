@@ -12,7 +12,7 @@ from tunesmith.data.batching import Batching
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.data.prefix import Segment, prefix_tree, shareable
 
-Boundaries = Literal["positions", "lengths", "cu_seq_lens"]
+Boundaries = Literal["positions", "lengths", "cu_seq_lens", "seq_idx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Collator:
     packed, unpadded: one row, shape (1, tokens), with ``position_ids`` that start again at 0 for every example and no
     attention mask. The label of each example's first token is IGNORE_INDEX, because the token before it belongs to
     another example. ``boundaries`` says what else tells the model where examples begin: nothing (``positions``), their
-    lengths as numbers (``segment_lengths``), or the offsets that FlashAttention takes (``cu_seq_lens_q`` ...).
+    lengths as numbers (``segment_lengths``), or the offsets that FlashAttention takes (``cu_seq_lens_q`` ...), with the
+    number of each token's example where kernels of states and convolutions begin anew by it (``seq_idx``).
 
     prefix_tree: as unpadded, but what several examples begin with stands once, see ``prefix.py``. A segment's
     ``position_ids`` go on from the segment that it follows, whose number stands in ``segment_parents`` (-1: it begins
@@ -147,7 +148,10 @@ def _boundaries(lengths: list[int], kind: Boundaries) -> dict[str, Any]:
         return {"segment_lengths": lengths}
     offsets = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     longest = max(lengths)
-    return {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets, "max_length_q": longest, "max_length_k": longest}
+    told = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets, "max_length_q": longest, "max_length_k": longest}
+    if kind == "seq_idx":
+        told["seq_idx"] = torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(torch.tensor(lengths))[None]
+    return told
 
 
 def _origins(feature: Mapping[str, Any]) -> list[str]:

@@ -27,8 +27,9 @@ from tunesmith.notices import notify
 SEGMENTED = "segmented_sdpa"
 """Name under which the attention of this module is known to transformers."""
 
-Boundaries = Literal["lengths", "cu_seq_lens", "positions"]
-"""How a model learns where examples begin: lengths as numbers, FlashAttention's offsets, or positions alone."""
+Boundaries = Literal["lengths", "cu_seq_lens", "seq_idx", "positions"]
+"""How a model learns where examples begin: lengths as numbers, FlashAttention's offsets, these and the number of each
+token's example (for kernels of convolutions and states), or positions alone."""
 
 
 def segmented_attention(
@@ -144,8 +145,7 @@ def keep_examples_apart(
     base = base_of(model)
     obstacle = segments_obstacle(base)
     if attention_of(base) == "flash_attention_2":
-        prove_apart(model, base, _said("cu_seq_lens"), precision, device)
-        return "cu_seq_lens"
+        return _prove_apart_by_offsets(model, base, precision, device)
     if obstacle is None:
         register()
         base.set_attn_implementation(SEGMENTED)
@@ -167,6 +167,26 @@ def keep_examples_apart(
         _prove_apart_densely(model, base, precision, device)
     notify(f"attention: a dense mask keeps the examples of a row apart; its cost grows with the square ({obstacle})")
     return "positions"
+
+
+def _prove_apart_by_offsets(
+    model: torch.nn.Module, base: PreTrainedModel, precision: Precision, device: torch.device | None
+) -> Boundaries:
+    """Prove it with FlashAttention's offsets, alone or with what kernels of layers with a state begin anew by.
+
+    Raises:
+        ModelError: neither does.
+    """
+    try:
+        prove_apart(model, base, _said("cu_seq_lens"), precision, device)
+    except ModelError as error:
+        try:
+            prove_apart(model, base, _said("seq_idx"), precision, device)
+        except ModelError:
+            raise error from None
+        notify("attention: flash_attention_2; layers with a state are told where each example of a row begins")
+        return "seq_idx"
+    return "cu_seq_lens"
 
 
 def _prove_apart_densely(
@@ -259,9 +279,10 @@ def _said(boundaries: Boundaries) -> dict[str, Any]:
     if boundaries == "lengths":
         return {"segment_lengths": [PROBE_LENGTH, PROBE_LENGTH]}
     offsets = torch.tensor([0, PROBE_LENGTH, 2 * PROBE_LENGTH], dtype=torch.int32)
+    numbers = torch.arange(2, dtype=torch.int32).repeat_interleave(PROBE_LENGTH)[None]
     return {
         "cu_seq_lens_q": offsets,
         "cu_seq_lens_k": offsets,
         "max_length_q": PROBE_LENGTH,
         "max_length_k": PROBE_LENGTH,
-    }
+    } | ({"seq_idx": numbers} if boundaries == "seq_idx" else {})

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 import transformers as t
+from transformers.models.lfm2 import modeling_lfm2
 
 import flash_stand_in
+from tunesmith import notices
 from tunesmith.errors import ModelError
 from tunesmith.model.layout import settle_layout
 from tunesmith.model.precision import Precision
@@ -58,6 +60,9 @@ MODELS: dict[str, Callable[..., t.PreTrainedModel]] = {
     ),
     "jamba": lambda **more: t.JambaForCausalLM(t.JambaConfig(**JAMBA | more)),
     "doge": lambda **more: t.DogeForCausalLM(t.DogeConfig(**SIZES | more)),
+    "lfm2": lambda **more: t.Lfm2ForCausalLM(
+        t.Lfm2Config(**SIZES | {"layer_types": ["conv", "full_attention"]} | more)
+    ),
     "zamba2": lambda **more: t.Zamba2ForCausalLM(t.Zamba2Config(**ZAMBA2 | more)),
 }
 
@@ -153,8 +158,39 @@ def test_a_faint_influence_is_one(flash: dict[str, str]) -> None:
         keep_examples_apart(model, BFLOAT16)
 
 
+@pytest.fixture
+def conv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short convolutions of LFM2 that begin anew with each example, as the kernel of the package causal-conv1d does."""
+    plain = modeling_lfm2.causal_conv1d_fn
+
+    def begin_anew(states: torch.Tensor, *arguments: Any, seq_idx: torch.Tensor | None = None, **more: Any) -> Any:
+        if seq_idx is None:
+            return plain(states, *arguments, **more)
+        lengths = seq_idx[0].unique_consecutive(return_counts=True)[1].tolist()
+        return torch.cat([plain(part, *arguments, **more) for part in states.split(lengths, dim=2)], dim=2)
+
+    monkeypatch.setattr(modeling_lfm2, "causal_conv1d_fn", begin_anew)
+
+
+def test_without_the_kernel_a_convolution_is_refused(flash: dict[str, str]) -> None:
+    with pytest.raises(ModelError, match="would see each other"):
+        keep_examples_apart(built("lfm2", **flash), FLOAT32)
+
+
+def test_a_convolution_with_the_kernel_is_told_the_number_of_each_tokens_example(
+    flash: dict[str, str], conv: None, clean_notices: None
+) -> None:
+    assert keep_examples_apart(built("lfm2", **flash), FLOAT32) == "seq_idx"
+    assert any("layers with a state are told" in text for text in notices.collected())
+    assert_losses_of_padded_rows("lfm2", flash, "seq_idx")
+
+
 def test_rows_of_flash_layers_have_the_losses_of_padded_ones(flash: dict[str, str]) -> None:
     """The stand-in kernels compute attention: the same losses as sdpa's, and the packed ones of each example."""
+    assert_losses_of_padded_rows("mistral", flash, "cu_seq_lens")
+
+
+def assert_losses_of_padded_rows(kind: str, flash: dict[str, str], expected: str) -> None:
     from tunesmith.data.batching import BatchRows
     from tunesmith.data.collate import Collator
     from tunesmith.data.masking import Example
@@ -165,8 +201,9 @@ def test_rows_of_flash_layers_have_the_losses_of_padded_ones(flash: dict[str, st
     examples = [Example(ids, ids, f"t:{index}", 1, 1, len(ids)) for index, ids in enumerate(rows)]
     found = {}
     for name, layout, setting in (("sdpa", "padded", {}), ("padded", "padded", flash), ("row", "unpadded", flash)):
-        model = built("mistral", **setting)
+        model = built(kind, **setting)
         told = keep_examples_apart(model, FLOAT32) if layout == "unpadded" else "positions"
+        assert told == (expected if layout == "unpadded" else "positions")
         batch = Collator(layout, 0, boundaries=told)(BatchRows(examples, layout, 64))  # type: ignore[arg-type]
         labels = batch.pop("labels")
         batch.pop("origins")
