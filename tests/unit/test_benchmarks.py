@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import prepare, record, start, start_side, training, training_side
+from benchmarks import prepare, real_use, record, start, start_side, training, training_side
 
+from tunesmith.cli.main import main
 from tunesmith.model.source import locate
 
 
@@ -104,3 +106,22 @@ def test_preparation_is_shown_as_rows_grow() -> None:
         "ratio_rows_per_second": 2.5, "ratio_rows_per_cpu_second": 2.6,
     }  # fmt: skip
     assert prepare.table(compared)[-1] == "| tunesmith is faster | 2.50x | 2.60x | |"
+
+
+def test_a_model_of_real_size_is_used_by_commands_that_work(
+    tmp_path: Path, stories_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here with a small one and in this process: settings and arguments are those of the large one."""
+
+    def run(command: list[str], log: Path) -> tuple[float, float, int]:
+        assert main(command[3:]) == 0, command
+        assert real_use.own_memory(os.getpid()) > 2**20
+        return 1.0, 2.0, 3 * 2**30
+
+    monkeypatch.setattr(real_use, "measured", run)
+    real_use.main([str(stories_model), "--work", str(tmp_path / "work")])
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in table] == [
+        "| command", "| check", "| two steps and save", "| resume and one step", "| merge with proof"
+    ]  # fmt: skip
+    assert (tmp_path / "work" / "merged" / "proof.json").is_file()
