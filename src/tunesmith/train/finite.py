@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from tunesmith.errors import NumericsError
 
@@ -55,7 +56,8 @@ class FiniteSteps:
         Raises:
             NumericsError: this step's numbers are not finite; on a GPU, those of the step before.
         """
-        figures = torch.stack([loss, loss + grad_norm]).detach()
+        whole = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm  # each process has its part
+        figures = torch.stack([loss, loss + whole]).detach()
         self._noted.append(_Noted(step, origins, *_on_its_way(figures)))
         self._settle(keep=self._behind)
 

@@ -26,6 +26,7 @@ from typing_extensions import override
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
 from tunesmith.report.belongings import TENSORBOARD
+from tunesmith.report.belongings import is_record
 from tunesmith.report.folder import read_json
 from tunesmith.report.record import RECORD
 
@@ -59,7 +60,8 @@ def start_of(resolved: Resolved, resumed_at: int | None) -> Start:
         resumed_at: the step of the checkpoint from which it goes on, if it does.
     """
     path = Path(resolved.config.training.output_dir, RECORD)
-    recorded = read_json(path).get("trackers") if resumed_at is not None and path.is_file() else None
+    # a record that was torn names no run to go on with; that is said where it is written anew
+    recorded = read_json(path).get("trackers") if resumed_at is not None and is_record(path) else None
     earlier = recorded if isinstance(recorded, dict) else {}
     model = Path(resolved.config.model.model_name_or_path).name
     made = f"{model}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
