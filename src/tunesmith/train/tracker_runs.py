@@ -25,8 +25,7 @@ from typing_extensions import override
 
 from tunesmith import notices
 from tunesmith.config.resolve import Resolved
-from tunesmith.report.belongings import TENSORBOARD
-from tunesmith.report.belongings import is_record
+from tunesmith.report.belongings import TENSORBOARD, is_record
 from tunesmith.report.folder import read_json
 from tunesmith.report.record import RECORD
 
