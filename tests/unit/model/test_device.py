@@ -286,7 +286,9 @@ SOURCE = Path(__file__).resolve().parents[3] / "src" / "tunesmith"
 MODULES = ("torch.cuda", "torch.mps", "torch.backends.mps", "torch.xpu", "torch.accelerator")
 NO_QUERIES = frozenset(
     {
+        "Event",
         "OutOfMemoryError",
+        "current_stream",
         "empty_cache",
         "set_device",
         "get_rng_state",

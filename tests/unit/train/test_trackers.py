@@ -69,6 +69,8 @@ def told(tmp_path_factory: pytest.TempPathFactory, models_folder: Path) -> Itera
             patch.delenv(name, raising=False)
         for name, value in (environment | SECRETS).items():
             patch.setenv(name, value)
+        with suppress(ConnectionError):
+            wandb.teardown()  # another test may have begun with it, and it reads the environment once a process
         patch.chdir(found.folder)
         patch.setattr(wandb, "finish", look)
         settings = SETTINGS | {"eval_rows": HELD_OUT, "report_to": [name for name in ALL if is_importable(name)]}
@@ -181,7 +183,14 @@ def test_a_tracker_that_is_absent_is_told_with_the_way_to_get_it(
 
 
 def test_a_replaced_run_leaves_its_name_behind(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"trackers": {"run_name": "old", "wandb": "id"}}))
     resolved = resolved_from(model_name_or_path="m", train_data="x", output_dir=str(tmp_path))
+    record = {
+        "settings": resolved.values(),
+        "settings_fingerprint": "f",
+        "trackers": {"run_name": "old", "wandb": "id"},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(record))
     assert start_of(resolved, None).earlier == {}
     assert start_of(resolved, 4).run_name == "old"
+    (tmp_path / "run.json").write_bytes(b"\0" * 300)
+    assert start_of(resolved, 4).earlier == {}
