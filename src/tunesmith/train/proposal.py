@@ -41,6 +41,8 @@ SMALL_STEPS, SMALL_EPOCHS, SMALL_RATE = 120, 30, 2e-3
 STEPS, EPOCHS, RATE, LARGE_RATE = 60, 10, 2e-4, 1e-4
 """The same for larger models, the last one from 3 billion parameters on."""
 FEWEST_TO_HOLD_OUT = 10
+MANY_TWICE = 0.4
+"""Share of rows that repeat another from which each is trained once; training refuses half of the rows it is given."""
 MOST_HELD_OUT = 500
 
 
@@ -63,12 +65,14 @@ class Measured:
         answers: tokens with loss of each.
         turn_order: ``data.turn_order`` under which all chats can be read.
         repeated: whether two rows ask the same.
+        twice: rows that are equal to an earlier one.
     """
 
     lengths: list[int]
     answers: list[int]
     turn_order: str
     repeated: bool
+    twice: int = 0
 
 
 def facts_of(section: ModelSection) -> tuple[int, int | None]:
@@ -116,7 +120,8 @@ def _measure(rows: Sequence[Row], shape: Shape, tokenizer: PreTrainedTokenizerBa
         "turn_order": turn_order, "max_length": UNLIMITED, "empty_completion": "drop", "max_dropped": 1.0,
     }  # fmt: skip
     builder = ExampleBuilder(tokenizer, DataSection.model_validate(changes))
-    found = list(builder.examples(rows, Ledger()))
+    ledger = Ledger()
+    found = list(builder.examples(rows, ledger))
     if not found:
         raise DataError("every row has an empty answer", where=rows[0].source, remedy="name another --answer COLUMN")
     asked: set[str] = set()
@@ -124,7 +129,8 @@ def _measure(rows: Sequence[Row], shape: Shape, tokenizer: PreTrainedTokenizerBa
         asked = {" ".join(builder.prompt_text(row).split()) for row in rows}
     lengths = [len(example.input_ids) for example in found]
     answers = [example.num_trained_tokens for example in found]
-    return Measured(lengths, answers, turn_order, bool(asked) and len(asked) < len(rows))
+    twice = len(ledger.total().duplicates)
+    return Measured(lengths, answers, turn_order, bool(asked) and len(asked) < len(rows), twice)
 
 
 def propose(
@@ -150,11 +156,13 @@ def propose(
         Item("dataset", "name", data, f"{len(rows):,} rows; {shape.why}"),
         *(Item("dataset", name, value, "") for name, value in data_settings(shape).items()),
         *_reading(measured, length, len(rows) - len(measured.lengths)),
+        *(once := _once(measured, len(rows))),
     ]
-    held = held_out_rows(len(rows))
+    number = len(rows) - (measured.twice if once else 0)
+    held = held_out_rows(number)
     if held:
-        items += _holding_out(rows, shape, measured, labels, held)
-    items += _training(len(rows) - held, size, held=bool(held))
+        items += _holding_out(number, shape, measured, labels, held)
+    items += _training(number - held, size, held=bool(held))
     return [*items, *_judging(shape, labels, measured)] if held else items
 
 
@@ -184,6 +192,18 @@ def _reading(measured: Measured, length: int, empty: int) -> list[Item]:
     return items
 
 
+def _once(measured: Measured, num_rows: int) -> list[Item]:
+    """Settings that train each row once, where so many are repeated that training would refuse them."""
+    if measured.twice <= MANY_TWICE * num_rows:
+        return []
+    most = min(10, math.ceil(measured.twice / num_rows * 10) + 1) / 10
+    return [
+        Item("dataset", "duplicates", "drop", f"{measured.twice:,} of your {num_rows:,} rows repeat an earlier one"),
+        Item("dataset", "max_duplicates", most, "share of such rows up to which nobody is asked"),
+        Item("dataset", "max_dropped", most, "they count as dropped"),
+    ]
+
+
 def held_out_rows(num_rows: int) -> int:
     """Rows that a first run keeps for judging it; 0 where there are too few."""
     if num_rows < FEWEST_TO_HOLD_OUT:
@@ -191,8 +211,8 @@ def held_out_rows(num_rows: int) -> int:
     return min(MOST_HELD_OUT, max(2, round(num_rows * (0.2 if num_rows <= 1000 else 0.1))))
 
 
-def _holding_out(rows: Sequence[Row], shape: Shape, measured: Measured, labels: Sequence[str], held: int) -> list[Item]:
-    share = math.ceil(held / len(rows) * 10_000) / 10_000
+def _holding_out(number: int, shape: Shape, measured: Measured, labels: Sequence[str], held: int) -> list[Item]:
+    share = math.ceil(held / number * 10_000) / 10_000
     items = [Item("dataset", "dev_split", share, f"share of the rows that is kept for judging: {held:,}")]
     if measured.repeated:
         items.append(Item("dataset", "dev_group_by", "prompt", "some questions occur twice; they stay on one side"))

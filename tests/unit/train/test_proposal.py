@@ -18,7 +18,9 @@ def proposed(
 ) -> dict[str, Any]:
     rows = [Row({"text": f"row {index}", "label": "ab"[index % 2]}, "f.csv", index) for index in range(number)]
     found = lengths or [20] * number
-    measured = Measured(found, [3] * len(found), more.pop("turn_order", "error"), more.pop("repeated", False))
+    measured = Measured(
+        found, [3] * len(found), more.pop("turn_order", "error"), more.pop("repeated", False), more.pop("twice", 0)
+    )
     items = propose(rows, more.pop("shape", PAIRS), measured, data="f.csv", model="m", size=size, positions=positions)
     assert len({item.name for item in items}) == len(items)
     order = [item.section for item in items]
@@ -73,6 +75,15 @@ def test_what_is_held_out(number: int, held: int) -> None:
 def test_lengths(lengths: list[int], positions: int | None, length: int, too_long: str | None) -> None:
     found = proposed(lengths=lengths, positions=positions)
     assert (found["max_seq_length"], found.get("too_long")) == (length, too_long)
+
+
+def test_rows_that_are_mostly_repeated_are_trained_once() -> None:
+    """A configuration that `train` refuses is no proposal."""
+    found = proposed(100, repeated=True, twice=70)
+    assert (found["duplicates"], found["max_duplicates"], found["max_dropped"]) == ("drop", 0.8, 0.8)
+    assert found["dev_split"] == 0.2
+    assert "duplicates" not in proposed(100, repeated=True, twice=40)
+    assert "dev_split" not in proposed(40, repeated=True, twice=32)
 
 
 def test_what_is_unusual_is_said() -> None:
