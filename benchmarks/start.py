@@ -6,18 +6,14 @@ rows. What counts is processor time, that of the kernel and of child processes i
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.training import MARK, OURS, check_losses, prepare
+from benchmarks.turns import Turn, alternating, take
 
 FIGURES = ("first_cpu", "first_wall", "after_cpu", "after_wall")
 IN_OUR_ORDER = (OURS, MARK)
@@ -51,10 +47,9 @@ def compare(
     with tempfile.TemporaryDirectory() as name:
         job = prepare(Path(name), work, steps, tokenizer, scale, group_by_prefix=False)
         found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-        for turn in range(rounds):
-            for side in sides if turn % 2 == 0 else list(sides)[::-1]:
-                found[side].append(run(job | {"side": side}))
-                write(f"  {side}: first step after {found[side][-1]['first_cpu']:.1f} CPU-s")
+        for _, side in alternating(sides, rounds):
+            found[side].append(figures(take("benchmarks.start_side", job | {"side": side})))
+            write(f"  {side}: first step after {found[side][-1]['first_cpu']:.1f} CPU-s")
         check_losses({side: turns for side, turns in found.items() if side in IN_OUR_ORDER})
     return {
         "work": work, "rounds": rounds, "steps": steps, "scale": scale, "batch_size": job["batch_size"],
@@ -62,35 +57,15 @@ def compare(
     }  # fmt: skip
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
-    """One turn of a side.
-
-    Raises:
-        SystemExit: it ended with an error.
-    """
-    given, measured = Path(job["folder"], "job.json"), Path(job["folder"], "result.json")
-    given.write_text(json.dumps(job), encoding="utf-8")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    log = Path(job["folder"], "log")
-    with log.open("w", encoding="utf-8") as file:
-        began = time.time()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.start_side", str(given), str(measured)],
-            cwd=Path(__file__).parents[1], env=environment, stdout=file, stderr=file,
-        )  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        ended = time.time()
-    if process.returncode:
-        raise SystemExit(f"{job['side']} ended with {process.returncode}:\n{log.read_text(encoding='utf-8')[-2000:]}")
-    result: dict[str, Any] = json.loads(measured.read_text(encoding="utf-8"))
-    first, last = result["first"], result["last"]
+def figures(turn: Turn) -> dict[str, Any]:
+    """Losses of a turn, and seconds up to its first step and after its last."""
+    first, last = turn.result["first"], turn.result["last"]
     return {
-        "losses": result["losses"],
+        "losses": turn.result["losses"],
         "first_cpu": first["cpu"],
-        "first_wall": first["at"] - began,
-        "after_cpu": usage.ru_utime + usage.ru_stime - last["cpu"],
-        "after_wall": ended - last["at"],
+        "first_wall": first["at"] - turn.began,
+        "after_cpu": turn.cpu - last["cpu"],
+        "after_wall": turn.ended - last["at"],
     }
 
 

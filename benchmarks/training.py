@@ -8,16 +8,14 @@ to the first step from the start of the process, and the most memory.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.training_side import settings
+from benchmarks.turns import alternating, take
 from benchmarks.works import WORKS
 
 MARK, OURS = "loop unpadded", "tunesmith"
@@ -61,11 +59,10 @@ def compare(
     with tempfile.TemporaryDirectory() as name:
         job = prepare(Path(name), work, steps, tokenizer, scale, group_by_prefix=group_by_prefix)
         found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-        for turn in range(rounds):
-            for side in sides if turn % 2 == 0 else list(sides)[::-1]:
-                key = f"{work} {scale} {steps} {group_by_prefix} {turn} {side}"
-                found[side].append(_kept_or_run(kept, key, job | {"side": side}))
-                write(f"  {side}: {statistics.median(found[side][-1]['seconds']):.2f} CPU-s a step")
+        for number, side in alternating(sides, rounds):
+            key = f"{work} {scale} {steps} {group_by_prefix} {number} {side}"
+            found[side].append(_kept_or_run(kept, key, job | {"side": side}))
+            write(f"  {side}: {statistics.median(found[side][-1]['seconds']):.2f} CPU-s a step")
         check_losses(found)
         found_shared = [sharing(batch) for batch in job["batches"]]
         tokens, computed = (sum(counts) for counts in zip(*found_shared, strict=True))
@@ -150,17 +147,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     Raises:
         SystemExit: it ended with an error.
     """
-    given, measured = Path(job["folder"], "job.json"), Path(job["folder"], "result.json")
-    given.write_text(json.dumps(job), encoding="utf-8")
-    command = [sys.executable, "-m", "benchmarks.training_side", str(given), str(measured)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{job['side']} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(measured.read_text(encoding="utf-8"))
-    return result
+    return take("benchmarks.training_side", job).result
 
 
 def check_losses(found: dict[str, list[dict[str, Any]]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from benchmarks import prepare, real_use, record, start, start_side, training, training_side
+from benchmarks.turns import Turn, alternating, take
 
 from tunesmith.cli.main import main
 from tunesmith.model.source import locate
@@ -64,6 +65,12 @@ def test_turns_that_have_ended_are_not_taken_again(tmp_path: Path, monkeypatch: 
     assert taken == ["one", "two"]
 
 
+def test_turns_alternate_and_are_processes_of_their_own(tmp_path: Path) -> None:
+    assert [side for _, side in alternating(["a", "b"], 2)] == ["a", "b", "b", "a"]
+    with pytest.raises(SystemExit, match=r"mine ended with 1:(.|\n)*No module named"):
+        take("benchmarks.nothing", {"folder": str(tmp_path), "side": "mine"})
+
+
 def test_sides_that_train_otherwise_are_not_compared() -> None:
     with pytest.raises(SystemExit, match="two has other losses"):
         training.check_losses({"one": [{"losses": [1.0, 2.0]}], "two": [{"losses": [1.0, 2.001]}]})
@@ -83,10 +90,13 @@ def test_first_steps_are_compared_from_the_same_files(tmp_path: Path, monkeypatc
     training.check_losses({side: [turn] for side, turn in found.items()})
 
     monkeypatch.setattr(start, "prepare", lambda *_, **__: job)
-    monkeypatch.setattr(start, "run", lambda given: {
-        "losses": found[given["side"]]["losses"], "first_cpu": 10.0 if given["side"] == training.MARK else 11.0,
-        "first_wall": 12.0, "after_cpu": 1.0, "after_wall": 2.0,
-    })  # fmt: skip
+
+    def take(_module: str, given: dict[str, Any]) -> Turn:
+        marks = {"first": {"cpu": 10.0 if given["side"] == training.MARK else 11.0, "at": 112.0}}
+        measured = marks | {"losses": found[given["side"]]["losses"], "last": {"cpu": 20.0, "at": 118.0}}
+        return Turn(measured, began=100.0, ended=120.0, cpu=21.0)
+
+    monkeypatch.setattr(start, "take", take)
     result = start.compare(
         "synthetic", list(found), rounds=2, steps=2, tokenizer="", scale="tiny", write=lambda _: None
     )
