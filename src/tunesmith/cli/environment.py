@@ -32,7 +32,8 @@ def prepare(resolved: Resolved | None = None) -> None:
     if resolved is not None:
         narrow(resolved)
     # transformers and TRL ask, while they are imported, for the packages of all that is installed: a third of a second
-    metadata.packages_distributions = cache(metadata.packages_distributions)
+    if not hasattr(metadata.packages_distributions, "cache_info"):
+        metadata.packages_distributions = cache(metadata.packages_distributions)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("WANDB_DISABLE_CODE", "true")

@@ -1,12 +1,13 @@
-"""Ranks of the tasks that srun started."""
+"""What is prepared before a verb runs, and ranks of the tasks that srun started."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 
 import pytest
 
-from tunesmith.cli.environment import adopt_slurm_ranks, first_host
+from tunesmith.cli.environment import adopt_slurm_ranks, first_host, prepare
 
 STEP = {
     "SLURM_STEP_NODELIST": "gpu[03-04]",
@@ -70,3 +71,10 @@ def test_another_launcher_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_first_host_of_a_list(nodelist: str, host: str) -> None:
     assert first_host(nodelist) == host
+
+
+def test_what_is_installed_is_listed_by_one_function_however_often_it_is_prepared() -> None:
+    prepare()
+    once = importlib.metadata.packages_distributions
+    prepare()
+    assert importlib.metadata.packages_distributions is once
