@@ -33,14 +33,19 @@ examples:
   {verb} config.yaml --learning_rate 1e-4 --max_steps 50
   {verb} --model_name_or_path nano-mistral --train_data rows.jsonl
 """
-RUN_VERBS = ("config", "preview", "check", "train")
+
+
+def of_a_run(verb: str, *, examples: bool = True) -> str:
+    """The end of the help of a verb that reads the configuration of a run: common settings, and examples."""
+    return COMMON + (EXAMPLES.format(verb=command("tunesmith", verb)) if examples else "")
 
 
 class VerbParser(argparse.ArgumentParser):
     """An argument parser that leaves settings (``--learning_rate 1e-4``, ``training.seed=1``) to whoever reads the
     configuration, and reports mistakes as ConfigError."""
 
-    def __init__(self, verb: str, description: str, *, takes_settings: bool = True) -> None:
+    def __init__(self, verb: str, description: str, *, takes_settings: bool = True, help_ends: str = "") -> None:
+        self._help_ends = help_ends
         self._values_of: dict[str, bool] = {}
         self._num_positionals: float = 0
         more = named("Every setting may follow: `tunesmith config --list` names them.") if takes_settings else None
@@ -50,10 +55,7 @@ class VerbParser(argparse.ArgumentParser):
         self.add_argument("--verbose", action="store_true", help="let the libraries talk as well")
 
     def format_help(self) -> str:
-        verb = self.prog.partition(" ")[2]
-        if verb in RUN_VERBS:
-            return super().format_help() + COMMON + EXAMPLES.format(verb=command("tunesmith", verb))
-        return super().format_help() + (COMMON if verb == "sweep" else "")
+        return super().format_help() + self._help_ends
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         action = super().add_argument(*names, **options)

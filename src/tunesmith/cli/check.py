@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import early, environment
-from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.arguments import VerbParser, of_a_run
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config import describe
 from tunesmith.config.draft import COMMAND_LINE
@@ -26,7 +26,11 @@ PARTS = ("ledger", "coverage", "layout", "steps", "memory")
 
 def run(argv: Sequence[str]) -> int:
     """Check a configuration file of any dialect, or settings alone."""
-    parser = VerbParser("check", "Check everything short of training: settings, data, steps, memory and disk.")
+    parser = VerbParser(
+        "check",
+        "Check everything short of training: settings, data, steps, memory and disk.",
+        help_ends=of_a_run("check"),
+    )
     parser.add_argument("file", nargs="?", help="configuration file")
     parser.add_argument("--config", help="the same, as an option")
     parser.add_argument("--dialect", choices=sorted(DIALECTS), help="dialect of the file; detected when left out")

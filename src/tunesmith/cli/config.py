@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.arguments import VerbParser, of_a_run
 from tunesmith.cli.output import say, say_file, say_json, tell
 from tunesmith.config import describe
 from tunesmith.config.coming_from.tool import left_lines
@@ -15,7 +15,11 @@ from tunesmith.config.load import DIALECTS, READERS, read, resolve_draft
 
 def run(argv: Sequence[str]) -> int:
     """Show a configuration, the list of settings or the JSON schema."""
-    parser = VerbParser("config", "Resolve and check a configuration file and show every value with its origin.")
+    parser = VerbParser(
+        "config",
+        "Resolve and check a configuration file and show every value with its origin.",
+        help_ends=of_a_run("config"),
+    )
     parser.add_argument("file", nargs="?", help="configuration file")
     parser.add_argument("--dialect", choices=sorted(DIALECTS), help="dialect of the file; detected when left out")
     parser.add_argument("--json", action="store_true", help='print {"values": {...}, "origins": {...}}')

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.cli import early, environment
-from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.arguments import VerbParser, of_a_run
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.load import DIALECTS, load
 from tunesmith.visible import visible as safe
@@ -27,7 +27,11 @@ PIECE = "·"
 
 def run(argv: Sequence[str]) -> int:
     """Show rows of a run token by token."""
-    parser = VerbParser("preview", "Show what a run trains on, token by token, without loading the model.")
+    parser = VerbParser(
+        "preview",
+        "Show what a run trains on, token by token, without loading the model.",
+        help_ends=of_a_run("preview"),
+    )
     parser.add_argument("file", nargs="?", help="configuration file")
     parser.add_argument("--config", help="the same, as an option")
     parser.add_argument("--dialect", choices=sorted(DIALECTS), help="dialect of the file; detected when left out")

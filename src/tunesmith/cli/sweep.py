@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import early, environment
-from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.arguments import VerbParser, of_a_run
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.draft import Draft
 from tunesmith.config.load import DIALECTS, read
@@ -81,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> VerbParser:
-    parser = VerbParser("sweep", DESCRIPTION)
+    parser = VerbParser("sweep", DESCRIPTION, help_ends=of_a_run("sweep", examples=False))
     parser.add_argument("file", nargs="?", help="configuration file")
     parser.add_argument("--config", dest="config", help="the same, as an option")
     parser.add_argument("--dialect", choices=sorted(DIALECTS), help="dialect of the file; detected when left out")

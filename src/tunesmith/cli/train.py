@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli import early, environment
-from tunesmith.cli.arguments import VerbParser
+from tunesmith.cli.arguments import VerbParser, of_a_run
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.load import DIALECTS, load
 from tunesmith.config.resolve import Resolved
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def run(argv: Sequence[str]) -> int:
     """Train from a configuration file of any dialect, or from settings alone."""
-    parser = VerbParser("train", "Fine-tune a model.")
+    parser = VerbParser("train", "Fine-tune a model.", help_ends=of_a_run("train"))
     parser.add_argument("file", nargs="?", help="configuration file")
     parser.add_argument("--config", dest="config", help="the same, as an option")
     parser.add_argument("--dialect", choices=sorted(DIALECTS), help="dialect of the file; detected when left out")
