@@ -127,7 +127,7 @@ def _curves(runs: Sequence[Run]) -> tuple[list[Curve], str]:
     """The curves, and why there are none; a page is not lost because a picture is."""
     try:
         return curves(runs), ""
-    except Exception as error:  # matplotlib has many ways to fail, and none of them concerns the rest
+    except Exception as error:  # a log may hold anything, and none of it concerns the rest
         return [], f"The curves could not be drawn ({type(error).__name__}: {error})."
 
 

@@ -1,52 +1,30 @@
 """The curves of a report page: inline SVG, whose colours and type are the page's own, light or dark.
 
-No text of a run gets into a picture (matplotlib would read a dollar sign as a formula): titles and legends are the
-page's. Nothing is smoothed and nothing left out.
+No text of a run gets into a picture: titles and legends are the page's. Nothing is smoothed and nothing left out.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
 
 from markupsafe import Markup, escape
 
+from tunesmith.report.axis import Axis, axis_of
 from tunesmith.report.page_facts import Run
 from tunesmith.report.plots import NOT_SHARES, Series, label_of
 
 NUM_COLOURS = 8
 """Colours of the page's style sheet, ``--c0`` to ``--c7``; they go round."""
-_COLOURS = [f"#0101f{number}" for number in range(NUM_COLOURS)]
-_INK, _GRID = "#020202", "#030303"
-_DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+_DASHES = ("", "6.4 3.2", "1.6 2.4", "9.6 3.2 1.6 3.2")
 """Strokes of figures that share a panel, where colours tell runs apart."""
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "tunesmith",
-    "font.size": 10,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.edgecolor": _GRID,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "axes.grid": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.formatter.useoffset": False,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-}
-_SIZE = (4.6, 2.2)
-"""Inches of 72 units: small, so that text is still to be read where the page is as wide as a phone."""
+_WIDTH, _HEIGHT = 331.2, 158.4
+"""Small, so that text is still to be read where the page is as wide as a phone."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 41.4, 326.2, 13.0, 139.4
+"""Where the axes stand: room for the ticks' labels left of and below them."""
+_COLUMN = 0.5
+"""Points that are no further apart across the page cannot be told apart."""
 _POINTS_MARKED = 30
 _FIXED: tuple[tuple[str, str], ...] = (
     ("training loss", "loss"),
@@ -84,8 +62,8 @@ def curves(runs: Sequence[Run]) -> list[Curve]:
     Of one run, colours tell figures apart; of several, colours are the runs and strokes the figures.
     """
     return [
-        Curve(title, _picture(title, lines, f"k{place}-"), tuple(lines))
-        for place, (title, names) in enumerate(_panels(runs).items())
+        Curve(title, _picture(title, lines), tuple(lines))
+        for title, names in _panels(runs).items()
         if (lines := list(_lines(runs, names)))
     ]
 
@@ -116,57 +94,62 @@ def _lines(runs: Sequence[Run], names: Sequence[str]) -> Iterable[Line]:
                 )
 
 
-def _picture(title: str, lines: Sequence[Line], prefix: str) -> Markup:
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    stream = io.StringIO()
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # figures of any size may have been logged
-        figure = Figure(figsize=_SIZE)
-        FigureCanvasSVG(figure)
-        figure.subplots_adjust(left=0.125, right=0.985, top=0.93, bottom=0.12)
-        _draw(figure.add_subplot(), lines)
-        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _inlined(stream.getvalue(), title, prefix)
+def _picture(title: str, lines: Sequence[Line]) -> Markup:
+    """A picture as a part of the page: numbers and our own words alone, in the page's type and colours."""
+    across = axis_of((step for line in lines for step in line.points[0]), margin=0.02, most=6, whole=True)
+    up = axis_of((value for line in lines for value in line.points[1]), margin=0.08, most=5)
+    parts = [
+        f'<svg class="curve" role="img" aria-label="{escape(title)}" viewBox="0 0 {_WIDTH} {_HEIGHT}">',
+        *_grid([_across(across, tick) for tick in across.ticks], [_up(up, tick) for tick in up.ticks]),
+        *_ticks(across, up),
+        *(part for line in lines for part in _stroke(line, across, up)),
+        "</svg>",
+    ]
+    return Markup("\n".join(parts))  # noqa: S704 - numbers and our own words alone
 
 
-def _draw(axis: Any, lines: Sequence[Line]) -> None:
-    for line in lines:
-        steps, values = line.points
-        axis.plot(
-            steps,
-            values,
-            color=_COLOURS[line.colour],
-            linestyle=_DASHES[line.dash],
-            linewidth=1.6,
-            marker="o" if len(steps) <= _POINTS_MARKED else None,
-            markersize=3,
-        )
-    axis.margins(x=0.02, y=0.08)
-    axis.locator_params(axis="x", nbins=6, integer=True)
-    axis.locator_params(axis="y", nbins=5)
-    axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=False)
-    axis.ticklabel_format(axis="x", style="plain")
+def _across(axis: Axis, value: float) -> float:
+    return _LEFT + (_RIGHT - _LEFT) * axis.share(value)
 
 
-def _inlined(svg: str, title: str, prefix: str) -> Markup:
-    """A picture as a part of a page: without the frame of a file of its own and without styles that would reach out of
-    it, with names that no other picture of the page has, and with the page's colours."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\sxmlns(?::\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    for mark in ('id="', 'href="#', "url(#"):
-        svg = svg.replace(mark, mark + prefix)
-    for colour, page in _page_colours().items():
-        svg = svg.replace(colour, page)
-    head = f'<svg class="curve" role="img" aria-label="{escape(title)}"'
-    svg = re.sub(r'<svg(?P<rest>[^>]*?) width="[^"]*"', r"<svg\g<rest>", svg, count=1)
-    svg = re.sub(r'<svg(?P<rest>[^>]*?) height="[^"]*"', r"<svg\g<rest>", svg, count=1)
-    return Markup(svg.replace("<svg", head, 1))  # noqa: S704 - numbers and our own words alone
+def _up(axis: Axis, value: float) -> float:
+    return _BOTTOM - (_BOTTOM - _TOP) * axis.share(value)
 
 
-def _page_colours() -> Mapping[str, str]:
-    own = {colour: f"var(--c{number})" for number, colour in enumerate(_COLOURS)}
-    return own | {_INK: "var(--soft)", _GRID: "var(--line)"}
+def _grid(upright: Sequence[float], level: Sequence[float]) -> Iterable[str]:
+    ways = [f"M{x:.1f} {_TOP}V{_BOTTOM}" for x in upright] + [f"M{_LEFT} {y:.1f}H{_RIGHT}" for y in level]
+    yield f'<path d="{"".join(ways)}" fill="none" stroke="var(--line)" stroke-width=".7"/>'
+    yield f'<path d="M{_LEFT} {_BOTTOM}H{_RIGHT}" fill="none" stroke="var(--line)"/>'
+
+
+def _ticks(across: Axis, up: Axis) -> Iterable[str]:
+    """What the ticks say; a power of ten that all of an axis are written with stands above it."""
+    yield '<g font-size="10" fill="var(--soft)" text-anchor="middle">'
+    for tick, label in zip(across.ticks, across.labels, strict=True):
+        yield f'<text x="{_across(across, tick):.1f}" y="{_BOTTOM + 11:.1f}">{label}</text>'
+    yield '</g><g font-size="10" fill="var(--soft)" text-anchor="end">'
+    for tick, label in zip(up.ticks, up.labels, strict=True):
+        yield f'<text x="{_LEFT - 3.5:.1f}" y="{_up(up, tick) + 3.8:.1f}">{label}</text>'
+    yield "</g>"
+    if up.exponent:
+        power = f"1e{up.exponent}".replace("-", "\N{MINUS SIGN}")
+        yield f'<text font-size="10" fill="var(--soft)" x="{_LEFT}" y="{_TOP - 3:.1f}">{power}</text>'
+
+
+def _stroke(line: Line, across: Axis, up: Axis) -> Iterable[str]:
+    colour, dash = f"var(--c{line.colour})", _DASHES[line.dash]
+    points = [(_across(across, step), _up(up, value)) for step, value in zip(*line.points, strict=True)]
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    way = " ".join(f"{x:.1f},{y:.1f}" for x, y in _told_apart(points))
+    yield f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"{dashes}/>'
+    if len(points) <= _POINTS_MARKED:
+        yield from (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="{colour}"/>' for x, y in points)
+
+
+def _told_apart(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """The points but for those that would not be seen: of each column, the first, the last and the outermost stay."""
+    for _, group in groupby(points, key=lambda point: int(point[0] / _COLUMN)):
+        column = list(group)
+        heights = [y for _, y in column]
+        kept = {0, len(column) - 1, heights.index(min(heights)), heights.index(max(heights))}
+        yield from (column[place] for place in sorted(kept))

@@ -18,6 +18,7 @@ from tunesmith.errors import ConfigError, StorageError
 from tunesmith.evaluate.result import EvaluationResult, write_result
 from tunesmith.report.folder import read_json, write_json, write_jsonl
 from tunesmith.report.page import REPORT, write_report
+from tunesmith.report.page_curves import curves
 from tunesmith.report.page_facts import read_run
 from tunesmith.report.page_tables import settings, side_by_side
 from tunesmith.report.told import status_now
@@ -235,3 +236,42 @@ def test_memory_is_a_curve(finished: Path) -> None:
     assert len(peaks) == 3
     assert 0.05 < peaks[0] <= peaks[1] <= peaks[2] < 100
     assert "<h3>peak memory so far, GiB</h3>" in text_of(finished / REPORT)
+
+
+def panel(run: Path, **logged: list[float]) -> str:
+    """The picture of one figure that was logged at steps 1, 2, ..."""
+    (name, values) = logged.popitem()
+    write_jsonl(run / "metrics.jsonl", [{"step": step, name: value} for step, value in enumerate(values, 1)])
+    (curve,) = curves([read_run(run)])
+    return str(curve.picture)
+
+
+def points_of(picture: str) -> list[tuple[float, float]]:
+    (way,) = re.findall(r'<polyline points="([^"]*)"', picture)
+    return [(float(x), float(y)) for x, _, y in (point.partition(",") for point in way.split())]
+
+
+def test_a_picture_has_every_point_in_its_place(run: Path) -> None:
+    picture = panel(run, loss=[4.0, 1.0, 2.0, 2.5])
+    points = points_of(picture)
+    assert picture.count("<circle") == len(points) == 4
+    (x1, top), (x2, bottom), (x3, middle), _ = points
+    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.11)
+    assert (bottom - middle) / (bottom - top) == pytest.approx(1 / 3, abs=0.01), "a larger value is higher up"
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", picture) == ["1", "2", "3", "4", "1", "2", "3", "4"]
+
+
+def test_a_long_log_loses_nothing_that_could_be_seen(run: Path) -> None:
+    values = [1.0] * 50_000
+    values[20_000], values[30_001], values[-1] = 9.0, -7.0, 2.0
+    picture = panel(run, loss=values)
+    heights = [y for _, y in points_of(picture)]
+    assert len(picture) < 50_000
+    assert "<circle" not in picture
+    assert [heights.count(extreme(heights)) for extreme in (min, max)] == [1, 1]
+    assert heights[-1] < heights[0]
+
+
+@pytest.mark.parametrize("values", [[1e308, -1e308], [5e-324, 0.0], [1e-300], [1.0, 1.0 + 1e-15], [-0.0, 0.0]])
+def test_figures_of_any_size_are_drawn(run: Path, values: list[float]) -> None:
+    assert len(points_of(panel(run, grad_norm=values))) == len(values)
