@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -46,9 +47,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     libraries takes a third of a second, and a merge's proof starts a Python of its own, which takes ten."""
     if "trl" in sys.modules:
         garbage.freeze()
+        freeze_more()
     proof = sys.modules.get("tunesmith.export.proof")
     if proof is not None:  # the process that opens a merged model has its imports behind it
         proof.sys = SimpleNamespace(executable=ready_python.python())
+
+
+_imported = 0
+"""Modules that there were when objects were last frozen."""
+
+
+def freeze_more() -> None:
+    """Freeze what was imported since: matplotlib, DeepSpeed or a kind of model alone are tens of thousands of objects,
+    which every training in this process would search again."""
+    global _imported
+    if len(sys.modules) >= _imported + 20:
+        gc.collect()
+        gc.freeze()
+        _imported = len(sys.modules)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

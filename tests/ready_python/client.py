@@ -19,8 +19,8 @@ READ_AT_IMPORT = (
     "TOKENIZERS_", "TORCHDYNAMO", "TRANSFORMERS_", "TRL_", "USE_", "XDG_",
 )  # fmt: skip
 """Beginnings of variables that Python or a library reads before the command has its say."""
-OWN = ("PYTHON_EXEC", "PYTHONPATH", "HF_TOKEN")
-"""Variables among them that are read when they are needed, or that the server follows."""
+OWN = ("PYTHON_EXEC", "PYTHONPATH", "PYTHONBREAKPOINT", "HF_TOKEN")
+"""Variables among them that are read when they are needed, or that the server follows; Ray sets one in its driver."""
 
 
 def constants(environment):

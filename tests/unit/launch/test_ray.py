@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+import ready_python
 from helpers import logged, resolved_from, run_training, story_rows, tensors, write_rows
 from tunesmith import notices
 from tunesmith.cli.main import main
@@ -120,6 +122,13 @@ def test_an_error_of_a_worker_is_one_line_with_its_exit_code(ray_cluster, tmp_pa
     errors = [line for line in printed.err.splitlines() if not line.startswith("note:")]
     assert len(errors) == 1
     assert errors[0].startswith(f"error: {broken}:2: ")
+
+
+def test_a_cluster_leaves_commands_ready(ray_cluster):
+    """What Ray sets in this process sends no later command to a Python that has to import everything."""
+    constants = runpy.run_path(str(ready_python.HERE / "client.py"), run_name="client")["constants"]
+    at_start = json.loads(Path(os.environ[ready_python.FOLDER], "environment").read_text())
+    assert constants(os.environ) == constants(at_start)
 
 
 def test_without_ray(monkeypatch, tmp_path):
