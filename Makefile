@@ -11,7 +11,7 @@ define silently
 @said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }
 endef
 
-.PHONY: install demo test gpu test-image test-consumers golden check audit mutants fuzz soak bench docs site lock clean
+.PHONY: install demo test gpu test-image test-consumers golden check check-types check-rest audit mutants fuzz soak bench docs site lock clean
 
 install: $(INSTALLED)
 
@@ -52,12 +52,18 @@ test-consumers: install
 		'transformers>=4.57,<4.58' 'tokenizers>=0.22,<0.23' 'huggingface-hub>=0.36,<1' 'peft>=0.18,<0.19'
 	@$(BIN)/python -m pytest -q -m consumers tests/consumers
 
+# mypy beside the short ones: together they take as long as mypy alone where there are two cores.
 check: install
+	@$(MAKE) --no-print-directory --jobs 2 check-types check-rest
+
+check-types: install
+	$(call silently,$(BIN)/mypy)
+
+check-rest: install
 	$(call silently,$(BIN)/ruff check)
 	$(call silently,$(BIN)/ruff format --check)
 	$(call silently,$(BIN)/lint-imports --no-logo)
 	$(call silently,$(BIN)/deptry src)
-	$(call silently,$(BIN)/mypy)
 
 # Known holes in the versions of constraints.txt, from PyPI's database: needs the network, so it is no part of `check`.
 # A package that could not be asked about fails as well (--strict). The tool has an environment of its own.
