@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,6 +31,8 @@ STARTED_BY = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "TORCHELASTIC_RUN_ID",
 """Variables that tell the processes of one start from those of another."""
 
 _calls: Counter[tuple[Path, str]] = Counter()
+_ours: set[Path] = set()
+"""Files that go with this process, one for each of its runs."""
 
 
 def once_per_machine(
@@ -99,8 +101,8 @@ def _locked(path: Path) -> Iterator[TextIO | None]:
         return
     with open(number, "r+", encoding="utf-8") as file:
         yield file if os.fstat(number).st_uid == os.getuid() and _lock(number) else None
-    if rank() == 0:
-        atexit.unregister(_remove)
+    if rank() == 0 and path not in _ours:
+        _ours.add(path)
         atexit.register(_remove, path)
 
 
@@ -113,7 +115,8 @@ def _lock(number: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    with suppress(OSError):  # it is somebody else's, or gone
+        path.unlink()
 
 
 def _read(file: TextIO) -> dict[str, Any]:

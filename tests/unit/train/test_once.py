@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -276,3 +277,16 @@ def test_a_checkpoint_that_is_finished_meanwhile_is_looked_at_again(
     found = starting_point(resolved)
     assert found is not None
     assert json.loads((folder / checkpoint.MANIFEST).read_text())["step"] == found.step == 2
+
+
+def test_the_files_of_all_runs_go_with_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_the_end: list[Callable[[], None]] = []
+    monkeypatch.setattr(once, "_ours", set())
+    monkeypatch.setattr(once.atexit, "unregister", lambda function: at_the_end.clear())
+    monkeypatch.setattr(once.atexit, "register", lambda function, *given: at_the_end.append(partial(function, *given)))
+    for run in ("one", "other", "one"):
+        assert once_per_machine(tmp_path / run, "data", lambda: 1) == 1
+    assert len(list((tmp_path / "temp").iterdir())) == 2
+    for function in at_the_end:
+        function()
+    assert list((tmp_path / "temp").iterdir()) == []
