@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 # Twice quiet: pip says what went wrong and nothing else.
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+# What pip does one file after the other, on all cores.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 # A check that says nothing unless it fails.
 define silently
 @said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }
@@ -19,8 +21,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tunesmith needs Python 3.11 or newer")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (once; a few minutes)"
-	@$(PIP) $(shell grep '^torch==' constraints.txt)
-	@$(PIP) --constraint constraints.txt --editable '.[test]'
+	@$(PIP) --no-compile $(shell grep '^torch==' constraints.txt)
+	@$(PIP) --no-compile --constraint constraints.txt --editable '.[test]'
+	@$(COMPILE) || true # some packages hold files that are templates
 	@touch $(INSTALLED)
 
 demo: install
