@@ -24,8 +24,6 @@ def main() -> None:
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from tunesmith.model.memory.peak import peak_memory
-
     torch.set_num_threads(1)
     marks: list[tuple[float, float]] = []
     hook = register_optimizer_step_post_hook(lambda *_: marks.append((time.process_time(), time.perf_counter())))
@@ -33,6 +31,8 @@ def main() -> None:
     hook.remove()
     if len(marks) < len(losses) or len(losses) != job["steps"]:
         raise SystemExit(f"{len(marks)} steps and {len(losses)} losses")
+    from tunesmith.model.memory.peak import peak_memory  # not before: what it sets for torch is a part of one side alone
+
     marks = marks[-len(losses) :]  # the engine tries an optimizer before it trains
     cpu = [after[0] - before[0] for before, after in pairwise(marks)]
     result = {

@@ -147,6 +147,36 @@ def _in_compute_dtype(hidden: torch.Tensor, weight: torch.Tensor | None) -> torc
     return None if weight is None else weight.to(_compute_dtype(hidden))
 
 
+def _chunks(number: int, weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """Positions of each chunk, all about as large, and room for its logits in the type of the weight and in float32;
+    it is the same room for every chunk, and for both where the type is the same."""
+    if not number:
+        return
+    vocabulary = weight.shape[0]
+    chunks = -(-number // max(CHUNK_LOGITS // vocabulary, 1))
+    size = -(-number // chunks)
+    logits = weight.new_empty(size, vocabulary)
+    scores = logits if weight.dtype == torch.float32 else weight.new_empty(size, vocabulary, dtype=torch.float32)
+    for start in range(0, number, size):
+        part = slice(start, min(start + size, number))
+        length = part.stop - start
+        kept = logits[:length]
+        yield part, kept, kept if scores is logits else scores[:length]
+
+
+def _into(room: torch.Tensor, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """Write ``states @ weight + bias`` into ``room``."""
+    if bias is None:
+        torch.mm(states, weight, out=room)
+    else:
+        torch.addmm(bias, states, weight, out=room)
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    """Probabilities of float32 scores; on the CPU in their own room, where each row is read before it is written."""
+    return torch.softmax(scores, dim=-1, out=scores if scores.device.type == "cpu" else None)
+
+
 class FrozenHeadLoss(torch.autograd.Function):
     """Cross-entropy of a linear head that is not trained, for each position; the gradient is made with the loss.
 
@@ -168,22 +198,25 @@ class FrozenHeadLoss(torch.autograd.Function):
             targets: [positions].
         """
         wanted = ctx.needs_input_grad[0]
-        chunk = max(CHUNK_LOGITS // weight.shape[0], 1)
-        losses, gradients = [], []
+        gradient = torch.empty_like(hidden)
+        losses = hidden.new_empty(len(hidden), dtype=torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
-            for states, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-                logits = F.linear(states.to(weight.dtype), weight, bias)
-                kind, ids = logits.dtype, ids[:, None]
-                scores = logits.float()
-                probabilities = scores.softmax(dim=-1)  # one pass; the largest of each row tells what it was divided by
-                total = scores.amax(dim=-1, keepdim=True) - probabilities.amax(dim=-1, keepdim=True).log()
-                losses.append((total - scores.gather(1, ids)).squeeze(1))
+            for part, logits, scores in _chunks(len(hidden), weight):
+                ids = targets[part, None]
+                _into(logits, hidden[part].to(weight.dtype), weight.t(), bias)
+                if scores is not logits:
+                    scores.copy_(logits)
+                own = scores.gather(1, ids)
+                top, at = scores.max(dim=-1, keepdim=True)
+                scores = _softmax(scores)
+                # the largest probability tells what its score was divided by
+                losses[part] = (top - scores.gather(1, at).log() - own).squeeze(1)
                 if wanted:
-                    probabilities.scatter_add_(1, ids, probabilities.new_full(ids.shape, -1.0))
-                    gradients.append((probabilities.to(kind) @ weight).to(hidden.dtype))
+                    scores.scatter_add_(1, ids, scores.new_full(ids.shape, -1.0))
+                    gradient[part] = (scores if scores.dtype == weight.dtype else logits.copy_(scores)) @ weight
         if wanted:
-            ctx.save_for_backward(torch.cat(gradients) if gradients else torch.zeros_like(hidden))
-        return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
+            ctx.save_for_backward(gradient)
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
