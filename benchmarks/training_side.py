@@ -31,7 +31,8 @@ def main() -> None:
     hook.remove()
     if len(marks) < len(losses) or len(losses) != job["steps"]:
         raise SystemExit(f"{len(marks)} steps and {len(losses)} losses")
-    from tunesmith.model.memory.peak import peak_memory  # not before: what it sets for torch is a part of one side alone
+    # not before: what the package sets for torch is a part of one side alone
+    from tunesmith.model.memory.peak import peak_memory
 
     marks = marks[-len(losses) :]  # the engine tries an optimizer before it trains
     cpu = [after[0] - before[0] for before, after in pairwise(marks)]

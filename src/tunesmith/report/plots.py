@@ -35,7 +35,7 @@ STYLE: Any = {
     "axes.axisbelow": True,
 }
 QUICK = 1
-"""How hard the picture is compressed: harder takes as long as a third of the drawing and saves a few kilobytes."""
+"""How hard the picture is compressed: harder takes as long as a third of the drawing and saves some ten kilobytes."""
 NOT_SHARES = ("loss", "token_accuracy", "runtime", "mean_new_tokens", "stopped_share")
 """Ends of the names of evaluation figures that have a panel of their own, or none."""
 
