@@ -69,6 +69,20 @@ def _prepare(options: argparse.Namespace, tokenizer: str) -> dict[str, Any]:
     return result
 
 
+def _generation(options: argparse.Namespace, model: str) -> dict[str, Any]:
+    """Answers to many prompts against one by one, without and with a beginning that all prompts share."""
+    found, tables = {}, []
+    for shared in (0, 150):
+        _note(f"answers to 128 prompts, {shared} tokens shared")
+        result = generation.compare(model, 128, shared, options.rounds, not shared, _note)
+        found[f"generation_{shared}"] = result
+        tables.append(generation.table(result))
+        print("Answers to prompts of mixed length", *tables[-1], "", sep="\n", flush=True)
+    if options.publish:
+        record.publish("Answers to prompts", tables, generation.how(found["generation_0"], options.rounds), found)
+    return found
+
+
 def _zoo(options: argparse.Namespace) -> dict[str, Any]:
     """Every architecture in every way; asked for by name, since it takes its time."""
     import tempfile
@@ -138,12 +152,7 @@ def main() -> None:
         results["layouts"] = layouts.compare([512] * 8, options.rounds, _note)
         print("Eight examples in one row", *layouts.table(results["layouts"]), "", sep="\n", flush=True)
     if not options.what or "generation" in options.what:
-        model = options.model or locate("nano-mistral", None)
-        for shared in (0, 150):
-            _note(f"answers to 128 prompts, {shared} tokens shared")
-            result = generation.compare(model, 128, shared, options.rounds, not shared, _note)
-            results[f"generation_{shared}"] = result
-            print("Answers to prompts of mixed length", *generation.table(result), "", sep="\n", flush=True)
+        results |= _generation(options, options.model or locate("nano-mistral", None))
     if not options.what or "load" in options.what:
         for dtype in ("float32", "bfloat16"):
             _note(f"a model that two processes load, file in {dtype}")

@@ -99,15 +99,24 @@ def prompts_of(tokenizer: Any, number: int, shared: int) -> list[list[int]]:
 
 
 def table(result: dict[str, Any]) -> list[str]:
-    """The figures of ``compare`` as lines."""
-    lines = [f"{'':14}{'s':>8}{'CPU-s':>8}{'new tokens/CPU-s':>18}{'ratio':>8}"]
+    """The figures of ``compare`` as lines of Markdown."""
+    shared = f", {result['shared']} of each shared" if result["shared"] else ""
+    lines = [
+        f"| {result['prompts']} prompts of {result['prompt_tokens']:,} tokens{shared}; "
+        f"{result['new_tokens']:,} new tokens | s | CPU-s | new tokens a CPU-s | against one by one |",
+        "|---|---|---|---|---|",
+    ]
     for name, seconds in result["seconds"].items():
         cpu = result["cpu_seconds"][name]
         ratio = result["cpu_seconds"][ONE_BY_ONE] / cpu
-        lines.append(f"{name:14}{seconds:>8.2f}{cpu:>8.2f}{result['new_tokens'] / cpu:>18,.0f}{ratio:>8.2f}")
-    shared = f", {result['shared']} of each shared" if result["shared"] else ""
-    return [
-        *lines,
-        f"{result['model']}: {result['prompts']} prompts of {result['prompt_tokens']:,} tokens{shared}; "
-        f"{result['new_tokens']:,} new tokens; ratios are of CPU-s, to one by one",
-    ]
+        lines.append(f"| {name} | {seconds:.2f} | {cpu:.2f} | {result['new_tokens'] / cpu:,.0f} | {ratio:.2f}x |")
+    return lines
+
+
+def how(result: dict[str, Any], rounds: int) -> str:
+    """What the figures are, in words."""
+    return (
+        f"{result['model']} in float32, greedy, {MAX_NEW_TOKENS} new tokens at most; the same answers of all sides, "
+        f"medians of {rounds} turns each, loading not counted. One by one is `model.generate` prompt after prompt, "
+        "continuous transformers' continuous batching."
+    )

@@ -114,20 +114,40 @@ def test_arithmetic_in_16_bits_is_that_of_the_ordinary_way(dtype: torch.dtype) -
 
 @pytest.mark.parametrize("chunk", [1, 5, 1000])
 @pytest.mark.parametrize("biased", [True, False])
-def test_one_pass_is_what_autograd_finds(chunk: int, biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_one_pass_is_what_autograd_finds(
+    chunk: int, biased: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(heads, "CHUNK_LOGITS", chunk * 40)
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(40, 8, generator=generator, dtype=torch.float64)
-    bias = torch.randn(40, generator=generator, dtype=torch.float64) if biased else None
+    weight = torch.randn(40, 8, generator=generator, dtype=dtype)
+    bias = torch.randn(40, generator=generator, dtype=dtype) if biased else None
     targets = torch.randint(40, (13,), generator=generator)
-    scale = torch.rand(13, generator=generator, dtype=torch.float64)
-    hidden = torch.randn(13, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    scale = torch.rand(13, generator=generator, dtype=dtype)
+    hidden = torch.randn(13, 8, generator=generator, dtype=dtype, requires_grad=True)
     expected = F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="none")
     (gradient,) = torch.autograd.grad((expected * scale).sum(), hidden)
     found = FrozenHeadLoss.apply(hidden, weight, bias, targets)
-    (ours,) = torch.autograd.grad((found.double() * scale).sum(), hidden)
-    assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-6)
+    (ours,) = torch.autograd.grad((found.to(dtype) * scale).sum(), hidden)
+    assert torch.allclose(found.to(dtype), expected, rtol=1e-5, atol=1e-6)
     assert torch.allclose(ours, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_large_vocabulary_is_scored_in_room_that_all_chunks_share() -> None:
+    """Probabilities take the room of their scores: more words than fit what a kernel keeps at hand."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(600, 4, generator=generator), torch.randn(33_333, 4, generator=generator)
+    targets = torch.randint(33_333, (600,), generator=generator)
+    rooms = list(heads._chunks(600, weight))
+    assert [part.stop - part.start for part, *_ in rooms] == [200, 200, 200]
+    assert len({tensor.data_ptr() for _, *both in rooms for tensor in both}) == 1
+    hidden.requires_grad_()
+    expected = F.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    (gradient,) = torch.autograd.grad(expected.sum(), hidden)
+    found = FrozenHeadLoss.apply(hidden, weight, None, targets)
+    (ours,) = torch.autograd.grad(found.sum(), hidden)
+    assert torch.allclose(found, expected, rtol=1e-5)
+    assert torch.allclose(ours, gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_without_labels_has_no_loss_and_gradients_of_zero() -> None:

@@ -148,7 +148,7 @@ def estimate(
     parts = _shared(whole, model, precision, sharing, num_processes)
     kept = activations(model, resolved, precision, batch)
     one_pass = kept.plain and not (sharing.shards_parameters or spread)
-    loss = _loss_bytes(model, resolved, precision, batch, in_one_pass=one_pass)
+    loss = _loss_bytes(model, resolved, precision, batch, in_one_pass=one_pass, cuda=cuda)
     work = _at_most(resolved, parts, kept, loss, _evaluation_bytes(model, resolved, batch))
     tensors = parts.weights + parts.states + work + parts.gathered + unpacked
     overhead = CUDA_CONTEXT + int(GAPS * tensors) if cuda else resident()
@@ -179,12 +179,15 @@ def _at_most(resolved: Resolved, parts: _Parts, kept: Kept, loss: int, evaluatio
     return max(backward, step, evaluation + kept.working)
 
 
-def _loss_bytes(model: Any, resolved: Resolved, precision: Precision, batch: BatchShape, *, in_one_pass: bool) -> int:
+def _loss_bytes(
+    model: Any, resolved: Resolved, precision: Precision, batch: BatchShape, *, in_one_pass: bool, cuda: bool
+) -> int:
     """Bytes of logits, with what is computed of them.
 
     Args:
         in_one_pass: whether a frozen head may be asked in chunks (``head.asking``); then each position has its state
-            and, while chunks are joined, its gradient twice; a head of another type is copied.
+            and its gradient, before and after it is weighed; a head of another type is copied.
+        cuda: where probabilities do not take the room of the scores.
     """
     config, data = model.config.get_text_config(), resolved.config.data
     head: Any = base_of(model).get_output_embeddings()
@@ -196,7 +199,9 @@ def _loss_bytes(model: Any, resolved: Resolved, precision: Precision, batch: Bat
     at_once = min(logits, max(CHUNK_LOGITS, int(config.vocab_size)))
     states = 3 * positions * int(config.hidden_size) * computes.itemsize
     copied = int(head.weight.numel()) * computes.itemsize if head.weight.dtype != computes else 0
-    return at_once * BYTES_PER_LOGIT + states + copied
+    rounded = computes.itemsize if computes != torch.float32 else 0
+    per_logit = rounded + torch.float32.itemsize * (2 if cuda else 1)
+    return at_once * per_logit + states + copied
 
 
 def _evaluation_bytes(model: Any, resolved: Resolved, batch: BatchShape) -> int:
