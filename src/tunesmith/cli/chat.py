@@ -15,6 +15,7 @@ from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say_piece, tell
 from tunesmith.errors import DataError
+from tunesmith.imports import uncollected
 
 if TYPE_CHECKING:
     from tunesmith.evaluate.answering import Answerer
@@ -31,8 +32,9 @@ def run(argv: Sequence[str]) -> int:
     options, settings = parser.split(argv)
     environment.prepare()
     early.check_named(options.model)
-    from tunesmith.evaluate.answering import Answerer
-    from tunesmith.evaluate.subject import find_subject
+    with uncollected():
+        from tunesmith.evaluate.answering import Answerer
+        from tunesmith.evaluate.subject import find_subject
 
     answerer = Answerer(find_subject(options.model, settings))
     answerer.inference  # noqa: B018 - nobody wants to wait for it after the first question

@@ -14,6 +14,7 @@ from tunesmith.config.draft import COMMAND_LINE
 from tunesmith.config.load import DIALECTS, load
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, TunesmithError
+from tunesmith.imports import uncollected
 from tunesmith.program import named
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def run(argv: Sequence[str]) -> int:
     if known.keys() & early.INPUTS:
         return _end(resolved, None, list(known.values()), as_json=options.json)
     from tunesmith.launch.processes import planned
-    from tunesmith.train.check import check
+
+    with uncollected():
+        from tunesmith.train.check import check
 
     report = check(resolved, options.gpu, planned(resolved), known.values())
     return _end(resolved, report, report.problems, as_json=options.json)

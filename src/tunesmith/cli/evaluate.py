@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
+from tunesmith.imports import uncollected
 from tunesmith.visible import visible
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def run(argv: Sequence[str]) -> int:
             say(comparison.text(get_terminal_size().columns if sys.stdout.isatty() else None))
         return 0
     from tunesmith.cli.progress import follow
-    from tunesmith.evaluate.run import evaluate_run, evaluate_untrained
+
+    with uncollected():
+        from tunesmith.evaluate.run import evaluate_run, evaluate_untrained
 
     with follow("answers") as progress:
         if options.config:
@@ -84,7 +87,9 @@ def run(argv: Sequence[str]) -> int:
 
 def _several(names: Sequence[str], settings: Sequence[str], **asked: Any) -> Comparison:
     from tunesmith.cli.progress import follow
-    from tunesmith.evaluate.run import evaluate_several
+
+    with uncollected():
+        from tunesmith.evaluate.run import evaluate_several
 
     with ExitStack() as stack:
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.cli import environment
 from tunesmith.cli.output import say, tell
 from tunesmith.errors import ConfigError, DataError, StorageError
+from tunesmith.imports import uncollected
 from tunesmith.program import command
 
 if TYPE_CHECKING:
@@ -95,8 +96,10 @@ def proposal(rows: Sequence[Row], data: str, prompt: str | None, answer: str | N
     """The proposed settings of rows that lie in ``data``, seen from where the configuration goes."""
     from tunesmith.config.schema import ModelSection
     from tunesmith.data.guess import guess_shape
-    from tunesmith.model.tokenizer import load_tokenizer
-    from tunesmith.train.proposal import facts_of, measure, propose
+
+    with uncollected():
+        from tunesmith.model.tokenizer import load_tokenizer
+        from tunesmith.train.proposal import facts_of, measure, propose
 
     shape = guess_shape(rows, prompt, answer)
     section = ModelSection(model_name_or_path=model)

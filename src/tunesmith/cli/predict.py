@@ -9,6 +9,7 @@ from pathlib import Path
 from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import STREAM, VerbParser
 from tunesmith.cli.output import say_json, tell
+from tunesmith.imports import uncollected
 
 UNFINISHED = ".unfinished.jsonl"
 """Added to the output's name: answers of a prediction that is still running, or was interrupted."""
@@ -25,7 +26,9 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     options, settings = parser.split(argv)
     from tunesmith.data.rows import iter_rows, stream_rows
-    from tunesmith.evaluate.predict import check_output, predict, write_predictions
+
+    with uncollected():
+        from tunesmith.evaluate.predict import check_output, predict, write_predictions
 
     output = None if options.output == STREAM else Path(options.output)
     if output is not None:

@@ -13,6 +13,7 @@ from tunesmith.cli.arguments import VerbParser, of_a_run
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.load import DIALECTS, load
 from tunesmith.config.resolve import Resolved
+from tunesmith.imports import uncollected
 from tunesmith.program import command
 from tunesmith.train.signals import going_on, watching
 
@@ -90,9 +91,11 @@ def _train(resolved: Resolved, program: Sequence[str], began: float) -> TrainRes
     if not processes.launched() and (wanted > 1 or launch.nodes > 1 or launch.max_restarts):
         return _train_in_ranks(resolved, program, wanted)
     from tunesmith.cli.progress import Plain, make_listener
-    from tunesmith.train.callbacks import Silent
-    from tunesmith.train.processes import is_main_process
-    from tunesmith.train.run import train
+
+    with uncollected():
+        from tunesmith.train.callbacks import Silent
+        from tunesmith.train.processes import is_main_process
+        from tunesmith.train.run import train
 
     main = is_main_process()
     listener: Silent | Plain | object = make_listener() if main else Silent()

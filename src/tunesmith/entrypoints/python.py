@@ -18,6 +18,7 @@ from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import as_arguments
 from tunesmith.entrypoints.call import Config, called, check_choice, path_of, permitted, resolved_of, rows_of
 from tunesmith.errors import StorageError
+from tunesmith.imports import uncollected
 
 if TYPE_CHECKING:
     from tunesmith.data.preview import PreviewRow
@@ -103,7 +104,8 @@ def preview(
     with called():
         resolved, _ = resolved_of(config, dialect, settings)
         environment.prepare(resolved)
-        from tunesmith.train import preview as rows
+        with uncollected():
+            from tunesmith.train import preview as rows
 
         if row is not None:
             shown = rows.row_at(resolved, row)
@@ -229,7 +231,9 @@ class Run:
         """
         with self._loading():
             from tunesmith.cli.progress import follow
-            from tunesmith.evaluate.run import evaluate_run
+
+            with uncollected():
+                from tunesmith.evaluate.run import evaluate_run
 
             words = as_arguments(settings, NameTable())
             with follow("answers") as progress:
@@ -259,7 +263,8 @@ class Run:
             DataError, ModelError, StorageError, UnsafeError: as ``evaluate``.
         """
         with self._loading():
-            from tunesmith.evaluate.run import evaluate_several
+            with uncollected():
+                from tunesmith.evaluate.run import evaluate_several
 
             names = [self.folder, *(other.folder if isinstance(other, Run) else os.fspath(other) for other in others)]
             words = as_arguments(settings, NameTable())
@@ -291,7 +296,9 @@ class Run:
         """
         with self._loading():
             from tunesmith.cli.progress import follow
-            from tunesmith.evaluate.predict import predict
+
+            with uncollected():
+                from tunesmith.evaluate.predict import predict
 
             given, words = rows_of(rows), as_arguments(settings, NameTable())
             with follow("answers") as progress:
@@ -329,8 +336,9 @@ class Run:
             StorageError: ``output`` is not empty, or cannot be written; or the run is not finished.
         """
         with self._loading():
-            from tunesmith.evaluate.prompts import questions_for
-            from tunesmith.export.merge import merge
+            with uncollected():
+                from tunesmith.evaluate.prompts import questions_for
+                from tunesmith.export.merge import merge
             from tunesmith.report.belongings import check_finished
 
             check_finished(self.folder)

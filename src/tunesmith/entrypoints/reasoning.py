@@ -20,6 +20,7 @@ from tunesmith.config.readers import flat_json
 from tunesmith.config.resolve import Resolved, resolve
 from tunesmith.config.schema import DataSection
 from tunesmith.errors import ConfigError, did_you_mean, raise_together
+from tunesmith.imports import uncollected
 from tunesmith.program import named
 from tunesmith.report.folder import write_json
 from tunesmith.train.processes import is_main_process
@@ -175,8 +176,10 @@ class ModelTrainer:
 
         environment.prepare(resolved)
         from tunesmith.cli.progress import make_listener
-        from tunesmith.train.callbacks import Silent
-        from tunesmith.train.run import train
+
+        with uncollected():
+            from tunesmith.train.callbacks import Silent
+            from tunesmith.train.run import train
 
         main_process = is_main_process()
         result = train(resolved, command=["python", *sys.argv], listener=make_listener() if main_process else Silent())

@@ -21,6 +21,7 @@ from tunesmith import notices
 from tunesmith.config.permissions import permissions_of
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, ModelError, StorageError, TunesmithError
+from tunesmith.imports import uncollected
 from tunesmith.launch.interruption import interruptible
 from tunesmith.launch.processes import launched, planned
 from tunesmith.train.processes import num_processes, rank
@@ -244,7 +245,8 @@ def work(job: dict[str, Any]) -> None:
     restarts, hopeless = broadcast_from_rank_zero(ray.get(events.begin.remote()) if rank() == 0 else (0, False))
     if hopeless:
         raise RuntimeError("an error that another start cannot mend")
-    from tunesmith.train.run import train
+    with uncollected():
+        from tunesmith.train.run import train
 
     ray_listener = RayListener(events)
     notices.clear()
