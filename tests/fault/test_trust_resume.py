@@ -375,3 +375,22 @@ def test_a_checkpoint_of_pissa_holds_what_was_trained_and_goes_on_exactly(tmp_pa
     shutil.rmtree(tmp_path / "again" / "run" / "checkpoint-4")
     run_training(tmp_path / "again", stories, story_rows(ROWS), **settings, resume_from_checkpoint="latest")
     assert same_weights(tmp_path / "again" / "run", run)
+
+
+def test_a_rotation_that_was_killed_behind_the_last_step_is_done_at_the_end(tmp_path, stories, monkeypatch):
+    """Found by killing at random: what the next start has no more checkpoint to write for."""
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tunesmith.train.run.finalize", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(tmp_path, stories, story_rows(8), **settings)
+    run = tmp_path / "run"
+    (run / "checkpoint-2").mkdir()
+    (run / "checkpoint-2" / "optimizer.pt").write_bytes(b"the manifest went first")
+    run_training(tmp_path, stories, story_rows(8), resume_from_checkpoint="latest", **settings)
+    assert [found.name for found in run.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"

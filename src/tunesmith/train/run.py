@@ -406,6 +406,7 @@ def finalize(
     )
     metrics = final_metrics(state.log_history, best["step"] if best and training.load_best_model_at_end else None)
     if is_main_process():
+        trainer.rotate_checkpoints()
         draw(folder, best)
         result = {"steps": state.global_step, "seconds": round(seconds, 1), "metrics": metrics}
         best_checkpoint = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None

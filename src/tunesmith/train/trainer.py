@@ -430,7 +430,12 @@ class Trainer(ResumingTrainer):
         best = self.state.best_model_checkpoint
         if former is not None and former != best and self._is_surplus(Path(former)):
             checkpoint.remove(Path(former))
-        checkpoint.rotate(folder, self._keep_checkpoints, Path(best) if best else None)
+        self.rotate_checkpoints()
+
+    def rotate_checkpoints(self) -> None:
+        """Remove those beyond what is kept; also at the end, since a run may have been killed in its last rotation."""
+        best = self.state.best_model_checkpoint
+        checkpoint.rotate(Path(self.args.output_dir), self._keep_checkpoints, Path(best) if best else None)
 
     def _is_surplus(self, folder: Path) -> bool:
         """Whether a checkpoint of this run is there only because it was the best one."""
