@@ -15,7 +15,10 @@ from tunesmith.imports import uncollected
 from tunesmith.visible import visible
 
 if TYPE_CHECKING:
+    import argparse
+
     from tunesmith.evaluate.compare import Comparison
+    from tunesmith.evaluate.result import EvaluationResult
 
 _SHOWN_KINDS = 5
 _SHOWN_CHARACTERS = 80
@@ -62,6 +65,17 @@ def run(argv: Sequence[str]) -> int:
         else:
             say(comparison.text(get_terminal_size().columns if sys.stdout.isatty() else None))
         return 0
+    result = _one(options, settings, **asked)
+    if options.json:
+        say_json(result.metrics)
+    else:
+        say("\n".join([*describe_metrics(result.metrics), *describe_mistakes(result.mistakes)]))
+        if result.folder is not None:
+            tell(f"predictions and metrics: {result.folder}")
+    return 0
+
+
+def _one(options: argparse.Namespace, settings: Sequence[str], **asked: Any) -> EvaluationResult:
     from tunesmith.cli.progress import follow
 
     with uncollected():
@@ -71,18 +85,8 @@ def run(argv: Sequence[str]) -> int:
         if options.config:
             from tunesmith.config.load import load
 
-            result = evaluate_untrained(load(options.config, settings), progress=progress, **asked)
-        else:
-            result = evaluate_run(
-                options.model[0], sample=options.sample, settings=settings, progress=progress, **asked
-            )
-    if options.json:
-        say_json(result.metrics)
-    else:
-        say("\n".join([*describe_metrics(result.metrics), *describe_mistakes(result.mistakes)]))
-        if result.folder is not None:
-            tell(f"predictions and metrics: {result.folder}")
-    return 0
+            return evaluate_untrained(load(options.config, settings), progress=progress, **asked)
+        return evaluate_run(options.model[0], sample=options.sample, settings=settings, progress=progress, **asked)
 
 
 def _several(names: Sequence[str], settings: Sequence[str], **asked: Any) -> Comparison:

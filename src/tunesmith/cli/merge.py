@@ -54,7 +54,6 @@ def run(argv: Sequence[str]) -> int:
     with uncollected():
         from tunesmith.evaluate.prompts import questions_for
         from tunesmith.export.merge import merge
-
     permissions = permissions_in(options)
     merged = merge(
         options.run,
