@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from tunesmith.data.borders import begins_after_tokens, merges_locally
 from tunesmith.data.special_tokens import last_match, special_pattern
 from tunesmith.errors import DataError, ModelError
 from tunesmith.notices import notify
@@ -70,6 +71,9 @@ class Encoder:
             self(eos + text) == [self.eos_token_id, *self(text)] for text in ("a", " a", "\na")
         )
         """Whether the text after a special token is encoded as if it stood alone, which most tokenizers do."""
+        self._merges_locally = self._backend is not None and merges_locally(self._backend)
+        begins_again = self._merges_locally and begins_after_tokens(self._backend)
+        self._before_beginnings = tuple(filter(None, self._flags)) if begins_again else ()
 
     def begin(self, begins: bool | None) -> list[int]:
         """The begin token as a list, or nothing; ``begins`` as in ``rendered.Rendered``."""
@@ -112,6 +116,25 @@ class Encoder:
         if not self._marks_beginnings:
             return self(text, protected)
         return self._guarded(text, protected, continues=True)
+
+    def continues(self, before: str) -> bool:
+        """Whether the ids of any text that follows ``before`` are those of ``continuations``, whatever they would be
+        in the whole; without protected ranges."""
+        return self._merges_locally and bool(before) and not before.endswith(self._before_beginnings)
+
+    def continuations(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts that follow other text directly, each as ``continuation`` gives them, in one call.
+
+        Texts of special tokens become their ids, as in ``batch``.
+        """
+        if not self._marks_beginnings:
+            return self._call_if_any(list(texts), split=False)
+        anchor = ANCHORS[0]
+        before, *found = self._call([anchor, *(anchor + text for text in texts)])
+        return [
+            ids[len(before) :] if ids[: len(before)] == before else self.continuation(text)
+            for text, ids in zip(texts, found, strict=True)
+        ]
 
     def ends_with_special(self, text: str) -> bool:
         """Whether ``text`` ends with a special token at which encoding can be cut."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tunesmith.data.conversation import ASSISTANT
 from tunesmith.data.encoding import Encoder
@@ -65,16 +65,35 @@ def encode(rendered: Sequence[Rendered], encoder: Encoder) -> list[tuple[list[in
     inference feeds what was trained. Where a tokenizer would merge over that border, the parts are encoded separately.
     """
     plans = [_slices(item, encoder) for item in rendered]
-    flat = [
-        (item.text[start:end], _clip(item.protected, start, end))
+    whole = [
+        (item.text[part.start : part.end], _clip(item.protected, part.start, part.end))
         for item, plan in zip(rendered, plans, strict=True)
-        for start, end in plan
+        for part in plan
+        if not part.continues
     ]
-    ids = iter(encoder.batch(flat))
-    return [_assemble(item, plan, ids, encoder) for item, plan in zip(rendered, plans, strict=True)]
+    rest = [
+        item.text[part.start : part.end]
+        for item, plan in zip(rendered, plans, strict=True)
+        for part in plan
+        if part.continues
+    ]
+    ids, continued = iter(encoder.batch(whole)), iter(encoder.continuations(rest))
+    return [_assemble(item, plan, ids, continued, encoder) for item, plan in zip(rendered, plans, strict=True)]
 
 
-def _slices(rendered: Rendered, encoder: Encoder) -> list[tuple[int, int]]:
+class _Slice(NamedTuple):
+    """Characters of a text that are encoded in one piece up to the end of a span.
+
+    They are all from the last border that nothing merges over; or the span alone, where its ids are known to be those
+    of a continuation, which saves encoding what stands before it a second time.
+    """
+
+    start: int
+    end: int
+    continues: bool
+
+
+def _slices(rendered: Rendered, encoder: Encoder) -> list[_Slice]:
     """The slices of the text to encode, one for the end of each span.
 
     A slice starts at the last border that follows a special token: no tokenizer of this kind merges over one.
@@ -82,29 +101,37 @@ def _slices(rendered: Rendered, encoder: Encoder) -> list[tuple[int, int]]:
     slices, anchor = [], 0
     guarded = {end for _, end in rendered.protected}
     for span in rendered.spans:
-        slices.append((anchor, span.end))
+        continues = not rendered.protected and encoder.continues(rendered.text[anchor : span.start])
+        slices.append(_Slice(span.start if continues else anchor, span.end, continues))
         if span.end not in guarded and encoder.ends_with_special(rendered.text[anchor : span.end]):
             anchor = span.end
     return slices
 
 
 def _assemble(
-    rendered: Rendered, plan: list[tuple[int, int]], encoded: Iterator[list[int]], encoder: Encoder
+    rendered: Rendered,
+    plan: Sequence[_Slice],
+    encoded: Iterator[list[int]],
+    continued: Iterator[list[int]],
+    encoder: Encoder,
 ) -> tuple[list[int], list[int]]:
     """Put the ids of the slices together, span after span."""
     fixed: list[int] = []
     window: list[int] = []
     counts: list[int] = []
     anchor = 0
-    for span, (start, _) in zip(rendered.spans, plan, strict=True):
-        if start != anchor:
-            fixed, window, anchor = fixed + window, [], start
-        upto = next(encoded)
-        if upto[: len(window)] == window:
-            window = upto
+    for span, part in zip(rendered.spans, plan, strict=True):
+        if part.continues:
+            window = window + next(continued)
         else:
-            piece = rendered.text[span.start : span.end]
-            window = window + encoder.continuation(piece, _clip(rendered.protected, span.start, span.end))
+            if part.start != anchor:
+                fixed, window, anchor = fixed + window, [], part.start
+            upto = next(encoded)
+            if upto[: len(window)] == window:
+                window = upto
+            else:
+                piece = rendered.text[span.start : span.end]
+                window = window + encoder.continuation(piece, _clip(rendered.protected, span.start, span.end))
         counts.append(len(fixed) + len(window))
     return fixed + window, counts
 
