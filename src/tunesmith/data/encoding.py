@@ -6,7 +6,7 @@ It knows tokenizers only; which ids carry loss is ``masking.py``'s.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tunesmith.data.borders import begins_after_tokens, merges_locally
 from tunesmith.data.special_tokens import last_match, special_pattern
@@ -20,6 +20,17 @@ ANCHORS = ("\n", "\t", "|", "=", "a", "é")
 """Texts put before a continuation to keep the tokenizer from treating it as a beginning."""
 
 Protected = Sequence[tuple[int, int]]
+
+
+class Piece(NamedTuple):
+    """A text to encode; special-token text inside ``protected`` ranges of characters stays ordinary text.
+
+    One that ``continues`` follows other text directly, without the leading space that some tokenizers would add.
+    """
+
+    text: str
+    protected: Protected = ()
+    continues: bool = False
 
 
 class Encoder:
@@ -65,15 +76,16 @@ class Encoder:
         self._endings = tuple(self._plain_ends)
         self._search = min(128, 2 * max(map(len, self._plain_ends), default=0))
         """Characters at the end of a text in which its last special token is looked for."""
-        self._marks_beginnings = self("\na") != self("\n") + self("a")
+        before, alone, joined = self._call(["\n", "a", "\na"])
+        self._marks_beginnings = joined != before + alone
         eos = str(tokenizer.eos_token)
         self.splits_at_specials = eos in self._plain_ends and all(
             self(eos + text) == [self.eos_token_id, *self(text)] for text in ("a", " a", "\na")
         )
         """Whether the text after a special token is encoded as if it stood alone, which most tokenizers do."""
+        self._words = tuple(token.content for token in self._flags.values() if token.content and not token.special)
         self._merges_locally = self._backend is not None and merges_locally(self._backend)
-        begins_again = self._merges_locally and begins_after_tokens(self._backend)
-        self._before_beginnings = tuple(filter(None, self._flags)) if begins_again else ()
+        self._begins_again = self._merges_locally and begins_after_tokens(self._backend)
 
     def begin(self, begins: bool | None) -> list[int]:
         """The begin token as a list, or nothing; ``begins`` as in ``rendered.Rendered``."""
@@ -81,60 +93,28 @@ class Encoder:
             return []
         return [self.bos_token_id] if begins or self.add_bos or self._adds_bos else []
 
-    def batch(self, texts: Sequence[tuple[str, Protected]]) -> list[list[int]]:
-        """Ids of many texts, each with its protected ranges, in two calls of the tokenizer at most."""
-        plain = iter(self._call_if_any([text for text, protected in texts if not protected], split=False))
-        guarded = [list(self._stretches(text, protected)) for text, protected in texts if protected]
-        pieces = iter(
-            self._call_if_any([stretch for item in guarded for stretch, _ in item if stretch], split=True)
-            if self.splits_at_specials
-            else ()
-        )
+    def batch(self, pieces: Sequence[Piece]) -> list[list[int]]:
+        """Ids of many pieces of text, in two calls of the tokenizer.
+
+        Without protected ranges the tokenizer finds special tokens itself. Else those outside become their ids, and
+        the stretches between them are encoded as ordinary text.
+        """
+        native = [not piece.protected and not (piece.continues and self._marks_beginnings) for piece in pieces]
+        found = iter(self._call([piece.text for piece, alone in zip(pieces, native, strict=True) if alone]))
+        guarded = [list(self._stretches(piece)) for piece, alone in zip(pieces, native, strict=True) if not alone]
+        stretches = iter(self._ordinary([(text, joined) for item in guarded for text, _, joined in item if text]))
         waiting = iter(guarded)
-        ids: list[list[int]] = []
-        for text, protected in texts:
-            if not protected:
-                ids.append(next(plain))
-            elif not self.splits_at_specials:
-                ids.append(self._guarded(text, protected, continues=False))
-            else:
-                found: list[int] = []
-                for stretch, token in next(waiting):
-                    found += next(pieces) if stretch else []
-                    found += [self._ids[token]] if token else []
-                ids.append(found)
-        return ids
+        return [next(found) if alone else self._together(next(waiting), stretches) for alone in native]
 
     def __call__(self, text: str, protected: Protected = ()) -> list[int]:
         """Ids of one text; special-token text inside ``protected`` ranges stays ordinary text."""
-        if not protected:
-            return self._call([text])[0]
-        return self._guarded(text, protected, continues=False)
+        return self.batch([Piece(text, protected)])[0]
 
-    def continuation(self, text: str, protected: Protected = ()) -> list[int]:
-        """Ids of a text that follows other text directly, without the leading space that some tokenizers would add."""
-        if not self._marks_beginnings:
-            return self(text, protected)
-        return self._guarded(text, protected, continues=True)
-
-    def continues(self, before: str) -> bool:
-        """Whether the ids of any text that follows ``before`` are those of ``continuations``, whatever they would be
-        in the whole; without protected ranges."""
-        return self._merges_locally and bool(before) and not before.endswith(self._before_beginnings)
-
-    def continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts that follow other text directly, each as ``continuation`` gives them, in one call.
-
-        Texts of special tokens become their ids, as in ``batch``.
-        """
-        if not self._marks_beginnings:
-            return self._call_if_any(list(texts), split=False)
-        anchor = ANCHORS[0]
-        before, *found = self._call([anchor, *(anchor + text for text in texts)])
-        return [
-            ids[len(before) :] if ids[: len(before)] == before else self.continuation(text)
-            for text, ids in zip(texts, found, strict=True)
-        ]
+    def continues(self, before: str, guarded: bool = False) -> bool:
+        """Whether the ids of any text after ``before`` are those of a piece that continues it, whatever the ids of
+        the whole would be; ``guarded`` says that ``before`` ends with a protected range."""
+        begins = self._words if guarded else self._words + self._endings
+        return self._merges_locally and bool(before) and not (self._begins_again and before.endswith(begins))
 
     def ends_with_special(self, text: str) -> bool:
         """Whether ``text`` ends with a special token at which encoding can be cut."""
@@ -149,10 +129,9 @@ class Encoder:
         """Whether an id is the end token or another special token."""
         return number == self.eos_token_id or number in self._controls
 
-    def _call_if_any(self, texts: list[str], *, split: bool) -> list[list[int]]:
-        return self._call(texts, split) if texts else []
-
     def _call(self, texts: list[str], split: bool = False) -> list[list[int]]:
+        if not texts:
+            return []
         if self._backend is not None:
             self._backend.no_truncation()
             self._backend.no_padding()
@@ -168,22 +147,14 @@ class Encoder:
         )["input_ids"]
         return ids
 
-    def _guarded(self, text: str, protected: Protected, *, continues: bool) -> list[int]:
-        """Special tokens outside ``protected`` become their ids; all other stretches are encoded as ordinary text."""
-        ids: list[int] = []
-        for stretch, token in self._stretches(text, protected):
-            if stretch:
-                joined = continues if not ids else not self.splits_at_specials
-                ids += self._joined(stretch) if joined and self._marks_beginnings else self._call([stretch], True)[0]
-            if token:
-                ids.append(self._ids[token])
-        return ids
+    def _stretches(self, piece: Piece) -> Iterator[tuple[str, str, bool]]:
+        """Ordinary text, the special token after it, and whether the text is joined to what stands before it.
 
-    def _stretches(self, text: str, protected: Protected) -> Iterator[tuple[str, str]]:
-        """Ordinary text and the special token after it, in order; the last token is empty."""
-        at = 0
+        The last token is empty, and so are texts between tokens that follow each other.
+        """
+        text, at, joined = piece.text, 0, piece.continues
         for match in self._specials.finditer(text) if self._specials else ():
-            if match.start() < at or any(start < match.end() and match.start() < end for start, end in protected):
+            if match.start() < at or any(start < match.end() and match.start() < end for start, end in piece.protected):
                 continue
             stretch = text[at : match.start()]
             at = match.end()
@@ -192,8 +163,29 @@ class Encoder:
                 stretch = stretch.rstrip()
             if token is not None and token.rstrip:
                 at = len(text) - len(text[at:].lstrip())
-            yield stretch, match.group()
-        yield text[at:], ""
+            yield stretch, match.group(), joined
+            joined = not self.splits_at_specials
+        yield text[at:], "", joined
+
+    def _together(self, stretches: list[tuple[str, str, bool]], found: Iterator[list[int]]) -> list[int]:
+        """The ids of a piece from those of its stretches, the next of ``found``, and its special tokens."""
+        ids: list[int] = []
+        for text, token, _ in stretches:
+            ids += next(found) if text else []
+            ids += [self._ids[token]] if token else []
+        return ids
+
+    def _ordinary(self, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
+        """Ids of ordinary texts without special tokens, each joined to a text before it or not."""
+        anchor = ANCHORS[0] if self._marks_beginnings else ""
+        asked = [anchor + text if joined else text for text, joined in texts]
+        if not anchor or not any(joined for _, joined in texts):
+            return self._call(asked, split=True)
+        before, *found = self._call([anchor, *asked], split=True)
+        return [
+            ids if not joined else ids[len(before) :] if ids[: len(before)] == before else self._joined(text)
+            for (text, joined), ids in zip(texts, found, strict=True)
+        ]
 
     def _joined(self, stretch: str) -> list[int]:
         for anchor in ANCHORS:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from tunesmith.data.conversation import ASSISTANT
-from tunesmith.data.encoding import Encoder
+from tunesmith.data.encoding import Encoder, Piece
 from tunesmith.data.rendered import CONTEXT, Rendered, Span
 from tunesmith.errors import DataError
 
@@ -65,20 +65,13 @@ def encode(rendered: Sequence[Rendered], encoder: Encoder) -> list[tuple[list[in
     inference feeds what was trained. Where a tokenizer would merge over that border, the parts are encoded separately.
     """
     plans = [_slices(item, encoder) for item in rendered]
-    whole = [
-        (item.text[part.start : part.end], _clip(item.protected, part.start, part.end))
+    pieces = [
+        Piece(item.text[part.start : part.end], _clip(item.protected, part.start, part.end), part.continues)
         for item, plan in zip(rendered, plans, strict=True)
         for part in plan
-        if not part.continues
     ]
-    rest = [
-        item.text[part.start : part.end]
-        for item, plan in zip(rendered, plans, strict=True)
-        for part in plan
-        if part.continues
-    ]
-    ids, continued = iter(encoder.batch(whole)), iter(encoder.continuations(rest))
-    return [_assemble(item, plan, ids, continued, encoder) for item, plan in zip(rendered, plans, strict=True)]
+    ids = iter(encoder.batch(pieces))
+    return [_assemble(item, plan, ids, encoder) for item, plan in zip(rendered, plans, strict=True)]
 
 
 class _Slice(NamedTuple):
@@ -101,7 +94,7 @@ def _slices(rendered: Rendered, encoder: Encoder) -> list[_Slice]:
     slices, anchor = [], 0
     guarded = {end for _, end in rendered.protected}
     for span in rendered.spans:
-        continues = not rendered.protected and encoder.continues(rendered.text[anchor : span.start])
+        continues = encoder.continues(rendered.text[anchor : span.start], span.start in guarded)
         slices.append(_Slice(span.start if continues else anchor, span.end, continues))
         if span.end not in guarded and encoder.ends_with_special(rendered.text[anchor : span.end]):
             anchor = span.end
@@ -109,11 +102,7 @@ def _slices(rendered: Rendered, encoder: Encoder) -> list[_Slice]:
 
 
 def _assemble(
-    rendered: Rendered,
-    plan: Sequence[_Slice],
-    encoded: Iterator[list[int]],
-    continued: Iterator[list[int]],
-    encoder: Encoder,
+    rendered: Rendered, plan: Sequence[_Slice], encoded: Iterator[list[int]], encoder: Encoder
 ) -> tuple[list[int], list[int]]:
     """Put the ids of the slices together, span after span."""
     fixed: list[int] = []
@@ -121,17 +110,18 @@ def _assemble(
     counts: list[int] = []
     anchor = 0
     for span, part in zip(rendered.spans, plan, strict=True):
+        ids = next(encoded)
         if part.continues:
-            window = window + next(continued)
+            window = window + ids
         else:
             if part.start != anchor:
                 fixed, window, anchor = fixed + window, [], part.start
-            upto = next(encoded)
-            if upto[: len(window)] == window:
-                window = upto
+            if ids[: len(window)] == window:
+                window = ids
             else:
                 piece = rendered.text[span.start : span.end]
-                window = window + encoder.continuation(piece, _clip(rendered.protected, span.start, span.end))
+                continuing = Piece(piece, _clip(rendered.protected, span.start, span.end), continues=True)
+                window = window + encoder.batch([continuing])[0]
         counts.append(len(fixed) + len(window))
     return fixed + window, counts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,21 @@ from tokenizers.models import BPE, Unigram
 from tunesmith.data.borders import begins_after_tokens, merges_locally
 from tunesmith.data.encoding import Encoder
 from tunesmith.data.masking import encode
+from tunesmith.data.rendered import Rendered
 
 LETTERS = ["▁", "a", "b", "c", "1", "\n", "é"]
 BYTES = [f"<0x{number:02X}>" for number in range(256)]
-MERGES = [("a", "b"), ("▁", "a"), ("ab", "c"), ("▁a", "b"), ("b", "c"), ("1", "1"), ("\n", "\n"), ("c", "▁"), ("▁", "▁")]
+MERGES = [
+    ("a", "b"),
+    ("▁", "a"),
+    ("ab", "c"),
+    ("▁a", "b"),
+    ("b", "c"),
+    ("1", "1"),
+    ("\n", "\n"),
+    ("c", "▁"),
+    ("▁", "▁"),
+]
 
 
 def merging(**more: Any) -> Tokenizer:
@@ -27,7 +39,7 @@ def merging(**more: Any) -> Tokenizer:
     made.normalizer = normalizers.Replace(" ", "▁")
     made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     made.add_special_tokens([AddedToken("</s>", normalized=False)])
-    made.add_tokens([AddedToken("abba", normalized=False)])
+    made.add_tokens([AddedToken("1a1", normalized=False), AddedToken("11", normalized=False)])
     return made
 
 
@@ -64,6 +76,12 @@ def adding(**flags: bool) -> Tokenizer:
     return made
 
 
+def overlapping() -> Tokenizer:
+    made = merging()
+    made.add_special_tokens([AddedToken("s>c", normalized=False)])
+    return made
+
+
 def spelled(**settings: str) -> Tokenizer:
     made = merging()
     for name, value in settings.items():
@@ -85,6 +103,7 @@ OTHERS = {
     "takes what is right of it": lambda: adding(rstrip=True),
     "whole words only": lambda: adding(single_word=True),
     "found behind the normalizer": lambda: adding(normalized=True),
+    "tokens that overlap": overlapping,
     "no pairs": lambda: Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0)),
 }
 
@@ -95,21 +114,43 @@ def as_transformers(backend: Tokenizer) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
 
 
-def texts(number: int, seed: int, spans: int = 4) -> list[Any]:
-    """Rows of spans of random characters, spaces and special tokens among them, and empty spans."""
+def texts(number: int, seed: int, spans: int = 4) -> list[Rendered]:
+    """Rows of spans of random characters, spaces and special tokens, some of them protected, and empty spans."""
     pick = random.Random(seed)
-    words = [" ", "  ", "a", "b", "ab", "abc", "c", "1", "11", "\n", "\n\n", "é", "e\u0301", "猫", "▁", "</s>", "abba", "cab"]
-    return [
-        rendered(*(("".join(pick.choices(words, k=pick.randint(0, 5))), "context") for _ in range(spans - 1)),
-                 ("".join(pick.choices(words, k=pick.randint(1, 5))), "assistant"))
-        for _ in range(number)
-    ]  # fmt: skip
+    words = [
+        " ",
+        "  ",
+        "a",
+        "b",
+        "ab",
+        "abc",
+        "c",
+        "1",
+        "11",
+        "\n",
+        "\n\n",
+        "é",
+        "e\u0301",
+        "猫",
+        "▁",
+        "<",
+        "</s>",
+        "1a1",
+    ]
+    made = []
+    for _ in range(number):
+        said = ["".join(pick.choices(words, k=pick.randint(0, 5))) for _ in range(spans - 1)]
+        item = rendered(*((text, "context") for text in said), (pick.choice(words) + pick.choice(words), "assistant"))
+        cuts = sorted(pick.sample(range(len(item.text) + 1), 2))
+        protected = [(0, len(item.text)), (cuts[0], cuts[1]), None, None][pick.randrange(4)]
+        made.append(replace(item, protected=(protected,) if protected else ()))
+    return made
 
 
 def whole(tokenizer: Any) -> Encoder:
     """An encoder that never takes parts, as for a tokenizer of which nothing is known."""
     made = Encoder(tokenizer)
-    made.continues = lambda before: False  # type: ignore[method-assign]
+    made.continues = lambda before, guarded=False: False  # type: ignore[method-assign]
     return made
 
 
@@ -137,10 +178,10 @@ def test_grouped_digits_would_go_wrong_in_parts(gpt2_tokenizer: Any) -> None:
     """What the rule is for: here the parts have other ids than the whole, though it has a border there."""
     backend = changed(pre_tokenizer=pre_tokenizers.Split(Regex(r".{1,3}"), "isolated"))
     assert not merges_locally(backend) and not Encoder(gpt2_tokenizer).continues("a")
-    item = rendered(("1", "context"), ("c111", "assistant"))
+    item = rendered(("1", "context"), ("cbabab", "assistant"))
     tokenizer = as_transformers(backend)
     careless = Encoder(tokenizer)
-    careless.continues = bool  # type: ignore[method-assign, assignment]
+    careless.continues = lambda before, guarded=False: bool(before)  # type: ignore[method-assign, assignment]
     assert encode([item], Encoder(tokenizer)) != encode([item], careless)
 
 
