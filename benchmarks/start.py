@@ -100,8 +100,9 @@ def how(result: dict[str, Any]) -> str:
         f"of the process: Llama architecture of {result['scale']} parameters with random weights, LoRA r 16 on q, k, "
         f"v, o, float32, batches of {result['batch_size']}; {result['rounds']} turns, medians. Every side loads the "
         "tokenizer, reads and tokenises all rows and loads the model; the mark is the hand-written loop without "
-        "padding, which checks, records and saves nothing. Losses of tunesmith and the mark are equal to 0.0001. Where "
-        "a tokenizer would merge the end of the prompt with the answer, as in all rows of nli, tunesmith encodes the "
-        "prompt, the whole and the answer, so that inference feeds what was trained; the second start finds the rows "
+        "padding, which checks, records and saves nothing. Losses of tunesmith and the mark are equal to 0.0001. "
+        "In all rows of nli the end of the prompt and the answer would be merged by this tokenizer: tunesmith keeps "
+        "them apart, so that inference feeds what was trained, and TRL does not. The rows are prepared anew in every "
+        "turn; the second start finds the rows "
         "in its cache, which is turned off here."
     )

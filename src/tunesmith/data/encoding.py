@@ -85,7 +85,7 @@ class Encoder:
         """Whether the text after a special token is encoded as if it stood alone, which most tokenizers do."""
         self._words = tuple(token.content for token in self._flags.values() if token.content and not token.special)
         self._merges_locally = self._backend is not None and merges_locally(self._backend)
-        self._begins_again = self._merges_locally and begins_after_tokens(self._backend)
+        self._begins_again = self._backend is not None and self._merges_locally and begins_after_tokens(self._backend)
 
     def begin(self, begins: bool | None) -> list[int]:
         """The begin token as a list, or nothing; ``begins`` as in ``rendered.Rendered``."""

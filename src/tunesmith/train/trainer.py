@@ -158,10 +158,11 @@ class Trainer(ResumingTrainer):
         rows = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(rows)
-        lengths = list(rows.with_format(None)[self.args.length_column_name])
+        columns = rows.with_format(None)
+        lengths = columns[self.args.length_column_name][:]  # a slice: iterating makes a dictionary of each row
         number = len(lengths) - lengths.count(0)
         if "family" in rows.column_names:
-            related = list(rows.with_format(None)["family"])[:number]
+            related = columns["family"][:number]
             sampler: Any = FamilySampler(related, self.args.train_batch_size, self.args.data_seed)
         elif self.args.train_sampling_strategy == "group_by_length":
             sampler = LengthGroupedSampler(lengths[:number], self.args.train_batch_size, self.args.data_seed)
