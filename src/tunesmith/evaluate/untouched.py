@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from tunesmith.model.answering import modes_kept
+
 
 @contextmanager
 def untouched(model: torch.nn.Module) -> Iterator[None]:
@@ -16,21 +18,18 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
 
     Those of accelerators are the streams of the devices on which the model lies; nothing draws on the others.
     """
-    modes = {module: module.training for module in model.modules()}
     python_state, numpy_state = random.getstate(), np.random.get_state()
     places = {parameter.device for parameter in model.parameters()}
     cuda = sorted(place.index or 0 for place in places if place.type == "cuda")
     apple = torch.mps.get_rng_state() if any(place.type == "mps" for place in places) else None
     try:
-        with torch.random.fork_rng(devices=cuda, device_type="cuda"):
+        with modes_kept(model), torch.random.fork_rng(devices=cuda, device_type="cuda"):
             yield
     finally:
         if apple is not None:
             torch.mps.set_rng_state(apple)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 
 from tunesmith.errors import ModelError
 from tunesmith.model.adapters import attach_adapter
+from tunesmith.model.answering import in_evaluation
 from tunesmith.model.new_tokens import num_embeddings
 from tunesmith.model.parameters import ends_in
 from tunesmith.model.precision import Precision
@@ -97,20 +98,16 @@ def _asked(adapted: PeftModel, precision: Precision, length: int) -> list[str]:
     positions = getattr(base.config.get_text_config(), "max_position_embeddings", None) or length
     numbers = torch.Generator().manual_seed(0)
     ids = torch.randint(num_embeddings(base), (1, min(length, positions)), generator=numbers).to(base.device)
-    modes = {module: module.training for module in adapted.modules()}
-    adapted.eval()  # nothing is drawn, and dropout hides nothing
     try:
-        with torch.enable_grad(), precision.autocast(base.device):
-            logits = adapted(input_ids=ids, use_cache=False).logits
-            loss = logits.float().square().mean()
-        gradients = torch.autograd.grad(loss, [weight for _, weight in trained], allow_unused=True)
+        with in_evaluation(adapted):  # nothing is drawn, and dropout hides nothing
+            with torch.enable_grad(), precision.autocast(base.device):
+                logits = adapted(input_ids=ids, use_cache=False).logits
+                loss = logits.float().square().mean()
+            gradients = torch.autograd.grad(loss, [weight for _, weight in trained], allow_unused=True)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
             f"{type(base).__name__} cannot compute with this adapter ({reason[:300]})",
             remedy="name other target_modules, such as attention",
         ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return list(dict.fromkeys(place for (place, _), one in zip(trained, gradients, strict=True) if one is None))

@@ -7,8 +7,8 @@ the loss, a chunk of positions after the other, and no logits outlive their chun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 from tunesmith.model.adapters import base_of
+from tunesmith.model.answering import answering, in_evaluation
+from tunesmith.model.last_layer import chosen_alone, is_like, last_mlp, recomputes, stays_in_place
 from tunesmith.model.precision import Precision
 from tunesmith.model.separation import probe_ids
 from tunesmith.model.stand_in import asked_of
@@ -31,10 +33,14 @@ class Head:
     Attributes:
         plain: whether the model's logits are what the head gives, and nothing is done to them afterwards.
         scored: whether the last answer were losses (one pass) and not logits.
+        mlp: that of the last layer, where it may be computed at the chosen positions alone as well.
+        settled: whether ``mlp`` has been looked at as it trains.
     """
 
     plain: bool
     scored: bool = False
+    mlp: torch.nn.Module | None = None
+    settled: bool = False
 
 
 def inspect_head(model: torch.nn.Module, precision: Precision, device: torch.device | None = None) -> Head | None:
@@ -48,8 +54,14 @@ def inspect_head(model: torch.nn.Module, precision: Precision, device: torch.dev
         precision: format of its arithmetic.
         device: the one that will compute; None where the weights lie.
     """
+    mlp = last_mlp(base_of(model))
     with asked_of(model, base_of(model), precision, device) as (asked, base):
-        return _inspect(asked, base, precision)
+        head, its_mlp = _inspect(asked, base, precision), last_mlp(base)
+        if head is None or mlp is None or its_mlp is None or not is_like(mlp, its_mlp):
+            return head
+        with in_evaluation(asked), torch.no_grad(), precision.autocast(base.device):
+            head.mlp = mlp if stays_in_place(its_mlp, lambda: _logits(asked, base)) else None
+        return head
 
 
 def _inspect(asked: torch.nn.Module, base: PreTrainedModel, precision: Precision) -> Head | None:
@@ -57,7 +69,7 @@ def _inspect(asked: torch.nn.Module, base: PreTrainedModel, precision: Precision
     if head is None:
         return None
     given: list[torch.Tensor] = []
-    with _in_evaluation(asked), torch.no_grad(), precision.autocast(base.device):
+    with in_evaluation(asked), torch.no_grad(), precision.autocast(base.device):
         hook = head.register_forward_hook(lambda _head, _inputs, output: given.append(output))
         try:
             whole = _logits(asked, base)
@@ -66,7 +78,7 @@ def _inspect(asked: torch.nn.Module, base: PreTrainedModel, precision: Precision
         if len(given) != 1 or given[0].shape[:2] != whole.shape[:2]:
             return None
         chosen = torch.tensor([7, 2, 9], device=given[0].device)
-        with _answering(head, lambda _hidden: given[0][:, chosen]):
+        with answering(head, lambda _hidden: given[0][:, chosen]):
             part = _logits(asked, base)
     if part.shape[1] != len(chosen) or not torch.equal(part, whole[:, chosen]):
         return None
@@ -76,30 +88,6 @@ def _inspect(asked: torch.nn.Module, base: PreTrainedModel, precision: Precision
 def _logits(model: torch.nn.Module, base: PreTrainedModel) -> torch.Tensor:
     logits: torch.Tensor = model(input_ids=probe_ids(base, 1)[None].to(base.device), use_cache=False).logits
     return logits
-
-
-@contextmanager
-def _in_evaluation(model: torch.nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
-def _answering(module: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Let a module answer by another function; it is called as ever, with all hooks."""
-    former = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-        if former is not None:  # a library had put its own there
-            module.forward = former
 
 
 @contextmanager
@@ -115,6 +103,8 @@ def asking(model: PreTrainedModel, head: Head, positions: torch.Tensor, targets:
     """
     module: Any = model.get_output_embeddings()
     original = module.forward
+    if not head.settled:  # recomputing would call the MLP again when nothing is chosen any more
+        head.settled, head.mlp = True, None if recomputes(model) else head.mlp
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         chosen = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device))
@@ -126,7 +116,7 @@ def asking(model: PreTrainedModel, head: Head, positions: torch.Tensor, targets:
         nll: torch.Tensor = FrozenHeadLoss.apply(chosen, weight, bias, targets.to(hidden.device))  # type: ignore[no-untyped-call]
         return nll[None, :, None]
 
-    with _answering(module, forward):
+    with answering(module, forward), nullcontext() if head.mlp is None else chosen_alone(head.mlp, positions):
         yield
 
 

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError
+from tunesmith.model.answering import in_evaluation
 from tunesmith.model.internals import attention_of
 from tunesmith.model.new_tokens import num_embeddings
 from tunesmith.model.precision import Precision
@@ -86,13 +87,18 @@ def _prove_alike(
     row = {"input_ids": ids[None], "position_ids": positions.repeat(2)[None]} | boundaries
     alone, behind = (_last_logits(model, base, given, precision) for given in (one, row))
     exact = precision.dtype == "float32" and not getattr(base, "is_quantized", False)
-    distance = float((alone - behind).abs().mean() / alone.std().clamp(min=1e-12))
-    if distance > (ALIKE if exact else ALIKE_ROUNDED):
+    apart = distance(behind, alone)
+    if apart > (ALIKE if exact else ALIKE_ROUNDED):
         raise ModelError(
             f"in {type(base).__name__} an example behind another one has another loss than alone (logits differ by "
-            f"{distance:.1%} of their spread)",
+            f"{apart:.1%} of their spread)",
             remedy=REMEDY,
         )
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean difference of two tensors of one shape, as a part of the second one's spread."""
+    return float((one - other).abs().mean() / other.std().clamp(min=1e-12))
 
 
 @torch.no_grad()
@@ -100,13 +106,8 @@ def _last_logits(
     model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], precision: Precision
 ) -> torch.Tensor:
     """Logits of the last PROBE_LENGTH tokens of a row, in evaluation mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with in_evaluation(model):
         return _logits(model, base, row, precision).float()
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _logits(model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], precision: Precision) -> torch.Tensor:
@@ -153,17 +154,14 @@ def reach(model: torch.nn.Module, base: PreTrainedModel, row: dict[str, Any], pr
         embedded.append(output.detach().requires_grad_())
         return embedded[-1]
 
-    modes = {module: module.training for module in model.modules()}
     hook = embeddings.register_forward_hook(begin_here)
-    model.eval()
     try:
-        with torch.enable_grad():
-            logits = _logits(model, base, row, precision)
-        (gradient,) = torch.autograd.grad(logits.float().square().sum(), embedded[0])
+        with in_evaluation(model):
+            with torch.enable_grad():
+                logits = _logits(model, base, row, precision)
+            (gradient,) = torch.autograd.grad(logits.float().square().sum(), embedded[0])
     finally:
         hook.remove()
-        for module, training in modes.items():
-            module.training = training
     own = gradient[0, -PROBE_LENGTH:]
     if not (own.isfinite().all() and own.any()):
         raise ModelError(

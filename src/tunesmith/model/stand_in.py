@@ -50,7 +50,7 @@ def shortened(model: PreTrainedModel) -> Iterator[None]:
     Args:
         model: without adapters; its layers may carry some.
     """
-    stack = _stack(model) if is_large(model) else None
+    stack = stack_of(model) if is_large(model) else None
     if stack is None:
         yield
         return
@@ -94,7 +94,7 @@ def _num_layers_of_every_kind(model: PreTrainedModel) -> int:
     """Length of the shortest beginning of the model's layers that has each kind which the whole has."""
     config = model.config.get_text_config()
     total = int(config.num_hidden_layers)
-    stack, look_back = _stack(model), getattr(config, "num_kv_shared_layers", None)
+    stack, look_back = stack_of(model), getattr(config, "num_kv_shared_layers", None)
     if stack is None or look_back:  # some take keys and values of others, by their number
         return total
     per_layer = list(_lists_per_layer(config).values())
@@ -105,7 +105,7 @@ def _num_layers_of_every_kind(model: PreTrainedModel) -> int:
     return min(total, max(FEWEST_LAYERS, *(kinds.index(kind) + 1 for kind in kinds)))
 
 
-def _stack(model: PreTrainedModel) -> torch.nn.ModuleList | None:
+def stack_of(model: PreTrainedModel) -> torch.nn.ModuleList | None:
     """The list of a model's layers; None where none is as long as the configuration says."""
     total = int(getattr(model.config.get_text_config(), "num_hidden_layers", 0))
     beside = beside_language(model)
