@@ -25,11 +25,15 @@ NAMES = ("mlp", "feed_forward")
 def last_mlp(base: PreTrainedModel) -> torch.nn.Module | None:
     """The MLP of a model's last layer; None where there is none that may be asked for some positions.
 
-    One whose routers are balanced by a loss has to see every token, and one that accelerate moves brings its weights
-    only while it computes itself.
+    One whose routers are balanced by a loss has to see every token; in 8 bits all tokens decide which columns are
+    computed in 16 (Dettmers et al. 2022, LLM.int8); one that accelerate moves brings its weights only while it computes
+    itself.
     """
     stack = stack_of(base)
-    if stack is None or hasattr(base.config.get_text_config(), "output_router_logits"):
+    depends = hasattr(base.config.get_text_config(), "output_router_logits") or getattr(
+        base, "is_loaded_in_8bit", False
+    )
+    if stack is None or depends:
         return None
     found = next((getattr(stack[-1], name) for name in NAMES if hasattr(stack[-1], name)), None)
     managed = found is None or any(hasattr(module, "_hf_hook") for module in found.modules())

@@ -110,3 +110,10 @@ def test_an_mlp_that_counts_positions_sees_every_one() -> None:
     former = mlp.forward
     mlp.forward = lambda hidden: former(hidden) * torch.arange(1, hidden.shape[1] + 1)[None, :, None]
     assert inspect_head(model, FLOAT32).mlp is None
+
+
+def test_an_mlp_in_8_bits_sees_every_position(stories_model: Any) -> None:
+    """Which columns are outliers is a matter of all tokens."""
+    quantized = t.BitsAndBytesConfig(load_in_8bit=True)
+    model = t.AutoModelForCausalLM.from_pretrained(stories_model, quantization_config=quantized)
+    assert last_mlp(model) is None
