@@ -103,6 +103,5 @@ def how(result: dict[str, Any]) -> str:
         "padding, which checks, records and saves nothing. Losses of tunesmith and the mark are equal to 0.0001. "
         "In all rows of nli the end of the prompt and the answer would be merged by this tokenizer: tunesmith keeps "
         "them apart, so that inference feeds what was trained, and TRL does not. The rows are prepared anew in every "
-        "turn; the second start finds the rows "
-        "in its cache, which is turned off here."
+        "turn; a second start would find them in tunesmith's cache, which is turned off here."
     )

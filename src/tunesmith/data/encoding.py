@@ -83,9 +83,11 @@ class Encoder:
             self(eos + text) == [self.eos_token_id, *self(text)] for text in ("a", " a", "\na")
         )
         """Whether the text after a special token is encoded as if it stood alone, which most tokenizers do."""
-        self._words = tuple(token.content for token in self._flags.values() if token.content and not token.special)
         self._merges_locally = self._backend is not None and merges_locally(self._backend)
-        self._begins_again = self._backend is not None and self._merges_locally and begins_after_tokens(self._backend)
+        begins_again = self._backend is not None and self._merges_locally and begins_after_tokens(self._backend)
+        words = tuple(token.content for token in self._flags.values() if token.content and not token.special)
+        self._before_beginnings = {True: words, False: words + self._endings} if begins_again else {True: (), False: ()}
+        """Ends of texts, protected or not, behind which a text is encoded as a beginning."""
 
     def begin(self, begins: bool | None) -> list[int]:
         """The begin token as a list, or nothing; ``begins`` as in ``rendered.Rendered``."""
@@ -113,8 +115,7 @@ class Encoder:
     def continues(self, before: str, guarded: bool = False) -> bool:
         """Whether the ids of any text after ``before`` are those of a piece that continues it, whatever the ids of
         the whole would be; ``guarded`` says that ``before`` ends with a protected range."""
-        begins = self._words if guarded else self._words + self._endings
-        return self._merges_locally and bool(before) and not (self._begins_again and before.endswith(begins))
+        return self._merges_locally and bool(before) and not before.endswith(self._before_beginnings[guarded])
 
     def ends_with_special(self, text: str) -> bool:
         """Whether ``text`` ends with a special token at which encoding can be cut."""

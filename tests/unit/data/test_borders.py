@@ -19,16 +19,8 @@ from tunesmith.data.rendered import Rendered
 LETTERS = ["▁", "a", "b", "c", "1", "\n", "é"]
 BYTES = [f"<0x{number:02X}>" for number in range(256)]
 MERGES = [
-    ("a", "b"),
-    ("▁", "a"),
-    ("ab", "c"),
-    ("▁a", "b"),
-    ("b", "c"),
-    ("1", "1"),
-    ("\n", "\n"),
-    ("c", "▁"),
-    ("▁", "▁"),
-]
+    ("a", "b"), ("▁", "a"), ("ab", "c"), ("▁a", "b"), ("b", "c"), ("1", "1"), ("\n", "\n"), ("c", "▁"), ("▁", "▁"),
+]  # fmt: skip
 
 
 def merging(**more: Any) -> Tokenizer:
@@ -118,25 +110,8 @@ def texts(number: int, seed: int, spans: int = 4) -> list[Rendered]:
     """Rows of spans of random characters, spaces and special tokens, some of them protected, and empty spans."""
     pick = random.Random(seed)
     words = [
-        " ",
-        "  ",
-        "a",
-        "b",
-        "ab",
-        "abc",
-        "c",
-        "1",
-        "11",
-        "\n",
-        "\n\n",
-        "é",
-        "e\u0301",
-        "猫",
-        "▁",
-        "<",
-        "</s>",
-        "1a1",
-    ]
+        " ", "  ", "a", "b", "ab", "abc", "c", "1", "11", "\n", "\n\n", "é", "e\u0301", "猫", "▁", "<", "</s>", "1a1",
+    ]  # fmt: skip
     made = []
     for _ in range(number):
         said = ["".join(pick.choices(words, k=pick.randint(0, 5))) for _ in range(spans - 1)]

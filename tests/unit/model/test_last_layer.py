@@ -81,6 +81,15 @@ def test_layers_that_compute_twice_see_every_position() -> None:
     assert widths(model, base.model.layers[-1].mlp) == [batch()["input_ids"].numel()]
 
 
+def test_layers_that_fsdp_recomputes_see_every_position() -> None:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    model = built("own", adapter=False)
+    assert not recomputes(model)
+    model.model.layers[0] = checkpoint_wrapper(model.model.layers[0])
+    assert recomputes(model)
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_layers_see_every_position(kind: str) -> None:
     torch.manual_seed(0)
