@@ -6,8 +6,8 @@ INSTALLED := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 # Twice quiet: pip says what went wrong and nothing else.
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
-# What pip does one file after the other, on all cores.
-COMPILE = $(BIN)/python -m compileall -qq -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+# What pip does one file after the other, on all cores; and our own modules, which no pip compiles where they lie.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') src
 # A check that says nothing unless it fails.
 define silently
 @said=$$($(1) 2>&1) || { printf '%s\n' "$$said"; exit 1; }

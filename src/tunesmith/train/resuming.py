@@ -12,7 +12,6 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from transformers import set_seed
 from transformers.trainer_callback import ExportableState, TrainerState
-from trl import SFTTrainer
 from typing_extensions import override
 
 from tunesmith.model.adapter_file import read_adapter
@@ -20,6 +19,7 @@ from tunesmith.model.adapters import see_that_all_arrived, trained_tensors
 from tunesmith.report.folder import read_json, write_json
 from tunesmith.train import checkpoint
 from tunesmith.train.best import best_complete
+from tunesmith.train.lean_trl import SFTTrainer
 from tunesmith.train.processes import process_seed
 from tunesmith.train.schedule import reschedule, values_of
 from tunesmith.train.start import problem_here

@@ -21,7 +21,6 @@ from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import CallbackHandler
-from trl import SFTConfig
 from typing_extensions import override
 
 from tunesmith.config.strategy import Strategy
@@ -37,6 +36,7 @@ from tunesmith.report import belongings
 from tunesmith.train import checkpoint, fsdp, space
 from tunesmith.train.balance import Balance
 from tunesmith.train.finite import FiniteSteps
+from tunesmith.train.lean_trl import SFTConfig
 from tunesmith.train.resuming import ResumingTrainer
 from tunesmith.train.upstream import base_of, check_overrides, constructed
 

@@ -205,6 +205,18 @@ TOUCHED: tuple[Touched, ...] = (
         "trl<1.17",
     ),
     Touched(
+        "transformers.is_wandb_available",
+        "TRL imports wandb, where it is installed, for model cards that it never gets to write, see lean_trl",
+        "https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/base_trainer.py",
+        "trl<1.17",
+    ),
+    Touched(
+        "accelerate.utils.other.is_deepspeed_available",
+        "unwrapping any model imports DeepSpeed, where it is installed, to compare with its engine, see lean_trl",
+        "https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/utils/other.py",
+        "accelerate<1.16",
+    ),
+    Touched(
         "accelerate.utils.dataclasses:ACCELERATE_CONFIG_DS_FIELDS",
         "accelerate launch refuses its own fields beside a whole DeepSpeed file, see strategy.claim_deepspeed_fields",
         "https://github.com/huggingface/accelerate/pull/941",
