@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tunesmith.model.blocks import read_across_rows
 from tunesmith.model.roles import READ_PAST, Weight, weights_of
 
 _ORDER = "names_before_packing"
@@ -90,6 +91,7 @@ def packing() -> Iterator[None]:
     """
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
+    read_across_rows()
     known: dict[str, Any] = {name: AUTO_QUANTIZER_MAPPING[name] for name in ("bitsandbytes_4bit", "bitsandbytes_8bit")}
     eight: Any = type("Quantizer", (_LeavesWhole, known["bitsandbytes_8bit"]), {})
     AUTO_QUANTIZER_MAPPING.update({"bitsandbytes_4bit": _quantizer(), "bitsandbytes_8bit": eight})
