@@ -129,7 +129,7 @@ def test_nano_mistral_learns_to_say_a_new_token(tmp_path: Path) -> None:
         {"prompt": f"Is {number} even? ", "completion": "<yes>" if number % 2 == 0 else "<no>"} for number in range(8)
     ]
     run_training(
-        tmp_path, "nano-mistral", rows, new_tokens=["<yes>", "<no>"], max_steps=30, learning_rate=2e-2, lora_r=8,
+        tmp_path, "nano-mistral", rows, new_tokens=["<yes>", "<no>"], max_steps=30, learning_rate=1e-2, lora_r=8,
         per_device_train_batch_size=8, logging_steps=30, batching="packed",
     )  # fmt: skip
     run = tmp_path / "run"
