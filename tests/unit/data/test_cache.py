@@ -370,6 +370,6 @@ def _peak(folder: Path, model: Path, number: int) -> float:
 @pytest.mark.slow
 def test_memory_hardly_grows_with_the_number_of_rows(tmp_path: Path, stories_model: Path) -> None:
     """At most about 1 KiB a row: its digest, for the search for duplicates, and the pages of the file lately used."""
-    small, large = _peak(tmp_path, stories_model, 5_000), _peak(tmp_path, stories_model, 80_000)
-    assert large - small <= 75
+    small, large = _peak(tmp_path, stories_model, 2_000), _peak(tmp_path, stories_model, 32_000)
+    assert large - small <= 30
     assert large <= 1024
