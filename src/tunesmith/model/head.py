@@ -22,7 +22,7 @@ from tunesmith.model.precision import Precision
 from tunesmith.model.separation import probe_ids
 from tunesmith.model.stand_in import asked_of
 
-CHUNK_LOGITS = 2**23
+CHUNK_LOGITS = 2**24
 """Logits that are there at the same time, unless a single position has more."""
 
 

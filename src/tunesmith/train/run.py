@@ -27,6 +27,7 @@ from tunesmith.model.fresh import coverage_of
 from tunesmith.model.head import Head, inspect_head
 from tunesmith.model.internals import attention_of
 from tunesmith.model.layout import Layout, expected_layout, settle_layout
+from tunesmith.model.lean_lora import add_updates_in_place
 from tunesmith.model.load import load_model
 from tunesmith.model.new_tokens import new_token_ids, num_embeddings
 from tunesmith.model.parameters import trainable_parameters
@@ -233,6 +234,8 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
     """The trainer with everything that the configuration asks for."""
     resolved, tokenizer = setup.resolved, setup.tokenizer
     training = resolved.config.training
+    if not (setup.strategy.uses_deepspeed or setup.strategy.shards_parameters):
+        add_updates_in_place(model)
     layout, head = layout_and_head(setup, model, arguments.device)
     pad_token_id = tokenizer.pad_token_id
     tokenizer.chat_template = chat_template(setup.data.builder, setup.data.first_row) or tokenizer.chat_template
