@@ -15,6 +15,8 @@ from typing import Any
 RESULTS = Path(__file__).with_name("RESULTS.md")
 KEPT = Path(__file__).with_name("results.json")
 README = Path(__file__).parents[1] / "README.md"
+IN_README = ("First step", "Training")
+"""How the headings of sections begin whose tables README shows as well."""
 BEGIN, END = "<!-- training: begin -->", "<!-- training: end -->"
 
 
@@ -33,9 +35,9 @@ def publish(title: str, tables: Sequence[Sequence[str]], how: str, figures: Any)
     sections = [f"## {title}\n\n{one['how']}\n\n{_joined(one['tables'])}" for title, one in sorted(kept.items())]
     intro = "# Measured\n\nWritten by `python -m benchmarks COMPARISON --publish`; the numbers are in `results.json`."
     RESULTS.write_text("\n\n".join([intro, *sections]) + "\n", encoding="utf-8")
-    steps = [table for title, one in sorted(kept.items()) if title.startswith("Training") for table in one["tables"]]
-    if steps:
-        _into_readme(_joined(steps))
+    shown = [table for title, one in sorted(kept.items()) if title.startswith(IN_README) for table in one["tables"]]
+    if shown:
+        _into_readme(_joined(shown))
 
 
 def _joined(tables: Sequence[Sequence[str]]) -> str:

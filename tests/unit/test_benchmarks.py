@@ -54,7 +54,7 @@ def test_turns_that_have_ended_are_not_taken_again(tmp_path: Path, monkeypatch: 
 
     def turn(job: dict[str, Any]) -> dict[str, Any]:
         taken.append(job["side"])
-        return {"losses": [1.0], "seconds": [1.0], "first_cpu": 1.0, "whole_cpu": 1.0, "peak": 1}
+        return {"losses": [1.0], "seconds": [1.0], "peak": 1}
 
     monkeypatch.setattr(training, "run", turn)
     for _ in range(2):
@@ -101,7 +101,7 @@ def test_first_steps_are_compared_from_the_same_files(tmp_path: Path, monkeypatc
         "synthetic", list(found), rounds=2, steps=2, tokenizer="", scale="tiny", write=lambda _: None
     )
     lines = start.table(result)
-    assert lines[2] == "| tunesmith | 11.0 (11.0 - 11.0) | 1.10x | 12.0 | 1.0 | 2.0 |"
+    assert lines[2] == "| tunesmith | 11.0 (11.0 - 11.0) | 1.10x | 12.0 | 1.0 | 2.0 | 21.0 |"
     assert lines[3].startswith("| loop unpadded | 10.0 (10.0 - 10.0) | 1.00x |")
     assert "2 turns" in start.how(result)
 
