@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import generation, layouts, load, prepare, record, start, start_side, training, training_side
+from benchmarks import generation, gpu, layouts, load, prepare, record, start, start_side, training, training_side
 
 GROWTH = (1_000, 10_000, 100_000)
 """Rows of the files with which the comparison prepare shows that memory does not grow."""
@@ -83,6 +83,15 @@ def _generation(options: argparse.Namespace, model: str) -> dict[str, Any]:
     return found
 
 
+def _gpu(options: argparse.Namespace) -> dict[str, Any]:
+    """Steps of a model of real size on a GPU; asked for by name, since elsewhere it shows only that it runs."""
+    result = gpu.compare(rounds=options.rounds, steps=options.steps, layers=options.layers, write_line=_note)
+    print("Steps on a GPU", *gpu.table(result), "", sep="\n", flush=True)
+    if options.publish:
+        record.publish("Steps on a GPU", [gpu.table(result)], gpu.how(result), result)
+    return result
+
+
 def _zoo(options: argparse.Namespace) -> dict[str, Any]:
     """Every architecture in every way; asked for by name, since it takes its time."""
     import tempfile
@@ -109,7 +118,7 @@ def _zoo(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run what was asked for, everything by default."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    comparisons = ("prepare", "large", "layouts", "generation", "load", "training", "start", "zoo")
+    comparisons = ("prepare", "large", "layouts", "generation", "load", "training", "start", "gpu", "zoo")
     parser.add_argument("what", nargs="*", choices=(*comparisons, []), help="comparisons to run (all)")
     parser.add_argument("--rows", type=int, default=30_000, help="rows that are prepared (30000)")
     parser.add_argument("--large", type=int, default=1_000_000, help="rows of the comparison large (1000000)")
@@ -123,10 +132,11 @@ def main() -> None:
     parser.add_argument(
         "--side", action="append", choices=tuple(training_side.SIDES), help="of training and start (all)"
     )
-    parser.add_argument("--steps", type=int, default=6, help="of training and start: steps a turn (6)")
+    parser.add_argument("--steps", type=int, default=6, help="of training, start and gpu: steps a turn (6)")
     parser.add_argument(
         "--scale", choices=tuple(training.SCALES), default="25M", help="of training and start: the model (25M)"
     )
+    parser.add_argument("--layers", type=int, default=32, help="of gpu: layers of the model (32)")
     parser.add_argument("--together", action="store_true", help="of training: also with rows that begin alike together")
     parser.add_argument("--kind", action="append", help="of zoo: architectures, by their model_type (all)")
     parser.add_argument(
@@ -162,6 +172,8 @@ def main() -> None:
         results["training"] = _training(options, tokenizer)
     if not options.what or "start" in options.what:
         results["start"] = _start(options, tokenizer)
+    if "gpu" in options.what:
+        results["gpu"] = _gpu(options)
     if "zoo" in options.what:
         results["zoo"] = _zoo(options)
     if options.json:

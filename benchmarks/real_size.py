@@ -35,14 +35,18 @@ def main(argv: list[str]) -> None:
     free, needed = shutil.disk_usage(options.folder).free, 450_000_000 * options.layers + 600_000_000
     if free < needed:
         sys.exit(f"error: {options.folder}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
-    config = MistralConfig(
-        hidden_size=4096, intermediate_size=14336, num_hidden_layers=options.layers, num_attention_heads=32,
+    write(mistral_7b(options.layers), options.folder)
+    tokenizer_of(options.tokenizer).save_pretrained(options.folder)
+    print(options.folder)
+
+
+def mistral_7b(layers: int = 32) -> MistralConfig:
+    """The shape of Mistral-7B, or of its first layers."""
+    return MistralConfig(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=layers, num_attention_heads=32,
         num_key_value_heads=8, vocab_size=32000, max_position_embeddings=32768, sliding_window=None,
         rms_norm_eps=1e-5, rope_theta=1e6, tie_word_embeddings=False, dtype="bfloat16",
     )  # fmt: skip
-    write(config, options.folder)
-    tokenizer_of(options.tokenizer).save_pretrained(options.folder)
-    print(options.folder)
 
 
 def write(config: MistralConfig, folder: Path) -> None:

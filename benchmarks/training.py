@@ -117,10 +117,10 @@ def prepare(
         "folder": str(folder), "model": str(folder / "model"), "rows": str(rows), "steps": steps, "seed": 7,
         "batch_size": 8 if scale != "tiny" else 4, "group_by_prefix": group_by_prefix,
     }  # fmt: skip
-    return job | {"batches": _batches(job)}
+    return job | {"batches": batches_of(job)}
 
 
-def _batches(job: dict[str, Any]) -> list[list[dict[str, Any]]]:
+def batches_of(job: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """The first batches of the engine's own order, as tokens and labels."""
     from tunesmith.config.resolve import from_values
     from tunesmith.data.families import families

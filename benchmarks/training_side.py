@@ -56,8 +56,8 @@ def tunesmith(job: dict[str, Any], **more: Any) -> list[float]:
 
 
 def settings(job: dict[str, Any]) -> dict[str, Any]:
-    """The engine's settings of a job."""
-    return {
+    """The engine's settings of a job; what stands under ``settings`` in it comes over them."""
+    chosen = {
         "model.model_name_or_path": job["model"],
         "data.train_data": job["rows"],
         "data.max_length": 512,
@@ -82,17 +82,25 @@ def settings(job: dict[str, Any]) -> dict[str, Any]:
         "adapter.lora_dropout": 0.0,
         "adapter.target_modules": LORA["target_modules"],
     }
+    return chosen | job.get("settings", {})
 
 
-def adapted(job: dict[str, Any], *, wrapped: bool = True) -> Any:
-    """The model with a fresh adapter, drawn as the engine draws it."""
+def adapted(job: dict[str, Any]) -> Any:
+    """The model with a fresh adapter, drawn as the engine draws it, where and in the types that a job asks for."""
     import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, set_seed
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, set_seed
 
     set_seed(job["seed"])
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA)) if wrapped else model
+    dtype = torch.bfloat16 if job.get("bf16") else torch.float32
+    quantized = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    ) if job.get("load_in_4bit") else None  # fmt: skip
+    place = {"device_map": {"": 0}} if job.get("on_gpu") else {}
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype, quantization_config=quantized, **place)
+    if quantized is not None:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
 
 
 def by_hand(job: dict[str, Any], layout: str) -> list[float]:
@@ -108,7 +116,8 @@ def arguments(job: dict[str, Any]) -> dict[str, Any]:
         "output_dir": str(Path(job["folder"]) / "runs" / f"{job['side']}-{os.getpid()}"), "max_steps": job["steps"],
         "per_device_train_batch_size": job["batch_size"], "learning_rate": 2e-4, "lr_scheduler_type": "constant",
         "weight_decay": 0.0, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
-        "seed": job["seed"], "train_sampling_strategy": "sequential", "use_cpu": True, "bf16": False,
+        "seed": job["seed"], "train_sampling_strategy": "sequential",
+        "use_cpu": not job.get("on_gpu", False), "bf16": job.get("bf16", False),
     }  # fmt: skip
 
 
@@ -139,7 +148,8 @@ def trl(job: dict[str, Any]) -> list[float]:
     from trl import SFTConfig, SFTTrainer
 
     trained = SFTTrainer(
-        model=adapted(job), args=SFTConfig(**arguments(job), gradient_checkpointing=False, max_length=None),
+        model=adapted(job),
+        args=SFTConfig(**arguments(job), gradient_checkpointing=job.get("checkpointing", False), max_length=None),
         train_dataset=_rows(job), processing_class=AutoTokenizer.from_pretrained(job["model"]),
     )  # fmt: skip
     trained.train()

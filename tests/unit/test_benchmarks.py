@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import prepare, real_use, record, start, start_side, training, training_side
+from benchmarks import gpu, gpu_side, prepare, real_use, record, start, start_side, training, training_side
+from benchmarks.real_size import mistral_7b
 from benchmarks.turns import Turn, alternating, take
 
 from tunesmith.cli.main import main
@@ -135,3 +136,24 @@ def test_a_model_of_real_size_is_used_by_commands_that_work(
         "| command", "| check", "| two steps and save", "| resume and one step", "| merge with proof"
     ]  # fmt: skip
     assert (tmp_path / "work" / "merged" / "proof.json").is_file()
+
+
+def test_steps_of_a_small_model_where_there_is_no_gpu() -> None:
+    """Every side and way of the comparison on GPUs, with float32 on the CPU, in this process."""
+    result = gpu.compare([48], rounds=1, steps=2, layers=2, tokens=96, turn=gpu_side.measure, write_line=lambda _: None)
+    assert list(result["cells"]) == ["LoRA, 48 tokens", "QLoRA NF4, 48 tokens"]
+    lines = gpu.table(result)
+    assert len(lines) == 2 + 4
+    assert all(found["tokens_a_second"] > 0 for sides in result["cells"].values() for found in sides.values())
+    assert "no recomputation" in gpu.how(result)
+
+
+def test_mfu_counts_what_training_needs() -> None:
+    """Of Mistral-7B about four operations for each of its 7.1 billion numbers that a token is multiplied with."""
+    config = mistral_7b()
+    needed = gpu.flops_a_token(config, 2048)
+    assert 7.0e9 < gpu._matrices(config) < 7.2e9
+    assert 4 * 7.1e9 < needed < 4.4 * 7.2e9
+    found = gpu._summary([{"seconds": [1.0, 1.0], "peak": 2**30}], 20_000, needed, "NVIDIA H100 80GB HBM3")
+    assert found["mfu"] == pytest.approx(20_000 * needed / 989.4e12)
+    assert gpu._summary([{"seconds": [1.0], "peak": 1}], 1, needed, "CPU")["mfu"] is None
