@@ -27,7 +27,8 @@ def _training(options: argparse.Namespace, tokenizer: str) -> list[dict[str, Any
             _note(f"training steps: {work}{', rows that begin alike together' if together else ''}")
             result = training.compare(
                 work, sides[-1] if together else sides[0], rounds=options.rounds, steps=options.steps,
-                tokenizer=tokenizer, scale=options.scale, group_by_prefix=together, kept=options.earlier, write=_note,
+                tokenizer=tokenizer, scale=options.scale, group_by_prefix=together, method=options.method,
+                kept=options.earlier, write=_note,
             )  # fmt: skip
             found.append(result)
             print("Training steps", *training.table(result), "", sep="\n", flush=True)
@@ -135,6 +136,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="of training, start and gpu: steps a turn (6)")
     parser.add_argument(
         "--scale", choices=tuple(training.SCALES), default="25M", help="of training and start: the model (25M)"
+    )
+    parser.add_argument(
+        "--method", choices=tuple(training.METHODS), default="LoRA", help="of training: what is trained (LoRA)"
     )
     parser.add_argument("--layers", type=int, default=32, help="of gpu: layers of the model (32)")
     parser.add_argument("--together", action="store_true", help="of training: also with rows that begin alike together")

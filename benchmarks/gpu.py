@@ -117,9 +117,9 @@ def _job(folder: Path, way: str, length: int, steps: int, tokens: int, *, on_gpu
     chosen = WAYS[way]
     job: dict[str, Any] = {
         "folder": str(cell), "model": str(folder / "model"), "rows": str(rows), "steps": steps, "seed": 7,
-        "batch_size": batch, "group_by_prefix": False, "on_gpu": on_gpu, "bf16": on_gpu, **chosen,
+        "batch_size": batch, "group_by_prefix": False, "max_length": length, "on_gpu": on_gpu, "bf16": on_gpu, **chosen,
         "settings": {
-            "data.max_length": length, "training.bf16": on_gpu,
+            "training.bf16": on_gpu,
             "training.gradient_checkpointing": chosen["checkpointing"],
             "quantization.load_in_4bit": chosen["load_in_4bit"], "quantization.bnb_4bit_quant_type": "nf4",
             "quantization.bnb_4bit_use_double_quant": True,

@@ -52,14 +52,15 @@ def padded(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def train(model: Any, batches: list[list[dict[str, Any]]], layout: str, learning_rate: float) -> Iterator[float]:
-    """Train an adapted model; the loss of each step."""
+    """Train a model, or its adapter where it has one; the loss of each step."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if layout == "unpadded":
         from transformers import AttentionInterface, AttentionMaskInterface
 
         AttentionInterface.register("by_row", attend_by_row)
         AttentionMaskInterface.register("by_row", lambda **_: None)
-        model.get_base_model().set_attn_implementation("by_row")
-    trunk, head = model.get_base_model().model, model.get_base_model().lm_head
+        base.set_attn_implementation("by_row")
+    trunk, head = base.model, base.lm_head
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
     model.train()

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-MAX_LENGTH = 512
 
 
 def main() -> None:
@@ -36,8 +35,8 @@ def main() -> None:
 
 def cpu_seconds() -> float:
     """Processor time of this process and of those that it has waited for, in the kernel as well."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def tunesmith(job: dict[str, Any]) -> list[float]:
@@ -76,7 +75,7 @@ def loop(job: dict[str, Any]) -> list[float]:
     examples = []
     for prompt, completion in zip(prompts, completions, strict=True):
         answer = [*completion, tokenizer.eos_token_id]
-        if len(prompt) + len(answer) <= MAX_LENGTH:
+        if len(prompt) + len(answer) <= job["max_length"]:
             examples.append({"input_ids": prompt + answer, "labels": [loops.IGNORE] * len(prompt) + answer})
     if len(examples) < len(job["batches"]) * job["batch_size"]:
         raise SystemExit("there are too few rows for so many steps")
@@ -92,7 +91,8 @@ def trl(job: dict[str, Any]) -> list[float]:
     from benchmarks.training_side import adapted, arguments
 
     trained = SFTTrainer(
-        model=adapted(job), args=SFTConfig(**arguments(job), gradient_checkpointing=False, max_length=MAX_LENGTH),
+        model=adapted(job),
+        args=SFTConfig(**arguments(job), gradient_checkpointing=False, max_length=job["max_length"]),
         train_dataset=load_dataset("json", data_files=job["rows"], split="train"),
         processing_class=AutoTokenizer.from_pretrained(job["model"]),
     )  # fmt: skip

@@ -20,6 +20,24 @@ from benchmarks.works import WORKS
 
 MARK, OURS = "loop unpadded", "tunesmith"
 LOSSES_AGREE = 1e-4
+METHODS: dict[str, dict[str, Any]] = {
+    "LoRA": {},
+    "QLoRA": {
+        "load_in_4bit": True,
+        "settings": {
+            "quantization.load_in_4bit": True, "quantization.bnb_4bit_quant_type": "nf4",
+            "quantization.bnb_4bit_use_double_quant": True,
+        },
+    },
+    "full": {"full": True, "settings": {"adapter.use_lora": False}},
+}  # fmt: skip
+"""What is trained -> what a job says of it."""
+TRAINED = {
+    "LoRA": "LoRA r 16 on q, k, v, o",
+    "QLoRA": "LoRA r 16 on q, k, v, o over NF4 with double quantization",
+    "full": "all weights trained",
+}
+"""The same in words."""
 SCALES: dict[str, dict[str, int]] = {
     "25M": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 6},
     "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -35,6 +53,7 @@ def compare(
     tokenizer: str,
     scale: str = "25M",
     group_by_prefix: bool = False,
+    method: str = "LoRA",
     kept: Path | None = None,
     write: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -48,6 +67,7 @@ def compare(
         tokenizer: folder of the tokenizer.
         scale: size of the model, a name of ``SCALES``.
         group_by_prefix: whether rows that begin alike are kept in one batch, for all sides.
+        method: a name of ``METHODS``.
         kept: file to which each turn is added when it has ended; turns that are in it are not taken again.
         write: told of each turn.
 
@@ -57,17 +77,18 @@ def compare(
     from tunesmith.data.collate import sharing
 
     with tempfile.TemporaryDirectory() as name:
-        job = prepare(Path(name), work, steps, tokenizer, scale, group_by_prefix=group_by_prefix)
+        job = prepare(Path(name), work, steps, tokenizer, scale, group_by_prefix=group_by_prefix, method=method)
         found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for number, side in alternating(sides, rounds):
-            key = f"{work} {scale} {steps} {group_by_prefix} {number} {side}"
+            key = f"{work} {scale} {steps} {group_by_prefix} {method} {number} {side}"
             found[side].append(_kept_or_run(kept, key, job | {"side": side}))
             write(f"  {side}: {statistics.median(found[side][-1]['seconds']):.2f} CPU-s a step")
         check_losses(found)
         found_shared = [sharing(batch) for batch in job["batches"]]
         tokens, computed = (sum(counts) for counts in zip(*found_shared, strict=True))
     return {
-        "work": work + (", rows that begin alike together" if group_by_prefix else ""), "steps": steps,
+        "work": work + (", rows that begin alike together" if group_by_prefix else "")
+        + (f", {method}" if method != "LoRA" else ""), "method": method, "steps": steps,
         "rounds": rounds, "scale": scale, "tokens_a_step": tokens / steps, "computed": computed / tokens,
         "batch_size": job["batch_size"],
         "sides": {side: summary(turns) for side, turns in found.items()},
@@ -96,7 +117,14 @@ def summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prepare(
-    folder: Path, work: str, steps: int, tokenizer: str, scale: str, *, group_by_prefix: bool
+    folder: Path,
+    work: str,
+    steps: int,
+    tokenizer: str,
+    scale: str,
+    *,
+    group_by_prefix: bool = False,
+    method: str = "LoRA",
 ) -> dict[str, Any]:
     """Model, rows, and the batches that tunesmith draws of them, which all sides train on."""
     import torch
@@ -116,7 +144,8 @@ def prepare(
     job: dict[str, Any] = {
         "folder": str(folder), "model": str(folder / "model"), "rows": str(rows), "steps": steps, "seed": 7,
         "batch_size": 8 if scale != "tiny" else 4, "group_by_prefix": group_by_prefix,
-    }  # fmt: skip
+        "max_length": 2048 if work == "long" else 512,
+    } | METHODS[method]  # fmt: skip
     return job | {"batches": batches_of(job)}
 
 
@@ -187,8 +216,8 @@ def table(result: dict[str, Any]) -> list[str]:
 def how(result: dict[str, Any]) -> str:
     """What the figures are, in words."""
     return (
-        f"Llama architecture of {result['scale']} parameters with random weights, LoRA r 16 on q, k, v, o, float32, "
-        f"batches of {result['batch_size']}; {result['rounds']} turns of {result['steps']} steps each in processes of "
-        "their own, medians of the steps after the first; losses of all sides equal to "
+        f"Llama architecture of {result['scale']} parameters with random weights, {TRAINED[result['method']]}, "
+        f"float32, batches of {result['batch_size']}; {result['rounds']} turns of {result['steps']} steps each in "
+        "processes of their own, medians of the steps after the first; losses of all sides equal to "
         f"{LOSSES_AGREE:g}. The mark is the hand-written loop without padding (`benchmarks/loops.py`)."
     )

@@ -60,7 +60,7 @@ def settings(job: dict[str, Any]) -> dict[str, Any]:
     chosen = {
         "model.model_name_or_path": job["model"],
         "data.train_data": job["rows"],
-        "data.max_length": 512,
+        "data.max_length": job["max_length"],
         "data.too_long": "drop",
         "data.max_dropped": 1.0,
         "data.max_duplicates": 1.0,
@@ -86,7 +86,8 @@ def settings(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def adapted(job: dict[str, Any]) -> Any:
-    """The model with a fresh adapter, drawn as the engine draws it, where and in the types that a job asks for."""
+    """The model with a fresh adapter, drawn as the engine draws it, where and in the types that a job asks for; or
+    without, where all weights are trained."""
     import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig, set_seed
@@ -100,7 +101,7 @@ def adapted(job: dict[str, Any]) -> Any:
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype, quantization_config=quantized, **place)
     if quantized is not None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
+    return model if job.get("full") else get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
 
 
 def by_hand(job: dict[str, Any], layout: str) -> list[float]:

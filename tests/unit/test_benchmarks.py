@@ -14,6 +14,7 @@ from benchmarks.real_size import mistral_7b
 from benchmarks.turns import Turn, alternating, take
 
 from tunesmith.cli.main import main
+from tunesmith.model.blocks import read_across_rows
 from tunesmith.model.source import locate
 
 
@@ -32,7 +33,8 @@ def test_all_sides_train_the_same_and_are_measured(tmp_path: Path, monkeypatch: 
         assert len(found[side][0]["seconds"]) == 1
     training.check_losses(found)
     result = {
-        "work": "synthetic", "steps": 2, "rounds": 1, "scale": "tiny", "tokens_a_step": 10.0, "batch_size": 4,
+        "work": "synthetic", "method": "LoRA", "steps": 2, "rounds": 1, "scale": "tiny", "tokens_a_step": 10.0,
+        "batch_size": 4,
         "sides": {side: training.summary(turns) for side, turns in found.items()},
     }  # fmt: skip
     readme = tmp_path / "README.md"
@@ -48,6 +50,22 @@ def test_all_sides_train_the_same_and_are_measured(tmp_path: Path, monkeypatch: 
     assert text.endswith("\nafter\n")
     assert "| tunesmith |" in text
     assert "old" not in text
+
+
+@pytest.mark.parametrize("method", ["QLoRA", "full"])
+def test_other_ways_of_training_are_the_same_on_all_sides(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_across_rows()  # else the loop and TRL train on other numbers, where bitsandbytes reads narrow rows wrongly
+    job = training.prepare(tmp_path, "synthetic", 2, locate("nano-mistral", None), "tiny", method=method)
+    found = {}
+    for side in ("loop unpadded", "tunesmith", "TRL"):
+        given, measured = tmp_path / "job.json", tmp_path / "result.json"
+        given.write_text(json.dumps(job | {"side": side}))
+        monkeypatch.setattr(sys, "argv", ["side", str(given), str(measured)])
+        training_side.main()
+        found[side] = [json.loads(measured.read_text())]
+    training.check_losses(found)
 
 
 def test_turns_that_have_ended_are_not_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
