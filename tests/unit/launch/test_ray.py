@@ -8,6 +8,7 @@ import runpy
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -106,18 +107,24 @@ def kill_a_worker(after: Path) -> None:
     """Wait for a file, then kill the process of one of the two workers as the kernel would."""
     while not after.exists():
         threading.Event().wait(0.01)
-    workers = [
-        child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in "".join(child.cmdline()[:1])
-    ]
+    workers = [process for process in psutil.process_iter() if is_worker(process)]
     assert len(workers) == 2
     os.kill(workers[1].pid, signal.SIGKILL)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether this is a worker of this session: its ancestors are Ray's and those of the ready Python, not we."""
+    with suppress(psutil.Error):
+        if "RayTrainWorker" in "".join(process.cmdline()[:1]):
+            return process.environ().get(ready_python.FOLDER) == os.environ.get(ready_python.FOLDER)
+    return False
 
 
 def test_an_error_of_a_worker_is_one_line_with_its_exit_code(ray_cluster, tmp_path, stories_model, capsys):
     broken = tmp_path / "rows.jsonl"
     broken.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n', encoding="utf-8")
     arguments = [f"--train_data={broken}", f"--model_name_or_path={stories_model}", f"--output_dir={tmp_path / 'run'}"]
-    code = main(["train", *arguments, "--engine", "ray", "--num_processes", "1", "--max_restarts", "3"])
+    code = main(["train", *arguments, "--engine", "ray", "--num_processes", "1", "--max_restarts", "1"])
     printed = capsys.readouterr()
     assert code == 3, printed.err
     assert printed.out == ""
