@@ -10,6 +10,8 @@ from typing import Any
 
 from benchmarks import generation, gpu, layouts, load, prepare, record, start, start_side, training, training_side
 
+IN_README = ("nli", "reasoning")
+"""Works whose LoRA steps and first steps README shows; RESULTS.md has all."""
 GROWTH = (1_000, 10_000, 100_000)
 """Rows of the files with which the comparison prepare shows that memory does not grow."""
 
@@ -34,7 +36,8 @@ def _training(options: argparse.Namespace, tokenizer: str) -> list[dict[str, Any
             print("Training steps", *training.table(result), "", sep="\n", flush=True)
             if options.publish:
                 title = f"Training steps: {result['work']}"
-                record.publish(title, [training.table(result)], training.how(result), result)
+                shown = work in IN_README and options.method == "LoRA"
+                record.publish(title, [training.table(result)], training.how(result), result, in_readme=shown)
     return found
 
 
@@ -51,7 +54,8 @@ def _start(options: argparse.Namespace, tokenizer: str) -> list[dict[str, Any]]:
         found.append(result)
         print("First step", *start.table(result), "", sep="\n", flush=True)
         if options.publish:
-            record.publish(f"First step: {work}", [start.table(result)], start.how(result), result)
+            title, shown = f"First step: {work}", work in IN_README
+            record.publish(title, [start.table(result)], start.how(result), result, in_readme=shown)
     return found
 
 

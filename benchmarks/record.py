@@ -15,12 +15,10 @@ from typing import Any
 RESULTS = Path(__file__).with_name("RESULTS.md")
 KEPT = Path(__file__).with_name("results.json")
 README = Path(__file__).parents[1] / "README.md"
-IN_README = ("First step", "Training")
-"""How the headings of sections begin whose tables README shows as well."""
 BEGIN, END = "<!-- training: begin -->", "<!-- training: end -->"
 
 
-def publish(title: str, tables: Sequence[Sequence[str]], how: str, figures: Any) -> None:
+def publish(title: str, tables: Sequence[Sequence[str]], how: str, figures: Any, *, in_readme: bool = False) -> None:
     """Keep the tables of one comparison, and write all that are kept.
 
     Args:
@@ -28,14 +26,15 @@ def publish(title: str, tables: Sequence[Sequence[str]], how: str, figures: Any)
         tables: lines of Markdown of each table.
         how: a paragraph on what was measured and how.
         figures: the numbers that the tables show.
+        in_readme: whether README shows them as well.
     """
     kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
-    kept[title] = {"tables": tables, "how": f"{how} {machine()}", "figures": figures}
+    kept[title] = {"tables": tables, "how": f"{how} {machine()}", "figures": figures, "in_readme": in_readme}
     KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", encoding="utf-8")
     sections = [f"## {title}\n\n{one['how']}\n\n{_joined(one['tables'])}" for title, one in sorted(kept.items())]
     intro = "# Measured\n\nWritten by `python -m benchmarks COMPARISON --publish`; the numbers are in `results.json`."
     RESULTS.write_text("\n\n".join([intro, *sections]) + "\n", encoding="utf-8")
-    shown = [table for title, one in sorted(kept.items()) if title.startswith(IN_README) for table in one["tables"]]
+    shown = [table for _, one in sorted(kept.items()) if one["in_readme"] for table in one["tables"]]
     if shown:
         _into_readme(_joined(shown))
 

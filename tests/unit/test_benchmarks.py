@@ -42,7 +42,7 @@ def test_all_sides_train_the_same_and_are_measured(tmp_path: Path, monkeypatch: 
     for name, path in {"RESULTS": "RESULTS.md", "KEPT": "results.json", "README": "README.md"}.items():
         monkeypatch.setattr(record, name, tmp_path / path)
     record.publish("Another comparison", [["| other |"]], "Somehow.", {})
-    record.publish("Training steps: synthetic", [training.table(result)], training.how(result), result)
+    record.publish("Training steps: synthetic", [training.table(result)], training.how(result), result, in_readme=True)
     assert "| other |" in (tmp_path / "RESULTS.md").read_text()
     assert "| loop unpadded |" in (tmp_path / "RESULTS.md").read_text()
     text = readme.read_text()

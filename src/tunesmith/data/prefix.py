@@ -14,6 +14,8 @@ from tunesmith.data.masking import IGNORE_INDEX
 
 LEAST_SAVED = 24
 """Tokens that a common beginning has to save, summed over its rows; fewer cost more in pieces than they save."""
+LEAST_SHARE = 0.02
+"""The part of their tokens that it has to save its rows; of long rows, less does not pay for attention in pieces."""
 ROOT = -1
 """The parent of a segment that begins a row."""
 
@@ -38,21 +40,28 @@ def shareable(labels: Sequence[int]) -> int:
 
 
 def prefix_tree(
-    rows: Sequence[Sequence[int]], limits: Sequence[int], *, least_saved: int = LEAST_SAVED
+    rows: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    *,
+    least_saved: int = LEAST_SAVED,
+    least_share: float = LEAST_SHARE,
 ) -> list[Segment]:
     """The segments of which a batch consists; a parent stands before its children.
 
     Args:
         rows: tokens of each row.
         limits: how many of them a row may share, see ``shareable``.
-        least_saved: what a common beginning has to save to get a segment of its own; 1 shares whatever there is.
+        least_saved: tokens that a common beginning has to save to get a segment of its own.
+        least_share: the part of its rows' remaining tokens that it has to save as well. With 1 and 0, whatever is
+            common is shared.
     """
     tree: list[Segment] = []
     pending = [(list(range(len(rows))), ROOT, 0, 0)]
     while pending:
         group, parent, start, at = pending.pop()
         common = _common(rows, limits, group, at)
-        if len(group) > 1 and common > start and (len(group) - 1) * (common - start) >= least_saved:
+        saved = (len(group) - 1) * (common - start)
+        if saved >= max(least_saved, least_share * sum(len(rows[index]) - start for index in group), 1):
             tree.append(Segment(group[0], start, common, parent))
             parent, start = len(tree) - 1, common
         branches = list(_branches(rows, limits, group, common))

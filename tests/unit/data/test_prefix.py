@@ -39,7 +39,7 @@ def test_every_row_reads_its_own_tokens_and_shares_no_more_than_it_may(
     made: list[tuple[list[int], int]], least: int
 ) -> None:
     rows, limits = [ids for ids, _ in made], [min(limit, len(ids) - 1) for ids, limit in made]
-    tree = prefix_tree(rows, limits, least_saved=least)
+    tree = prefix_tree(rows, limits, least_saved=least, least_share=0.0)
     assert read(tree, rows) == dict(enumerate(rows))
     assert all(part.parent < index and len(part) > 0 for index, part in enumerate(tree))
     inner = {part.parent for part in tree} - {ROOT}
@@ -57,7 +57,7 @@ def test_every_row_reads_its_own_tokens_and_shares_no_more_than_it_may(
 def test_whatever_may_be_shared_is(made: list[tuple[list[int], int]]) -> None:
     """With no least, as many tokens are computed as there are different beginnings that may be shared, and rests."""
     rows, limits = [ids for ids, _ in made], [min(limit, len(ids) - 1) for ids, limit in made]
-    tree = prefix_tree(rows, limits, least_saved=1)
+    tree = prefix_tree(rows, limits, least_saved=1, least_share=0.0)
     beginnings: dict[tuple[int, ...], int] = {}
     for ids, limit in zip(rows, limits, strict=True):
         for end in range(1, limit + 1):
@@ -74,6 +74,13 @@ def test_deeper_trees_share_what_some_rows_share() -> None:
     assert parts == [(3, 0, 3, ROOT), (0, 0, 30, ROOT), (2, 30, 52, 1), (0, 30, 52, 1), (1, 30, 52, 1)]
     tree = prefix_tree(rows, [len(row) - 1 for row in rows], least_saved=20)
     assert (0, 30, 50, 1) in [(part.row, part.start, part.stop, part.parent) for part in tree]
+
+
+def test_long_rows_do_not_share_a_little() -> None:
+    """Twelve tokens of eight rows are worth a segment where rows are short: one token in fifty has to be saved."""
+    for length, parts in ((400, 9), (600, 8)):
+        rows = [[1] * 12 + [2 + index] * (length - 12) for index in range(8)]
+        assert len(prefix_tree(rows, [len(row) - 1 for row in rows])) == parts
 
 
 def test_a_row_shares_what_stands_before_its_last_prompt_token() -> None:

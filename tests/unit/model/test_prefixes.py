@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,9 +13,10 @@ from tunesmith.data.collate import Collator
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.errors import ModelError
 from tunesmith.evaluate.loss import token_losses
+from tunesmith.model import prefixes
 from tunesmith.model.layout import settle_layout
 from tunesmith.model.precision import Precision
-from tunesmith.model.prefixes import chain_masks, prove_prefixes
+from tunesmith.model.prefixes import chain_masks, is_square, prove_prefixes
 from tunesmith.model.segments import keep_examples_apart
 
 CPU = torch.device("cpu")
@@ -77,6 +78,32 @@ def assert_same(model: Any, rows: list[dict[str, Any]]) -> None:
     assert padded.keys() == shared.keys()
     for name, gradient in padded.items():
         assert (shared[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.fixture
+def mask_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Causal attention whose queries are led by zeros counts as the cheaper one, however few tokens there are."""
+    monkeypatch.setattr(prefixes, "SQUARE_FROM", 0)
+    monkeypatch.setattr(prefixes, "SQUARE_COST", 0.0)
+    chain_masks.cache_clear()
+    yield
+    chain_masks.cache_clear()
+
+
+@pytest.mark.usefixtures("mask_nothing")
+@pytest.mark.parametrize("kind", MODELS)
+def test_queries_led_by_zeros_give_the_gradients_of_the_padded_batch(kind: str) -> None:
+    """But for windows, which always take a mask."""
+    assert chain_masks((3, 2, 2), (-1, 0, 1), None, torch.float32, CPU) == (None, None, None)
+    assert chain_masks((3, 2, 2), (-1, 0, 1), 4, torch.float32, CPU)[1] is not None
+    assert_same(built(kind), features())
+
+
+def test_long_segments_behind_short_ones_take_no_mask() -> None:
+    assert not is_square(12, 500)  # too short for the kernel to leave anything out
+    assert is_square(12, 1500)
+    assert is_square(300, 900)
+    assert not is_square(900, 300)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -142,8 +169,6 @@ def test_a_layer_that_mixes_segments_is_refused(shift: int, complaint: str) -> N
 
 
 def test_a_row_that_does_not_see_all_of_its_beginning_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunesmith.model import prefixes
-
     model = built("llama")
     keep_examples_apart(model, FLOAT32)
     monkeypatch.setattr(prefixes, "chain_of", lambda parents, index: iter([index]))
