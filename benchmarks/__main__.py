@@ -90,7 +90,7 @@ def _generation(options: argparse.Namespace, model: str) -> dict[str, Any]:
 
 def _gpu(options: argparse.Namespace) -> dict[str, Any]:
     """Steps of a model of real size on a GPU; asked for by name, since elsewhere it shows only that it runs."""
-    result = gpu.compare(rounds=options.rounds, steps=options.steps, layers=options.layers, write_line=_note)
+    result = gpu.compare(rounds=options.rounds, steps=options.steps, layers=options.layers, write=_note)
     print("Steps on a GPU", *gpu.table(result), "", sep="\n", flush=True)
     if options.publish:
         record.publish("Steps on a GPU", [gpu.table(result)], gpu.how(result), result)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_size import mistral_7b, tokenizer_of, write
-from benchmarks.training import OURS, batches_of
+from benchmarks import real_size
+from benchmarks.training import LOSSES_AGREE, OURS, batches_of, check_losses
 from benchmarks.training_side import LORA
 from benchmarks.turns import alternating, take
 
@@ -30,8 +30,8 @@ WAYS: dict[str, dict[str, bool]] = {
 """The second with the guides' gradient checkpointing."""
 TERAFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "4090": 165.2}
 """Dense bfloat16 products that makers promise, 10^12 operations a second."""
-AGREE = {True: 2e-2, False: 1e-4}
-"""How far losses may be apart, in bfloat16 on a GPU and in float32."""
+BFLOAT16_AGREES = 2e-2
+"""How far losses may be apart on a GPU, relatively."""
 Turns = dict[str, list[dict[str, Any]]]
 
 
@@ -45,7 +45,7 @@ def compare(
     layers: int = 32,
     tokens: int = TOKENS,
     turn: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-    write_line: Callable[[str], None] = print,
+    write: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Medians over all steps but the first, of all rounds.
 
@@ -58,7 +58,7 @@ def compare(
         layers: those of the model; a device has it at full width, a CPU a narrow one.
         tokens: those of a step.
         turn: measures a side; None in a process of its own.
-        write_line: told of each turn.
+        write: told of each turn.
 
     Raises:
         SystemExit: the sides' losses differ, or a side ended with an error.
@@ -73,13 +73,13 @@ def compare(
         config = _model(Path(name, "model"), layers, narrow=not on_gpu)
         for way in ways:
             for length in lengths:
-                write_line(f"{way}, rows of {length} tokens")
+                write(f"{way}, rows of {length} tokens")
                 job = _job(Path(name), way, length, steps, tokens, on_gpu=on_gpu)
                 turns: Turns = {side: [] for side in sides}
                 for _, side in alternating(sides, rounds):
                     turns[side].append(turn(job | {"side": side}))
-                    write_line(f"  {side}: {statistics.median(turns[side][-1]['seconds']):.3f} s a step")
-                _check_losses(turns, AGREE[on_gpu])
+                    write(f"  {side}: {statistics.median(turns[side][-1]['seconds']):.3f} s a step")
+                check_losses(turns, BFLOAT16_AGREES if on_gpu else LOSSES_AGREE)
                 found[f"{way}, {length} tokens"] = {
                     side: _summary(taken, job["batch_size"] * length, flops_a_token(config, length), device)
                     for side, taken in turns.items()
@@ -92,13 +92,13 @@ def compare(
 
 def _model(folder: Path, layers: int, *, narrow: bool) -> Any:
     """Write the model, and return its configuration."""
-    config = mistral_7b(layers)
+    config = real_size.mistral_7b(layers)
     if narrow:
         config.update({"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "head_dim": 16})
         config.update({"num_key_value_heads": 2, "vocab_size": 1024})
     folder.mkdir()
-    write(config, folder)
-    tokenizer: Any = tokenizer_of("nano-mistral")
+    real_size.write(config, folder)
+    tokenizer: Any = real_size.tokenizer_of("nano-mistral")
     tokenizer.save_pretrained(folder)
     return config
 
@@ -126,15 +126,6 @@ def _job(folder: Path, way: str, length: int, steps: int, tokens: int, *, on_gpu
         },
     }  # fmt: skip
     return job | {"batches": batches_of(job)}
-
-
-def _check_losses(turns: Turns, agree: float) -> None:
-    first = next(iter(turns.values()))[0]["losses"]
-    for side, taken in turns.items():
-        for turn in taken:
-            apart = max(abs(one - other) / abs(other) for one, other in zip(turn["losses"], first, strict=True))
-            if apart > agree:
-                raise SystemExit(f"{side} has other losses (apart by {apart:.1e}): {turn['losses']} against {first}")
 
 
 def _matrices(config: Any) -> int:

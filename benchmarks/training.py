@@ -183,17 +183,17 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     return take("benchmarks.training_side", job).result
 
 
-def check_losses(found: dict[str, list[dict[str, Any]]]) -> None:
+def check_losses(found: dict[str, list[dict[str, Any]]], agree: float = LOSSES_AGREE) -> None:
     """Refuse to compare sides that have not trained the same.
 
     Raises:
-        SystemExit: a loss differs by more than LOSSES_AGREE, relatively.
+        SystemExit: a loss differs by more than ``agree``, relatively.
     """
     first = next(iter(found.values()))[0]["losses"]
     for side, turns in found.items():
         for turn in turns:
             apart = max(abs(one - other) / abs(other) for one, other in zip(turn["losses"], first, strict=True))
-            if apart > LOSSES_AGREE:
+            if apart > agree:
                 raise SystemExit(f"{side} has other losses (apart by {apart:.1e}): {turn['losses']} against {first}")
 
 

@@ -158,7 +158,7 @@ def test_a_model_of_real_size_is_used_by_commands_that_work(
 
 def test_steps_of_a_small_model_where_there_is_no_gpu() -> None:
     """Every side and way of the comparison on GPUs, with float32 on the CPU, in this process."""
-    result = gpu.compare([48], rounds=1, steps=2, layers=2, tokens=96, turn=gpu_side.measure, write_line=lambda _: None)
+    result = gpu.compare([48], rounds=1, steps=2, layers=2, tokens=96, turn=gpu_side.measure, write=lambda _: None)
     assert list(result["cells"]) == ["LoRA, 48 tokens", "QLoRA NF4, 48 tokens"]
     lines = gpu.table(result)
     assert len(lines) == 2 + 4

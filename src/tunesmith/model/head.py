@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from tunesmith.model.adapters import base_of
 from tunesmith.model.answering import answering, in_evaluation
 from tunesmith.model.last_layer import chosen_alone, is_like, last_mlp, recomputes, stays_in_place
-from tunesmith.model.precision import Precision
+from tunesmith.model.precision import Precision, linear_dtype
 from tunesmith.model.separation import probe_ids
 from tunesmith.model.stand_in import asked_of
 
@@ -108,7 +108,7 @@ def asking(model: PreTrainedModel, head: Head, positions: torch.Tensor, targets:
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         chosen = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device))
-        head.scored = head.plain and is_frozen(module) and _compute_dtype(chosen) != torch.float16
+        head.scored = head.plain and is_frozen(module) and linear_dtype(chosen) != torch.float16
         if not head.scored:
             answer: torch.Tensor = original(chosen[None])
             return answer
@@ -126,14 +126,8 @@ def is_frozen(module: Any) -> bool:
     return type(module) is torch.nn.Linear and not managed and not any(one.requires_grad for one in module.parameters())
 
 
-def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
-    """The type in which a linear layer would compute."""
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-
-
 def _in_compute_dtype(hidden: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor | None:
-    return None if weight is None else weight.to(_compute_dtype(hidden))
+    return None if weight is None else weight.to(linear_dtype(hidden))
 
 
 def _chunks(number: int, weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:

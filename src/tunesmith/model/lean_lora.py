@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from peft.tuners import lora
 from torch.autograd.function import once_differentiable
 
+from tunesmith.model.precision import linear_dtype
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -51,7 +53,7 @@ class LeanForward:
         if adapter is None:
             made: torch.Tensor = type(layer).forward(layer, x, *arguments, **keywords)
             return made
-        dtype = _dtype(x)
+        dtype = linear_dtype(x)
         base, dropout, scaling = layer.base_layer, layer.lora_dropout[adapter], layer.scaling[adapter]
         a, b = layer.lora_A[adapter].weight.to(dtype), layer.lora_B[adapter].weight.to(dtype)
         drops = not isinstance(dropout, torch.nn.Identity) and dropout.p > 0
@@ -62,12 +64,6 @@ class LeanForward:
         bias = None if base.bias is None else base.bias.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
             return _Linear.apply(x.to(dtype), base.weight.to(dtype), bias, a, b, scaling)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def _dtype(x: torch.Tensor) -> torch.dtype:
-    """The type in which a linear layer would compute."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _plain_adapter(layer: Any, x: torch.Tensor) -> str | None:
@@ -83,7 +79,7 @@ def _plain_adapter(layer: Any, x: torch.Tensor) -> str | None:
     if not torch.is_autocast_enabled(x.device.type) and not x.dtype == first.weight.dtype == second.weight.dtype:
         return None
     # what a layer in 4 bits gives has the type of its input
-    return active[0] if isinstance(layer, lora.Linear) or x.dtype == _dtype(x) else None
+    return active[0] if isinstance(layer, lora.Linear) or x.dtype == linear_dtype(x) else None
 
 
 def _is_bare(matrix: Any) -> bool:

@@ -58,6 +58,12 @@ class Precision:
         return torch.autocast(torch.device(device).type, dtype=self.torch_dtype)
 
 
+def linear_dtype(inputs: torch.Tensor) -> torch.dtype:
+    """The type in which a plain linear layer would multiply with these inputs, as things stand."""
+    kind = inputs.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
+
+
 def choose_precision(resolved: Resolved, device: Device) -> Precision:
     """The format of the run's arithmetic.
 
