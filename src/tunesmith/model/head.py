@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ from tunesmith.model.adapters import base_of
 from tunesmith.model.answering import answering, in_evaluation
 from tunesmith.model.last_layer import chosen_alone, is_like, last_mlp, recomputes, stays_in_place
 from tunesmith.model.precision import Precision, linear_dtype
+from tunesmith.model.products import takes_onednn, times
 from tunesmith.model.separation import probe_ids
 from tunesmith.model.stand_in import asked_of
 
-CHUNK_LOGITS = 2**24
+CHUNK_LOGITS = 2**23
 """Logits that are there at the same time, unless a single position has more."""
 
 
@@ -130,34 +132,78 @@ def _in_compute_dtype(hidden: torch.Tensor, weight: torch.Tensor | None) -> torc
     return None if weight is None else weight.to(linear_dtype(hidden))
 
 
-def _chunks(number: int, weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-    """Positions of each chunk, all about as large, and room for its logits in the type of the weight and in float32;
-    it is the same room for every chunk, and for both where the type is the same."""
+def _chunks(number: int, vocabulary: int) -> list[slice]:
+    """Positions of each chunk, all about as large."""
     if not number:
-        return
-    vocabulary = weight.shape[0]
+        return []
     chunks = -(-number // max(CHUNK_LOGITS // vocabulary, 1))
     size = -(-number // chunks)
-    logits = weight.new_empty(size, vocabulary)
-    scores = logits if weight.dtype == torch.float32 else weight.new_empty(size, vocabulary, dtype=torch.float32)
-    for start in range(0, number, size):
-        part = slice(start, min(start + size, number))
-        length = part.stop - start
-        kept = logits[:length]
-        yield part, kept, kept if scores is logits else scores[:length]
+    return [slice(start, min(start + size, number)) for start in range(0, number, size)]
 
 
-def _into(room: torch.Tensor, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-    """Write ``states @ weight + bias`` into ``room``."""
-    if bias is None:
-        torch.mm(states, weight, out=room)
-    else:
-        torch.addmm(bias, states, weight, out=room)
+class _Room:
+    """Where the logits of a chunk lie, and its scores: these in float32. All chunks share it.
+
+    Args:
+        size: positions of the largest chunk.
+        weight: [vocabulary, size of a hidden state].
+    """
+
+    def __init__(self, size: int, weight: torch.Tensor) -> None:
+        self._shape, self._weight = (size, len(weight)), weight
+
+    @cached_property
+    def _logits(self) -> torch.Tensor:
+        return self._weight.new_empty(self._shape)
+
+    @cached_property
+    def _scores(self) -> torch.Tensor:
+        return self._weight.new_empty(self._shape, dtype=torch.float32)
+
+    def fill(self, states: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of some positions and their scores, the same tensor where the type is the same."""
+        if takes_onednn(states, self._weight):  # which brings its own
+            logits = times(states, self._weight, bias)
+        else:
+            logits = self._logits[: len(states)]
+            if bias is None:
+                torch.mm(states, self._weight.t(), out=logits)
+            else:
+                torch.addmm(bias, states, self._weight.t(), out=logits)
+        if logits.dtype == torch.float32:
+            return logits, logits
+        return logits, self._scores[: len(states)].copy_(logits)
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:
     """Probabilities of float32 scores; on the CPU in their own room, where each row is read before it is written."""
     return torch.softmax(scores, dim=-1, out=scores if scores.device.type == "cpu" else None)
+
+
+def _scored(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, ids: torch.Tensor, room: _Room,
+    gradient: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
+    """Losses of a chunk, [positions]; the gradient of the states is written where there is a place for it.
+
+    Args:
+        states: [positions, size].
+        weight: [vocabulary, size].
+        bias: [vocabulary], or None.
+        ids: of the targets, [positions, 1].
+        room: for what lies between.
+        gradient: [positions, size], or None.
+    """
+    logits, scores = room.fill(states, bias)
+    own = scores.gather(1, ids)
+    top, at = scores.max(dim=-1, keepdim=True)
+    scores = _softmax(scores)
+    # the largest probability tells what its score was divided by
+    losses = top - scores.gather(1, at).log() - own
+    if gradient is not None:
+        scores.scatter_add_(1, ids, scores.new_full(ids.shape, -1.0))
+        gradient.copy_((scores if scores.dtype == weight.dtype else logits.copy_(scores)) @ weight)
+    return losses.squeeze(1)
 
 
 class FrozenHeadLoss(torch.autograd.Function):
@@ -183,20 +229,12 @@ class FrozenHeadLoss(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden)
         losses = hidden.new_empty(len(hidden), dtype=torch.float32)
+        parts = _chunks(len(hidden), len(weight))
+        room = _Room(parts[0].stop if parts else 0, weight)
         with torch.autocast(hidden.device.type, enabled=False):
-            for part, logits, scores in _chunks(len(hidden), weight):
-                ids = targets[part, None]
-                _into(logits, hidden[part].to(weight.dtype), weight.t(), bias)
-                if scores is not logits:
-                    scores.copy_(logits)
-                own = scores.gather(1, ids)
-                top, at = scores.max(dim=-1, keepdim=True)
-                scores = _softmax(scores)
-                # the largest probability tells what its score was divided by
-                losses[part] = (top - scores.gather(1, at).log() - own).squeeze(1)
-                if wanted:
-                    scores.scatter_add_(1, ids, scores.new_full(ids.shape, -1.0))
-                    gradient[part] = (scores if scores.dtype == weight.dtype else logits.copy_(scores)) @ weight
+            for part in parts:
+                into = gradient[part] if wanted else None
+                losses[part] = _scored(hidden[part].to(weight.dtype), weight, bias, targets[part, None], room, into)
         if wanted:
             ctx.save_for_backward(gradient)
         return losses

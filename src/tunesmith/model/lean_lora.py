@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft.tuners import lora
 from torch.autograd.function import once_differentiable
 
 from tunesmith.model.precision import linear_dtype
+from tunesmith.model.products import ProductForward, times
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -93,8 +93,9 @@ def _is_frozen_linear(base: Any) -> bool:
 
 
 def _is_watched(module: torch.nn.Module) -> bool:
-    """Whether something happens when the module itself is called."""
-    return "forward" in vars(module) or any(getattr(module, name) for name in HOOKS)
+    """Whether something else happens when the module itself is called."""
+    replaced = not isinstance(vars(module).get("forward"), ProductForward | None)
+    return replaced or any(getattr(module, name) for name in HOOKS)
 
 
 class _Linear(torch.autograd.Function):
@@ -117,8 +118,8 @@ class _Linear(torch.autograd.Function):
             scaling: s.
         """
         rows = x.flatten(0, -2)
-        low = rows @ a.t()
-        made = F.linear(rows, weight, bias).addmm_(low, b.t(), alpha=scaling)
+        low = times(rows, a)
+        made = times(rows, weight, bias).addmm_(low, b.t(), alpha=scaling)
         ctx.save_for_backward(rows, weight, a, b, low)
         ctx.scaling = scaling
         return made.view(*x.shape[:-1], -1)
@@ -132,7 +133,7 @@ class _Linear(torch.autograd.Function):
         below, of_a, of_b = _of_update(gradient, rows, b, low, ctx.scaling)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = (gradient @ weight).addmm_(below, a).view(*upstream.shape[:-1], -1)
+            of_x = times(gradient, weight.t()).addmm_(below, a).view(*upstream.shape[:-1], -1)
         return of_x, None, None, of_a, of_b, None
 
 
@@ -145,7 +146,7 @@ class _Update(torch.autograd.Function):
     ) -> torch.Tensor:
         """The layer's answer, [..., out]; arguments as for ``_Linear``."""
         rows = x.flatten(0, -2)
-        low = rows @ a.t()
+        low = times(rows, a)
         ctx.save_for_backward(rows, a, b, low)
         ctx.scaling = scaling
         return torch.addmm(y.flatten(0, -2), low, b.t(), alpha=scaling).view(y.shape)
@@ -164,5 +165,5 @@ def _of_update(
     gradient: torch.Tensor, rows: torch.Tensor, b: torch.Tensor, low: torch.Tensor, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of ``low``, A and B, from that of the answer."""
-    below = (gradient @ b).mul_(scaling)
+    below = times(gradient, b.t()).mul_(scaling)
     return below, below.t() @ rows, (gradient.t() @ low).mul_(scaling)

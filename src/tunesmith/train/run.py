@@ -31,6 +31,7 @@ from tunesmith.model.lean_lora import add_updates_in_place
 from tunesmith.model.load import load_model
 from tunesmith.model.new_tokens import new_token_ids, num_embeddings
 from tunesmith.model.parameters import trainable_parameters
+from tunesmith.model.products import multiply_quickly
 from tunesmith.model.spread import loads_in_pieces
 from tunesmith.model.tokenizer import check_vocabulary
 from tunesmith.notices import notify
@@ -236,6 +237,7 @@ def build_trainer(setup: Setup, model: Any, contract: Contract, arguments: Argum
     training = resolved.config.training
     if not (setup.strategy.uses_deepspeed or setup.strategy.shards_parameters):
         add_updates_in_place(model)
+        multiply_quickly(model)
     layout, head = layout_and_head(setup, model, arguments.device)
     pad_token_id = tokenizer.pad_token_id
     tokenizer.chat_template = chat_template(setup.data.builder, setup.data.first_row) or tokenizer.chat_template
