@@ -48,7 +48,7 @@ def compare(
             model,
             tokenizer,
             prompts,
-            Decoding(max_new_tokens=MAX_NEW_TOKENS, batch_size=16, stop_token_ids=stops, engine=engine),
+            Decoding(max_new_tokens=MAX_NEW_TOKENS, stop_token_ids=stops, engine=engine),
         )
         return [answer.token_ids for answer in answers]
 

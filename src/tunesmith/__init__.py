@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # torch's large tensors lie in large pages then, where Linux has them: a step on the CPU meets hundreds of times fewer
 # pages that are new to it. torch asks once, before its first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-# oneDNN makes a kernel for each shape, of which a step has about twenty; the next step has others, and all of the thousand
+# oneDNN makes a kernel for each shape, of which a step has about twenty; the next step has others, and the thousand
 # that it would keep take a gigabyte and more.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 

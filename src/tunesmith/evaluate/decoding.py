@@ -20,6 +20,12 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from tunesmith.config.schema import EvaluationSection
 from tunesmith.model.adapters import base_of
 
+KEPT_BYTES = 2**31
+"""Keys and values that answers under way may keep where nobody has said how many are."""
+MOST_ROWS = 32
+"""Beyond so many, a small model on a CPU gains nothing (measured), and answers wait for others longer."""
+ROWS = 16
+"""Of a model that keeps other things."""
 LEAST_PREFIX = 16
 """A shared beginning of fewer tokens is not worth a pass of its own."""
 
@@ -40,7 +46,7 @@ class Decoding:
     Attributes:
         max_new_tokens: longest answer; less where the model's positions end earlier, which is said.
         batch_size: prompts of the longest length that are continued side by side. From 4 on there are more of shorter
-            ones, as many as have no more tokens together.
+            ones, as many as have no more tokens together. None: ``generate`` asks ``rows_within``.
         temperature: 0 is greedy; above 0 tokens are sampled.
         top_p: mass of nucleus sampling, used with a temperature above 0.
         seed: seed of the sampling; a prompt's random numbers depend on it and on the prompt's place alone.
@@ -50,7 +56,7 @@ class Decoding:
     """
 
     max_new_tokens: int
-    batch_size: int
+    batch_size: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -71,6 +77,12 @@ class Decoding:
             engine=settings.generation_engine,
             stop_token_ids=None if stop_token_ids is None else sorted(set(stop_token_ids)),
         )
+
+    @property
+    def rows(self) -> int:
+        """``batch_size``, once it is settled."""
+        assert self.batch_size is not None
+        return self.batch_size
 
     @property
     def stops(self) -> list[int]:
@@ -137,17 +149,32 @@ def shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> P
     length = min(common, *(len(prompt) - 1 for prompt in prompts))
     if len(prompts) < 2 or length < LEAST_PREFIX or not keeps_plain_cache(model):
         return None
+    layers = _remembered(model, first[:length])
+    return Prefix(length, [(layer.keys, layer.values) for layer in layers])
+
+
+def rows_within(model: PreTrainedModel, longest: int) -> int:
+    """How many prompts may be continued side by side, of ``longest`` tokens with their answers; the model itself tells
+    what it keeps of one."""
+    if not keeps_plain_cache(model):
+        return ROWS
+    layers = _remembered(model, [0])
+    kept: int = longest * sum(tensor.nbytes for layer in layers for tensor in (layer.keys, layer.values))
+    return max(1, min(MOST_ROWS, KEPT_BYTES // max(kept, 1)))
+
+
+def _remembered(model: PreTrainedModel, tokens: Sequence[int]) -> list[Any]:
+    """What the layers of a model keep of a row of tokens."""
     cache = DynamicCache()  # without a configuration it keeps every position, also those outside a sliding window
     spared = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
     forward: Callable[..., Any] = model  # an architecture's own arguments
     forward(
-        input_ids=torch.tensor([first[:length]], device=device_of(model)),
+        input_ids=torch.tensor([list(tokens)], device=device_of(model)),
         past_key_values=cache,
         use_cache=True,
         **spared,
     )
-    layers: list[Any] = cache.layers
-    return Prefix(length, [(layer.keys, layer.values) for layer in layers])
+    return list(cache.layers)
 
 
 def random_draws(jobs: Sequence[Job], decoding: Decoding) -> torch.Tensor:

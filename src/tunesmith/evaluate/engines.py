@@ -66,11 +66,11 @@ def continuous(
         return
     longest = max(len(job.prompt) + job.budget for job in jobs)
     # The attention that the model was trained and is evaluated with stays; on CUDA the library knows its memory.
-    settings = ContinuousBatchingConfig(auto_switch_to_flash=False, max_requests_per_batch=decoding.batch_size)
+    settings = ContinuousBatchingConfig(auto_switch_to_flash=False, max_requests_per_batch=decoding.rows)
     if device.type == "cpu":
         settings.page_size = PAGE
-        settings.num_blocks = decoding.batch_size * (math.ceil(longest / PAGE) + 1)
-        settings.max_batch_tokens = max(longest, decoding.batch_size)
+        settings.num_blocks = decoding.rows * (math.ceil(longest / PAGE) + 1)
+        settings.max_batch_tokens = max(longest, decoding.rows)
     with base.continuous_batching_context_manager(
         generation_config=decoding.config(max(job.budget for job in jobs)), continuous_batching_config=settings
     ) as manager:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.row import Row
 from tunesmith.errors import DataError, ModelError
-from tunesmith.evaluate.decoding import Decoding, Job, model_positions, shared_prefix
+from tunesmith.evaluate.decoding import Decoding, Job, model_positions, rows_within, shared_prefix
 from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
 from tunesmith.evaluate.padding import takes_padding
@@ -85,12 +85,15 @@ def generate(
     decoding = _with_tokens(decoding, model, tokenizer)
     budgets = _budgets(prompts, decoding.max_new_tokens, model_positions(model), names)
     jobs = [Job(*each) for each in zip(range(len(prompts)), prompts, budgets, strict=True)]
+    with evaluating(model), torch.no_grad():
+        rows = decoding.batch_size or (rows_within(model, max(map(_tokens, jobs))) if len(jobs) > 1 else 1)
+    decoding = replace(decoding, batch_size=rows)
     answers: dict[int, Answer] = {}
     if journal is not None:
         answers = journal.open(identity(model) | asdict(decoding) | {"jobs": [asdict(job) for job in jobs]})
     streamer = _Spoken(tokenizer, on_text) if on_text is not None else None
     unkept: dict[int, Answer] = {}
-    with evaluating(model), torch.no_grad(), _memory(decoding.batch_size):
+    with evaluating(model), torch.no_grad(), _memory(rows):
         for part, over in _parts(model, jobs, decoding, set(answers), streamer):
             unkept |= {index: _until_stop(ids, decoding.stops) for index, ids in part}
             answers |= unkept
@@ -195,14 +198,14 @@ def _sorted_batches(
     padded = takes_padding(model, [job.prompt for job in jobs], decoding)
     prefix = shared_prefix(model, [job.prompt for job in jobs])
     longest = max(map(_tokens, jobs))
-    if padded and decoding.batch_size >= REFILL and len(jobs) > 1 and takes_others_in(model, longest):
+    if padded and decoding.rows >= REFILL and len(jobs) > 1 and takes_others_in(model, longest):
         waiting = deque(sorted((job for job in jobs if job.index not in done), key=lambda job: -len(job.prompt)))
         while waiting:
-            rows = _side_by_side(waiting, decoding.batch_size, longest)
+            rows = _side_by_side(waiting, decoding.rows, longest)
             for finished, over in sitting(model, waiting, rows, decoding, prefix):
                 yield list(finished.items()), over
         return
-    for batch in _batches(jobs, decoding.batch_size, padded=padded):
+    for batch in _batches(jobs, decoding.rows, padded=padded):
         if not done.issuperset(job.index for job in batch):
             ids = continue_batch(model, batch, decoding, prefix, streamer)
             yield list(zip([job.index for job in batch], ids, strict=True)), True

@@ -41,7 +41,7 @@ def takes_padding(model: PreTrainedModel, prompts: Sequence[Sequence[int]], deco
     short, long = min(prompts, key=len)[-LONGEST:], max(map(len, prompts))
     pad = min(long, LONGEST) - len(short)
     base = base_of(model)
-    if len(prompts) < 2 or pad <= 0 or decoding.batch_size == 1:
+    if len(prompts) < 2 or pad <= 0 or decoding.rows == 1:
         return True
     if base not in _known:
         _known[base] = _answers_alike(model, short, pad, decoding)

@@ -1,8 +1,8 @@
 """Products of activations and weights, by the quicker one of the two libraries that torch has for them on a CPU.
 
-torch multiplies float32 by MKL, which leaves AVX-512 to processors of Intel; oneDNN, for which torch has an operation of
-its own, uses it wherever it is. On a Zen 4 core a layer of 384 by 1,024 numbers took a tenth less time, one of 4,096 by
-4,096 a fifth, and a head of 384 by 32,768 a quarter (``docs/decisions``). Numbers differ by their rounding.
+torch multiplies float32 by MKL, which leaves AVX-512 to processors of Intel; oneDNN, for which torch has an operation
+of its own, uses it wherever it is. On a Zen 4 core a layer of 384 by 1,024 numbers took a tenth less time, one of 4,096
+by 4,096 a fifth (``docs/decisions``). Numbers differ by their rounding.
 """
 
 from __future__ import annotations
@@ -63,12 +63,14 @@ def multiply_quickly(model: torch.nn.Module) -> int:
     """Have the linear layers of a model train so; returns how many.
 
     Evaluation goes torch's way: oneDNN makes a kernel for each number of rows (half a millisecond, and a megabyte), and
-    the rows of answers under way change too often. Layers whose forward somebody has replaced already stay as they are, and so do all where there is nothing to gain.
-    Weights have to be whole where they are read, as they are not under FSDP and ZeRO-3.
+    the rows of answers under way change too often. Layers whose forward somebody has replaced already stay as they are,
+    and so do all where there is nothing to gain. Weights have to be whole where they are read, as they are not under
+    FSDP and ZeRO-3.
     """
     if not onednn_is_quicker():
         return 0
     found = [one for one in model.modules() if type(one) is torch.nn.Linear and "forward" not in vars(one)]
+    layer: Any
     for layer in found:
         layer.forward = ProductForward(layer)
     return len(found)
