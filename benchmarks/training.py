@@ -38,10 +38,6 @@ TRAINED = {
     "full": "all weights trained",
 }
 """The same in words."""
-LARGE_PAGES = (
-    " In rows as long as these a tensor has 45 MiB, and the large pages that tunesmith asks Linux for cost some "
-    "processors more than they save (docs/decisions); THP_MEM_ALLOC_ENABLE=0 goes without."
-)
 SCALES: dict[str, dict[str, int]] = {
     "25M": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 6},
     "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -225,5 +221,4 @@ def how(result: dict[str, Any]) -> str:
         "processes of their own, medians of the steps after the first; losses of all sides equal to "
         f"{LOSSES_AGREE:g}. The mark is the hand-written loop without padding (`benchmarks/loops.py`). Peaks are those "
         "of whole processes; tunesmith's includes writing the finished run, which the others do not do."
-        + (LARGE_PAGES if result["work"].startswith("long") else "")
     )

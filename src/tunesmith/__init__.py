@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from tunesmith.entrypoints.python import train as train
     from tunesmith.errors import TunesmithError as TunesmithError
 
-# torch's large tensors lie in large pages then, where Linux has them: a step on the CPU meets hundreds of times fewer
-# pages that are new to it. torch asks once, before its first tensor.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # oneDNN makes a kernel for each shape, of which a step has about twenty; the next step has others, and the thousand
 # that it would keep take a gigabyte and more.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")

@@ -57,6 +57,7 @@ from tunesmith.train.folder import (
     write_ledger,
     write_page,
 )
+from tunesmith.train.freed_memory import freed_memory_kept
 from tunesmith.train.garbage import nothing_old_collected
 from tunesmith.train.lock import held
 from tunesmith.train.optimization import check_optimization, make_arguments
@@ -195,6 +196,7 @@ def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
             way_on_told(Path(setup.resolved.config.training.output_dir), going_on(command)),
             memory_explained(setup, trainer=trainer),
             deaths_explained(going_on(command)),
+            freed_memory_kept() if setup.device.kind == "cpu" else nullcontext(),
         ):
             trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
             trainer.finish_weights()
