@@ -56,9 +56,8 @@ def take(module: str, job: dict[str, Any]) -> Turn:
     given, measured, log = (Path(job["folder"], name) for name in ("job.json", "result.json", "log"))
     given.write_text(json.dumps(job), encoding="utf-8")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment.pop(
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY", None
-    )  # this process has it from the package; no other side would
+    # this process has it from the package; no other side would
+    environment.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
     with log.open("w", encoding="utf-8") as file:
         began = time.time()
         process = subprocess.Popen(
