@@ -158,7 +158,8 @@ def rows_within(model: PreTrainedModel, longest: int) -> int:
     what it keeps of one."""
     if not keeps_plain_cache(model):
         return ROWS
-    layers = _remembered(model, [0])
+    # one that shares the keys and values of another has none of its own
+    layers = [layer for layer in _remembered(model, [0]) if layer.is_initialized]
     kept: int = longest * sum(tensor.nbytes for layer in layers for tensor in (layer.keys, layer.values))
     return max(1, min(MOST_ROWS, KEPT_BYTES // max(kept, 1)))
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
+from transformers.cache_utils import DynamicLayer
 
 from tunesmith.config.schema import EvaluationSection
 from tunesmith.evaluate import decoding as decodings
@@ -76,6 +77,18 @@ def test_a_small_model_has_no_more_than_pays(loaded: tuple[Any, Any]) -> None:
 def test_what_keeps_a_state_has_a_fixed_number() -> None:
     model = MambaForCausalLM(MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=96))
     assert rows_within(model, 10**9) == ROWS
+
+
+def test_layers_that_keep_nothing_of_their_own_count_for_nothing(
+    loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some models' layers take keys and values of an earlier one."""
+    model, _ = loaded
+    remembered = decodings._remembered
+    monkeypatch.setattr(decodings, "KEPT_BYTES", 3 * TOKENS * kept_of_a_token(model))
+    monkeypatch.setattr(decodings, "_remembered", lambda *asked: [*remembered(*asked), DynamicLayer()])
+    with torch.no_grad():
+        assert rows_within(model, TOKENS) == 3
 
 
 def test_the_setting_is_unset_by_default() -> None:
