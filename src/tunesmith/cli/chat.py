@@ -15,7 +15,7 @@ from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say_piece, tell
 from tunesmith.errors import DataError
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 
 if TYPE_CHECKING:
     from tunesmith.evaluate.answering import Answerer
@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
     options, settings = parser.split(argv)
     environment.prepare()
     early.check_named(options.model)
-    with uncollected():
+    with lean_imports():
         from tunesmith.evaluate.answering import Answerer
         from tunesmith.evaluate.subject import find_subject
 

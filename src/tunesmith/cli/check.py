@@ -14,7 +14,7 @@ from tunesmith.config.draft import COMMAND_LINE
 from tunesmith.config.load import DIALECTS, load
 from tunesmith.config.resolve import Resolved
 from tunesmith.errors import ConfigError, TunesmithError
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 from tunesmith.program import named
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
         return _end(resolved, None, list(known.values()), as_json=options.json)
     from tunesmith.launch.processes import planned
 
-    with uncollected():
+    with lean_imports():
         from tunesmith.train.check import check
 
     report = check(resolved, options.gpu, planned(resolved), known.values())

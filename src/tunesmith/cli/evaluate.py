@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser
 from tunesmith.cli.output import say, say_json, tell
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 from tunesmith.visible import visible
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
 def _one(options: argparse.Namespace, settings: Sequence[str], **asked: Any) -> EvaluationResult:
     from tunesmith.cli.progress import follow
 
-    with uncollected():
+    with lean_imports():
         from tunesmith.evaluate.run import evaluate_run, evaluate_untrained
 
     with follow("answers") as progress:
@@ -92,7 +92,7 @@ def _one(options: argparse.Namespace, settings: Sequence[str], **asked: Any) -> 
 def _several(names: Sequence[str], settings: Sequence[str], **asked: Any) -> Comparison:
     from tunesmith.cli.progress import follow
 
-    with uncollected():
+    with lean_imports():
         from tunesmith.evaluate.run import evaluate_several
 
     with ExitStack() as stack:

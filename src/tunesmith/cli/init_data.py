@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.cli import environment
 from tunesmith.cli.output import say, tell
 from tunesmith.errors import ConfigError, DataError, StorageError
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 from tunesmith.program import command
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def proposal(rows: Sequence[Row], data: str, prompt: str | None, answer: str | N
     from tunesmith.config.schema import ModelSection
     from tunesmith.data.guess import guess_shape
 
-    with uncollected():
+    with lean_imports():
         from tunesmith.model.tokenizer import load_tokenizer
         from tunesmith.train.proposal import facts_of, measure, propose
 

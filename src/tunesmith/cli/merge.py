@@ -11,7 +11,7 @@ from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser, permissions_in
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.errors import ModelError
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 from tunesmith.model.source import ADAPTER_CONFIG
 from tunesmith.report.folder import check_new
 from tunesmith.report.record import RECORD
@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
     check_finished(Path(options.run))
     if options.gguf:
         gguf.find_converter()  # before anything heavy happens
-    with uncollected():
+    with lean_imports():
         from tunesmith.evaluate.prompts import questions_for
         from tunesmith.export.merge import merge
     permissions = permissions_in(options)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import STREAM, VerbParser
 from tunesmith.cli.output import say_json, tell
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 
 UNFINISHED = ".unfinished.jsonl"
 """Added to the output's name: answers of a prediction that is still running, or was interrupted."""
@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> int:
     options, settings = parser.split(argv)
     from tunesmith.data.rows import iter_rows, stream_rows
 
-    with uncollected():
+    with lean_imports():
         from tunesmith.evaluate.predict import check_output, predict, write_predictions
 
     output = None if options.output == STREAM else Path(options.output)

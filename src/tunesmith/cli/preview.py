@@ -11,7 +11,7 @@ from tunesmith.cli import early, environment
 from tunesmith.cli.arguments import VerbParser, of_a_run
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.load import DIALECTS, load
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 from tunesmith.visible import visible as safe
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
     resolved = load(options.file or options.config, settings, dialect=options.dialect)
     environment.prepare(resolved)
     early.check_inputs(resolved)
-    with uncollected():
+    with lean_imports():
         from tunesmith.train import preview
 
     if options.row is not None:

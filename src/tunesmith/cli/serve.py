@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tunesmith.cli import environment
 from tunesmith.cli.arguments import VerbParser, permissions_in
 from tunesmith.cli.output import tell
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 from tunesmith.launch import serving
 from tunesmith.launch.ports import listen
 
@@ -52,7 +52,7 @@ def _serve_here(name: str, settings: Sequence[str], listening: socket.socket) ->
 
 
 def _serve_by_vllm(options: Namespace, settings: Sequence[str]) -> int:
-    with uncollected():
+    with lean_imports():
         from tunesmith.evaluate.subject import find_subject
 
     subject = find_subject(options.model, settings)

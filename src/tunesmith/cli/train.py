@@ -13,7 +13,7 @@ from tunesmith.cli.arguments import VerbParser, of_a_run
 from tunesmith.cli.output import say, say_json, tell
 from tunesmith.config.load import DIALECTS, load
 from tunesmith.config.resolve import Resolved
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 from tunesmith.program import command
 from tunesmith.train.signals import going_on, watching
 
@@ -92,7 +92,7 @@ def _train(resolved: Resolved, program: Sequence[str], began: float) -> TrainRes
         return _train_in_ranks(resolved, program, wanted)
     from tunesmith.cli.progress import Plain, make_listener
 
-    with uncollected():
+    with lean_imports():
         from tunesmith.train.callbacks import Silent
         from tunesmith.train.processes import is_main_process
         from tunesmith.train.run import train

@@ -5,6 +5,7 @@ Rendering itself is ``templates.py``'s and ``chat_template.py``'s.
 
 from __future__ import annotations
 
+import os.path
 import re
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -26,8 +27,28 @@ def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | Non
     """Matches the text of every special token of ``tokenizer``; None when it has none."""
     tokens = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content}
     tokens |= set(tokenizer.all_special_tokens)
-    ordered = sorted(tokens, key=lambda token: (-len(token), token))
-    return re.compile("|".join(map(re.escape, ordered))) if ordered else None
+    return re.compile(any_of(tokens)) if tokens else None
+
+
+def any_of(texts: Iterable[str], branchings: int = 16) -> str:
+    """A regular expression for the longest of ``texts``, of which there is one at least, at a place.
+
+    Beginnings that texts share stand in it once, for so many ``branchings`` one inside the other: of hundreds that
+    begin alike each would be tried at every place.
+    """
+    longest_first = sorted(set(texts), key=lambda text: (-len(text), text))
+    if len(longest_first) == 1:
+        return re.escape(longest_first[0])
+    if not branchings:
+        return f"(?:{'|'.join(map(re.escape, longest_first))})"
+    heads: dict[str, list[str]] = {}
+    for text in longest_first:
+        heads.setdefault(text[:1], []).append(text)
+    branches = []
+    for some in heads.values():  # the empty text, which ends all of them, comes last
+        shared = os.path.commonprefix(some)  # noqa: RUF071 - letters, no paths
+        branches.append(re.escape(shared) + any_of([text[len(shared) :] for text in some], branchings - 1))
+    return f"(?:{'|'.join(branches)})"
 
 
 def token_text(value: Any) -> str | None:

@@ -18,7 +18,7 @@ from tunesmith.config.names import NameTable
 from tunesmith.config.overrides import as_arguments
 from tunesmith.entrypoints.call import Config, called, check_choice, path_of, permitted, resolved_of, rows_of
 from tunesmith.errors import StorageError
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 
 if TYPE_CHECKING:
     from tunesmith.data.preview import PreviewRow
@@ -104,7 +104,7 @@ def preview(
     with called():
         resolved, _ = resolved_of(config, dialect, settings)
         environment.prepare(resolved)
-        with uncollected():
+        with lean_imports():
             from tunesmith.train import preview as rows
 
         if row is not None:
@@ -232,7 +232,7 @@ class Run:
         with self._loading():
             from tunesmith.cli.progress import follow
 
-            with uncollected():
+            with lean_imports():
                 from tunesmith.evaluate.run import evaluate_run
 
             words = as_arguments(settings, NameTable())
@@ -263,7 +263,7 @@ class Run:
             DataError, ModelError, StorageError, UnsafeError: as ``evaluate``.
         """
         with self._loading():
-            with uncollected():
+            with lean_imports():
                 from tunesmith.evaluate.run import evaluate_several
 
             names = [self.folder, *(other.folder if isinstance(other, Run) else os.fspath(other) for other in others)]
@@ -297,7 +297,7 @@ class Run:
         with self._loading():
             from tunesmith.cli.progress import follow
 
-            with uncollected():
+            with lean_imports():
                 from tunesmith.evaluate.predict import predict
 
             given, words = rows_of(rows), as_arguments(settings, NameTable())
@@ -336,7 +336,7 @@ class Run:
             StorageError: ``output`` is not empty, or cannot be written; or the run is not finished.
         """
         with self._loading():
-            with uncollected():
+            with lean_imports():
                 from tunesmith.evaluate.prompts import questions_for
                 from tunesmith.export.merge import merge
             from tunesmith.report.belongings import check_finished

@@ -20,7 +20,7 @@ from tunesmith.config.readers import flat_json
 from tunesmith.config.resolve import Resolved, resolve
 from tunesmith.config.schema import DataSection
 from tunesmith.errors import ConfigError, did_you_mean, raise_together
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 from tunesmith.program import named
 from tunesmith.report.folder import write_json
 from tunesmith.train.processes import is_main_process
@@ -177,7 +177,7 @@ class ModelTrainer:
         environment.prepare(resolved)
         from tunesmith.cli.progress import make_listener
 
-        with uncollected():
+        with lean_imports():
             from tunesmith.train.callbacks import Silent
             from tunesmith.train.run import train
 

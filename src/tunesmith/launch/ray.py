@@ -21,7 +21,7 @@ from tunesmith import notices
 from tunesmith.config.permissions import permissions_of
 from tunesmith.config.resolve import Resolved, from_values
 from tunesmith.errors import ConfigError, ModelError, StorageError, TunesmithError
-from tunesmith.imports import uncollected
+from tunesmith.imports import lean_imports
 from tunesmith.launch.interruption import interruptible
 from tunesmith.launch.processes import launched, planned
 from tunesmith.train.processes import num_processes, rank
@@ -245,7 +245,7 @@ def work(job: dict[str, Any]) -> None:
     restarts, hopeless = broadcast_from_rank_zero(ray.get(events.begin.remote()) if rank() == 0 else (0, False))
     if hopeless:
         raise RuntimeError("an error that another start cannot mend")
-    with uncollected():
+    with lean_imports():
         from tunesmith.train.run import train
 
     ray_listener = RayListener(events)

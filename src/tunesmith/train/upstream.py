@@ -211,6 +211,12 @@ TOUCHED: tuple[Touched, ...] = (
         "trl<1.17",
     ),
     Touched(
+        "trl.import_utils.PACKAGE_DISTRIBUTION_MAPPING",
+        "TRL opens the records of all that is installed to look up the version of transformers, see lean_trl",
+        "https://github.com/huggingface/trl/blob/v1.16.0/trl/import_utils.py",
+        "trl<1.17",
+    ),
+    Touched(
         "accelerate.utils.other.is_deepspeed_available",
         "unwrapping any model imports DeepSpeed, where it is installed, to compare with its engine, see lean_trl",
         "https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/utils/other.py",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tunesmith.data.conversation import Message
-from tunesmith.data.special_tokens import Guard, special_pattern
+from tunesmith.data.special_tokens import Guard, any_of, special_pattern
 
 
 def test_special_tokens_in_content_come_back_in_their_places(mistral_tokenizer: Any) -> None:
@@ -18,3 +23,20 @@ def test_special_tokens_in_content_come_back_in_their_places(mistral_tokenizer: 
     assert rendered.text == "<s>" + content
     assert [rendered.text[start:end] for start, end in rendered.protected] == ["</s>", "[INST]"]
     assert rendered.spans[1].end == len(rendered.text)
+
+
+SHORT = st.text("ab[.|", min_size=1, max_size=5)
+
+
+@given(st.sets(SHORT, min_size=1, max_size=12), st.text("ab[.|", max_size=30), st.integers(0, 3))
+def test_the_longest_text_at_each_place_is_found(texts: set[str], searched: str, branchings: int) -> None:
+    """As by trying one after the other, longest first, whatever they share."""
+    plain = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
+    found = [match.span() for match in re.finditer(any_of(texts, branchings), searched)]
+    assert found == [match.span() for match in re.finditer(plain, searched)]
+
+
+@pytest.mark.parametrize("texts", [["\n" * number for number in range(1, 2000)], ["x" * 20_000, "x" * 20_000 + "y"]])
+def test_long_texts_that_begin_alike_are_found(texts: list[str]) -> None:
+    pattern = re.compile(any_of(texts))
+    assert [pattern.fullmatch(text) is not None for text in texts] == [True] * len(texts)
