@@ -1,4 +1,4 @@
-"""How answers are generated: what decides a token and ends an answer, and the beginning that all prompts share."""
+"""How answers are generated: what decides a token and ends an answer, and how many are under way at once."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ MOST_ROWS = 32
 """Beyond so many, a small model on a CPU gains nothing (measured), and answers wait for others longer."""
 ROWS = 16
 """Of a model that keeps other things."""
-LEAST_PREFIX = 16
-"""A shared beginning of fewer tokens is not worth a pass of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +104,6 @@ class Decoding:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """Keys and values of tokens that all prompts begin with: for each layer two tensors [1, heads, length, size]."""
-
-    length: int
-    layers: list[tuple[torch.Tensor, torch.Tensor]]
-
-    def fill(self, cache: DynamicCache, pads: Sequence[int]) -> None:
-        """Begin the empty cache of a batch, whose row ``i`` begins with ``pads[i]`` padding tokens.
-
-        It is what a pass over the first ``length`` columns would leave, so the library goes on from it as after any
-        left padding. What stands in padded columns does not matter, since attention is masked there.
-        """
-        columns = torch.arange(self.length) - torch.tensor(pads)[:, None]
-        for number, tensors in enumerate(self.layers):
-            index = columns.clamp(min=0).to(tensors[0].device)
-            keys, values = (tensor[0][:, index].transpose(0, 1) for tensor in tensors)
-            cache.update(keys, values, number)
-
-
 def keeps_plain_cache(model: PreTrainedModel) -> bool:
     """Whether all that the model remembers is keys and values by position, in every layer.
 
@@ -136,46 +114,34 @@ def keeps_plain_cache(model: PreTrainedModel) -> bool:
     return plain and "past_key_values" in _parameters(model)
 
 
-def shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Prefix | None:
-    """The longest beginning that all prompts share, computed once; None where that would not pay or cannot be.
-
-    Every prompt keeps a token of its own, after which its answer begins.
-    """
-    first, last = (
-        min(map(list, prompts)),
-        max(map(list, prompts)),
-    )  # what these two share, all that lie between them share
-    common = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    length = min(common, *(len(prompt) - 1 for prompt in prompts))
-    if len(prompts) < 2 or length < LEAST_PREFIX or not keeps_plain_cache(model):
-        return None
-    layers = _remembered(model, first[:length])
-    return Prefix(length, [(layer.keys, layer.values) for layer in layers])
-
-
 def rows_within(model: PreTrainedModel, longest: int) -> int:
     """How many prompts may be continued side by side, of ``longest`` tokens with their answers; the model itself tells
     what it keeps of one."""
     if not keeps_plain_cache(model):
         return ROWS
     # one that shares the keys and values of another has none of its own
-    layers = [layer for layer in _remembered(model, [0]) if layer.is_initialized]
+    layers = [layer for layer in remembered(model, [0]) if layer.is_initialized]
     kept: int = longest * sum(tensor.nbytes for layer in layers for tensor in (layer.keys, layer.values))
     return max(1, min(MOST_ROWS, KEPT_BYTES // max(kept, 1)))
 
 
-def _remembered(model: PreTrainedModel, tokens: Sequence[int]) -> list[Any]:
+def remembered(model: PreTrainedModel, tokens: Sequence[int]) -> list[Any]:
     """What the layers of a model keep of a row of tokens."""
     cache = DynamicCache()  # without a configuration it keeps every position, also those outside a sliding window
+    remember(model, tokens, cache)
+    return list(cache.layers)
+
+
+def remember(model: PreTrainedModel, tokens: Sequence[int], cache: DynamicCache, **more: Any) -> None:
+    """Let a row of tokens pass through a model, for nothing but what it keeps of them in ``cache``.
+
+    Args:
+        more: what else the model is to be given.
+    """
     spared = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
     forward: Callable[..., Any] = model  # an architecture's own arguments
-    forward(
-        input_ids=torch.tensor([list(tokens)], device=device_of(model)),
-        past_key_values=cache,
-        use_cache=True,
-        **spared,
-    )
-    return list(cache.layers)
+    ids = torch.tensor([list(tokens)], device=device_of(model))
+    forward(input_ids=ids, past_key_values=cache, use_cache=True, **spared, **more)
 
 
 def random_draws(jobs: Sequence[Job], decoding: Decoding) -> torch.Tensor:

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.row import Row
 from tunesmith.errors import DataError, ModelError
-from tunesmith.evaluate.decoding import Decoding, Job, model_positions, rows_within, shared_prefix
+from tunesmith.evaluate.beginning import kept_once, shared_prefix
+from tunesmith.evaluate.decoding import Decoding, Job, model_positions, rows_within
 from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
 from tunesmith.evaluate.padding import takes_padding
@@ -200,10 +201,11 @@ def _sorted_batches(
     longest = max(map(_tokens, jobs))
     if padded and decoding.rows >= REFILL and len(jobs) > 1 and takes_others_in(model, longest):
         waiting = deque(sorted((job for job in jobs if job.index not in done), key=lambda job: -len(job.prompt)))
-        while waiting:
-            rows = _side_by_side(waiting, decoding.rows, longest)
-            for finished, over in sitting(model, waiting, rows, decoding, prefix):
-                yield list(finished.items()), over
+        with contextlib.nullcontext() if prefix is None else kept_once(model, prefix) as common:
+            while waiting:
+                rows = _side_by_side(waiting, decoding.rows, longest)
+                for finished, over in sitting(model, waiting, rows, decoding, common):
+                    yield list(finished.items()), over
         return
     for batch in _batches(jobs, decoding.rows, padded=padded):
         if not done.issuperset(job.index for job in batch):

@@ -1,7 +1,8 @@
 """Prompts continued side by side, by the library's own ``generate``, without work that can be spared.
 
 Rows whose answer has ended are let go, and other prompts take their place: their keys and values are put behind padding
-in front, as those of any shorter prompt. It does not decide which prompts meet, and it does not read answers.
+in front, as those of any shorter prompt. What all of them begin with stands before the padding where it is kept once.
+It does not decide which prompts meet, and it does not read answers.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.generation.streamers import BaseStreamer
 
+from tunesmith.evaluate.beginning import Prefix
 from tunesmith.evaluate.decoding import (
     Decoding,
     Job,
-    Prefix,
     device_of,
     keeps_plain_cache,
     model_positions,
@@ -82,8 +83,9 @@ def sitting(
         if room:
             fresh = begun(room)
             left -= room
-            fresh.advance(most=1)
-            finished |= fresh.release()
+            if not fresh.filled:
+                fresh.advance(most=1)
+                finished |= fresh.release()
             if fresh.jobs:
                 batch.join(fresh)
         yield finished, not batch.jobs
@@ -118,6 +120,7 @@ class Rows:
 
     Attributes:
         jobs: the prompts.
+        filled: whether the cache held all but their last tokens from the beginning.
     """
 
     def __init__(
@@ -132,13 +135,20 @@ class Rows:
         self._model, self._decoding, self._cache = model, decoding, cache
         width = max(len(job.prompt) for job in jobs)
         self._starts = torch.full((len(jobs),), width)  # column where the answer of each begins
+        self._fixed = fixed = 0 if prefix is None else prefix.columns  # columns before the padding
         pads = [width - len(job.prompt) for job in jobs]
-        padded = [[decoding.filler] * pad + list(job.prompt) for pad, job in zip(pads, jobs, strict=True)]
+        padded = [
+            [*job.prompt[:fixed], *[decoding.filler] * pad, *job.prompt[fixed:]]
+            for pad, job in zip(pads, jobs, strict=True)
+        ]
         self._ids = torch.tensor(padded, device=device_of(model))
-        self._mask = (torch.arange(width) >= torch.tensor(pads)[:, None]).long().to(self._ids.device)
+        columns = torch.arange(width)
+        seen = (columns < fixed) | (columns >= fixed + torch.tensor(pads)[:, None])
+        self._mask = seen.long().to(self._ids.device)
         self._draws = random_draws(jobs, decoding).to(self._ids.device) if decoding.temperature > 0 else None
+        self.filled = False
         if prefix is not None and cache is not None:
-            prefix.fill(cache, pads)
+            self.filled = prefix.begin(model, cache, [job.prompt for job in jobs])
 
     def advance(self, *, share: int = 2, most: int | None = None, streamer: BaseStreamer | None = None) -> None:
         """Generate until one of ``share`` rows has ended, or until there are ``most`` tokens more.
@@ -193,7 +203,7 @@ class Rows:
 
     @property
     def _pads(self) -> list[int]:
-        """Padding in front of each row."""
+        """Padding in each row."""
         return [int(start) - len(job.prompt) for start, job in zip(self._starts, self.jobs, strict=True)]
 
     def join(self, others: Rows) -> None:
@@ -215,13 +225,15 @@ class Rows:
     def _layers(self) -> list[Any]:
         """Layers of a cache that keeps every position."""
         assert self._cache is not None
-        assert all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        assert all(isinstance(layer, DynamicLayer) and not layer.is_sliding for layer in self._cache.layers)
         return list(self._cache.layers)
 
     def _widen(self, columns: int) -> None:
-        """Put padding in front, or cut it off where ``columns`` is negative."""
-        self._ids = F.pad(self._ids, (columns, 0), value=self._decoding.filler)
-        self._mask = F.pad(self._mask, (columns, 0))
+        """Put padding where it stands, or cut it off where ``columns`` is negative."""
+        self._ids, self._mask = (
+            torch.cat([whole[:, : self._fixed], F.pad(whole[:, self._fixed :], (columns, 0), value=value)], dim=1)
+            for whole, value in ((self._ids, self._decoding.filler), (self._mask, 0))
+        )
         self._starts = self._starts + columns
         for layer in self._layers:
             layer.keys, layer.values = (F.pad(tensor, (0, 0, columns, 0)) for tensor in (layer.keys, layer.values))

@@ -17,45 +17,15 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
-    MambaConfig,
-    MambaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
 )
 
+from plain_generation import KINDS, counted, load, plain_greedy, prompts_of_lengths, with_beginning
 from tunesmith import notices
 from tunesmith.errors import DataError, ModelError
-from tunesmith.evaluate.decoding import Decoding, shared_prefix
+from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import default_stop_token_ids, generate
 from tunesmith.evaluate.padding import takes_padding
-from tunesmith.model.device import here
-from tunesmith.model.load import load_base
-from tunesmith.model.precision import choose_precision
-
-KINDS = ("llama", "mistral", "gpt2")
-
-
-def load(folder: Path) -> tuple[Any, Any]:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
-
-
-def prompts_of_lengths(*lengths: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(3)
-    return [[1, *torch.randint(4, 90, (length - 1,), generator=generator).tolist()] for length in lengths]
-
-
-def plain_greedy(model: Any, prompt: list[int], stops: list[int], max_new_tokens: int) -> tuple[list[int], bool]:
-    """Greedy decoding without batch, padding or cache: the definition."""
-    ids = list(prompt)
-    for _ in range(max_new_tokens):
-        with torch.no_grad():
-            token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
-        if token in stops:
-            return ids[len(prompt) :], True
-        ids.append(token)
-    return ids[len(prompt) :], False
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -254,76 +224,6 @@ def test_nothing_is_printed(models_folder: Path, capfd: pytest.CaptureFixture[st
     assert capfd.readouterr() == ("", "")
 
 
-def with_beginning(length: int, *lengths: int) -> list[list[int]]:
-    """Prompts of these lengths after ``length`` tokens that they share."""
-    beginning, *rest = prompts_of_lengths(length, *(number + 1 for number in lengths))
-    return [beginning + prompt[1:] for prompt in rest]
-
-
-def counted(model: Any) -> list[tuple[int, int]]:
-    """The sizes [rows, tokens] of what the model is given from now on."""
-    sizes: list[tuple[int, int]] = []
-    model.register_forward_pre_hook(lambda _, __, kw: sizes.append(tuple(kw["input_ids"].shape)), with_kwargs=True)
-    return sizes
-
-
-def sliding_window_model() -> Any:
-    torch.manual_seed(7)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return MistralForCausalLM(MistralConfig(**sizes, vocab_size=96, num_key_value_heads=2, sliding_window=12)).eval()
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "adapter", "window"])
-def test_a_shared_beginning_is_computed_once_and_changes_no_answer(models_folder: Path, kind: str) -> None:
-    model, tokenizer = load(models_folder / (kind if kind in KINDS else "llama"))
-    if kind == "adapter":
-        torch.manual_seed(0)
-        model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
-    if kind == "window":
-        model = sliding_window_model()
-    model.eval()
-    # rows that are padded by less and by more than the beginning is long, and one that has a single token of its own
-    prompts = with_beginning(20, 3, 30, 1, 9, 2, 17)
-    stops = [tokenizer.eos_token_id, plain_greedy(model, prompts[1], [], 12)[0][6]]
-    expected = [plain_greedy(model, prompt, stops, 12) for prompt in prompts]
-    decoding = Decoding(max_new_tokens=12, batch_size=6, stop_token_ids=stops, pad_token_id=tokenizer.pad_token_id)
-    assert takes_padding(model, prompts, decoding)
-    sizes = counted(model.get_base_model() if kind == "adapter" else model)
-    answers = generate(model, tokenizer, prompts, decoding)
-    assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
-    assert sizes[:2] == [(1, 20), (6, 30)]
-    assert len({stopped for _, stopped in expected}) == 2
-
-
-def test_a_recurrent_model_answers_without_a_shared_beginning(models_folder: Path) -> None:
-    _, tokenizer = load(models_folder / "llama")
-    torch.manual_seed(7)
-    model = MambaForCausalLM(MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4)).eval()
-    prompts = with_beginning(20, 5, 5, 5)  # of one length, since a recurrent model reads padding too
-    assert shared_prefix(model, prompts) is None
-    answers = generate(model, tokenizer, prompts, Decoding(max_new_tokens=6, batch_size=3, stop_token_ids=[95]))
-    assert [answer.token_ids for answer in answers] == [plain_greedy(model, p, [95], 6)[0] for p in prompts]
-
-
-def test_a_short_or_missing_beginning_is_not_shared(models_folder: Path) -> None:
-    model, _ = load(models_folder / "llama")
-    assert shared_prefix(model, with_beginning(15, 4, 4)) is None
-    assert shared_prefix(model, with_beginning(30, 4)) is None
-    assert shared_prefix(model, with_beginning(16, 4, 5)).length == 16
-    assert shared_prefix(model, with_beginning(24, 4, 0)).length == 23  # the shorter prompt keeps a token of its own
-
-
-def test_four_bit_weights_answer_alike_with_a_shared_beginning(settings: Any) -> None:
-    resolved = settings("mistral", load_in_4bit=True, bf16=False, fp16=False)
-    model = load_base(resolved, choose_precision(resolved, here(resolved)), here(resolved)).eval()
-    tokenizer = AutoTokenizer.from_pretrained(resolved.config.model.model_name_or_path)
-    prompts = with_beginning(20, 3, 12, 1, 9)
-    answers = generate(model, tokenizer, prompts, Decoding(max_new_tokens=10, batch_size=4, stop_token_ids=[95]))
-    assert [(answer.token_ids, answer.stopped) for answer in answers] == [
-        plain_greedy(model, prompt, [95], 10) for prompt in prompts
-    ]
-
-
 def test_rows_that_have_ended_are_let_go(models_folder: Path) -> None:
     model, tokenizer = load(models_folder / "mistral")
     model.eval()
@@ -342,29 +242,6 @@ def test_rows_that_have_ended_are_let_go(models_folder: Path) -> None:
         going = sum(needed > number for needed in passes)
         assert going <= rows < 2 * going
     assert sizes[-1][0] < 8
-
-
-@pytest.mark.parametrize("beginning", [1, 18])
-def test_others_take_the_places_of_rows_that_have_ended(models_folder: Path, beginning: int) -> None:
-    model, tokenizer = load(models_folder / "mistral")
-    model.eval()
-    prompts = with_beginning(beginning, *range(1, 25, 2))
-    free = [plain_greedy(model, prompt, [], 16)[0] for prompt in prompts]
-    # a token that ends some answers early and others not
-    stop = max(range(96), key=lambda token: 0.5 - abs(0.5 - sum(token in answer[:12] for answer in free) / len(free)))
-    expected = [plain_greedy(model, prompt, [stop], 16) for prompt in prompts]
-    decoding = Decoding(max_new_tokens=16, batch_size=4, stop_token_ids=[stop])
-    takes_padding(model, prompts, decoding)
-    sizes = counted(model)
-    told: list[int] = []
-    answers = generate(model, tokenizer, prompts, decoding, on_progress=lambda done, _: told.append(done))
-    assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
-    assert told == sorted(set(told)), "progress is told whenever answers have ended"
-    passes = [len(ids) + stopped for ids, stopped in expected]
-    joined = [rows for rows, tokens in sizes if tokens > 1]
-    assert min(joined) < 4, "prompts come in while others are under way"
-    assert sum(joined) >= len(prompts)
-    assert sum(rows for rows, tokens in sizes if tokens == 1) < 1.5 * sum(passes)
 
 
 def test_shorter_prompts_are_more_side_by_side(models_folder: Path) -> None:

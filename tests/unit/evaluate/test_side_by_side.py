@@ -84,9 +84,9 @@ def test_layers_that_keep_nothing_of_their_own_count_for_nothing(
 ) -> None:
     """Some models' layers take keys and values of an earlier one."""
     model, _ = loaded
-    remembered = decodings._remembered
+    remembered = decodings.remembered
     monkeypatch.setattr(decodings, "KEPT_BYTES", 3 * TOKENS * kept_of_a_token(model))
-    monkeypatch.setattr(decodings, "_remembered", lambda *asked: [*remembered(*asked), DynamicLayer()])
+    monkeypatch.setattr(decodings, "remembered", lambda *asked: [*remembered(*asked), DynamicLayer()])
     with torch.no_grad():
         assert rows_within(model, TOKENS) == 3
 
