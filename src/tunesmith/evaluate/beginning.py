@@ -20,7 +20,7 @@ from transformers.masking_utils import sdpa_mask
 
 from tunesmith.evaluate.decoding import device_of, keeps_plain_cache, remember, remembered
 from tunesmith.model.adapters import base_of
-from tunesmith.model.internals import attention_of, takes_attention_functions
+from tunesmith.model.internals import attention_of, attentions_of, takes_attention_functions
 from tunesmith.model.prefixes import is_square
 from tunesmith.model.segments import SEGMENTED
 
@@ -166,8 +166,8 @@ def kept_once(model: PreTrainedModel, prefix: Prefix) -> Iterator[Prefix]:
         prefix: of its own making.
     """
     base = base_of(model)
-    before = attention_of(base)
-    if before not in ("sdpa", SEGMENTED) or not takes_attention_functions(base):
+    before = attentions_of(base)
+    if attention_of(base) not in ("sdpa", SEGMENTED) or not takes_attention_functions(base):
         yield prefix
         return
     AttentionInterface.register(BEHIND, attend_behind)
@@ -251,7 +251,7 @@ def _attend_with_one_token(
     shared = by_row(by_group(grouped) @ keys.transpose(1, 2))
     weights, rest = torch.cat([shared, own], dim=3).softmax(dim=3).split([length, behind], dim=3)
     attended: torch.Tensor = rest @ value + by_row(by_group(weights) @ values)
-    return attended.reshape(rows, 1, heads, size)
+    return attended.reshape(rows, 1, heads, value.shape[3])
 
 
 def _attend_in_one_row(

@@ -27,6 +27,14 @@ def attention_of(model: PreTrainedModel) -> str:
     return name
 
 
+def attentions_of(model: PreTrainedModel) -> dict[str, str]:
+    """The same of a loaded model and of its parts, by their names, as ``set_attn_implementation`` takes them."""
+    parts = {name: getattr(model.config, name, None) for name in model.config.sub_configs}
+    return {"": attention_of(model)} | {
+        name: part._attn_implementation for name, part in parts.items() if part is not None
+    }
+
+
 def supports_sdpa(config: PreTrainedConfig) -> bool:
     """Whether the architecture of a configuration has an sdpa implementation; True for code that comes with the model.
 

@@ -12,7 +12,16 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer, DynamicCache, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForMultimodalLM,
+    AutoTokenizer,
+    DynamicCache,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from plain_generation import KINDS, counted, load, plain_greedy, with_beginning
 from tunesmith.evaluate import beginning, side_by_side
@@ -22,8 +31,10 @@ from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import generate
 from tunesmith.evaluate.padding import takes_padding
 from tunesmith.model.device import here
+from tunesmith.model.internals import attentions_of
 from tunesmith.model.load import load_base
 from tunesmith.model.precision import choose_precision
+from vision_models import VISION
 
 ASKED = [(2, 5), (2, 1), (1, 7), (2, 1)]
 """Passes of the proof: two rows behind copies, and the same one behind the other before their last tokens."""
@@ -173,6 +184,19 @@ def test_the_attention_comes_back_after_an_error(models_folder: Path) -> None:
         with pytest.raises(KeyboardInterrupt), kept_once(model, prefix):
             raise KeyboardInterrupt
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_the_attention_of_every_part_comes_back() -> None:
+    """Of a model that reads images, whose parts need not have the same."""
+    torch.manual_seed(7)
+    model = AutoModelForMultimodalLM.from_config(CONFIG_MAPPING["mistral3"](**VISION["mistral3"])).eval()
+    model.set_attn_implementation({"": "sdpa", "text_config": "sdpa", "vision_config": "eager"})
+    before = attentions_of(model)
+    with torch.no_grad(), kept_once(model, shared_prefix(model, with_beginning(20, 3, 9))) as common:
+        assert common.once
+        assert attentions_of(model)["text_config"] == beginning.BEHIND
+    assert attentions_of(model) == before
+    assert before["vision_config"] == "eager"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
