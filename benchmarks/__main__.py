@@ -8,7 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import generation, gpu, layouts, load, prepare, record, start, start_side, training, training_side
+from benchmarks import (
+    generation,
+    gpu,
+    layouts,
+    load,
+    peers,
+    prepare,
+    record,
+    start,
+    start_side,
+    training,
+    training_side,
+)
 
 IN_README = ("nli", "reasoning")
 """Works whose LoRA steps and first steps README shows; RESULTS.md has all."""
@@ -23,7 +35,8 @@ def _note(text: str) -> None:
 def _training(options: argparse.Namespace, tokenizer: str) -> list[dict[str, Any]]:
     """The comparison of training steps, for each work that was asked for."""
     found = []
-    sides = [options.side or list(training_side.SIDES), options.side or [training.MARK, training.OURS, "Trainer"]]
+    everybody = [*training_side.SIDES, *(peers.installed() if options.method == "LoRA" else ())]
+    sides = [options.side or everybody, options.side or [training.MARK, training.OURS, "Trainer"]]
     for work in options.work or ["synthetic"]:
         for together in (False, True) if options.together else (False,):
             _note(f"training steps: {work}{', rows that begin alike together' if together else ''}")
@@ -135,7 +148,7 @@ def main() -> None:
         "--work", action="append", help=f"of training and start: {', '.join(training.WORKS)} (synthetic)"
     )
     parser.add_argument(
-        "--side", action="append", choices=tuple(training_side.SIDES), help="of training and start (all)"
+        "--side", action="append", choices=(*training_side.SIDES, *peers.PEERS), help="of training and start (all)"
     )
     parser.add_argument("--steps", type=int, default=6, help="of training, start and gpu: steps a turn (6)")
     parser.add_argument(
@@ -154,7 +167,15 @@ def main() -> None:
         "--publish", action="store_true", help="write what is published: RESULTS.md, README, docs/models.md"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument(
+        "--install", action="append", choices=tuple(peers.PEERS),
+        help="make an environment of its own for a peer, which is a side of training from then on; compares nothing",
+    )  # fmt: skip
     options = parser.parse_args()
+    if options.install:
+        for name in options.install:
+            peers.make(name, _note)
+        return
     results: dict[str, Any] = {}
     from tunesmith.model.source import locate
 

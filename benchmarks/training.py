@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training_side import settings
+from benchmarks import peers
+from benchmarks.training_side import LORA, adapted, settings
 from benchmarks.turns import alternating, take
 from benchmarks.works import WORKS
 
@@ -61,7 +62,7 @@ def compare(
 
     Args:
         work: a name of ``WORKS``.
-        sides: names of ``SIDES``; the first one's losses are what the others must have.
+        sides: names of ``SIDES`` and ``PEERS``; the first one's losses are what the others must have.
         rounds: turns of each side.
         steps: optimizer steps of each turn; the first is not counted.
         tokenizer: folder of the tokenizer.
@@ -72,12 +73,20 @@ def compare(
         write: told of each turn.
 
     Raises:
-        SystemExit: the sides' losses differ, or a side ended with an error.
+        SystemExit: the sides' losses differ, a side ended with an error, or a peer is not installed or cannot take
+            part.
     """
     from tunesmith.data.collate import sharing
 
+    theirs = [side for side in sides if side in peers.PEERS]
+    if theirs and method != "LoRA":
+        raise SystemExit(f"{', '.join(theirs)}: compared with LoRA alone")
+    for side in theirs:
+        peers.python_of(side)  # which says what is missing
     with tempfile.TemporaryDirectory() as name:
         job = prepare(Path(name), work, steps, tokenizer, scale, group_by_prefix=group_by_prefix, method=method)
+        if theirs:
+            job |= {"adapter": _draw_adapter(job), "lora": LORA}
         found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for number, side in alternating(sides, rounds):
             key = f"{work} {scale} {steps} {group_by_prefix} {method} {number} {side}"
@@ -88,7 +97,8 @@ def compare(
         tokens, computed = (sum(counts) for counts in zip(*found_shared, strict=True))
     return {
         "work": work + (", rows that begin alike together" if group_by_prefix else "")
-        + (f", {method}" if method != "LoRA" else ""), "method": method, "steps": steps,
+        + (f", {method}" if method != "LoRA" else "") + (f", beside {' and '.join(theirs)}" if theirs else ""),
+        "method": method, "steps": steps,
         "rounds": rounds, "scale": scale, "tokens_a_step": tokens / steps, "computed": computed / tokens,
         "batch_size": job["batch_size"],
         "sides": {side: summary(turns) for side, turns in found.items()},
@@ -149,6 +159,16 @@ def prepare(
     return job | {"batches": batches_of(job)}
 
 
+def _draw_adapter(job: dict[str, Any]) -> str:
+    """The adapter that all sides draw, for those that cannot draw it alike: its folder."""
+    folder = Path(job["folder"]) / "adapter"
+    adapted(job).save_pretrained(folder)
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": job["model"], "bias": "none"}
+    # no more than this, for peers have older versions of PEFT
+    (folder / "adapter_config.json").write_text(json.dumps(config | LORA), encoding="utf-8")
+    return str(folder)
+
+
 def batches_of(job: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """The first batches of the engine's own order, as tokens and labels."""
     from tunesmith.config.resolve import from_values
@@ -176,7 +196,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     Raises:
         SystemExit: it ended with an error.
     """
-    return take("benchmarks.training_side", job).result
+    side = job["side"]
+    module = "benchmarks.peer_side" if side in peers.PEERS else "benchmarks.training_side"
+    return take(module, job, peers.python_of(side)).result
 
 
 def check_losses(found: dict[str, list[dict[str, Any]]], agree: float = LOSSES_AGREE) -> None:
@@ -221,4 +243,4 @@ def how(result: dict[str, Any]) -> str:
         "processes of their own, medians of the steps after the first; losses of all sides equal to "
         f"{LOSSES_AGREE:g}. The mark is the hand-written loop without padding (`benchmarks/loops.py`). Peaks are those "
         "of whole processes; tunesmith's includes writing the finished run, which the others do not do."
-    )
+    ) + peers.versions(result["sides"])

@@ -46,8 +46,8 @@ def _compile() -> None:
         compileall.compile_dir(Path(__file__).parents[1] / folder, quiet=2)
 
 
-def take(module: str, job: dict[str, Any]) -> Turn:
-    """Run ``python -m MODULE JOB RESULT`` to its end.
+def take(module: str, job: dict[str, Any], python: str = sys.executable) -> Turn:
+    """Run ``python -m MODULE JOB RESULT`` to its end, by this or another interpreter.
 
     Raises:
         SystemExit: it ended with an error.
@@ -61,7 +61,7 @@ def take(module: str, job: dict[str, Any]) -> Turn:
     with log.open("w", encoding="utf-8") as file:
         began = time.time()
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(given), str(measured)],
+            [python, "-m", module, str(given), str(measured)],
             cwd=Path(__file__).parents[1], env=environment, stdout=file, stderr=file,
         )  # fmt: skip
         _, status, usage = os.wait4(process.pid, 0)

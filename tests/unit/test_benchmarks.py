@@ -9,9 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import gpu, gpu_side, prepare, real_use, record, start, start_side, training, training_side
+import torch
+from benchmarks import (
+    gpu,
+    gpu_side,
+    loops,
+    peer_side,
+    peers,
+    prepare,
+    real_use,
+    record,
+    start,
+    start_side,
+    training,
+    training_side,
+)
 from benchmarks.real_size import mistral_7b
 from benchmarks.turns import Turn, alternating, take
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from tunesmith.cli.main import main
 from tunesmith.model.blocks import read_across_rows
@@ -66,6 +83,52 @@ def test_other_ways_of_training_are_the_same_on_all_sides(
         training_side.main()
         found[side] = [json.loads(measured.read_text())]
     training.check_losses(found)
+
+
+def test_a_peer_gets_the_tokens_and_the_adapter_of_all_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' Trainer stands for one, by the interpreter of these tests."""
+    job = training.prepare(tmp_path, "synthetic", 2, locate("nano-mistral", None), "tiny")
+    job |= {"adapter": training._draw_adapter(job), "lora": training_side.LORA}
+
+    def trained(job: dict[str, Any], folder: Path) -> list[float]:
+        model = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32), job["adapter"], is_trainable=True
+        )
+        arguments = TrainingArguments(**training_side.arguments(job) | {"output_dir": str(folder)})
+        rows = Dataset.from_list(peer_side._rows(job))
+        trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=loops.padded)
+        trainer.train()
+        return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+    found = {}
+    monkeypatch.setitem(peer_side.SIDES, "a peer", trained)
+    for side, run in {"loop unpadded": training_side.main, "a peer": peer_side.main}.items():
+        given, measured = tmp_path / "job.json", tmp_path / "result.json"
+        given.write_text(json.dumps(job | {"side": side}))
+        monkeypatch.setattr(sys, "argv", ["side", str(given), str(measured)])
+        run()
+        found[side] = [json.loads(measured.read_text())]
+        assert found[side][0]["peak"] > 2**20
+    training.check_losses(found)
+
+
+def test_a_peer_that_is_not_there_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
+    assert peers.installed() == []
+    assert set(peers.PEERS) == set(peer_side.SIDES)
+    assert peers.python_of("TRL") == sys.executable
+    assert peers.versions(["TRL"]) == ""
+    assert "axolotl 0.19" in peers.versions(["TRL", "Axolotl"])
+    with pytest.raises(SystemExit, match="python -m benchmarks --install Axolotl"):
+        training.compare("synthetic", ["Axolotl"], rounds=1, steps=2, tokenizer=locate("nano-mistral", None))
+    python = tmp_path / "axolotl" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert peers.installed() == ["Axolotl"]
+    with pytest.raises(SystemExit, match="LoRA alone"):
+        training.compare("synthetic", ["Axolotl"], rounds=1, steps=2, tokenizer="", method="full")
 
 
 def test_turns_that_have_ended_are_not_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
