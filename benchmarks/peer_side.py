@@ -1,5 +1,6 @@
-"""A peer's turn of the comparison ``training``: ``python -m benchmarks.peer_side JOB RESULT``, by the interpreter of its
-environment, where tunesmith is not installed.
+"""A peer's turn of the comparison ``training``: ``python -m benchmarks.peer_side JOB RESULT``.
+
+It is run by the interpreter of the peer's environment, where tunesmith is not installed.
 
 It gets the tokens, labels and order of all other sides, and the adapter that they draw.
 """
@@ -89,7 +90,8 @@ def axolotl(job: dict[str, Any], folder: Path) -> list[float]:
         "lora_target_modules": job["lora"]["target_modules"],
         "datasets": [{"path": str(rows), "ds_type": "json", "type": None}],
         "dataset_prepared_path": str(folder / "data"), "val_set_size": 0, "shuffle_merged_datasets": False,
-        "curriculum_sampling": True, "sequence_len": job["max_length"], "sample_packing": False, "pad_to_sequence_len": False, "train_on_inputs": False, "group_by_length": False,
+        "curriculum_sampling": True, "sequence_len": job["max_length"], "sample_packing": False,
+        "pad_to_sequence_len": False, "train_on_inputs": False, "group_by_length": False,
         "micro_batch_size": job["batch_size"], "gradient_accumulation_steps": 1, "max_steps": job["steps"],
         "optimizer": "adamw_torch", "learning_rate": 2e-4, "lr_scheduler": "constant", "weight_decay": 0.0,
         "bf16": False, "fp16": False, "tf32": False, "gradient_checkpointing": False, "attn_implementation": "sdpa",

@@ -16,6 +16,8 @@ PEERS: dict[str, tuple[str, ...]] = {
     "Axolotl": ("torch==2.13.0", "axolotl==0.19.0"),
 }
 """Side -> what is installed for it, in this order: torch comes first, as the build that is nearest."""
+INSTALLED = "installed.txt"
+"""In an environment: what was installed there, written when all of it was."""
 UNUSED = ("torchvision", "torchaudio")
 """What is taken off again: text needs none of it, and with another build of torch than its own it ends every import."""
 
@@ -28,15 +30,15 @@ def python_of(name: str) -> str:
     """
     if name not in PEERS:
         return sys.executable
-    python = _folder(name) / "bin" / "python"
-    if not python.exists():
+    if name not in installed():
         raise SystemExit(f"{name} is not installed; python -m benchmarks --install {name} does it")
-    return str(python)
+    return str(_folder(name) / "bin" / "python")
 
 
 def installed() -> list[str]:
-    """The peers that can take part here."""
-    return [name for name in PEERS if (_folder(name) / "bin" / "python").exists()]
+    """The peers that can take part here, in the versions that are named above."""
+    whole = {name: _folder(name) / INSTALLED for name in PEERS}
+    return [name for name, file in whole.items() if file.exists() and file.read_text() == _said(name)]
 
 
 def versions(sides: Iterable[str]) -> str:
@@ -59,6 +61,11 @@ def make(name: str, write: Callable[[str], None]) -> None:
         if ended.returncode:
             raise SystemExit(f"{wanted} could not be installed for {name}")
     subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", *UNUSED], check=False)
+    (_folder(name) / INSTALLED).write_text(_said(name))
+
+
+def _said(name: str) -> str:
+    return "\n".join(PEERS[name]) + "\n"
 
 
 def _folder(name: str) -> Path:

@@ -123,10 +123,13 @@ def test_a_peer_that_is_not_there_is_named_with_the_command_that_installs_it(
     assert "axolotl 0.19" in peers.versions(["TRL", "Axolotl"])
     with pytest.raises(SystemExit, match="python -m benchmarks --install Axolotl"):
         training.compare("synthetic", ["Axolotl"], rounds=1, steps=2, tokenizer=locate("nano-mistral", None))
-    python = tmp_path / "axolotl" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.touch()
+    told = tmp_path / "axolotl" / peers.INSTALLED
+    told.parent.mkdir()
+    told.write_text("torch==2.13.0\naxolotl==0.1\n")  # of an earlier version
+    assert peers.installed() == []
+    told.write_text(peers._said("Axolotl"))
     assert peers.installed() == ["Axolotl"]
+    assert peers.python_of("Axolotl") == str(tmp_path / "axolotl" / "bin" / "python")
     with pytest.raises(SystemExit, match="LoRA alone"):
         training.compare("synthetic", ["Axolotl"], rounds=1, steps=2, tokenizer="", method="full")
 
