@@ -21,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 from tunesmith.evaluate.decoding import device_of, keeps_plain_cache, remember, remembered
 from tunesmith.model.adapters import base_of
 from tunesmith.model.internals import attention_of, attentions_of, takes_attention_functions
-from tunesmith.model.prefixes import is_square
+from tunesmith.model.prefixes import attend_to_chain, is_square
 from tunesmith.model.segments import SEGMENTED
 
 LEAST_PREFIX = 16
@@ -34,6 +34,7 @@ _ATTRIBUTE = "shared_beginning"
 _ALTERING = ("softcap", "s_aux", "position_bias")
 """What layers may hand on that changes scores."""
 _known: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+"""Model -> whether it answers alike; each is asked once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +211,8 @@ def attend_behind(
             raise ValueError(f"{type(module).__name__} alters scores")
         return _attend_in_one_row(query, key, value, beginning, segment_lengths, scaling), None
     if beginning is not None:
-        told = attention_mask is None or attention_mask.dtype == torch.bool
-        if query.shape[2] == 1 and query.dtype == torch.float32 and told and not altered:
+        says_what_is_seen = attention_mask is None or attention_mask.dtype == torch.bool
+        if query.shape[2] == 1 and query.dtype == torch.float32 and says_what_is_seen and not altered:
             return _attend_with_one_token(query, key, value, beginning, attention_mask, scaling), None
         key, value = (
             torch.cat([whole.expand(len(query), -1, -1, -1), own], dim=2)
@@ -274,18 +275,10 @@ def _attend_in_one_row(
     split = (whole.split(list(lengths), dim=2) for whole in (query, key, value))
     for own, own_keys, own_values in zip(*split, strict=True):
         length = own.shape[2]
-        square = is_square(before, length)
         if length:
-            attended = torch.nn.functional.scaled_dot_product_attention(
-                torch.nn.functional.pad(own, (0, 0, before, 0)) if square else own,
-                torch.cat([beginning[0], own_keys], dim=2),
-                torch.cat([beginning[1], own_values], dim=2),
-                attn_mask=None if square else mask[:length, : before + length],
-                is_causal=square,
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
-            parts.append(attended[:, :, before if square else 0 :])
+            seen = None if is_square(before, length) else mask[:length, : before + length]
+            keys, values = (torch.cat(both, dim=2) for both in zip(beginning, (own_keys, own_values), strict=True))
+            parts.append(attend_to_chain(own, keys, values, seen, scaling=scaling))
     return torch.cat(parts, dim=2).transpose(1, 2)
 
 

@@ -56,26 +56,58 @@ def attend_to_chains(
     Returns:
         [1, tokens, heads, size].
     """
-    grouped = query.shape[1] != key.shape[1]
     masks = chain_masks(tuple(lengths), tuple(parents), sliding_window, query.dtype, query.device)
     keys, values = key.split(list(lengths), dim=2), value.split(list(lengths), dim=2)
     parts = []
     for index, part in enumerate(query.split(list(lengths), dim=2)):
         chain = list(chain_of(parents, index))
         whole = len(chain) > 1
-        before = sum(lengths[at] for at in chain[:-1]) if masks[index] is None else 0
-        attended = torch.nn.functional.scaled_dot_product_attention(
-            torch.nn.functional.pad(part, (0, 0, before, 0)) if before else part,
+        attended = attend_to_chain(
+            part,
             torch.cat([keys[at] for at in chain], dim=2) if whole else keys[index],
             torch.cat([values[at] for at in chain], dim=2) if whole else values[index],
-            attn_mask=masks[index],
-            is_causal=masks[index] is None,
-            dropout_p=dropout,
-            scale=scaling,
-            enable_gqa=grouped,
+            masks[index],
+            dropout=dropout,
+            scaling=scaling,
         )
-        parts.append(attended[:, :, before:].transpose(1, 2))
+        parts.append(attended.transpose(1, 2))
     return torch.cat(parts, dim=1)
+
+
+def attend_to_chain(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+) -> torch.Tensor:
+    """sdpa of the last tokens of a chain over all of it.
+
+    Args:
+        query: [1, heads, last tokens, size].
+        key: [1, key heads, tokens, size]; value likewise.
+        mask: what is added to the scores, [last tokens, tokens]; None where plain causal attention says the same, with
+            queries that are led by zeros for what stands before.
+        dropout: share of attention weights that are dropped.
+        scaling: as in ``attend_to_chains``.
+
+    Returns:
+        [1, heads, last tokens, size].
+    """
+    before = key.shape[2] - query.shape[2] if mask is None else 0
+    attended = torch.nn.functional.scaled_dot_product_attention(
+        torch.nn.functional.pad(query, (0, 0, before, 0)) if before else query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return attended[:, :, before:]
 
 
 def is_square(before: int, length: int) -> bool:

@@ -145,27 +145,25 @@ def test_rows_keep_their_own_columns_alone(models_folder: Path, monkeypatch: pyt
     assert max(kept) <= 5 + 4
 
 
-def lost(kind: str) -> Any:
-    """An attention that is not what it should be."""
-    one, several = beginning._attend_with_one_token, beginning._attend_in_one_row
-    if kind == "forgets":
-        return lambda module, query, key, value, mask, **more: attend_behind(
-            module, query, key.clone(), value, mask, **more
-        )
-    if kind == "one":
-        return ("_attend_with_one_token", lambda *asked: one(*asked) * 1.1)
-    return ("_attend_in_one_row", lambda *asked: several(*asked) * 1.1)
+def forgetful(module: Any, query: Any, key: torch.Tensor, *rest: Any, **more: Any) -> Any:
+    """As of a layer that makes new keys before it attends to them."""
+    return attend_behind(module, query, key.clone(), *rest, **more)
 
 
-@pytest.mark.parametrize("kind", ["forgets", "one", "several"])
+def wrong(name: str) -> Any:
+    """What is too large by a tenth."""
+    right = getattr(beginning, name)
+    return lambda *asked: right(*asked) * 1.1
+
+
+@pytest.mark.parametrize("name", ["attend_behind", "_attend_with_one_token", "_attend_in_one_row"])
 def test_a_model_that_would_answer_otherwise_keeps_copies(
-    models_folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    models_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = load(models_folder / "mistral")
     model.eval()
     prompts = with_beginning(20, 3, 9, 1, 9)
-    wrong = lost(kind)
-    monkeypatch.setattr(beginning, *(wrong if isinstance(wrong, tuple) else ("attend_behind", wrong)))
+    monkeypatch.setattr(beginning, name, forgetful if name == "attend_behind" else wrong(name))
     prefix = shared_prefix(model, prompts)
     with torch.no_grad(), kept_once(model, prefix) as common:
         assert not common.once
