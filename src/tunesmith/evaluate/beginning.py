@@ -1,7 +1,8 @@
 """What all prompts begin with: computed once, and kept once while they are continued side by side.
 
 Rows that share keys and values see them in an attention of their own, and the model is asked whether it answers alike
-so. Where it does not, each row gets a copy, behind its padding.
+so. Where it does not, each row gets a copy, behind its padding. On a CPU that attention also lets prompts be read one
+behind the other, without padding, whether or not they have a beginning in common.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ LEAST_PREFIX = 16
 """A shared beginning of fewer tokens is not worth a pass of its own."""
 LEAST_DIFFERENCE = 1e-4
 """Of logits, against their spread, in which rounding cannot be told from another attention."""
+READ_AT_ONCE = 4096
+"""Tokens of prompts that are read one behind the other in one pass; longer ones are no quicker and need more memory."""
 BEHIND = "sdpa_behind_beginning"
 """Name under which ``attend_behind`` is known to transformers."""
 _ATTRIBUTE = "shared_beginning"
 _ALTERING = ("softcap", "s_aux", "position_bias")
 """What layers may hand on that changes scores."""
-_known: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
-"""Model -> whether it answers alike; each is asked once."""
+_known: WeakKeyDictionary[torch.nn.Module, dict[bool, bool]] = WeakKeyDictionary()
+"""Model -> whether it answers alike, by whether prompts have something in common; each is asked once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Prefix:
     """Keys and values of tokens that all prompts begin with.
 
     Attributes:
-        tokens: their ids.
+        tokens: their ids; none of them where all that is asked for is to be read without padding.
         layers: for each layer two tensors [1, heads, length, size].
         once: whether rows have them in common, in columns before their padding; else each has a copy behind it.
     """
@@ -86,17 +89,36 @@ class Prefix:
         return False
 
     def _fill(self, model: PreTrainedModel, layers: Sequence[_Behind], parts: Sequence[Sequence[int]]) -> None:
-        """Compute keys and values of these tokens of each row in one row, without padding, and put them in theirs."""
+        """Compute keys and values of these tokens of each row, without padding, and put them in theirs."""
+        read = [self._read(model, some) for some in _at_once(parts)]
         lengths = list(map(len, parts))
-        flat = [_Behind(keys, values, counted=False) for keys, values in self.layers]
+        for layer, *found in zip(layers, *read, strict=True):
+            layer.update(*(_in_rows(torch.cat(pieces, dim=2), lengths) for pieces in zip(*found, strict=True)))
+
+    def _read(self, model: PreTrainedModel, parts: Sequence[Sequence[int]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of each layer, of these tokens one behind the other in one row: [1, heads, tokens, size]."""
+        lengths = list(map(len, parts))
+        last = len(self.layers) - 1
+        layers = [_InOneRow(*whole, last=number == last) for number, whole in enumerate(self.layers)]
         if any(lengths):
-            computed = DynamicCache()
-            computed.layers = [*flat]
+            cache = DynamicCache()
+            cache.layers = [*layers]
             tokens = [token for part in parts for token in part]
             positions = [self.length + at for length in lengths for at in range(length)]
-            remember(model, tokens, computed, position_ids=torch.tensor([positions]), segment_lengths=lengths)
-        for layer, found in zip(layers, flat, strict=True):
-            layer.update(*(_in_rows(whole, lengths) for whole in found.own))
+            with contextlib.suppress(_Kept):
+                remember(model, tokens, cache, position_ids=torch.tensor([positions]), segment_lengths=lengths)
+        return [layer.own for layer in layers]
+
+
+def _at_once(parts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """As many rows after one another as have READ_AT_ONCE tokens together, or one that has more."""
+    some: list[Sequence[int]] = []
+    for part in parts:
+        if some and sum(map(len, some)) + len(part) > READ_AT_ONCE:
+            yield some
+            some = []
+        some.append(part)
+    yield some
 
 
 def _in_rows(whole: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
@@ -114,13 +136,11 @@ class _Behind(DynamicLayer):
 
     Args:
         keys: of the beginning, [1, heads, length, size]; values likewise.
-        counted: whether they are columns of the batch.
     """
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, *, counted: bool = True) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._beginning = keys, values
-        self._columns = keys.shape[2] if counted else 0
 
     @property
     def own(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,7 +158,30 @@ class _Behind(DynamicLayer):
         return keys, values
 
     def get_seq_length(self) -> int:
-        return int(self._columns + super().get_seq_length())
+        return int(self._beginning[0].shape[2] + super().get_seq_length())
+
+
+class _Kept(Exception):
+    """The last layer has its keys and values, and what the model would make of them is for nobody."""
+
+
+class _InOneRow(_Behind):
+    """The same of rows one behind the other in one, where the beginning takes no columns; the last ends the pass."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, *, last: bool) -> None:
+        super().__init__(keys, values)
+        self._last = last
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found = super().update(key_states, value_states, *args, **kwargs)
+        if self._last:
+            raise _Kept
+        return found
+
+    def get_seq_length(self) -> int:
+        return int(self.own[0].shape[2])
 
 
 def shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Prefix | None:
@@ -158,26 +201,36 @@ def shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> P
     return Prefix(first[:length], [(layer.keys, layer.values) for layer in layers])
 
 
+def _nothing_shared(model: PreTrainedModel) -> Prefix:
+    """The beginning of prompts that have none."""
+    layers = remembered(model, [0])
+    return Prefix([], [(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in layers])
+
+
 @contextlib.contextmanager
-def kept_once(model: PreTrainedModel, prefix: Prefix) -> Iterator[Prefix]:
+def kept_once(model: PreTrainedModel, prefix: Prefix | None) -> Iterator[Prefix | None]:
     """The same prefix, which rows have in common meanwhile, where the model answers alike so.
 
     Args:
         model: in evaluation mode, one that ``takes_others_in``.
-        prefix: of its own making.
+        prefix: of its own making. None becomes one without tokens where prompts can be read without padding.
     """
     base = base_of(model)
     before = attentions_of(base)
-    if attention_of(base) not in ("sdpa", SEGMENTED) or not takes_attention_functions(base):
+    fits = attention_of(base) in ("sdpa", SEGMENTED) and takes_attention_functions(base)
+    if not fits or (prefix is None and device_of(model).type != "cpu"):
         yield prefix
         return
+    beginning = _nothing_shared(model) if prefix is None else prefix
     AttentionInterface.register(BEHIND, attend_behind)
     AttentionMaskInterface.register(BEHIND, sdpa_mask)
     base.set_attn_implementation(BEHIND)
     try:
-        if base not in _known:
-            _known[base] = _answers_alike(model, prefix)
-        yield replace(prefix, once=_known[base])
+        known = _known.setdefault(base, {})
+        shares = beginning.length > 0
+        if shares not in known:
+            known[shares] = _answers_alike(model, beginning)
+        yield replace(beginning, once=True) if known[shares] else prefix
     finally:
         base.set_attn_implementation(before)
 
@@ -210,7 +263,7 @@ def attend_behind(
         if altered:
             raise ValueError(f"{type(module).__name__} alters scores")
         return _attend_in_one_row(query, key, value, beginning, segment_lengths, scaling), None
-    if beginning is not None:
+    if beginning is not None and beginning[0].shape[2]:
         says_what_is_seen = attention_mask is None or attention_mask.dtype == torch.bool
         if query.shape[2] == 1 and query.dtype == torch.float32 and says_what_is_seen and not altered:
             return _attend_with_one_token(query, key, value, beginning, attention_mask, scaling), None
@@ -276,8 +329,10 @@ def _attend_in_one_row(
     for own, own_keys, own_values in zip(*split, strict=True):
         length = own.shape[2]
         if length:
-            seen = None if is_square(before, length) else mask[:length, : before + length]
-            keys, values = (torch.cat(both, dim=2) for both in zip(beginning, (own_keys, own_values), strict=True))
+            seen = None if not before or is_square(before, length) else mask[:length, : before + length]
+            keys, values = own_keys, own_values
+            if before:
+                keys, values = (torch.cat(both, dim=2) for both in zip(beginning, (keys, values), strict=True))
             parts.append(attend_to_chain(own, keys, values, seen, scaling=scaling))
     return torch.cat(parts, dim=2).transpose(1, 2)
 

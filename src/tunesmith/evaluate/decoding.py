@@ -22,7 +22,7 @@ from tunesmith.model.adapters import base_of
 
 KEPT_BYTES = 2**31
 """Keys and values that answers under way may keep where nobody has said how many are."""
-MOST_ROWS = 32
+MOST_ROWS = 64
 """Beyond so many, a small model on a CPU gains nothing (measured), and answers wait for others longer."""
 ROWS = 16
 """Of a model that keeps other things."""

@@ -17,12 +17,13 @@ from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.row import Row
 from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate.beginning import kept_once, shared_prefix
-from tunesmith.evaluate.decoding import Decoding, Job, model_positions, rows_within
+from tunesmith.evaluate.decoding import Decoding, Job, device_of, model_positions, rows_within
 from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
 from tunesmith.evaluate.padding import takes_padding
 from tunesmith.evaluate.side_by_side import REFILL, continue_batch, sitting, takes_others_in
 from tunesmith.evaluate.untouched import evaluating
+from tunesmith.model.freed_memory import freed_memory_kept
 from tunesmith.notices import notify
 
 Part = tuple[list[tuple[int, list[int]]], bool]
@@ -94,7 +95,7 @@ def generate(
         answers = journal.open(identity(model) | asdict(decoding) | {"jobs": [asdict(job) for job in jobs]})
     streamer = _Spoken(tokenizer, on_text) if on_text is not None else None
     unkept: dict[int, Answer] = {}
-    with evaluating(model), torch.no_grad(), _memory(rows):
+    with evaluating(model), torch.no_grad(), _memory(rows), freed_memory_kept(device_of(model)):
         for part, over in _parts(model, jobs, decoding, set(answers), streamer):
             unkept |= {index: _until_stop(ids, decoding.stops) for index, ids in part}
             answers |= unkept
@@ -197,19 +198,19 @@ def _sorted_batches(
     if done.issuperset(job.index for job in jobs):
         return
     padded = takes_padding(model, [job.prompt for job in jobs], decoding)
-    prefix = shared_prefix(model, [job.prompt for job in jobs])
+    shared = shared_prefix(model, [job.prompt for job in jobs])
     longest = max(map(_tokens, jobs))
     if padded and decoding.rows >= REFILL and len(jobs) > 1 and takes_others_in(model, longest):
         waiting = deque(sorted((job for job in jobs if job.index not in done), key=lambda job: -len(job.prompt)))
-        with contextlib.nullcontext() if prefix is None else kept_once(model, prefix) as common:
+        with kept_once(model, shared) as prefix:
             while waiting:
                 rows = _side_by_side(waiting, decoding.rows, longest)
-                for finished, over in sitting(model, waiting, rows, decoding, common):
+                for finished, over in sitting(model, waiting, rows, decoding, prefix):
                     yield list(finished.items()), over
         return
     for batch in _batches(jobs, decoding.rows, padded=padded):
         if not done.issuperset(job.index for job in batch):
-            ids = continue_batch(model, batch, decoding, prefix, streamer)
+            ids = continue_batch(model, batch, decoding, shared, streamer)
             yield list(zip([job.index for job in batch], ids, strict=True)), True
 
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from tunesmith.data.masking import IGNORE_INDEX
 from tunesmith.model.adapters import base_of
+from tunesmith.model.freed_memory import freed_memory_kept
 from tunesmith.model.head import Head, asking
 
 
@@ -172,9 +173,10 @@ def measure_tokens(model: torch.nn.Module, batches: Iterable[dict[str, Any]], de
     """
     chosen = keeps_logits(base_of(model))
     totals = torch.zeros(4, dtype=torch.float64, device=device)
-    for batch in batches:
-        inputs = {name: value.to(device) for name, value in batch.items() if name != "origins"}
-        labels, weights = inputs.pop("labels"), inputs.pop("weights", None)
-        losses = token_losses(model, inputs, labels, weights, chosen_positions=chosen, count_correct=True)
-        totals += row_totals(losses).to(device).sum(0)
+    with freed_memory_kept(device):
+        for batch in batches:
+            inputs = {name: value.to(device) for name, value in batch.items() if name != "origins"}
+            labels, weights = inputs.pop("labels"), inputs.pop("weights", None)
+            losses = token_losses(model, inputs, labels, weights, chosen_positions=chosen, count_correct=True)
+            totals += row_totals(losses).to(device).sum(0)
     return token_figures(totals)

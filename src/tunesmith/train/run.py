@@ -23,6 +23,7 @@ from tunesmith.evaluate.generate import default_stop_token_ids
 from tunesmith.export import inference
 from tunesmith.export.inference import Contract, chat_template, make_contract
 from tunesmith.export.save import make_portable
+from tunesmith.model.freed_memory import freed_memory_kept
 from tunesmith.model.fresh import coverage_of
 from tunesmith.model.head import Head, inspect_head
 from tunesmith.model.internals import attention_of
@@ -57,7 +58,6 @@ from tunesmith.train.folder import (
     write_ledger,
     write_page,
 )
-from tunesmith.train.freed_memory import freed_memory_kept
 from tunesmith.train.garbage import nothing_old_collected
 from tunesmith.train.lock import held
 from tunesmith.train.optimization import check_optimization, make_arguments
@@ -196,7 +196,7 @@ def steps(setup: Setup, trainer: Trainer, command: Sequence[str], listener: List
             way_on_told(Path(setup.resolved.config.training.output_dir), going_on(command)),
             memory_explained(setup, trainer=trainer),
             deaths_explained(going_on(command)),
-            freed_memory_kept() if setup.device.kind == "cpu" else nullcontext(),
+            freed_memory_kept(setup.device.kind),
         ):
             trainer.train(resume_from_checkpoint=str(setup.resume.path) if setup.resume else None)
             trainer.finish_weights()

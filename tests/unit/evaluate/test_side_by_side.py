@@ -71,7 +71,7 @@ def test_a_single_prompt_asks_nothing_and_a_row_is_always_taken(
 
 def test_a_small_model_has_no_more_than_pays(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
-    assert max(rows_of(model, tokenizer, 40)) == MOST_ROWS
+    assert max(rows_of(model, tokenizer, MOST_ROWS + 8)) == MOST_ROWS
 
 
 def test_what_keeps_a_state_has_a_fixed_number() -> None:

@@ -12,7 +12,7 @@ import pytest
 MEASURED = """
 import resource
 import torch
-from tunesmith.train.freed_memory import freed_memory_kept
+from tunesmith.model.freed_memory import freed_memory_kept
 
 def faults_of_a_step():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -27,7 +27,7 @@ def held():
 
 faults_of_a_step()
 outside = faults_of_a_step()
-with freed_memory_kept():
+with freed_memory_kept("cpu"):
     faults_of_a_step()
     inside, most = faults_of_a_step(), held()
 print(outside, inside, most - held())
