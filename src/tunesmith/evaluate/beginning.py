@@ -21,6 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from tunesmith.evaluate.decoding import device_of, keeps_plain_cache, remember, remembered
 from tunesmith.model.adapters import base_of
+from tunesmith.model.answering import attributes_kept
 from tunesmith.model.internals import attention_of, attentions_of, takes_attention_functions
 from tunesmith.model.prefixes import attend_to_chain, is_square
 from tunesmith.model.segments import SEGMENTED
@@ -229,7 +230,8 @@ def kept_once(model: PreTrainedModel, prefix: Prefix | None) -> Iterator[Prefix 
         known = _known.setdefault(base, {})
         shares = beginning.length > 0
         if shares not in known:
-            known[shares] = _answers_alike(model, beginning)
+            with attributes_kept(model):
+                known[shares] = _answers_alike(model, beginning)
         yield replace(beginning, once=True) if known[shares] else prefix
     finally:
         base.set_attn_implementation(before)

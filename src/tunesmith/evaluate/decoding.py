@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tunesmith.config.schema import EvaluationSection
 from tunesmith.model.adapters import base_of
+from tunesmith.model.answering import attributes_kept
 
 KEPT_BYTES = 2**31
 """Keys and values that answers under way may keep where nobody has said how many are."""
@@ -141,7 +142,8 @@ def remember(model: PreTrainedModel, tokens: Sequence[int], cache: DynamicCache,
     spared = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
     forward: Callable[..., Any] = model  # an architecture's own arguments
     ids = torch.tensor([list(tokens)], device=device_of(model))
-    forward(input_ids=ids, past_key_values=cache, use_cache=True, **spared, **more)
+    with attributes_kept(model):
+        forward(input_ids=ids, past_key_values=cache, use_cache=True, **spared, **more)
 
 
 def random_draws(jobs: Sequence[Job], decoding: Decoding) -> torch.Tensor:
@@ -168,7 +170,8 @@ def _parameters(model: PreTrainedModel) -> Any:
 
 @contextlib.contextmanager
 def only_settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
-    """Put ``settings`` in the place of the model's own, which transformers would use for whatever is unset."""
+    """Put ``settings`` in the place of the model's own, which transformers would use for whatever is unset; and let the
+    model keep nothing of the rows for the next call, which may have others."""
     owners = [model, base_of(model)]
     before = [owner.generation_config for owner in owners]
     routers: Any = base_of(model).config.get_text_config()
@@ -178,7 +181,8 @@ def only_settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterato
     if reports:
         routers.output_router_logits = False  # the loss they are for cannot follow a cache, and nobody reads it
     try:
-        yield
+        with attributes_kept(model):
+            yield
     finally:
         if reports:
             routers.output_router_logits = reports

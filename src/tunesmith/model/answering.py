@@ -20,6 +20,26 @@ def modes_kept(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def attributes_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Afterwards no module that is made of others has a tensor among its attributes that was not there before.
+
+    Some models leave there what belongs to the rows of a call, such as how far positions lag behind an image, and read
+    it at the next call, whose rows are others. Buffers and parameters are not touched, nor are single layers, which
+    may unpack their weights at the first call.
+    """
+    before = {module: dict(vars(module)) for module in model.modules() if any(True for _ in module.children())}
+    try:
+        yield
+    finally:
+        for module, held in before.items():
+            for name, value in list(vars(module).items()):
+                if isinstance(value, torch.Tensor) and held.get(name) is not value:
+                    delattr(module, name)
+                    if name in held:
+                        setattr(module, name, held[name])
+
+
+@contextmanager
 def in_evaluation(model: torch.nn.Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode; each of its modules goes back to its own."""
     with modes_kept(model):

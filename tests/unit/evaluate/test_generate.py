@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from importlib.machinery import ModuleSpec
@@ -16,16 +17,21 @@ import torch
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoTokenizer,
     GenerationConfig,
 )
 
 from plain_generation import KINDS, counted, load, plain_greedy, prompts_of_lengths, with_beginning
 from tunesmith import notices
 from tunesmith.errors import DataError, ModelError
+from tunesmith.evaluate import generate as generating
 from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import default_stop_token_ids, generate
 from tunesmith.evaluate.padding import takes_padding
+from vision_models import VISION
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -243,6 +249,29 @@ def test_rows_that_have_ended_are_let_go(models_folder: Path) -> None:
         going = sum(needed > number for needed in passes)
         assert going <= rows < 2 * going
     assert sizes[-1][0] < 8
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", sorted(VISION))
+def test_rows_come_and_go_in_models_that_read_images(
+    models_folder: Path, kind: str, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some keep something of every row in attributes of their own, beside the cache."""
+    if padded:  # as on other devices
+        monkeypatch.setattr(generating, "kept_once", lambda model, shared: contextlib.nullcontext(shared))
+    torch.manual_seed(7)
+    model = AutoModelForMultimodalLM.from_config(CONFIG_MAPPING[kind](**VISION[kind])).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(8 if weight.dim() > 1 else 1)  # or they would all say the same
+    prompts = prompts_of_lengths(14, 12, 11, 9, 9, 8, 7, 5, 5, 4)
+    free = [plain_greedy(model, prompt, [], 8)[0] for prompt in prompts]
+    stops = sorted({answer[place % 6] for place, answer in enumerate(free)})
+    expected = [plain_greedy(model, prompt, stops, 8) for prompt in prompts]
+    assert len({len(ids) for ids, _ in expected}) > 1, "they end one after the other"
+    decoding = Decoding(max_new_tokens=8, batch_size=4, stop_token_ids=stops, pad_token_id=3)
+    answers = generate(model, AutoTokenizer.from_pretrained(models_folder / "llama"), prompts, decoding)
+    assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
 
 
 def test_shorter_prompts_are_more_side_by_side(models_folder: Path) -> None:
