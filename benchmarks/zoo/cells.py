@@ -183,30 +183,51 @@ def _merge(folder: Path) -> str:
 
 
 def _generation(folder: Path) -> str:
-    """Answers of the run in batches, against plain ``generate`` of the same model, one by one."""
-    import torch
+    """Answers of the run, which end one after the other so that others take their places, against plain ``generate`` of
+    the same model, one by one: with and without a beginning in common, read without padding and with it."""
+    import contextlib
+
     from transformers import AutoTokenizer
 
+    import tunesmith.evaluate.generate as generating
     from tunesmith.evaluate.decoding import Decoding
-    from tunesmith.evaluate.generate import generate
     from tunesmith.model.load import load_for_inference
 
-    loaded = load_for_inference(folder / "padded")
+    model = load_for_inference(folder / "padded").model
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    prompts = [tokenizer(row["prompt"])["input_ids"] for row in rows(6, seed=1)]
-    got = generate(loaded.model, tokenizer, prompts, Decoding(6, 4, stop_token_ids=[2]))
-    model: Any = loaded.model
-    for prompt, answer in zip(prompts, got, strict=True):
-        ids = torch.tensor([prompt])
-        mask = torch.ones_like(ids)
-        plain = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False, eos_token_id=2, pad_token_id=3
-        )
-        expected = plain[0, len(prompt) :].tolist()
-        expected = expected[: expected.index(2)] if 2 in expected else expected
-        if answer.token_ids != expected:
-            raise AssertionError(f"{answer.token_ids} is not the library's {expected}")
-    return f"{len(prompts)} equal"
+    own = [tokenizer(row["prompt"])["input_ids"] for row in rows(10, seed=1)]
+    beginning = tokenizer(rows(1, seed=2)[0]["prompt"])["input_ids"][:20]
+    put_once = generating.kept_once
+    for prompts in (own, [beginning + prompt for prompt in own]):
+        free = [_plain(model, prompt) for prompt in prompts]
+        stops = [2, *_that_ends_some(free)]
+        expected = [answer[: next(at for at, token in enumerate([*answer, 2]) if token in stops)] for answer in free]
+        for way in (put_once, lambda _, shared: contextlib.nullcontext(shared)):
+            generating.kept_once = way
+            answers = generating.generate(model, tokenizer, prompts, Decoding(6, 4, stop_token_ids=stops))
+            if [answer.token_ids for answer in answers] != expected:
+                raise AssertionError(f"{[answer.token_ids for answer in answers]} are not the library's {expected}")
+    return f"4 x {len(own)} equal"
+
+
+def _that_ends_some(answers: list[list[int]]) -> list[int]:
+    """The token that as near as can be half of the answers have, if there is one that some have not."""
+    having = {token: sum(token in answer for answer in answers) for answer in answers for token in answer}
+    some = [token for token, number in having.items() if number < len(answers)]
+    return sorted(some, key=lambda token: abs(2 * having[token] - len(answers)))[:1]
+
+
+def _plain(model: Any, prompt: list[int]) -> list[int]:
+    """The library's own answer of 6 tokens, or fewer where it ends."""
+    import torch
+
+    ids = torch.tensor([prompt])
+    found = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, eos_token_id=2,
+        pad_token_id=3,
+    )  # fmt: skip
+    answer: list[int] = found[0, len(prompt) :].tolist()
+    return answer
 
 
 def _reload(folder: Path, model: Path) -> str:

@@ -39,8 +39,9 @@ from tunesmith.evaluate.decoding import (
 REFILL = 4
 """Prompts come in when a fourth of the rows has ended: more often, and passes of their own would cost more than they
 spare. Of fewer rows than that none are exchanged."""
-SITTING = 4
-"""Prompts of a sitting, in times of its rows: what is begun side by side must be ended before it is kept."""
+SITTING = 128
+"""Prompts of a sitting, for between twice and four times as many rows: what is begun side by side must be ended before
+it is kept."""
 
 
 def takes_others_in(model: PreTrainedModel, longest: int) -> bool:
@@ -75,7 +76,7 @@ def sitting(
         return Rows(model, [waiting.popleft() for _ in range(number)], decoding, prefix, DynamicCache())
 
     batch = begun(min(rows, len(waiting)))
-    left = SITTING * rows - len(batch.jobs)
+    left = max(2 * rows, min(4 * rows, SITTING)) - len(batch.jobs)
     while batch.jobs:
         batch.advance(share=REFILL if left and waiting else 2)
         finished = batch.release()

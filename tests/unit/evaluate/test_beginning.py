@@ -117,17 +117,35 @@ def test_others_take_the_places_of_rows_that_have_ended(models_folder: Path, sha
 def test_answers_are_those_of_copies(models_folder: Path, data: st.DataObject) -> None:
     """Whatever the lengths, the rows and the way in which tokens are chosen."""
     model, tokenizer = load(models_folder / data.draw(st.sampled_from(["llama", "mistral"])))
-    prompts = with_beginning(17, *data.draw(st.lists(st.integers(1, 20), min_size=4, max_size=12)))
+    shared = data.draw(st.sampled_from([1, 17]))
+    prompts = with_beginning(shared, *data.draw(st.lists(st.integers(1, 20), min_size=4, max_size=12)))
     decoding = Decoding(
         max_new_tokens=data.draw(st.integers(1, 12)),
         batch_size=data.draw(st.integers(4, 9)),
         temperature=data.draw(st.sampled_from([0.0, 1.0])),
         stop_token_ids=data.draw(st.lists(st.integers(4, 90), min_size=1, max_size=12, unique=True)),
     )
-    kept = generate(model, tokenizer, prompts, decoding)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beginning, "READ_AT_ONCE", data.draw(st.sampled_from([5, 30, 4096])))
+        kept = generate(model, tokenizer, prompts, decoding)
         patch.setattr(generating, "kept_once", copies)
         assert generate(model, tokenizer, prompts, decoding) == kept
+
+
+def test_prompts_are_read_so_many_tokens_at_once_and_no_further_than_the_last_keys(
+    models_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = load(models_folder / "mistral")
+    model.eval()
+    monkeypatch.setattr(beginning, "READ_AT_ONCE", 12)
+    prompts = with_beginning(1, 15, 9, 5, 3, 1)
+    decoding = Decoding(max_new_tokens=1, batch_size=8, stop_token_ids=[95])
+    generate(model, tokenizer, prompts, decoding)  # both proofs are made
+    passes = {name: counted(layer.mlp) for name, layer in zip(("first", "last"), model.model.layers, strict=True)}
+    generate(model, tokenizer, prompts, decoding)
+    read = [size for size in passes["first"][1:] if size[0] == 1]  # behind the one that asks what the layers keep
+    assert read == [(1, 15, 64), (1, 9, 64), (1, 5 + 3 + 1, 64)]
+    assert passes["last"] == [size for size in passes["first"] if size not in read]
 
 
 def test_rows_keep_their_own_columns_alone(models_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
