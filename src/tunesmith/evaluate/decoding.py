@@ -24,7 +24,7 @@ from tunesmith.model.answering import attributes_kept
 KEPT_BYTES = 2**31
 """Keys and values that answers under way may keep where nobody has said how many are."""
 MOST_ROWS = 64
-"""Beyond so many, a model of 90 million weights on a CPU gains nothing (measured), and answers wait for others longer."""
+"""Beyond so many, 90 million weights on a CPU gain nothing (measured), and answers wait for others longer."""
 ROWS = 16
 """Of a model that keeps other things."""
 
