@@ -56,14 +56,23 @@ class LeanForward:
         dtype = linear_dtype(x)
         base, dropout, scaling = layer.base_layer, layer.lora_dropout[adapter], layer.scaling[adapter]
         a, b = layer.lora_A[adapter].weight.to(dtype), layer.lora_B[adapter].weight.to(dtype)
+        shape = (*x.shape[:-1], -1)
         drops = not isinstance(dropout, torch.nn.Identity) and dropout.p > 0
         if drops or not _is_frozen_linear(base):
             y, x = base(x), (dropout(x) if drops else x)
             with torch.autocast(x.device.type, enabled=False):
-                return _Update.apply(y, x.to(dtype), a, b, scaling)  # type: ignore[no-any-return, no-untyped-call]
+                made = _Update.apply(_rows(y), _rows(x).to(dtype), a, b, scaling)  # type: ignore[no-untyped-call]
+            return made.view(shape)
         bias = None if base.bias is None else base.bias.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
-            return _Linear.apply(x.to(dtype), base.weight.to(dtype), bias, a, b, scaling)  # type: ignore[no-any-return, no-untyped-call]
+            made = _Linear.apply(_rows(x).to(dtype), base.weight.to(dtype), bias, a, b, scaling)  # type: ignore[no-untyped-call]
+        return made.view(shape)
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """[..., size] as [rows, size]. The functions below see rows alone: a view that is made in one of them could not be
+    changed in place, as some models' own code does."""
+    return x.flatten(0, -2)
 
 
 def _plain_adapter(layer: Any, x: torch.Tensor) -> str | None:
@@ -106,34 +115,29 @@ class _Linear(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor,
         scaling: float,
     ) -> torch.Tensor:  # fmt: skip
-        """The layer's answer, [..., out].
+        """The layer's answer, [rows, out].
 
         Args:
             ctx: what backward reads.
-            x: [..., in].
+            x: [rows, in].
             weight: [out, in].
             bias: [out], or None.
             a: [rank, in].
             b: [out, rank].
             scaling: s.
         """
-        rows = x.flatten(0, -2)
-        low = times(rows, a)
-        made = times(rows, weight, bias).addmm_(low, b.t(), alpha=scaling)
-        ctx.save_for_backward(rows, weight, a, b, low)
+        low = times(x, a)
+        ctx.save_for_backward(x, weight, a, b, low)
         ctx.scaling = scaling
-        return made.view(*x.shape[:-1], -1)
+        return times(x, weight, bias).addmm_(low, b.t(), alpha=scaling)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of x, A and B."""
-        rows, weight, a, b, low = ctx.saved_tensors
-        gradient = upstream.flatten(0, -2)
-        below, of_a, of_b = _of_update(gradient, rows, b, low, ctx.scaling)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = times(gradient, weight.t()).addmm_(below, a).view(*upstream.shape[:-1], -1)
+        x, weight, a, b, low = ctx.saved_tensors
+        below, of_a, of_b = _of_update(upstream, x, b, low, ctx.scaling)
+        of_x = times(upstream, weight.t()).addmm_(below, a) if ctx.needs_input_grad[0] else None
         return of_x, None, None, of_a, of_b, None
 
 
@@ -144,26 +148,25 @@ class _Update(torch.autograd.Function):
     def forward(
         ctx: Any, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float
     ) -> torch.Tensor:
-        """The layer's answer, [..., out]; arguments as for ``_Linear``."""
-        rows = x.flatten(0, -2)
-        low = times(rows, a)
-        ctx.save_for_backward(rows, a, b, low)
+        """The layer's answer, [rows, out]; arguments as for ``_Linear``."""
+        low = times(x, a)
+        ctx.save_for_backward(x, a, b, low)
         ctx.scaling = scaling
-        return torch.addmm(y.flatten(0, -2), low, b.t(), alpha=scaling).view(y.shape)
+        return torch.addmm(y, low, b.t(), alpha=scaling)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of y, x, A and B."""
-        rows, a, b, low = ctx.saved_tensors
-        below, of_a, of_b = _of_update(upstream.flatten(0, -2), rows, b, low, ctx.scaling)
-        of_x = (below @ a).view(*upstream.shape[:-1], -1) if ctx.needs_input_grad[1] else None
+        x, a, b, low = ctx.saved_tensors
+        below, of_a, of_b = _of_update(upstream, x, b, low, ctx.scaling)
+        of_x = below @ a if ctx.needs_input_grad[1] else None
         return upstream, of_x, of_a, of_b, None
 
 
 def _of_update(
-    gradient: torch.Tensor, rows: torch.Tensor, b: torch.Tensor, low: torch.Tensor, scaling: float
+    gradient: torch.Tensor, x: torch.Tensor, b: torch.Tensor, low: torch.Tensor, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of ``low``, A and B, from that of the answer."""
     below = times(gradient, b.t()).mul_(scaling)
-    return below, below.t() @ rows, (gradient.t() @ low).mul_(scaling)
+    return below, below.t() @ x, (gradient.t() @ low).mul_(scaling)

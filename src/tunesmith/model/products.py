@@ -87,15 +87,16 @@ class ProductForward:
         plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or not torch.is_grad_enabled()
         if plain or not takes_onednn(x, weight):
             return F.linear(x, weight, bias)
-        return _Product.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+        made: torch.Tensor = _Product.apply(x.flatten(0, -2), weight, bias)  # type: ignore[no-untyped-call]
+        return made.view(*x.shape[:-1], -1)
 
 
 class _Product(torch.autograd.Function):
-    """``x W^T + bias``."""
+    """``x W^T + bias`` of rows: a view made in here could not be changed in place, as some models' code does."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """The layer's answer, [..., out]; arguments as for ``times``, behind what backward reads."""
+        """The layer's answer, [rows, out]; arguments as for ``times``, behind what backward reads."""
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
         return times(x, weight, bias)
 
@@ -105,9 +106,8 @@ class _Product(torch.autograd.Function):
         """Gradients of x, W and the bias."""
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        rows = upstream.flatten(0, -2)
         return (
             times(upstream, weight.t()) if of_x else None,
-            rows.t() @ x.flatten(0, -2) if of_weight else None,
-            rows.sum(0) if of_bias else None,
+            upstream.t() @ x if of_weight else None,
+            upstream.sum(0) if of_bias else None,
         )
