@@ -20,7 +20,7 @@ from tunesmith.evaluate.beginning import kept_once, shared_prefix
 from tunesmith.evaluate.decoding import Decoding, Job, device_of, model_positions, rows_within
 from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
-from tunesmith.evaluate.padding import takes_padding
+from tunesmith.evaluate.padding import Company, company
 from tunesmith.evaluate.side_by_side import REFILL, continue_batch, sitting, takes_others_in
 from tunesmith.evaluate.untouched import evaluating
 from tunesmith.model.freed_memory import freed_memory_kept
@@ -197,18 +197,19 @@ def _sorted_batches(
     """
     if done.issuperset(job.index for job in jobs):
         return
-    padded = takes_padding(model, [job.prompt for job in jobs], decoding)
+    beside = company(model, [job.prompt for job in jobs], decoding)
+    batch_size = 1 if beside is Company.NONE else decoding.rows
     shared = shared_prefix(model, [job.prompt for job in jobs])
     longest = max(map(_tokens, jobs))
-    if padded and decoding.rows >= REFILL and len(jobs) > 1 and takes_others_in(model, longest):
+    if beside is Company.ANY and batch_size >= REFILL and len(jobs) > 1 and takes_others_in(model, longest):
         waiting = deque(sorted((job for job in jobs if job.index not in done), key=lambda job: -len(job.prompt)))
         with kept_once(model, shared) as prefix:
             while waiting:
-                rows = _side_by_side(waiting, decoding.rows, longest)
+                rows = _side_by_side(waiting, batch_size, longest)
                 for finished, over in sitting(model, waiting, rows, decoding, prefix):
                     yield list(finished.items()), over
         return
-    for batch in _batches(jobs, decoding.rows, padded=padded):
+    for batch in _batches(jobs, batch_size, padded=beside is Company.ANY):
         if not done.issuperset(job.index for job in batch):
             ids = continue_batch(model, batch, decoding, shared, streamer)
             yield list(zip([job.index for job in batch], ids, strict=True)), True

@@ -21,13 +21,16 @@ def modes_kept(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def attributes_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Afterwards no module that is made of others has a tensor among its attributes that was not there before.
+    """Afterwards no module of the model's own code has a tensor among its attributes that was not there before.
 
-    Some models leave there what belongs to the rows of a call, such as how far positions lag behind an image, and read
-    it at the next call, whose rows are others. Buffers and parameters are not touched, nor are single layers, which
-    may unpack their weights at the first call.
+    Some models leave there what belongs to the rows of a call, such as the state of a recurrent layer or how far
+    positions lag behind an image, and read it at the next call, whose rows are others. Buffers and parameters are not
+    touched, nor are layers of libraries, which may unpack their weights at the first call: code that has layers alone,
+    and nothing that is made of them.
     """
-    before = {module: dict(vars(module)) for module in model.modules() if any(True for _ in module.children())}
+    modules = list(model.modules())
+    own = {type(module).__module__ for module in modules if any(True for _ in module.children())}
+    before = {module: dict(vars(module)) for module in modules if type(module).__module__ in own}
     try:
         yield
     finally:

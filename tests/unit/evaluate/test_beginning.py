@@ -29,7 +29,7 @@ from tunesmith.evaluate import generate as generating
 from tunesmith.evaluate.beginning import Prefix, attend_behind, kept_once, shared_prefix
 from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import generate
-from tunesmith.evaluate.padding import takes_padding
+from tunesmith.evaluate.padding import Company, company
 from tunesmith.model.device import here
 from tunesmith.model.internals import attentions_of
 from tunesmith.model.load import load_base
@@ -68,7 +68,7 @@ def test_a_shared_beginning_is_computed_once_and_changes_no_answer(models_folder
     stops = [tokenizer.eos_token_id, plain_greedy(model, prompts[1], [], 12)[0][6]]
     expected = [plain_greedy(model, prompt, stops, 12) for prompt in prompts]
     decoding = Decoding(max_new_tokens=12, batch_size=6, stop_token_ids=stops, pad_token_id=tokenizer.pad_token_id)
-    assert takes_padding(model, prompts, decoding)
+    assert company(model, prompts, decoding) is Company.ANY
     base = model.get_base_model() if kind == "adapter" else model
     attention, sizes = base.config._attn_implementation, counted(base.base_model)
     answers = generate(model, tokenizer, prompts, decoding)
@@ -94,7 +94,7 @@ def test_others_take_the_places_of_rows_that_have_ended(models_folder: Path, sha
     stop = max(range(96), key=lambda token: 0.5 - abs(0.5 - sum(token in answer[:12] for answer in free) / len(free)))
     expected = [plain_greedy(model, prompt, [stop], 16) for prompt in prompts]
     decoding = Decoding(max_new_tokens=16, batch_size=4, stop_token_ids=[stop])
-    takes_padding(model, prompts, decoding)
+    company(model, prompts, decoding)
     sizes = counted(model.base_model)
     told: list[int] = []
     answers = generate(model, tokenizer, prompts, decoding, on_progress=lambda done, _: told.append(done))

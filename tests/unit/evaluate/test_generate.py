@@ -30,7 +30,7 @@ from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate import generate as generating
 from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import default_stop_token_ids, generate
-from tunesmith.evaluate.padding import takes_padding
+from tunesmith.evaluate.padding import company
 from vision_models import VISION
 
 
@@ -238,7 +238,7 @@ def test_rows_that_have_ended_are_let_go(models_folder: Path) -> None:
     stops = max(([token] for token in range(96)), key=lambda stop: sum(stop[0] in answer[:10] for answer in free))
     expected = [plain_greedy(model, prompt, stops, 30) for prompt in prompts]
     decoding = Decoding(max_new_tokens=30, batch_size=8, stop_token_ids=stops)
-    takes_padding(model, prompts, decoding)  # the proof generates as well, once for a model
+    company(model, prompts, decoding)  # the proof generates as well, once for a model
     sizes = counted(model)
     answers = generate(model, tokenizer, prompts, decoding)
     assert [(answer.token_ids, answer.stopped) for answer in answers] == expected
@@ -279,7 +279,7 @@ def test_shorter_prompts_are_more_side_by_side(models_folder: Path) -> None:
     prompts = prompts_of_lengths(40, 40, *[4] * 30)
     for batch_size, most in ((4, 16), (3, 3), (1, 1)):
         decoding = Decoding(max_new_tokens=4, batch_size=batch_size, stop_token_ids=[95])
-        takes_padding(model.eval(), prompts, decoding)
+        company(model.eval(), prompts, decoding)
         sizes = counted(model)
         generate(model, tokenizer, prompts, decoding)
         assert max(rows for rows, _ in sizes) == most

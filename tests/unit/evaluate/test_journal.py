@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from helpers import story_rows, write_rows
 from tunesmith import notices
 from tunesmith.config.load import load as load_config
 from tunesmith.errors import StorageError
-from tunesmith.evaluate.decoding import Decoding
+from tunesmith.evaluate import side_by_side
+from tunesmith.evaluate.decoding import Decoding, Job
 from tunesmith.evaluate.generate import generate
 from tunesmith.evaluate.journal import JOURNAL, Journal
-from tunesmith.evaluate.padding import takes_padding
 from tunesmith.evaluate.run import evaluate_untrained
 
 PROMPTS = [[1, *range(5, 5 + length)] for length in (3, 9, 4, 12, 7)]
@@ -51,15 +52,16 @@ def interrupted(model: Any, tokenizer: Any, path: Path, prompts: list[list[int]]
 def generated_now(model: Any, tokenizer: Any, path: Path, prompts: list[list[int]] = PROMPTS, **changes: Any) -> int:
     """How many answers are generated with this journal, all of which must be as without it."""
     settings = SETTINGS | changes
-    takes_padding(model, prompts, Decoding(**settings))  # the proof generates as well, once for a model
     started: list[int] = []
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    handle = base.register_forward_pre_hook(
-        lambda _, __, kw: started.append(len(kw["input_ids"])) if kw["input_ids"].shape[1] > 1 else None,
-        with_kwargs=True,
-    )
-    answers = generate(model, tokenizer, prompts, Decoding(**settings), journal=Journal(path))
-    handle.remove()
+    begin = side_by_side.Rows.__init__
+
+    def counted(rows: side_by_side.Rows, model: Any, jobs: Sequence[Job], *more: Any) -> None:
+        started.append(len(jobs))
+        begin(rows, model, jobs, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(side_by_side.Rows, "__init__", counted)
+        answers = generate(model, tokenizer, prompts, Decoding(**settings), journal=Journal(path))
     assert answers == generate(model, tokenizer, prompts, Decoding(**settings))
     return sum(started)
 

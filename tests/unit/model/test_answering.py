@@ -10,12 +10,16 @@ import torch
 from tunesmith.model.answering import attributes_kept
 
 
-class Layer(torch.nn.Module):
-    packed: torch.Tensor | None = None
+class Recurrent(torch.nn.Module):
+    state: torch.Tensor | None = None
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        self.packed = torch.ones(2)
+        self.state = rows
         return rows
+
+
+def unpack(layer: Any, *_: Any) -> None:
+    layer.unpacked = torch.ones(1)
 
 
 class Whole(torch.nn.Module):
@@ -23,7 +27,9 @@ class Whole(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = Layer()
+        self.layer = torch.nn.Linear(3, 3)
+        self.layer.register_forward_pre_hook(unpack)  # as layers of libraries do
+        self.recurrent = Recurrent()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.register_buffer("counted", torch.zeros(1))
         self.lag: Any = None
@@ -35,7 +41,7 @@ class Whole(torch.nn.Module):
         self.counted = self.counted + 1
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.calls += 1
-        return self.layer(rows)
+        return self.recurrent(self.layer(rows))
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -50,6 +56,7 @@ def test_what_belongs_to_the_rows_of_a_call_goes_with_it(fails: bool) -> None:
     assert model.lag is None
     assert model.first is first
     assert not hasattr(model, "new")
+    assert model.recurrent.state is None
 
 
 def test_weights_buffers_and_what_a_layer_has_unpacked_stay() -> None:
@@ -57,5 +64,5 @@ def test_weights_buffers_and_what_a_layer_has_unpacked_stay() -> None:
     with attributes_kept(model):
         model(torch.ones(3))
     assert model.weight == model.counted == 1
-    assert model.layer.packed is not None
+    assert model.layer.unpacked is not None
     assert model.calls == 1
