@@ -27,12 +27,16 @@ def attention_of(model: PreTrainedModel) -> str:
     return name
 
 
-def attentions_of(model: PreTrainedModel) -> dict[str, str]:
-    """The same of a loaded model and of its parts, by their names, as ``set_attn_implementation`` takes them."""
-    parts = {name: getattr(model.config, name, None) for name in model.config.sub_configs}
-    return {"": attention_of(model)} | {
-        name: part._attn_implementation for name, part in parts.items() if part is not None
-    }
+def attentions_of(model: PreTrainedModel) -> dict[str, Any]:
+    """The same of a loaded model ("") and of its parts and theirs, by their names, as ``set_attn_implementation`` takes
+    them; a part for which none was chosen has that of the whole."""
+    return _attentions(model.config, attention_of(model))
+
+
+def _attentions(config: PreTrainedConfig, whole: str) -> dict[str, Any]:
+    own = config._attn_implementation or whole
+    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    return {"": own} | {name: _attentions(part, own) for name, part in parts.items() if part is not None}
 
 
 def supports_sdpa(config: PreTrainedConfig) -> bool:
