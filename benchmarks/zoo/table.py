@@ -18,8 +18,9 @@ Each row is a tiny model with random weights of that architecture, built from th
 run on a CPU as anybody's run is (`python -m benchmarks zoo --publish` writes this page). Adapters sit on `all-linear`.
 `padded`, `unpadded` and `packed` are layouts of training batches, `4-bit` is QLoRA with NF4, `full` trains all weights,
 `merge` is a merge that was proven, `generation` compares answers side by side, which end one after the other, with the
-library's own `generate` one by one, and `reload` opens the adapter in plain PEFT. `reached` is the share of the weights under an adapter. A dash is
-a run that was not made. Refusals are listed below the table, in the words that a user of the first gets.
+library's own `generate` one by one, and `reload` opens the adapter in plain PEFT. `reached` is the share of the weights
+under an adapter. A dash is a run that was not made. Refusals are listed below the table, in the words that a user of
+the first gets.
 """
 
 LITTLE, WORTH_A_WORD = 0.8, 0.05
