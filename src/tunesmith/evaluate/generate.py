@@ -17,10 +17,10 @@ from tunesmith.data.examples import ExampleBuilder
 from tunesmith.data.row import Row
 from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate.beginning import kept_once, shared_prefix
+from tunesmith.evaluate.company import Company, company
 from tunesmith.evaluate.decoding import Decoding, Job, device_of, model_positions, rows_within
 from tunesmith.evaluate.engines import check_engine, continuous, vllm
 from tunesmith.evaluate.journal import Answer, Journal, identity
-from tunesmith.evaluate.padding import Company, company
 from tunesmith.evaluate.side_by_side import REFILL, continue_batch, sitting, takes_others_in
 from tunesmith.evaluate.untouched import evaluating
 from tunesmith.model.freed_memory import freed_memory_kept

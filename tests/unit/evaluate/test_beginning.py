@@ -27,9 +27,9 @@ from plain_generation import KINDS, counted, load, plain_greedy, with_beginning
 from tunesmith.evaluate import beginning, side_by_side
 from tunesmith.evaluate import generate as generating
 from tunesmith.evaluate.beginning import Prefix, attend_behind, kept_once, shared_prefix
+from tunesmith.evaluate.company import Company, company
 from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import generate
-from tunesmith.evaluate.padding import Company, company
 from tunesmith.model.device import here
 from tunesmith.model.internals import attentions_of
 from tunesmith.model.load import load_base

@@ -28,9 +28,9 @@ from plain_generation import KINDS, counted, load, plain_greedy, prompts_of_leng
 from tunesmith import notices
 from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate import generate as generating
+from tunesmith.evaluate.company import company
 from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import default_stop_token_ids, generate
-from tunesmith.evaluate.padding import company
 from vision_models import VISION
 
 

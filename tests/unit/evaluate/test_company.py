@@ -11,9 +11,9 @@ from benchmarks.zoo.models import build
 
 from plain_generation import plain_greedy
 from tunesmith import notices
+from tunesmith.evaluate.company import Company, company
 from tunesmith.evaluate.decoding import Decoding, Job
 from tunesmith.evaluate.generate import _batches, generate
-from tunesmith.evaluate.padding import Company, company
 
 DECODING = Decoding(4, 4, stop_token_ids=[2], pad_token_id=3, bos_token_id=1)
 
