@@ -205,7 +205,7 @@ def _sorted_batches(
         waiting = deque(sorted((job for job in jobs if job.index not in done), key=lambda job: -len(job.prompt)))
         with kept_once(model, shared) as prefix:
             while waiting:
-                rows = _side_by_side(waiting, batch_size, longest)
+                rows = _side_by_side(waiting, batch_size, longest, 0 if prefix is None else prefix.columns)
                 for finished, over in sitting(model, waiting, rows, decoding, prefix):
                     yield list(finished.items()), over
         return
@@ -220,9 +220,10 @@ def _tokens(job: Job) -> int:
     return len(job.prompt) + job.budget
 
 
-def _side_by_side(jobs: Iterable[Job], batch_size: int, longest: int) -> int:
-    """How many of these prompts have no more tokens than ``batch_size`` of the longest."""
-    return min(batch_size * longest // max(map(_tokens, jobs)), MORE * batch_size)
+def _side_by_side(jobs: Iterable[Job], batch_size: int, longest: int, shared: int) -> int:
+    """How many of these prompts have no more tokens than ``batch_size`` of the longest, without the ``shared`` ones, which
+    are kept once for all."""
+    return min(batch_size * longest // (max(map(_tokens, jobs)) - shared), MORE * batch_size)
 
 
 def _batches(jobs: Sequence[Job], batch_size: int, *, padded: bool = True) -> Iterator[list[Job]]:

@@ -285,6 +285,17 @@ def test_shorter_prompts_are_more_side_by_side(models_folder: Path) -> None:
         assert max(rows for rows, _ in sizes) == most
 
 
+def test_of_a_beginning_that_is_kept_once_own_tokens_alone_count(models_folder: Path) -> None:
+    model, tokenizer = load(models_folder / "llama")
+    prompts = with_beginning(36, *[4] * 30)
+    decoding = Decoding(max_new_tokens=4, batch_size=4, stop_token_ids=[95])
+    for attention, most in (("sdpa", 16), ("eager", 4)):
+        model.eval().set_attn_implementation(attention)
+        sizes = counted(model)
+        generate(model, tokenizer, prompts, decoding)
+        assert max(rows for rows, _ in sizes) == most
+
+
 @hypothesis.given(data=st.data())
 @hypothesis.settings(max_examples=15)
 def test_neither_order_nor_batch_size_changes_an_answer(models_folder: Path, data: st.DataObject) -> None:
