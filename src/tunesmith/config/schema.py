@@ -384,8 +384,8 @@ class EvaluationSection(Section):
     """What generates: sorted batches (``transformers``), transformers' continuous batching, or vLLM when installed."""
     generation_batch_size: PositiveInt | None = None
     """Prompts generated side by side; from 4 on so many of the longest, and more of short ones in the same memory, in
-    which a beginning that all share counts once. Unset, as many as keep no more than 2 GiB of keys and values, and 64 at
-    most."""
+    which a beginning that all share counts once. Unset, as many as keep no more than 2 GiB of keys and values, and 64
+    at most."""
     max_new_tokens: PositiveInt = 256
     """Longest answer, in tokens."""
     temperature: NonNegativeFloat = 0.0
