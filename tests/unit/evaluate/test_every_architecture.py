@@ -14,9 +14,9 @@ from tunesmith.evaluate import generate as generating
 from tunesmith.evaluate.decoding import Decoding
 from tunesmith.evaluate.generate import generate
 
-LENGTHS = (9, 4, 7, 5, 12, 7, 7)
-"""Of prompts: four begin side by side, and three come in while others are under way."""
-TOKENS = 4
+LENGTHS = (9, 4, 7, 12, 7)
+"""Of prompts: four begin side by side, and one comes in while others are under way."""
+TOKENS = 3
 
 
 class Words:
