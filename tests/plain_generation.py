@@ -11,6 +11,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 KINDS = ("llama", "mistral", "gpt2")
 
 
+class Words:
+    """A tokenizer, as far as generation needs one, of models that have none."""
+
+    pad_token_id, bos_token_id, eos_token_id = 3, 1, 2
+
+    def decode(self, token_ids: list[int], **_: Any) -> str:
+        return " ".join(map(str, token_ids))
+
+
 def load(folder: Path) -> tuple[Any, Any]:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
 

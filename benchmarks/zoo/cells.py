@@ -200,7 +200,7 @@ def _generation(folder: Path) -> str:
     put_once = generating.kept_once
     for prompts in (own, [beginning + prompt for prompt in own]):
         free = [_plain(model, prompt) for prompt in prompts]
-        stops = [2, *_that_ends_some(free)]
+        stops = [2, *that_ends_some(free)]
         expected = [answer[: next(at for at, token in enumerate([*answer, 2]) if token in stops)] for answer in free]
         for way in (put_once, lambda _, shared: contextlib.nullcontext(shared)):
             generating.kept_once = way
@@ -210,7 +210,7 @@ def _generation(folder: Path) -> str:
     return f"4 x {len(own)} equal"
 
 
-def _that_ends_some(answers: list[list[int]]) -> list[int]:
+def that_ends_some(answers: list[list[int]]) -> list[int]:
     """The token that as near as can be half of the answers have, if there is one that some have not."""
     having = {token: sum(token in answer for answer in answers) for answer in answers for token in answer}
     some = [token for token, number in having.items() if number < len(answers)]

@@ -221,7 +221,7 @@ def _tokens(job: Job) -> int:
 
 
 def _side_by_side(jobs: Iterable[Job], batch_size: int, longest: int, shared: int) -> int:
-    """How many of these prompts have no more tokens than ``batch_size`` of the longest; ``shared`` ones count once."""
+    """How many of these prompts have no more tokens than ``batch_size`` of the longest; ``shared`` ones left out."""
     return min(batch_size * longest // (max(map(_tokens, jobs)) - shared), MORE * batch_size)
 
 

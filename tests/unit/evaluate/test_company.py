@@ -9,15 +9,13 @@ import pytest
 import torch
 from benchmarks.zoo.models import build
 
-from plain_generation import plain_greedy
+from plain_generation import Words, plain_greedy
 from tunesmith import notices
 from tunesmith.evaluate.company import Company, company
 from tunesmith.evaluate.decoding import Decoding, Job
 from tunesmith.evaluate.generate import _batches, generate
 
 DECODING = Decoding(4, 4, stop_token_ids=[2], pad_token_id=3, bos_token_id=1)
-
-
 ANY, EQUAL_LENGTH, NONE = Company
 
 
@@ -46,13 +44,6 @@ def test_what_padding_alone_moves_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     with torch.no_grad():
         assert company(model, prompts_of(7, 23), DECODING) is EQUAL_LENGTH
         assert company(build("llama").eval(), prompts_of(7, 23), DECODING) is ANY
-
-
-class Words:
-    pad_token_id, bos_token_id, eos_token_id = 3, 1, 2
-
-    def decode(self, token_ids: list[int], **_: Any) -> str:
-        return " ".join(map(str, token_ids))
 
 
 def test_a_model_that_mixes_up_rows_answers_one_by_one(clean_notices: None) -> None:
